@@ -1,0 +1,187 @@
+//! Contract names: `greeter@1`, `greeter@1.2.0`, `greeter`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a text is no contract name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "'{text}' is no contract: expected NAME, NAME@MAJOR or NAME@MAJOR.MINOR[.PATCH], e.g. greeter@1"
+)]
+pub struct ContractSyntaxError {
+    /// The text as it was given.
+    pub text: String,
+}
+
+/// A contract that a bundle provides: a name and a version whose major part
+/// callers rely on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ContractId {
+    /// The name, for example `image.decode`.
+    pub name: String,
+    /// The major version; `name` alone means 1.
+    pub major: u32,
+    /// The minor version; 0 where none is written.
+    pub minor: u32,
+    /// The patch version; 0 where none is written.
+    pub patch: u32,
+}
+
+impl ContractId {
+    /// Whether this and `other` are the same contract: name and major (R1).
+    #[must_use]
+    pub fn same_major(&self, other: &Self) -> bool {
+        self.name == other.name && self.major == other.major
+    }
+}
+
+impl FromStr for ContractId {
+    type Err = ContractSyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let request: ContractRequest = text.parse()?;
+        Ok(Self {
+            name: request.name,
+            major: request.major.unwrap_or(1),
+            minor: request.minor.unwrap_or(0),
+            patch: request.patch.unwrap_or(0),
+        })
+    }
+}
+
+impl fmt::Display for ContractId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.name, self.major)?;
+        if (self.minor, self.patch) != (0, 0) {
+            write!(f, ".{}.{}", self.minor, self.patch)?;
+        }
+        Ok(())
+    }
+}
+
+/// A contract as a caller asks for it: parts that are not written are open.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ContractRequest {
+    /// The name.
+    pub name: String,
+    /// The major version, if the caller cares.
+    pub major: Option<u32>,
+    /// The least minor version, if the caller cares.
+    pub minor: Option<u32>,
+    /// The least patch version, if the caller cares.
+    pub patch: Option<u32>,
+}
+
+impl ContractRequest {
+    /// Whether `provided` serves this request: same name, same major if one
+    /// was asked for, and at least the minor and patch that were asked for.
+    #[must_use]
+    pub fn is_served_by(&self, provided: &ContractId) -> bool {
+        self.name == provided.name
+            && self.major.is_none_or(|major| major == provided.major)
+            && (provided.minor, provided.patch)
+                >= (self.minor.unwrap_or(0), self.patch.unwrap_or(0))
+    }
+}
+
+impl FromStr for ContractRequest {
+    type Err = ContractSyntaxError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ContractSyntaxError { text: text.to_owned() };
+        let (name, version) = match text.split_once('@') {
+            Some((name, version)) => (name, Some(version)),
+            None => (text, None),
+        };
+        let name_ok = !name.is_empty()
+            && name.len() <= 255
+            && name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
+        if !name_ok {
+            return Err(error());
+        }
+        let mut numbers = [None; 3];
+        if let Some(version) = version {
+            let mut parts = version.split('.');
+            for slot in &mut numbers {
+                let Some(part) = parts.next() else { break };
+                *slot = Some(part.parse::<u32>().map_err(|_| error())?);
+            }
+            if parts.next().is_some() || numbers[0].is_none() {
+                return Err(error());
+            }
+        }
+        Ok(Self { name: name.to_owned(), major: numbers[0], minor: numbers[1], patch: numbers[2] })
+    }
+}
+
+impl fmt::Display for ContractRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if let Some(major) = self.major {
+            write!(f, "@{major}")?;
+            if let Some(minor) = self.minor {
+                write!(f, ".{minor}")?;
+                if let Some(patch) = self.patch {
+                    write!(f, ".{patch}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether `name` is a function name that every language can spell: lower-case
+/// letters, digits and underscores, beginning with a letter (rule B3).
+#[must_use]
+pub fn is_function_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contract_parses_its_three_forms() {
+        let id: ContractId = "greeter".parse().unwrap();
+        assert_eq!((id.major, id.minor), (1, 0));
+        let id: ContractId = "image.decode@2.3.1".parse().unwrap();
+        assert_eq!((id.name.as_str(), id.major, id.minor, id.patch), ("image.decode", 2, 3, 1));
+        assert_eq!(id.to_string(), "image.decode@2.3.1");
+        for bad in ["", "@1", "a b", "a@", "a@x", "a@1.2.3.4", "a@-1", "a@99999999999"] {
+            assert!(bad.parse::<ContractId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn request_leaves_unwritten_parts_open() {
+        let provided: ContractId = "a@1.4".parse().unwrap();
+        for (request, served) in [
+            ("a", true),
+            ("a@1", true),
+            ("a@1.3", true),
+            ("a@1.5", false),
+            ("a@2", false),
+            ("b", false),
+        ] {
+            let request: ContractRequest = request.parse().unwrap();
+            assert_eq!(request.is_served_by(&provided), served, "{request}");
+        }
+    }
+
+    #[test]
+    fn b3_function_names_are_snake_case() {
+        for good in ["greet", "greet_all", "f2"] {
+            assert!(is_function_name(good));
+        }
+        for bad in ["", "Greet", "greetAll", "_x", "2f", "a-b", "naïve"] {
+            assert!(!is_function_name(bad), "{bad}");
+        }
+    }
+}

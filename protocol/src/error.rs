@@ -1,0 +1,416 @@
+//! What can go wrong, in types that travel between worker and supervisor.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::BundleId;
+
+/// An error that the guest's own code raised, told in its language's terms.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[error("{type_name}: {message}")]
+pub struct GuestError {
+    /// The exception's type as its language names it: `ValueError`, `Error`,
+    /// `System.InvalidOperationException`.
+    pub type_name: String,
+    /// The message.
+    pub message: String,
+    /// The stack in the language's own format, or empty where it has none.
+    #[serde(default)]
+    pub stack: String,
+    /// A code, where the guest gives one.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// A text that helps, where the guest gives one.
+    #[serde(default)]
+    pub help: Option<String>,
+    /// A page that helps, where the guest gives one.
+    #[serde(default)]
+    pub url: Option<String>,
+    /// Causes, outermost first.
+    #[serde(default)]
+    pub inner: Vec<GuestError>,
+}
+
+impl GuestError {
+    /// An error with a type and a message, and nothing else.
+    pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { type_name: type_name.into(), message: message.into(), ..Self::default() }
+    }
+
+    /// The same error with a stack.
+    #[must_use]
+    pub fn with_stack(mut self, stack: impl Into<String>) -> Self {
+        self.stack = stack.into();
+        self
+    }
+}
+
+/// Every way in which a call can end without a value (`DESIGN.md` rule C3).
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The guest's own error.
+    #[error("{0}")]
+    Guest(GuestError),
+    /// Wrong number or kind of arguments; the function's body did not run.
+    #[error("bad arguments: {message}")]
+    BadArguments {
+        /// Which argument, and what was expected.
+        message: String,
+    },
+    /// The caller cancelled it.
+    #[error("the call was cancelled")]
+    Cancelled,
+    /// The deadline passed.
+    #[error("the call did not end within its deadline of {deadline_ms} ms")]
+    DeadlineExceeded {
+        /// The deadline, in milliseconds.
+        deadline_ms: u64,
+    },
+    /// The worker died.
+    #[error("the worker '{worker}' died ({cause}){}", if *.started { " while the call ran" } else { " before the call began" })]
+    WorkerCrashed {
+        /// The worker's name.
+        worker: String,
+        /// How it died: `signal 9 (SIGKILL)`, `exit code 1`, …
+        cause: String,
+        /// Whether the call had begun.
+        started: bool,
+    },
+    /// The bundle or its worker is quarantined after repeated crashes.
+    #[error(
+        "{what} is quarantined after repeated crashes; `menagerie restart` or a reload tries it again"
+    )]
+    Quarantined {
+        /// The bundle or worker.
+        what: String,
+    },
+    /// No loaded bundle provides the contract.
+    #[error("no loaded bundle provides '{contract}'")]
+    NoSuchContract {
+        /// The contract as it was asked for.
+        contract: String,
+    },
+    /// The contract has no such function.
+    #[error("'{contract}' has no function '{function}'; it has: {}", .available.join(", "))]
+    NoSuchFunction {
+        /// The contract.
+        contract: String,
+        /// The function as it was asked for.
+        function: String,
+        /// The functions that there are.
+        available: Vec<String>,
+    },
+    /// The lane's queue is full.
+    #[error("the queue of bundle '{bundle}' is full ({limit} calls in flight); try again later")]
+    Overloaded {
+        /// The bundle.
+        bundle: String,
+        /// The queue's bound, in calls.
+        limit: u32,
+    },
+    /// The call would return into a bundle that waits in it (C5).
+    #[error("the call would return into a bundle that waits in it: {}", .chain.join(" → "))]
+    CycleDetected {
+        /// The bundles of the chain, outermost first.
+        chain: Vec<String>,
+    },
+    /// The calling bundle's manifest does not declare the contract (C5).
+    #[error(
+        "bundle '{bundle}' does not declare '{contract}'; add a [[dependency]] to its manifest.toml"
+    )]
+    UndeclaredDependency {
+        /// The calling bundle.
+        bundle: String,
+        /// The contract.
+        contract: String,
+    },
+    /// The handle's bundle was unloaded (R2).
+    #[error("bundle '{bundle}' was unloaded")]
+    StaleHandle {
+        /// The bundle.
+        bundle: String,
+    },
+    /// A payload beyond the configured limit (C2).
+    #[error("the payload of {size} bytes is over the limit of {limit} bytes")]
+    PayloadTooLarge {
+        /// Its size, in bytes.
+        size: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// A result that the caller's type cannot hold, or an argument that
+    /// MessagePack cannot.
+    #[error("the value does not fit: {message}")]
+    BadValue {
+        /// What did not fit where.
+        message: String,
+    },
+    /// The supervisor is shutting down.
+    #[error("the supervisor is shutting down")]
+    ShuttingDown,
+}
+
+impl Failure {
+    /// Whether the same call may succeed later, unchanged.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::DeadlineExceeded { .. } | Self::WorkerCrashed { .. } | Self::Overloaded { .. }
+        )
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        Self::Guest(error)
+    }
+}
+
+/// Why a bundle could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum LoaderError {
+    /// No loader has the manifest's name (L1).
+    #[error("no loader is named '{loader}'; there are: {}", .available.join(", "))]
+    NoLoaderForName {
+        /// The name that the manifest gives.
+        loader: String,
+        /// The names that there are.
+        available: Vec<String>,
+    },
+    /// Two loaders of one name (L1).
+    #[error("two loaders are named '{loader}'")]
+    DuplicateLoader {
+        /// The name.
+        loader: String,
+    },
+    /// The loader does not take this kind of source (L4).
+    #[error("the loader '{loader}' takes no bundle from {kind}")]
+    UnsupportedBundleSource {
+        /// The loader.
+        loader: String,
+        /// `path`, `code` or `bytes`.
+        kind: String,
+    },
+    /// There is no manifest.
+    #[error("{} does not exist; a bundle is a folder with a manifest.toml", .path.display())]
+    ManifestNotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// The manifest is no valid one.
+    #[error("{}{}{}: {message}", .file.display(), .line.map(|l| format!(":{l}")).unwrap_or_default(), if .key.is_empty() { String::new() } else { format!(": {}", .key) })]
+    ManifestInvalid {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1, where it is known.
+        line: Option<u32>,
+        /// The key, or empty where the text is no TOML at all.
+        key: String,
+        /// What is wrong and what was expected.
+        message: String,
+    },
+    /// The `id` is not the hash of the `name`.
+    #[error("{}: id is {stated} but the name '{name}' has the id {computed}", .file.display())]
+    BundleTampered {
+        /// The manifest's file.
+        file: PathBuf,
+        /// The bundle's name.
+        name: String,
+        /// The id that the manifest states.
+        stated: BundleId,
+        /// The id that the name has.
+        computed: BundleId,
+    },
+    /// `file` leads out of the bundle's directory (B2).
+    #[error("{}: file: '{artifact}' leads out of the bundle's directory", .manifest.display())]
+    ArtifactPathEscape {
+        /// The manifest's file.
+        manifest: PathBuf,
+        /// `file` as it is written.
+        artifact: String,
+    },
+    /// `file` is missing, or no regular file.
+    #[error("{}: file: '{artifact}' {problem}", .manifest.display())]
+    ArtifactNotFound {
+        /// The manifest's file.
+        manifest: PathBuf,
+        /// `file` as it is written.
+        artifact: String,
+        /// `does not exist`, `is no regular file`, …
+        problem: String,
+    },
+    /// A step of the bundle's own initialisation failed.
+    #[error("bundle '{bundle}' failed to {step}: {error}")]
+    InitFailed {
+        /// The bundle.
+        bundle: String,
+        /// `compile`, `import`, `initialise`, `register`, `on_load`, …
+        step: String,
+        /// The language's own error.
+        #[source]
+        error: GuestError,
+    },
+    /// The artifact is nothing that the loader can load: no ELF file, no entry
+    /// point, another ABI version, another platform.
+    #[error("{}: {problem}", .artifact.display())]
+    ArtifactUnusable {
+        /// The artifact.
+        artifact: PathBuf,
+        /// What is wrong with it and what was expected.
+        problem: String,
+    },
+    /// The bundle did not register what its manifest provides, or registered
+    /// what it does not provide.
+    #[error("bundle '{bundle}': contract '{contract}' {problem}")]
+    ContractMismatch {
+        /// The bundle.
+        bundle: String,
+        /// The contract.
+        contract: String,
+        /// `is in the manifest but the code does not export it`, …
+        problem: String,
+    },
+    /// `function_count` and the code disagree.
+    #[error("bundle '{bundle}': '{contract}' should have {expected} functions and has {found}")]
+    FunctionCountMismatch {
+        /// The bundle.
+        bundle: String,
+        /// The contract.
+        contract: String,
+        /// What the manifest says.
+        expected: u32,
+        /// What the code registered.
+        found: u32,
+    },
+    /// A function's name that not every language can spell (B3).
+    #[error("bundle '{bundle}': '{contract}' exports '{function}': function names are snake_case")]
+    BadFunctionName {
+        /// The bundle.
+        bundle: String,
+        /// The contract.
+        contract: String,
+        /// The name.
+        function: String,
+    },
+    /// The language's runtime is not on this machine.
+    #[error("{runtime} is not usable on this machine: {problem}. {remedy}")]
+    RuntimeMissing {
+        /// The runtime: `CPython`, `.NET`, …
+        runtime: String,
+        /// What was looked for, and where.
+        problem: String,
+        /// What to install, or to configure.
+        remedy: String,
+    },
+    /// A file could not be read.
+    #[error("{}: {problem}", .path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's own words.
+        problem: String,
+    },
+}
+
+impl LoaderError {
+    /// An [`Io`](Self::Io) error of this path.
+    pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        Self::Io { path: path.into(), problem: error.to_string() }
+    }
+
+    /// An [`InitFailed`](Self::InitFailed) at this step.
+    pub fn init(bundle: impl Into<String>, step: impl Into<String>, error: GuestError) -> Self {
+        Self::InitFailed { bundle: bundle.into(), step: step.into(), error }
+    }
+}
+
+/// Why the runtime refused or failed an operation on bundles.
+#[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RuntimeError {
+    /// Hot reload is off, or the loader cannot do it (L3).
+    #[error("hot reload of '{bundle}' is disabled: {reason}")]
+    HotReloadDisabled {
+        /// The bundle.
+        bundle: String,
+        /// Which of the two.
+        reason: String,
+    },
+    /// The loader failed.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// No bundle of this name is loaded.
+    #[error("no bundle named '{bundle}' is loaded")]
+    BundleNotFound {
+        /// The name.
+        bundle: String,
+    },
+    /// A bundle of this name is loaded already.
+    #[error("a bundle named '{bundle}' is loaded already; reload it, or unload it first")]
+    AlreadyLoaded {
+        /// The name.
+        bundle: String,
+    },
+    /// Bundles that depend on each other in a ring (R3).
+    #[error("bundles depend on each other in a ring: {}", .participants.join(" → "))]
+    DependencyCycle {
+        /// The bundles of the ring.
+        participants: Vec<String>,
+    },
+    /// A bundle that another one needs is not loaded (R3).
+    #[error("bundle '{bundle}' needs bundle '{dependency}', which is not loaded")]
+    DependencyNotFound {
+        /// The bundle.
+        bundle: String,
+        /// What it needs.
+        dependency: String,
+    },
+    /// A contract that a bundle needs has no provider (R3).
+    #[error("bundle '{bundle}' needs contract '{contract}', which no loaded bundle provides")]
+    UnsatisfiedCapability {
+        /// The bundle.
+        bundle: String,
+        /// The contract.
+        contract: String,
+    },
+    /// Others depend on the bundle (R4).
+    #[error("bundle '{bundle}' is in use by {}; unload them first, or use cascade", .dependents.join(", "))]
+    DependencyInUse {
+        /// The bundle.
+        bundle: String,
+        /// Who depends on it.
+        dependents: Vec<String>,
+    },
+    /// The worker program was not found.
+    #[error("the worker program '{program}' was not found; looked in: {}", .looked_in.join(", "))]
+    WorkerNotFound {
+        /// The program's file name.
+        program: String,
+        /// Every place, in order.
+        looked_in: Vec<String>,
+    },
+    /// The worker could not be started, or died before it had answered.
+    #[error("the worker '{worker}' is not available: {problem}")]
+    WorkerUnavailable {
+        /// The worker.
+        worker: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The step took longer than it may.
+    #[error("'{step}' did not end within {limit_ms} ms")]
+    TimedOut {
+        /// Which step.
+        step: String,
+        /// The limit, in milliseconds.
+        limit_ms: u64,
+    },
+    /// The supervisor is shutting down.
+    #[error("the supervisor is shutting down")]
+    ShuttingDown,
+}

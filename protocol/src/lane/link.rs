@@ -1,0 +1,203 @@
+//! The two ends of a ring with their waking and sleeping: what supervisor and
+//! worker both build their side of a lane from.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use super::wait::{
+    Mode, Sleeper, Spinner, Waker, eventfd_drain, eventfd_wake, futex_wait_nonzero, futex_wake,
+};
+use super::{LaneMemory, RingMemory};
+use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
+
+/// Which side of a lane this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The supervisor.
+    Supervisor,
+    /// The worker.
+    Worker,
+}
+
+impl Side {
+    fn sleep_word(self, memory: &LaneMemory) -> &AtomicU64 {
+        match self {
+            Self::Supervisor => memory.supervisor_sleep(),
+            Self::Worker => memory.worker_sleep(),
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Supervisor => Self::Worker,
+            Self::Worker => Self::Supervisor,
+        }
+    }
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub struct Tx {
+    producer: Producer<RingMemory>,
+    waker: Waker,
+    memory: LaneMemory,
+    side: Side,
+    /// Wakes the other side when it sleeps by eventfd.
+    peer_event: Arc<OwnedFd>,
+}
+
+impl Tx {
+    /// The sending end of this side.
+    #[must_use]
+    pub fn new(memory: &LaneMemory, shape: Shape, side: Side, peer_event: Arc<OwnedFd>) -> Self {
+        let ring = match side {
+            Side::Supervisor => memory.down_ring(shape),
+            Side::Worker => memory.up_ring(shape),
+        };
+        Self {
+            producer: Producer::new(ring, shape),
+            waker: Waker::default(),
+            memory: memory.clone(),
+            side,
+            peer_event,
+        }
+    }
+
+    /// Publishes a frame, and wakes the other side if it sleeps.
+    ///
+    /// # Errors
+    ///
+    /// The ring is full, or the other side's position is nonsense.
+    #[inline]
+    pub fn send(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
+        let position = self.producer.push(head, parts)?;
+        match self.waker.wake_needed(self.side.other().sleep_word(&self.memory)) {
+            None => {}
+            Some(Mode::Futex) => futex_wake(self.producer.header(position)),
+            Some(Mode::EventFd) => eventfd_wake(self.peer_event.as_fd()),
+        }
+        Ok(())
+    }
+
+    /// The position after the last frame.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.producer.position()
+    }
+
+    /// How far the other side has read.
+    ///
+    /// # Errors
+    ///
+    /// Its position is nonsense.
+    pub fn consumed(&mut self) -> Result<u64, Corrupt> {
+        self.producer.consumed()
+    }
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub struct Rx {
+    consumer: Consumer<RingMemory>,
+    sleeper: Sleeper,
+    spinner: Spinner,
+    memory: LaneMemory,
+    side: Side,
+    event: Arc<OwnedFd>,
+}
+
+impl Rx {
+    /// The receiving end of this side; `event` is its own eventfd.
+    #[must_use]
+    pub fn new(memory: &LaneMemory, shape: Shape, side: Side, event: Arc<OwnedFd>) -> Self {
+        let ring = match side {
+            Side::Supervisor => memory.up_ring(shape),
+            Side::Worker => memory.down_ring(shape),
+        };
+        Self {
+            consumer: Consumer::new(ring, shape),
+            sleeper: Sleeper::default(),
+            spinner: Spinner::default(),
+            memory: memory.clone(),
+            side,
+            event,
+        }
+    }
+
+    /// The next frame, if one is there.
+    ///
+    /// # Errors
+    ///
+    /// The other side wrote nonsense.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<Frame>, Corrupt> {
+        self.consumer.peek()
+    }
+
+    /// Copies a frame's payload to the end of `out`.
+    #[inline]
+    pub fn copy_payload(&self, frame: &Frame, out: &mut Vec<u8>) {
+        self.consumer.copy_payload(frame, out);
+    }
+
+    /// Passes over a frame.
+    #[inline]
+    pub fn release(&mut self, frame: Frame) {
+        self.consumer.release(frame);
+    }
+
+    /// Whether nothing is there.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.consumer.is_empty()
+    }
+
+    /// The eventfd of this side.
+    #[must_use]
+    pub const fn event(&self) -> &Arc<OwnedFd> {
+        &self.event
+    }
+
+    /// Spins for a frame for as long as that has been worth it lately.
+    /// Returns whether one is there.
+    #[inline]
+    pub fn spin(&mut self) -> bool {
+        let consumer = &self.consumer;
+        self.spinner.spin(|| !consumer.is_empty())
+    }
+
+    /// Sleeps by futex until a frame is there, or `timeout` has passed.
+    pub fn sleep(&mut self, timeout: Option<Duration>) {
+        self.sleeper.announce(self.side.sleep_word(&self.memory), Mode::Futex);
+        let started = Instant::now();
+        if self.consumer.is_empty() {
+            futex_wait_nonzero(self.consumer.next_header(), timeout);
+        }
+        self.sleeper.awake(self.side.sleep_word(&self.memory));
+        self.spinner.slept(started.elapsed());
+    }
+
+    /// Says that this side now waits on its eventfd. Returns false, and does
+    /// not say so, if a frame is there already.
+    pub fn arm(&mut self) -> bool {
+        self.sleeper.announce(self.side.sleep_word(&self.memory), Mode::EventFd);
+        if self.consumer.is_empty() {
+            return true;
+        }
+        self.disarm();
+        false
+    }
+
+    /// Says that this side is awake after [`arm`](Self::arm).
+    pub fn disarm(&mut self) {
+        self.sleeper.awake(self.side.sleep_word(&self.memory));
+    }
+
+    /// Makes the eventfd unreadable.
+    pub fn drain_event(&self) {
+        eventfd_drain(&self.event);
+    }
+}

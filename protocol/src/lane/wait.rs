@@ -1,0 +1,263 @@
+//! Waiting for the other side: spin for a while if that has been worth it
+//! lately, then say so in shared memory and sleep.
+//!
+//! # The protocol
+//!
+//! A consumer that is about to sleep stores its *sleep word* (an epoch that
+//! grows with every sleep, and how it sleeps), then looks at the ring once
+//! more, then sleeps. A producer publishes, then looks at the sleep word.
+//! Sequentially consistent fences between store and look on both sides make
+//! it impossible that neither sees the other (Dekker's argument). A producer
+//! wakes once for each epoch, so a burst costs one system call; while both
+//! are awake there is none.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// How a consumer sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Mode {
+    /// On the header word of its next frame, by futex(2).
+    Futex = 1,
+    /// On its eventfd.
+    EventFd = 2,
+}
+
+/// The consumer's half: announces sleep.
+#[derive(Debug, Default)]
+pub struct Sleeper {
+    epoch: u64,
+}
+
+impl Sleeper {
+    /// Says that this side is about to sleep. The ring has to be looked at
+    /// once more between this and the sleep.
+    pub fn announce(&mut self, word: &AtomicU64, mode: Mode) {
+        self.epoch += 1;
+        word.store((self.epoch << 2) | mode as u64, Ordering::Relaxed);
+        // SYNC: sleep announced. Pairs with the fence in `Waker::wake_needed`:
+        // either we see the frame, or the producer sees our announcement.
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that this side is awake again.
+    pub fn awake(&self, word: &AtomicU64) {
+        word.store(0, Ordering::Relaxed);
+    }
+}
+
+/// The producer's half: wakes at most once for each epoch.
+#[derive(Debug, Default)]
+pub struct Waker {
+    woken: u64,
+}
+
+impl Waker {
+    /// Whether the other side sleeps and has not been woken for it; called
+    /// after a frame was published.
+    #[inline]
+    pub fn wake_needed(&mut self, word: &AtomicU64) -> Option<Mode> {
+        // SYNC: sleep announced. Pairs with the fence in `Sleeper::announce`.
+        fence(Ordering::SeqCst);
+        let value = word.load(Ordering::Relaxed);
+        if value == 0 || value == self.woken {
+            return None;
+        }
+        self.woken = value;
+        match value & 3 {
+            1 => Some(Mode::Futex),
+            2 => Some(Mode::EventFd),
+            // Only a peer that does not keep the protocol writes this.
+            _ => None,
+        }
+    }
+}
+
+/// The low half of a header word, which is zero until the frame is there.
+#[cfg(target_endian = "little")]
+const fn futex_word(word: &AtomicU64) -> *mut u32 {
+    word.as_ptr().cast()
+}
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("the futex protocol takes the low half of a word to come first");
+
+/// Sleeps until `word` is not zero, somebody wakes it, or `timeout` has passed.
+pub fn futex_wait_nonzero(word: &AtomicU64, timeout: Option<Duration>) {
+    let spec = timeout.map(|t| libc::timespec {
+        tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: libc::c_long::from(t.subsec_nanos()),
+    });
+    let spec_ptr = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the word is aligned and mapped for as long as it is borrowed;
+    // FUTEX_WAIT only reads it (a read-only mapping will do); the timeout is
+    // null or points to a live timespec. Every outcome (woken, value changed,
+    // interrupted, timed out) means the same: look again.
+    unsafe {
+        libc::syscall(libc::SYS_futex, futex_word(word), libc::FUTEX_WAIT, 0_u32, spec_ptr);
+    }
+}
+
+/// Wakes whoever sleeps on `word`.
+pub fn futex_wake(word: &AtomicU64) {
+    // SAFETY: the word is aligned and mapped for as long as it is borrowed;
+    // FUTEX_WAKE takes its address only.
+    unsafe {
+        libc::syscall(libc::SYS_futex, futex_word(word), libc::FUTEX_WAKE, i32::MAX);
+    }
+}
+
+/// A non-blocking eventfd.
+///
+/// # Errors
+///
+/// As `eventfd(2)`.
+pub fn eventfd() -> io::Result<OwnedFd> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let event = EventFd::from_value_and_flags(0, flags)?;
+    Ok(event.into())
+}
+
+/// Makes an eventfd readable. It cannot block: a counter that is full is
+/// readable already.
+pub fn eventfd_wake(fd: BorrowedFd<'_>) {
+    let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
+}
+
+/// Makes an eventfd unreadable.
+pub fn eventfd_drain(fd: &OwnedFd) {
+    let mut count = [0; 8];
+    let _ = nix::unistd::read(fd.as_fd(), &mut count);
+}
+
+/// The longest time that a thread spins for something that usually comes soon.
+/// Waking a sleeping thread on another virtual CPU was measured at 55 µs
+/// (`DESIGN.md`, chapter Speed): spinning for longer than sleeping would cost
+/// gains nothing.
+pub const MAX_SPIN: Duration = Duration::from_micros(50);
+
+/// A wait that took longer counts against spinning: after a sleep, the wake-up
+/// itself is part of what was measured.
+const SHORT_SLEEP: Duration = Duration::from_micros(250);
+
+/// Threads of this process that spin at this moment.
+static SPINNING: AtomicU32 = AtomicU32::new(0);
+
+fn max_spinners() -> u32 {
+    static MAX: OnceLock<u32> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // Who spins must leave a CPU to whom it waits for.
+        u32::try_from(cpus).unwrap_or(u32::MAX).saturating_sub(1)
+    })
+}
+
+/// Learns whether spinning pays: a score that short waits raise and long ones
+/// lower.
+#[derive(Debug)]
+pub struct Spinner {
+    score: u8,
+}
+
+impl Default for Spinner {
+    fn default() -> Self {
+        Self { score: Self::MAX_SCORE }
+    }
+}
+
+impl Spinner {
+    /// So many long waits in a row, and spinning stops.
+    const MAX_SCORE: u8 = 4;
+
+    /// Spins until `ready` says so, or until spinning does not pay any longer.
+    /// Returns whether it is ready.
+    #[inline]
+    pub fn spin(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        if ready() {
+            return true;
+        }
+        self.score > 0 && self.spin_slow(&mut ready)
+    }
+
+    fn spin_slow(&mut self, ready: &mut impl FnMut() -> bool) -> bool {
+        if SPINNING.fetch_add(1, Ordering::Relaxed) >= max_spinners() {
+            SPINNING.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        // The clock is read once in a while: it costs as much as many looks.
+        let mut started: Option<Instant> = None;
+        let found = 'spin: loop {
+            for _ in 0..64 {
+                if ready() {
+                    break 'spin true;
+                }
+                std::hint::spin_loop();
+            }
+            match started {
+                None => started = Some(Instant::now()),
+                Some(started) if started.elapsed() > MAX_SPIN => break false,
+                Some(_) => {}
+            }
+        };
+        SPINNING.fetch_sub(1, Ordering::Relaxed);
+        if found {
+            self.score = Self::MAX_SCORE;
+        }
+        found
+    }
+
+    /// Takes note of a sleep, by how long it took until there was something.
+    pub fn slept(&mut self, took: Duration) {
+        if took < SHORT_SLEEP {
+            self.score = (self.score + 2).min(Self::MAX_SCORE);
+        } else {
+            self.score = self.score.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waker_wakes_once_for_each_sleep() {
+        let word = AtomicU64::new(0);
+        let (mut sleeper, mut waker) = (Sleeper::default(), Waker::default());
+        assert_eq!(waker.wake_needed(&word), None);
+        sleeper.announce(&word, Mode::Futex);
+        assert_eq!(waker.wake_needed(&word), Some(Mode::Futex));
+        assert_eq!(waker.wake_needed(&word), None);
+        sleeper.awake(&word);
+        sleeper.announce(&word, Mode::EventFd);
+        assert_eq!(waker.wake_needed(&word), Some(Mode::EventFd));
+    }
+
+    #[test]
+    fn waker_ignores_modes_that_do_not_exist() {
+        let word = AtomicU64::new(3);
+        assert_eq!(Waker::default().wake_needed(&word), None);
+    }
+
+    #[test]
+    fn spinner_stops_on_a_lane_that_is_mostly_idle() {
+        let mut spinner = Spinner::default();
+        for _ in 0..Spinner::MAX_SCORE {
+            spinner.slept(Duration::from_millis(10));
+        }
+        let mut looks = 0;
+        assert!(!spinner.spin(|| {
+            looks += 1;
+            false
+        }));
+        assert_eq!(looks, 1);
+        spinner.slept(Duration::from_micros(10));
+        assert!(spinner.score > 0);
+    }
+}

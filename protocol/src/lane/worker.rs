@@ -1,0 +1,482 @@
+//! The worker's side of a lane: the loop on the lane's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::link::{Rx, Side, Tx};
+use super::{BulkRef, INLINE_MAX, LaneMemory};
+use crate::codec;
+use crate::error::{Failure, GuestError};
+use crate::instance::{Args, Instance};
+use crate::message::{LaneCommand, LaneId, ToSupervisor};
+use crate::msgpack::Writer;
+use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
+use crate::runtime::{OnReply, Reply};
+use crate::shm::{Access, Segment};
+
+/// Where a lane's messages to the supervisor go.
+pub type Outbox = Arc<dyn Fn(ToSupervisor) + Send + Sync>;
+
+/// A lane's shared segments, filled by the control thread.
+#[derive(Debug, Default)]
+pub struct SegmentTable {
+    segments: Mutex<HashMap<u32, (Arc<Segment>, Access)>>,
+    arrived: Condvar,
+}
+
+impl SegmentTable {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u32, (Arc<Segment>, Access)>> {
+        self.segments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a segment that has arrived.
+    pub fn insert(&self, segment: Segment, access: Access) {
+        self.lock().insert(segment.id, (Arc::new(segment), access));
+        self.arrived.notify_all();
+    }
+
+    /// Waits for the first segment for which `pick` says something. The
+    /// supervisor announces a segment before it uses it, so this ends.
+    fn wait<T>(
+        &self,
+        mut pick: impl FnMut(&HashMap<u32, (Arc<Segment>, Access)>) -> Option<T>,
+    ) -> T {
+        let mut segments = self.lock();
+        loop {
+            if let Some(found) = pick(&segments) {
+                return found;
+            }
+            segments = self.arrived.wait(segments).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// A segment that the worker writes results into.
+struct UpSegment {
+    segment: Arc<Segment>,
+    /// The ring position after the last frame that refers to it: it is free
+    /// when the supervisor has read that far.
+    busy_until: u64,
+}
+
+/// An answer, and what is to be done with it.
+type Answered = (OnReply, Result<Vec<u8>, Failure>);
+
+/// The most segments that a lane asks for; with all of them busy it waits for
+/// the supervisor to read.
+const MAX_UP_SEGMENTS: usize = 8;
+
+/// The worker's side of a lane. It belongs to the lane's thread.
+pub struct WorkerLane {
+    id: LaneId,
+    tx: RefCell<Tx>,
+    rx: RefCell<Rx>,
+    memory: LaneMemory,
+    begun: Cell<u64>,
+    max_payload: u64,
+    outbox: Outbox,
+    segments: Arc<SegmentTable>,
+    up_segments: RefCell<Vec<UpSegment>>,
+    /// Calls of the guest that are not answered yet.
+    outcalls: RefCell<HashMap<u64, OnReply>>,
+    next_outcall: Cell<u64>,
+    /// Frames that arrived while the guest waited for an answer.
+    stash: RefCell<VecDeque<(FrameHead, Vec<u8>)>>,
+    /// Answers to be handed over when no guest code runs.
+    deferred: RefCell<Vec<Answered>>,
+}
+
+impl fmt::Debug for WorkerLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerLane({})", self.id)
+    }
+}
+
+/// What a lane is built from.
+#[derive(Debug)]
+pub struct LaneParts {
+    /// Its number.
+    pub id: LaneId,
+    /// Its memory.
+    pub memory: LaneMemory,
+    /// Its rings' shape.
+    pub shape: Shape,
+    /// Wakes the supervisor.
+    pub supervisor_event: OwnedFd,
+    /// Wakes the lane.
+    pub lane_event: OwnedFd,
+    /// The largest payload in bytes.
+    pub max_payload: u64,
+    /// Its segments.
+    pub segments: Arc<SegmentTable>,
+}
+
+impl WorkerLane {
+    /// The worker's side of a lane.
+    #[must_use]
+    pub fn new(parts: LaneParts, outbox: Outbox) -> Self {
+        let LaneParts { id, memory, shape, supervisor_event, lane_event, max_payload, segments } =
+            parts;
+        Self {
+            id,
+            tx: RefCell::new(Tx::new(&memory, shape, Side::Worker, Arc::new(supervisor_event))),
+            rx: RefCell::new(Rx::new(&memory, shape, Side::Worker, Arc::new(lane_event))),
+            memory,
+            begun: Cell::new(0),
+            max_payload,
+            outbox,
+            segments,
+            up_segments: RefCell::default(),
+            outcalls: RefCell::default(),
+            next_outcall: Cell::new(1),
+            stash: RefCell::default(),
+            deferred: RefCell::default(),
+        }
+    }
+
+    /// Serves the lane until it is told to unload. Returns whether `on_unload`
+    /// has run already.
+    pub(crate) fn run(self: &Rc<Self>, instance: &mut dyn Instance) -> bool {
+        let mut finished = false;
+        let mut buffer = Vec::new();
+        let mut since_poll = 0_u32;
+        let mut pending = false;
+        loop {
+            if let Some((head, payload)) = self.next_frame(&mut buffer) {
+                match head.kind {
+                    Kind::Call => self.serve_call(instance, head, &payload),
+                    Kind::Reply => self.resolve(head, &payload, true),
+                    Kind::Command => match codec::decode(&payload) {
+                        Ok(LaneCommand::Finish) => {
+                            finished = true;
+                            let state = instance.on_unload();
+                            (self.outbox)(ToSupervisor::Finished { lane: self.id, state });
+                        }
+                        Ok(LaneCommand::Resume { state }) => {
+                            finished = false;
+                            let outcome = instance.on_load(state.as_deref());
+                            (self.outbox)(ToSupervisor::Resumed { lane: self.id, outcome });
+                        }
+                        Ok(LaneCommand::Unload) => return finished,
+                        Err(error) => corrupt(&error),
+                    },
+                    Kind::Pad => {}
+                }
+                buffer = payload;
+                since_poll += 1;
+                // Calls keep their turn before the VM's own work, but not for ever.
+                if since_poll < 16 {
+                    continue;
+                }
+            }
+            since_poll = 0;
+            self.run_deferred();
+            let was_pending = pending;
+            pending = instance.poll();
+            if !self.stash.borrow().is_empty() {
+                continue;
+            }
+            if pending || was_pending || !self.outcalls.borrow().is_empty() {
+                self.wait_with(instance, pending);
+            } else {
+                let mut rx = self.rx.borrow_mut();
+                if !rx.spin() {
+                    rx.sleep(None);
+                }
+            }
+        }
+    }
+
+    /// The next frame, copied out of the ring, in the order of arrival.
+    fn next_frame(&self, buffer: &mut Vec<u8>) -> Option<(FrameHead, Vec<u8>)> {
+        if let Some(stashed) = self.stash.borrow_mut().pop_front() {
+            return Some(stashed);
+        }
+        self.receive(buffer)
+    }
+
+    fn receive(&self, buffer: &mut Vec<u8>) -> Option<(FrameHead, Vec<u8>)> {
+        let mut rx = self.rx.borrow_mut();
+        let frame = rx.peek().unwrap_or_else(|e| corrupt(&e))?;
+        let mut payload = std::mem::take(buffer);
+        payload.clear();
+        rx.copy_payload(&frame, &mut payload);
+        rx.release(frame);
+        Some((frame.head, payload))
+    }
+
+    fn serve_call(self: &Rc<Self>, instance: &mut dyn Instance, head: FrameHead, payload: &[u8]) {
+        let begun = self.begun.get() + 1;
+        self.begun.set(begun);
+        self.memory.begun().store(begun, Ordering::Relaxed);
+        let reply = Reply::new(head.call, Rc::clone(self));
+        if head.flags & FLAG_BULK == 0 {
+            instance.call(head.function, Args { bytes: payload, segment: None }, reply);
+        } else {
+            let (segment, range) = self.bulk(payload);
+            // SAFETY: the supervisor wrote this range for this call before it
+            // published the frame, and reuses the segment only after the reply.
+            let bytes = unsafe { segment.mapping.bytes(range.start, range.len()) };
+            instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
+        }
+    }
+
+    fn bulk(&self, payload: &[u8]) -> (Arc<Segment>, std::ops::Range<usize>) {
+        let Some(bulk) = BulkRef::from_bytes(payload) else {
+            corrupt(&"a bulk frame of another size")
+        };
+        let segment = self
+            .segments
+            .wait(|all| all.get(&bulk.segment).map(|(segment, _)| Arc::clone(segment)));
+        let Some(range) = bulk.range(segment.mapping.len()) else {
+            corrupt(&"a bulk range outside")
+        };
+        (segment, range)
+    }
+
+    /// Waits while the VM has asynchronous work, or answers are due.
+    fn wait_with(&self, instance: &mut dyn Instance, pending: bool) {
+        if self.rx.borrow_mut().spin() {
+            return;
+        }
+        if !pending {
+            self.rx.borrow_mut().sleep(None);
+            return;
+        }
+        let event = Arc::clone(self.rx.borrow().event());
+        if self.rx.borrow_mut().arm() {
+            instance.wait(event.as_fd());
+            self.rx.borrow_mut().disarm();
+        }
+        self.rx.borrow().drain_event();
+    }
+
+    /// Answers a call with a value.
+    pub(crate) fn reply(&self, call: u64, parts: &[&[u8]]) {
+        let total: usize = parts.iter().map(|part| part.len()).sum();
+        if total <= INLINE_MAX {
+            self.send(FrameHead { kind: Kind::Reply, flags: 0, function: 0, call }, parts);
+        } else if total as u64 > self.max_payload {
+            let failure = Failure::PayloadTooLarge { size: total as u64, limit: self.max_payload };
+            self.fail(call, &failure);
+        } else if let Some(bulk) = self.echo_of(parts, total) {
+            let flags = FLAG_BULK | FLAG_ECHO;
+            let head = FrameHead { kind: Kind::Reply, flags, function: 0, call };
+            self.send(head, &[&bulk.to_bytes()]);
+        } else {
+            let head = FrameHead { kind: Kind::Reply, flags: FLAG_BULK, function: 0, call };
+            self.send_bulk(head, parts, total);
+        }
+    }
+
+    /// Answers a call with a failure.
+    pub(crate) fn fail(&self, call: u64, failure: &Failure) {
+        let mut bytes = codec::encode(failure).unwrap_or_default();
+        if bytes.is_empty() || bytes.len() as u64 > self.max_payload {
+            let short =
+                GuestError::new("MenagerieError", "the guest's error is too large to be sent");
+            bytes = codec::encode(&Failure::Guest(short)).unwrap_or_default();
+        }
+        let head = FrameHead { kind: Kind::Reply, flags: FLAG_FAILURE, function: 0, call };
+        if bytes.len() <= INLINE_MAX {
+            self.send(head, &[&bytes]);
+        } else {
+            let head = FrameHead { flags: FLAG_FAILURE | FLAG_BULK, ..head };
+            self.send_bulk(head, &[&bytes], bytes.len());
+        }
+    }
+
+    /// If the value is bytes of a call's arguments with the very head that
+    /// they stand behind there, where that is: nothing has to be copied.
+    fn echo_of(&self, parts: &[&[u8]], total: usize) -> Option<BulkRef> {
+        let (last, before) = parts.split_last()?;
+        let head_len = total - last.len();
+        if last.len() < INLINE_MAX / 2 || head_len > 16 {
+            return None;
+        }
+        let segments = self.segments.lock();
+        let (segment, start) = segments.values().find_map(|(segment, access)| {
+            let at = segment.mapping.offset_of(last)?;
+            (*access == Access::ReadOnly).then_some((segment, at.checked_sub(head_len)?))
+        })?;
+        // SAFETY: the guest still has the call whose arguments these are (it
+        // is only now being answered), so the supervisor does not write them.
+        let there = unsafe { segment.mapping.bytes(start, head_len) };
+        let same = before.iter().flat_map(|part| part.iter()).eq(there);
+        same.then_some(BulkRef { segment: segment.id, offset: start as u64, len: total as u64 })
+    }
+
+    fn send_bulk(&self, head: FrameHead, parts: &[&[u8]], total: usize) {
+        let index = self.free_segment(total);
+        let segment = Arc::clone(&self.up_segments.borrow()[index].segment);
+        let mut at = 0;
+        for part in parts {
+            segment.mapping.copy_in(at, part);
+            at += part.len();
+        }
+        let bulk = BulkRef { segment: segment.id, offset: 0, len: total as u64 };
+        self.send(head, &[&bulk.to_bytes()]);
+        self.up_segments.borrow_mut()[index].busy_until = self.tx.borrow().position();
+    }
+
+    /// The smallest free segment that is large enough; one is asked for if
+    /// there is none.
+    fn free_segment(&self, len: usize) -> usize {
+        loop {
+            let consumed = self.tx.borrow_mut().consumed().unwrap_or_else(|e| corrupt(&e));
+            let mut up = self.up_segments.borrow_mut();
+            let free = up
+                .iter()
+                .enumerate()
+                .filter(|(_, s)| s.busy_until <= consumed && s.segment.mapping.len() >= len)
+                .min_by_key(|(_, s)| s.segment.mapping.len());
+            if let Some((index, _)) = free {
+                return index;
+            }
+            let large_enough = up.iter().filter(|s| s.segment.mapping.len() >= len).count();
+            if large_enough > 0 && up.len() >= MAX_UP_SEGMENTS {
+                drop(up);
+                std::thread::sleep(Duration::from_micros(20));
+                continue;
+            }
+            let known: Vec<u32> = up.iter().map(|s| s.segment.id).collect();
+            (self.outbox)(ToSupervisor::WantSegment { lane: self.id, len: len as u64 });
+            let segment = self.segments.wait(|all| {
+                all.values()
+                    .find(|(s, access)| *access == Access::ReadWrite && !known.contains(&s.id))
+                    .map(|(s, _)| Arc::clone(s))
+            });
+            up.push(UpSegment { segment, busy_until: 0 });
+        }
+    }
+
+    /// Sends a frame, waiting for room: the supervisor always reads on.
+    fn send(&self, head: FrameHead, parts: &[&[u8]]) {
+        let mut tries = 0_u32;
+        loop {
+            match self.tx.borrow_mut().send(head, parts) {
+                Ok(()) => return,
+                Err(Full::Corrupt(e)) => corrupt(&e),
+                Err(Full::Busy) => {}
+            }
+            tries += 1;
+            if tries < 1000 {
+                std::hint::spin_loop();
+            } else {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
+
+    /// Begins a call of the guest's own; `then` gets the answer as soon as it
+    /// is read from the ring.
+    pub(crate) fn call(
+        &self,
+        contract: &str,
+        function: &str,
+        args: &[u8],
+        then: OnReply,
+    ) -> Result<(), Failure> {
+        let mut payload = Vec::with_capacity(args.len() + contract.len() + function.len() + 16);
+        let mut writer = Writer::new(&mut payload);
+        writer.array(3);
+        writer.str(contract);
+        writer.str(function);
+        writer.raw(args);
+        let size = payload.len() as u64;
+        if size > self.max_payload {
+            return Err(Failure::PayloadTooLarge { size, limit: self.max_payload });
+        }
+        let call = self.next_outcall.get();
+        self.next_outcall.set(call + 1);
+        self.outcalls.borrow_mut().insert(call, then);
+        let head = FrameHead { kind: Kind::Call, flags: 0, function: 0, call };
+        if payload.len() <= INLINE_MAX {
+            self.send(head, &[&payload]);
+        } else {
+            let head = FrameHead { flags: FLAG_BULK, ..head };
+            self.send_bulk(head, &[&payload], payload.len());
+        }
+        Ok(())
+    }
+
+    /// As [`call`](Self::call), but `then` is run by the lane's loop, when no
+    /// guest code runs.
+    pub(crate) fn call_deferred(
+        self: &Rc<Self>,
+        contract: &str,
+        function: &str,
+        args: &[u8],
+        then: OnReply,
+    ) -> Result<(), Failure> {
+        let lane = Rc::downgrade(self);
+        let later: OnReply = Box::new(move |result| {
+            if let Some(lane) = lane.upgrade() {
+                lane.deferred.borrow_mut().push((then, result));
+            }
+        });
+        self.call(contract, function, args, later)
+    }
+
+    fn run_deferred(&self) {
+        // `then` may make further calls, so the list is taken before it runs.
+        let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
+        for (then, result) in deferred {
+            then(result);
+        }
+    }
+
+    /// Waits for frames while the guest waits for an answer; everything else
+    /// that arrives is kept for later.
+    pub(crate) fn wait_for_reply(&self) -> Result<(), Failure> {
+        let mut buffer = Vec::new();
+        loop {
+            if let Some((head, payload)) = self.receive(&mut buffer) {
+                if head.kind == Kind::Reply {
+                    self.resolve(head, &payload, false);
+                    return Ok(());
+                }
+                self.stash.borrow_mut().push_back((head, payload));
+            } else {
+                let mut rx = self.rx.borrow_mut();
+                if !rx.spin() {
+                    rx.sleep(None);
+                }
+            }
+        }
+    }
+
+    fn resolve(&self, head: FrameHead, payload: &[u8], run_deferred: bool) {
+        let Some(then) = self.outcalls.borrow_mut().remove(&head.call) else { return };
+        let bytes = if head.flags & FLAG_BULK == 0 {
+            payload.to_vec()
+        } else {
+            let (segment, range) = self.bulk(payload);
+            let mut out = Vec::new();
+            segment.mapping.copy_out(range.start, range.len(), &mut out);
+            out
+        };
+        let result = if head.flags & FLAG_FAILURE == 0 {
+            Ok(bytes)
+        } else {
+            Err(codec::decode(&bytes).unwrap_or_else(|e| corrupt(&e)))
+        };
+        then(result);
+        if run_deferred {
+            self.run_deferred();
+        }
+    }
+}
+
+/// The supervisor wrote nonsense: a bug of ours or of the host's, and this
+/// process cannot go on.
+fn corrupt(what: &dyn fmt::Display) -> ! {
+    tracing::error!("the lane is corrupt: {what}");
+    std::process::abort()
+}

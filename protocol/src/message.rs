@@ -1,0 +1,215 @@
+//! The control channel's messages. `docs/protocol.md` describes them on the
+//! wire.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{GuestError, LoaderError};
+use crate::instance::ContractInterface;
+use crate::language::SupportedLanguage;
+use crate::loader::bundle_source::BundleSource;
+use crate::loader::manifest::ManifestData;
+
+/// What a hello begins with: `MNGR`.
+pub const MAGIC: u32 = u32::from_be_bytes(*b"MNGR");
+
+/// The protocol's version: peers of another major version are refused; minor
+/// versions add what older peers may ignore.
+pub const PROTOCOL_VERSION: (u16, u16) = (1, 0);
+
+/// The environment variable with the control socket's path.
+pub const ENV_SOCKET: &str = "MENAGERIE_CONTROL_SOCKET";
+/// The environment variable with the one-time token, in hexadecimal digits.
+pub const ENV_TOKEN: &str = "MENAGERIE_TOKEN";
+/// The environment variable with the worker's scratch folder.
+pub const ENV_SCRATCH: &str = "MENAGERIE_SCRATCH";
+
+/// A lane's number, unique within one incarnation of a worker.
+pub type LaneId = u32;
+
+/// The worker's first message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`MAGIC`].
+    pub magic: u32,
+    /// [`PROTOCOL_VERSION`].
+    pub version: (u16, u16),
+    /// The token that the worker was started with.
+    pub token: String,
+    /// The loader's name.
+    pub loader: String,
+    /// The loader's language.
+    pub language: SupportedLanguage,
+    /// Whether the loader can reload.
+    pub supports_hot_reload: bool,
+    /// The runtime, for example `CPython 3.11.7`.
+    pub runtime: String,
+    /// Optional features that this worker has; unknown ones are ignored.
+    pub features: Vec<String>,
+}
+
+/// From the supervisor to a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// The hello was accepted.
+    Welcome,
+    /// Start a lane and load a bundle on it. With it come four descriptors:
+    /// the memfd that the supervisor writes, the memfd that the worker writes,
+    /// the eventfd that wakes the supervisor, the eventfd that wakes the lane.
+    Load(Box<LoadRequest>),
+    /// Ask the guest to stop what runs on the lane now (S6).
+    Interrupt {
+        /// The lane.
+        lane: LaneId,
+    },
+    /// A shared segment; its memfd comes with it.
+    Segment {
+        /// The lane.
+        lane: LaneId,
+        /// The segment's number within the lane.
+        segment: u32,
+        /// Its length in bytes.
+        len: u64,
+        /// Whether the worker may write it.
+        writable: bool,
+    },
+    /// Answer with [`ToSupervisor::Pong`].
+    Ping {
+        /// To be repeated.
+        nonce: u64,
+    },
+    /// Unload everything and exit.
+    Shutdown,
+}
+
+/// What is loaded how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// The new lane.
+    pub lane: LaneId,
+    /// How many times the bundle has been loaded, this time included.
+    pub generation: u32,
+    /// Whether it is a reload, beside a running generation: then `on_load` is
+    /// not run until [`LaneCommand::Resume`].
+    pub reload: bool,
+    /// The manifest.
+    pub manifest: ManifestData,
+    /// The source.
+    pub source: BundleSource,
+    /// The shape of the lane's rings, in slots.
+    pub ring_slots: u32,
+    /// The largest payload of a call or a result, in bytes.
+    pub max_payload: u64,
+}
+
+/// To a lane itself, in order with its calls: these travel on its ring.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LaneCommand {
+    /// Run `on_unload`, and answer with [`ToSupervisor::Finished`]. No call
+    /// follows before [`LaneCommand::Resume`] or [`LaneCommand::Unload`].
+    Finish,
+    /// Run `on_load` with this state, and answer with
+    /// [`ToSupervisor::Resumed`].
+    Resume {
+        /// What `on_unload` returned: a MessagePack value.
+        state: Option<Vec<u8>>,
+    },
+    /// End the lane (`on_unload` runs unless it has), and answer with
+    /// [`ToSupervisor::Unloaded`].
+    Unload,
+}
+
+/// From a worker to the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToSupervisor {
+    /// The first message.
+    Hello(Hello),
+    /// A lane has loaded its bundle.
+    Loaded {
+        /// The lane.
+        lane: LaneId,
+        /// What it registered; function ids count through it.
+        contracts: Vec<ContractInterface>,
+    },
+    /// A lane could not load its bundle, and has ended.
+    LoadFailed {
+        /// The lane.
+        lane: LaneId,
+        /// Why.
+        error: LoaderError,
+    },
+    /// `on_unload` has run.
+    Finished {
+        /// The lane.
+        lane: LaneId,
+        /// What it returned, or threw.
+        state: Result<Option<Vec<u8>>, GuestError>,
+    },
+    /// `on_load` has run.
+    Resumed {
+        /// The lane.
+        lane: LaneId,
+        /// What it threw.
+        outcome: Result<(), GuestError>,
+    },
+    /// A lane has ended, and all of its generation was freed.
+    Unloaded {
+        /// The lane.
+        lane: LaneId,
+    },
+    /// The lane needs a segment of its own to write.
+    WantSegment {
+        /// The lane.
+        lane: LaneId,
+        /// The least length in bytes.
+        len: u64,
+    },
+    /// A log record.
+    Log(LogRecord),
+    /// The answer to [`ToWorker::Ping`].
+    Pong {
+        /// The ping's.
+        nonce: u64,
+    },
+}
+
+/// How grave a log record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// For whoever follows every step.
+    Trace,
+    /// For whoever looks for a fault.
+    Debug,
+    /// For everybody.
+    Info,
+    /// Something is odd.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// A line of a bundle's or a worker's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The bundle, where it is known.
+    pub bundle: Option<String>,
+    /// How grave it is.
+    pub level: LogLevel,
+    /// Where it comes from: `stdout`, `stderr`, `console`, `logging.NAME`, `log`.
+    pub target: String,
+    /// The text, without a line end.
+    pub message: String,
+}
+
+/// What a worker's `main` is started with, read from its environment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerEnvironment {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The one-time token.
+    pub token: String,
+    /// The scratch folder.
+    pub scratch: PathBuf,
+}

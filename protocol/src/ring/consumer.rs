@@ -1,0 +1,144 @@
+//! The consumer's end of a ring.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::{
+    Corrupt, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory, Shape, Word,
+    slots_for,
+};
+
+/// A frame that was found and not released yet. Its head and length were
+/// copied once and checked; the payload is copied out by
+/// [`Consumer::copy_payload`].
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    /// What it says of itself.
+    pub head: FrameHead,
+    /// The payload's length in bytes.
+    pub len: usize,
+    position: u64,
+}
+
+/// The consumer's end.
+#[derive(Debug)]
+pub struct Consumer<M> {
+    memory: M,
+    shape: Shape,
+    next: u64,
+}
+
+impl<M: Memory> Consumer<M> {
+    /// A consumer on fresh memory.
+    ///
+    /// # Panics
+    ///
+    /// The memory is smaller than the shape.
+    pub fn new(memory: M, shape: Shape) -> Self {
+        assert!(memory.ring().len() >= shape.words());
+        Self { memory, shape, next: 0 }
+    }
+
+    /// The memory.
+    pub const fn memory(&self) -> &M {
+        &self.memory
+    }
+
+    /// The position of the next frame.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// The word that turns non-zero when the next frame is published: what a
+    /// consumer sleeps on.
+    pub fn next_header(&self) -> &M::Word {
+        &self.memory.ring()[self.shape.index(self.next)]
+    }
+
+    /// Whether nothing is there, by one load.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.next_header().load(Relaxed) == 0
+    }
+
+    /// The next frame, if one was published. Padding is passed over.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`] if what was published is nonsense.
+    #[inline]
+    pub fn peek(&mut self) -> Result<Option<Frame>, Corrupt> {
+        loop {
+            // SYNC: frame published. Pairs with the release store in
+            // `Producer::publish`.
+            let header = self.next_header().load(Acquire);
+            if header == 0 {
+                return Ok(None);
+            }
+            let frame = self.check(header)?;
+            if frame.head.kind == Kind::Pad {
+                self.release(frame);
+                continue;
+            }
+            return Ok(Some(frame));
+        }
+    }
+
+    #[inline]
+    fn check(&self, header: u64) -> Result<Frame, Corrupt> {
+        let slot = self.next;
+        if header & 0xffff_ffff != u64::from(self.shape.mark(slot)) {
+            return Err(Corrupt::Mark { slot, header });
+        }
+        let len = header >> 32;
+        let at = self.shape.index(slot);
+        let ring = self.memory.ring();
+        let packed = ring[at + 1].load(Relaxed);
+        let call = ring[at + 2].load(Relaxed);
+        let flags = packed.to_le_bytes()[1];
+        let kind = match packed.to_le_bytes()[0] {
+            1 => Kind::Call,
+            2 => Kind::Reply,
+            3 => Kind::Pad,
+            4 => Kind::Command,
+            kind => return Err(Corrupt::Kind { slot, kind }),
+        };
+        if flags & !(FLAG_FAILURE | FLAG_BULK | FLAG_ECHO) != 0 {
+            return Err(Corrupt::Kind { slot, kind: flags });
+        }
+        let len = usize::try_from(len).map_err(|_| Corrupt::Length { slot, len })?;
+        let limit = if kind == Kind::Pad { usize::MAX / 2 } else { self.shape.max_payload() };
+        if len > limit || slots_for(len) > self.shape.left_in_lap(slot) {
+            return Err(Corrupt::Length { slot, len: len as u64 });
+        }
+        let function = u32::try_from(packed >> 32).unwrap_or(u32::MAX);
+        Ok(Frame { head: FrameHead { kind, flags, function, call }, len, position: slot })
+    }
+
+    /// Copies a frame's payload to the end of `out`.
+    ///
+    /// # Panics
+    ///
+    /// The frame was released already.
+    #[inline]
+    pub fn copy_payload(&self, frame: &Frame, out: &mut Vec<u8>) {
+        assert_eq!(frame.position, self.next, "the frame was released");
+        let at = self.shape.index(frame.position) + FRAME_WORDS;
+        let words = &self.memory.ring()[at..at + frame.len.div_ceil(8)];
+        out.reserve(words.len() * 8);
+        let end = out.len() + frame.len;
+        for word in words {
+            out.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+        }
+        out.truncate(end);
+    }
+
+    /// Passes over a frame and gives its slots back to the producer.
+    #[inline]
+    pub fn release(&mut self, frame: Frame) {
+        self.next = frame.position + slots_for(frame.len);
+        // SYNC: slots released. Pairs with the acquire load in
+        // `Producer::refresh_head`.
+        self.memory.head().store(self.next, Release);
+    }
+}

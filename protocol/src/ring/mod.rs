@@ -1,0 +1,192 @@
+//! The index protocol of a ring: one producer, one consumer, variable-length
+//! frames in 64-byte slots, in memory that two processes share.
+//!
+//! # How a frame is published
+//!
+//! Slots are numbered from 0 without end; slot `n` lies at `n % slots`. A frame
+//! takes the slots that it needs, contiguously; one that would wrap is preceded
+//! by a padding frame up to the end. The first word of a frame's first slot is
+//! its *header*: a mark that depends on the lap, and the frame's length. The
+//! header is stored last, with release; the consumer waits for it with acquire.
+//! So a small call is one cache line, and no index line bounces beside it.
+//!
+//! What lets the consumer tell a header from a leftover of the lap before: the
+//! producer keeps the header words of all free slots that it may reach zero,
+//! always one slot at least beyond what it publishes. It clears a few at a time
+//! after publishing, when nobody waits for it.
+//!
+//! # Who may write what
+//!
+//! The ring and the mark are written by the producer, `head` by the consumer.
+//! Each side checks what the other wrote and answers nonsense with
+//! [`Corrupt`]; all accesses to shared memory are atomic, so a hostile peer can
+//! cause wrong values, never undefined behaviour.
+//!
+//! Orderings come in pairs, labelled `SYNC:` in the code.
+
+mod atomics;
+mod consumer;
+mod producer;
+#[cfg(test)]
+mod tests;
+
+pub use atomics::{Memory, Word};
+pub use consumer::{Consumer, Frame};
+pub use producer::{Full, Producer};
+
+use thiserror::Error;
+
+/// Words of 8 bytes in a slot: one cache line.
+pub const SLOT_WORDS: usize = 8;
+/// Bytes in a slot.
+pub const SLOT_BYTES: usize = SLOT_WORDS * 8;
+/// Words of a frame before its payload: header, kind and function, call id.
+pub const FRAME_WORDS: usize = 3;
+/// Bytes of a frame before its payload.
+pub const FRAME_BYTES: usize = FRAME_WORDS * 8;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A call; the payload is the arguments.
+    Call = 1,
+    /// An answer; the payload is the value, or the failure.
+    Reply = 2,
+    /// Filler up to the end of the ring; never delivered.
+    Pad = 3,
+    /// A [`LaneCommand`](crate::message::LaneCommand).
+    Command = 4,
+}
+
+/// Flag: the payload is a failure, not a value.
+pub const FLAG_FAILURE: u8 = 1;
+/// Flag: the payload stands in a shared segment; the frame holds only the
+/// [`BulkRef`](crate::lane::BulkRef).
+pub const FLAG_BULK: u8 = 2;
+/// Flag: the payload stands in one of the *request* segments, at a place that
+/// the guest was given: an echo of a view, without a copy.
+pub const FLAG_ECHO: u8 = 4;
+
+/// What a frame says of itself beside its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameHead {
+    /// What it is.
+    pub kind: Kind,
+    /// `FLAG_*`.
+    pub flags: u8,
+    /// The function, in calls to a bundle.
+    pub function: u32,
+    /// The call, chosen by its caller; the reply repeats it.
+    pub call: u64,
+}
+
+impl FrameHead {
+    const fn pack(self) -> u64 {
+        (self.kind as u64) | ((self.flags as u64) << 8) | ((self.function as u64) << 32)
+    }
+}
+
+/// The other side wrote what the protocol does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Corrupt {
+    /// A header with a mark of another lap.
+    #[error("slot {slot}: header {header:#018x} has not the mark of its lap")]
+    Mark {
+        /// The slot.
+        slot: u64,
+        /// The word that was found.
+        header: u64,
+    },
+    /// A length beyond the frame limit or the end of the ring.
+    #[error("slot {slot}: a frame of {len} bytes does not fit")]
+    Length {
+        /// The slot.
+        slot: u64,
+        /// The length that was found.
+        len: u64,
+    },
+    /// A kind that does not exist.
+    #[error("slot {slot}: there is no frame kind {kind}")]
+    Kind {
+        /// The slot.
+        slot: u64,
+        /// The kind that was found.
+        kind: u8,
+    },
+    /// A consumer position that goes back, or beyond what was published.
+    #[error("consumer position {head} is outside {from}..={to}")]
+    Head {
+        /// The position that was found.
+        head: u64,
+        /// The least that is possible.
+        from: u64,
+        /// The most that is possible.
+        to: u64,
+    },
+}
+
+/// How many slots a frame with a payload of `len` bytes takes.
+#[must_use]
+pub const fn slots_for(len: usize) -> u64 {
+    (FRAME_BYTES + len).div_ceil(SLOT_BYTES) as u64
+}
+
+/// The shape of a ring: how many slots, and how large a frame may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    slots: u64,
+}
+
+impl Shape {
+    /// A ring of this many slots.
+    ///
+    /// # Panics
+    ///
+    /// `slots` is no power of two, or below 8 or above 2^20.
+    #[must_use]
+    pub const fn new(slots: u64) -> Self {
+        assert!(slots.is_power_of_two() && slots >= 8 && slots <= 1 << 20);
+        Self { slots }
+    }
+
+    /// The number of slots.
+    #[must_use]
+    pub const fn slots(self) -> u64 {
+        self.slots
+    }
+
+    /// The size of the ring's memory in words.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "at most 2^20 slots")]
+    pub const fn words(self) -> usize {
+        self.slots as usize * SLOT_WORDS
+    }
+
+    /// The largest payload of one frame, in bytes: a frame takes at most a
+    /// quarter of the ring, so that padding never starves a producer.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "at most 2^20 slots")]
+    pub const fn max_payload(self) -> usize {
+        (self.slots as usize / 4) * SLOT_BYTES - FRAME_BYTES
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "masked to below 2^20")]
+    const fn index(self, position: u64) -> usize {
+        (position & (self.slots - 1)) as usize * SLOT_WORDS
+    }
+
+    const fn left_in_lap(self, position: u64) -> u64 {
+        self.slots - (position & (self.slots - 1))
+    }
+
+    /// The mark of a position's lap: never zero.
+    #[allow(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
+    const fn mark(self, position: u64) -> u32 {
+        ((position / self.slots) & 0x7fff_ffff) as u32 | 0x8000_0000
+    }
+
+    const fn header(self, position: u64, len: usize) -> u64 {
+        self.mark(position) as u64 | ((len as u64) << 32)
+    }
+}

@@ -1,0 +1,355 @@
+//! What a loader sees of its lane: where it registers contracts, how it
+//! answers calls, makes calls of its own, and logs.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use crate::contract::{ContractId, is_function_name};
+use crate::error::{Failure, GuestError, LoaderError};
+use crate::instance::{ContractInterface, Instance, Interrupt};
+use crate::lane::worker::WorkerLane;
+use crate::loader::manifest::ManifestData;
+use crate::message::{LogLevel, LogRecord};
+use crate::{BundleId, BundleSource};
+
+/// Where a lane's log records go; the worker's control channel, or a test.
+pub type LogSink = Arc<dyn Fn(LogRecord) + Send + Sync>;
+
+/// The runtime as one generation of one bundle sees it. It belongs to the
+/// lane's thread.
+pub struct Runtime {
+    bundle: String,
+    id: BundleId,
+    generation: u32,
+    source: BundleSource,
+    scratch: PathBuf,
+    logger: Logger,
+    lane: Rc<WorkerLane>,
+    pub(crate) registered: RefCell<Registered>,
+    pub(crate) interrupt: InterruptSlot,
+    pub(crate) after_thread: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
+}
+
+/// Where a lane's interrupt is found by the control thread.
+pub(crate) type InterruptSlot = Arc<Mutex<Option<Arc<dyn Interrupt>>>>;
+
+/// What a loader has registered so far.
+#[derive(Default)]
+pub(crate) struct Registered {
+    pub(crate) contracts: Vec<ContractInterface>,
+    pub(crate) instance: Option<Box<dyn Instance>>,
+}
+
+impl fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runtime")
+            .field("bundle", &self.bundle)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Runtime {
+    pub(crate) fn new(
+        bundle: String,
+        generation: u32,
+        source: BundleSource,
+        scratch: PathBuf,
+        sink: LogSink,
+        lane: Rc<WorkerLane>,
+        interrupt: InterruptSlot,
+    ) -> Self {
+        Self {
+            id: BundleId::of_name(&bundle),
+            logger: Logger { bundle: Arc::from(bundle.as_str()), sink },
+            bundle,
+            generation,
+            source,
+            scratch,
+            lane,
+            registered: RefCell::default(),
+            interrupt,
+            after_thread: RefCell::default(),
+        }
+    }
+
+    /// The bundle's name.
+    #[must_use]
+    pub fn bundle_name(&self) -> &str {
+        &self.bundle
+    }
+
+    /// The bundle's id.
+    #[must_use]
+    pub const fn bundle_id(&self) -> BundleId {
+        self.id
+    }
+
+    /// How many times the bundle has been loaded, this time included.
+    #[must_use]
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Where this generation's code comes from.
+    #[must_use]
+    pub const fn source(&self) -> &BundleSource {
+        &self.source
+    }
+
+    /// A folder of this worker's own, for private copies. It exists, nobody
+    /// else may read it, and it is removed when the worker has ended.
+    #[must_use]
+    pub fn scratch_dir(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Registers a contract with its functions. [`FunctionId`]s count up
+    /// through the contracts in the order of registration.
+    ///
+    /// [`FunctionId`]: crate::FunctionId
+    ///
+    /// # Errors
+    ///
+    /// The contract's name is none, it was registered already, or a function's
+    /// name is not snake_case (B3).
+    pub fn register(&self, contract: ContractInterface) -> Result<(), LoaderError> {
+        let mismatch = |problem: String| LoaderError::ContractMismatch {
+            bundle: self.bundle.clone(),
+            contract: contract.contract.clone(),
+            problem,
+        };
+        let id: ContractId = contract.contract.parse().map_err(|e| mismatch(format!("{e}")))?;
+        for function in &contract.functions {
+            if !is_function_name(function) {
+                return Err(LoaderError::BadFunctionName {
+                    bundle: self.bundle.clone(),
+                    contract: contract.contract.clone(),
+                    function: function.clone(),
+                });
+            }
+        }
+        let mut registered = self.registered.borrow_mut();
+        let twice = registered.contracts.iter().any(|other| {
+            other.contract.parse::<ContractId>().is_ok_and(|other| other.same_major(&id))
+        });
+        if twice {
+            return Err(mismatch("is exported twice".to_owned()));
+        }
+        registered.contracts.push(contract);
+        Ok(())
+    }
+
+    /// Hands over what answers the calls.
+    pub fn install(&self, instance: Box<dyn Instance>) {
+        self.registered.borrow_mut().instance = Some(instance);
+    }
+
+    /// Says how a call that runs on this lane can be made to stop (S6).
+    ///
+    /// # Panics
+    ///
+    /// A thread panicked while it set an interrupt.
+    pub fn set_interrupt(&self, interrupt: Arc<dyn Interrupt>) {
+        let mut slot = self.interrupt.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *slot = Some(interrupt);
+    }
+
+    /// Something to do when the lane's thread has ended, and with it the
+    /// destructors of its thread-local values: `dlclose`, for example (L8).
+    pub fn after_thread(&self, then: impl FnOnce() + Send + 'static) {
+        self.after_thread.borrow_mut().push(Box::new(then));
+    }
+
+    /// Calls of this bundle to other bundles' contracts and the host's.
+    #[must_use]
+    pub fn host(&self) -> Host {
+        Host { lane: Rc::clone(&self.lane) }
+    }
+
+    /// The bundle's log.
+    #[must_use]
+    pub fn logger(&self) -> Logger {
+        self.logger.clone()
+    }
+
+    /// Checks what was registered against the manifest: every contract that it
+    /// provides and no other, and its `function_count`.
+    pub(crate) fn check_against(&self, manifest: &ManifestData) -> Result<(), LoaderError> {
+        let registered = self.registered.borrow();
+        let mismatch = |contract: &str, problem: &str| LoaderError::ContractMismatch {
+            bundle: self.bundle.clone(),
+            contract: contract.to_owned(),
+            problem: problem.to_owned(),
+        };
+        let mut exported = Vec::new();
+        for interface in &registered.contracts {
+            let id: ContractId = interface
+                .contract
+                .parse()
+                .map_err(|_| mismatch(&interface.contract, "is no contract name"))?;
+            exported.push((id, interface));
+        }
+        for provided in &manifest.provides {
+            if !exported.iter().any(|(id, _)| id.same_major(provided)) {
+                let problem = "is in the manifest's provides, but the code does not export it";
+                return Err(mismatch(&provided.to_string(), problem));
+            }
+        }
+        for (id, interface) in &exported {
+            if !manifest.provides.iter().any(|provided| provided.same_major(id)) {
+                let problem = "is exported by the code, but not in the manifest's provides";
+                return Err(mismatch(&interface.contract, problem));
+            }
+            if let Some(&expected) = manifest.function_count.get(&id.name) {
+                let found = u32::try_from(interface.functions.len()).unwrap_or(u32::MAX);
+                if found != expected {
+                    return Err(LoaderError::FunctionCountMismatch {
+                        bundle: self.bundle.clone(),
+                        contract: id.name.clone(),
+                        expected,
+                        found,
+                    });
+                }
+            }
+        }
+        if registered.instance.is_none() {
+            return Err(mismatch("", "was loaded without an instance: a bug of the loader"));
+        }
+        Ok(())
+    }
+}
+
+/// The answer to one call; it ends in exactly one outcome.
+///
+/// Dropped unused, it answers with a [`GuestError`] that says so.
+pub struct Reply {
+    call: u64,
+    lane: Option<Rc<WorkerLane>>,
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Reply({:#x})", self.call)
+    }
+}
+
+impl Reply {
+    pub(crate) const fn new(call: u64, lane: Rc<WorkerLane>) -> Self {
+        Self { call, lane: Some(lane) }
+    }
+
+    /// Answers with one MessagePack value.
+    pub fn ok(mut self, value: &[u8]) {
+        if let Some(lane) = self.lane.take() {
+            lane.reply(self.call, &[value]);
+        }
+    }
+
+    /// Answers with one MessagePack value that stands in several pieces: the
+    /// large ones are copied once, from where they are into shared memory.
+    pub fn ok_parts(mut self, parts: &[&[u8]]) {
+        if let Some(lane) = self.lane.take() {
+            lane.reply(self.call, parts);
+        }
+    }
+
+    /// Answers with a failure: [`Failure::Guest`], [`Failure::BadArguments`],
+    /// [`Failure::Cancelled`], or one that an inner call ended in.
+    pub fn fail(mut self, failure: impl Into<Failure>) {
+        if let Some(lane) = self.lane.take() {
+            lane.fail(self.call, &failure.into());
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(lane) = self.lane.take() {
+            let error = GuestError::new("Dropped", "the call was dropped without an answer");
+            lane.fail(self.call, &error.into());
+        }
+    }
+}
+
+/// What is done with the answer of a call that a guest made.
+pub type OnReply = Box<dyn FnOnce(Result<Vec<u8>, Failure>)>;
+
+/// Calls from this bundle into others, and into the host.
+#[derive(Clone)]
+pub struct Host {
+    lane: Rc<WorkerLane>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Host")
+    }
+}
+
+impl Host {
+    /// Calls `function` of `contract` (as the bundle writes it: `kv@1`, or
+    /// `bundle/kv@1`) with a MessagePack array of arguments, and blocks the
+    /// lane's thread until the answer, a MessagePack value, is there. Calls to
+    /// this bundle that arrive meanwhile wait.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Failure`].
+    pub fn call(&self, contract: &str, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+        let answer = Rc::new(Cell::new(None));
+        let slot = Rc::clone(&answer);
+        self.lane.call(contract, function, args, Box::new(move |result| slot.set(Some(result))))?;
+        loop {
+            if let Some(result) = answer.take() {
+                return result;
+            }
+            self.lane.wait_for_reply()?;
+        }
+    }
+
+    /// Begins such a call; `then` is called with the answer, on the lane's
+    /// thread, while no other code of this bundle runs.
+    ///
+    /// # Errors
+    ///
+    /// The call could not be sent; `then` is not called.
+    pub fn call_async(
+        &self,
+        contract: &str,
+        function: &str,
+        args: &[u8],
+        then: OnReply,
+    ) -> Result<(), Failure> {
+        self.lane.call_deferred(contract, function, args, then)
+    }
+}
+
+/// A bundle's log; it may be used from any thread.
+#[derive(Clone)]
+pub struct Logger {
+    bundle: Arc<str>,
+    sink: LogSink,
+}
+
+impl fmt::Debug for Logger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Logger({})", self.bundle)
+    }
+}
+
+impl Logger {
+    /// Sends a record to the host's `tracing`. `target` says where it came
+    /// from: `stdout`, `stderr`, `console`, `logging.NAME`, `log`.
+    pub fn log(&self, level: LogLevel, target: &str, message: &str) {
+        (self.sink)(LogRecord {
+            bundle: Some(self.bundle.to_string()),
+            level,
+            target: target.to_owned(),
+            message: message.to_owned(),
+        });
+    }
+}

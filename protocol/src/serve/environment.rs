@@ -1,0 +1,33 @@
+//! What a worker is started with.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::message::{ENV_SCRATCH, ENV_SOCKET, ENV_TOKEN, WorkerEnvironment};
+
+/// A variable of the environment is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{variable} is not set: this program is started by a Menagerie supervisor, not by hand \
+     (see `menagerie run --help`)"
+)]
+pub struct EnvironmentError {
+    variable: &'static str,
+}
+
+impl WorkerEnvironment {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// A variable is missing.
+    pub fn read() -> Result<Self, EnvironmentError> {
+        let path = |variable| {
+            std::env::var_os(variable).map(PathBuf::from).ok_or(EnvironmentError { variable })
+        };
+        let token =
+            std::env::var(ENV_TOKEN).map_err(|_| EnvironmentError { variable: ENV_TOKEN })?;
+        Ok(Self { socket: path(ENV_SOCKET)?, token, scratch: path(ENV_SCRATCH)? })
+    }
+}

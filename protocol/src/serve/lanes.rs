@@ -1,0 +1,309 @@
+//! A worker's lanes: one thread each, and one that sees them off.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use crate::error::LoaderError;
+use crate::instance::Instance;
+use crate::lane::LaneMemory;
+use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
+use crate::loader::BundleLoader;
+use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
+use crate::ring::Shape;
+use crate::runtime::{InterruptSlot, LogSink, Runtime};
+use crate::shm::{Access, Segment};
+
+/// The stack of a lane's thread, in bytes: what a main thread usually has, so
+/// that VMs that measure their recursion against it behave as at home.
+const STACK: usize = 8 << 20;
+
+/// All lanes of a worker.
+#[derive(Debug)]
+pub struct Lanes {
+    shared: Arc<Shared>,
+    farewell: mpsc::Sender<Farewell>,
+}
+
+struct Shared {
+    loader: Arc<dyn BundleLoader>,
+    outbox: Outbox,
+    scratch: PathBuf,
+    running: Mutex<HashMap<LaneId, Entry>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("loader", &self.loader.loader_name()).finish_non_exhaustive()
+    }
+}
+
+/// What the control thread needs of a lane.
+struct Entry {
+    thread: Option<JoinHandle<()>>,
+    interrupt: InterruptSlot,
+    segments: Arc<SegmentTable>,
+}
+
+/// What is left to do when a lane's thread has ended.
+struct Farewell {
+    lane: LaneId,
+    then: Vec<Box<dyn FnOnce() + Send>>,
+    last_word: ToSupervisor,
+}
+
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, HashMap<LaneId, Entry>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lanes {
+    /// No lanes yet.
+    ///
+    /// # Panics
+    ///
+    /// The system has no thread to spare.
+    #[must_use]
+    pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
+        let running = Mutex::default();
+        let shared = Arc::new(Shared { loader, outbox, scratch, running });
+        let (farewell, ended) = mpsc::channel::<Farewell>();
+        let reaper = Arc::clone(&shared);
+        let spawned = std::thread::Builder::new().name("lane-reaper".to_owned()).spawn(move || {
+            for farewell in ended {
+                reaper.see_off(farewell);
+            }
+        });
+        assert!(spawned.is_ok(), "cannot start a thread: {spawned:?}");
+        Self { shared, farewell }
+    }
+
+    /// Starts a lane and loads a bundle on it; the outcome is sent as
+    /// [`ToSupervisor::Loaded`] or [`ToSupervisor::LoadFailed`].
+    pub fn load(&self, request: LoadRequest, fds: [OwnedFd; 4]) {
+        let lane = request.lane;
+        let interrupt = InterruptSlot::default();
+        let segments = Arc::new(SegmentTable::default());
+        let thread = LaneThread {
+            shared: Arc::clone(&self.shared),
+            farewell: self.farewell.clone(),
+            interrupt: Arc::clone(&interrupt),
+            segments: Arc::clone(&segments),
+        };
+        // The entry stands before the thread runs: its end looks for it.
+        self.shared.running().insert(lane, Entry { thread: None, interrupt, segments });
+        // Linux shows 15 characters of a thread's name.
+        let name: String = format!("lane {}", request.manifest.name).chars().take(15).collect();
+        let spawned = std::thread::Builder::new()
+            .name(name)
+            .stack_size(STACK)
+            .spawn(move || thread.run(request, fds));
+        match spawned {
+            Ok(handle) => {
+                if let Some(entry) = self.shared.running().get_mut(&lane) {
+                    entry.thread = Some(handle);
+                }
+            }
+            Err(error) => {
+                self.shared.running().remove(&lane);
+                let error = LoaderError::io("thread", &error);
+                (self.shared.outbox)(ToSupervisor::LoadFailed { lane, error });
+            }
+        }
+    }
+
+    /// Asks what runs on a lane to stop.
+    pub fn interrupt(&self, lane: LaneId) {
+        let slot = self.shared.running().get(&lane).map(|entry| Arc::clone(&entry.interrupt));
+        let interrupt =
+            slot.and_then(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        if let Some(interrupt) = interrupt {
+            interrupt.interrupt();
+        }
+    }
+
+    /// Adds a segment to a lane.
+    pub fn segment(&self, lane: LaneId, segment: Segment, access: Access) {
+        if let Some(entry) = self.shared.running().get(&lane) {
+            entry.segments.insert(segment, access);
+        }
+    }
+}
+
+impl Shared {
+    fn see_off(&self, farewell: Farewell) {
+        let Farewell { lane, then, last_word } = farewell;
+        // `load` stores the handle right after the thread has started, so it
+        // is there now, or within moments.
+        let handle = loop {
+            match self.running().get_mut(&lane).map(|entry| entry.thread.take()) {
+                Some(Some(handle)) => break Some(handle),
+                Some(None) => std::thread::yield_now(),
+                None => break None,
+            }
+        };
+        if let Some(handle) = handle {
+            // The thread's thread-local destructors have run after this.
+            drop(handle.join());
+        }
+        self.running().remove(&lane);
+        for then in then {
+            then();
+        }
+        (self.outbox)(last_word);
+    }
+}
+
+/// What a lane's thread works with.
+struct LaneThread {
+    shared: Arc<Shared>,
+    farewell: mpsc::Sender<Farewell>,
+    interrupt: InterruptSlot,
+    segments: Arc<SegmentTable>,
+}
+
+impl LaneThread {
+    fn run(self, request: LoadRequest, fds: [OwnedFd; 4]) {
+        // A panic here is a bug of the loader, and its VM is in an unknown
+        // state: the process ends, and the supervisor starts a new one.
+        let bomb = AbortOnPanic;
+        let lane = request.lane;
+        let (last_word, then) = self.live(request, fds);
+        std::mem::forget(bomb);
+        drop(self.farewell.send(Farewell { lane, then, last_word }));
+    }
+
+    fn live(
+        &self,
+        request: LoadRequest,
+        fds: [OwnedFd; 4],
+    ) -> (ToSupervisor, Vec<Box<dyn FnOnce() + Send>>) {
+        let id = request.lane;
+        let shape = Shape::new(u64::from(request.ring_slots));
+        let [down, up, supervisor_event, lane_event] = fds;
+        let memory = match LaneMemory::open(&down, &up, shape) {
+            Ok(memory) => memory,
+            Err(error) => {
+                let error = LoaderError::io("lane", &error);
+                return (ToSupervisor::LoadFailed { lane: id, error }, Vec::new());
+            }
+        };
+        let parts = LaneParts {
+            id,
+            memory,
+            shape,
+            supervisor_event,
+            lane_event,
+            max_payload: request.max_payload,
+            segments: Arc::clone(&self.segments),
+        };
+        let outbox = Arc::clone(&self.shared.outbox);
+        let lane = Rc::new(WorkerLane::new(parts, Arc::clone(&outbox)));
+        let sink: LogSink = {
+            let outbox = Arc::clone(&outbox);
+            Arc::new(move |record: LogRecord| outbox(ToSupervisor::Log(record)))
+        };
+        let runtime = Runtime::new(
+            request.manifest.name.clone(),
+            request.generation,
+            request.source.clone(),
+            self.shared.scratch.clone(),
+            sink,
+            Rc::clone(&lane),
+            Arc::clone(&self.interrupt),
+        );
+        let loaded = self.load(&request, &runtime);
+        let last_word = match loaded {
+            Ok(mut instance) => {
+                let contracts = runtime.registered.borrow().contracts.clone();
+                outbox(ToSupervisor::Loaded { lane: id, contracts });
+                let finished = lane.run(&mut *instance);
+                self.end(&request, &runtime, instance, !finished);
+                ToSupervisor::Unloaded { lane: id }
+            }
+            Err(error) => ToSupervisor::LoadFailed { lane: id, error },
+        };
+        (last_word, runtime.after_thread.take())
+    }
+
+    /// Loads, checks what was registered, and runs `on_load` (not at a reload:
+    /// the old generation has the state still).
+    fn load(
+        &self,
+        request: &LoadRequest,
+        runtime: &Runtime,
+    ) -> Result<Box<dyn Instance>, LoaderError> {
+        let loader = &self.shared.loader;
+        let manifest = &request.manifest;
+        if request.reload {
+            loader.reload(manifest, runtime)?;
+        } else {
+            loader.load(manifest, &request.source, runtime)?;
+        }
+        let checked = runtime.check_against(manifest);
+        let instance = runtime.registered.borrow_mut().instance.take();
+        let Some(mut instance) = instance else {
+            drop(loader.unload(manifest.id, runtime));
+            return Err(checked.err().unwrap_or_else(|| no_instance(manifest.name.clone())));
+        };
+        let ready = checked.and_then(|()| {
+            if request.reload {
+                return Ok(());
+            }
+            instance
+                .on_load(None)
+                .map_err(|error| LoaderError::init(manifest.name.clone(), "run on_load", error))
+        });
+        match ready {
+            Ok(()) => Ok(instance),
+            Err(error) => {
+                self.end(request, runtime, instance, false);
+                Err(error)
+            }
+        }
+    }
+
+    fn end(
+        &self,
+        request: &LoadRequest,
+        runtime: &Runtime,
+        mut instance: Box<dyn Instance>,
+        run_hook: bool,
+    ) {
+        let report = |step: &str, problem: String| {
+            runtime.logger().log(
+                LogLevel::Error,
+                "menagerie",
+                &format!("{step} failed: {problem}"),
+            );
+        };
+        if run_hook && let Err(error) = instance.on_unload() {
+            report("on_unload", error.to_string());
+        }
+        drop(instance);
+        if let Err(error) = self.shared.loader.unload(request.manifest.id, runtime) {
+            report("unload", error.to_string());
+        }
+    }
+}
+
+fn no_instance(bundle: String) -> LoaderError {
+    LoaderError::ContractMismatch {
+        bundle,
+        contract: String::new(),
+        problem: "was loaded without an instance: a bug of the loader".to_owned(),
+    }
+}
+
+/// Ends the process if it is dropped while its thread panics.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,117 @@
+//! What every worker's `main` calls: say hello, start lanes, run until told
+//! otherwise.
+
+mod environment;
+mod lanes;
+
+pub use environment::EnvironmentError;
+pub use lanes::Lanes;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use interprocess::local_socket::prelude::*;
+use interprocess::local_socket::{GenericFilePath, Stream};
+
+use crate::control::{Connection, ControlError, Inbox};
+use crate::loader::BundleLoader;
+use crate::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment};
+use crate::shm::{Access, Segment};
+
+/// The exit code of a worker that was started by hand: usage (`DESIGN.md`,
+/// chapter G).
+const EXIT_USAGE: u8 = 2;
+/// The exit code of a worker that the supervisor has turned away, or that lost
+/// its supervisor.
+const EXIT_NO_SUPERVISOR: u8 = 3;
+
+/// Serves `loader` until the supervisor says otherwise or is gone. `runtime`
+/// is what the status shows, for example `CPython 3.11.7`. Must be called on
+/// the main thread.
+///
+/// It returns only if the worker could not begin: afterwards it ends the
+/// process itself, because a VM's own exit handlers must not run while lanes
+/// still use it.
+pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: String) -> ExitCode {
+    let environment = match WorkerEnvironment::read() {
+        Ok(environment) => environment,
+        Err(error) => {
+            complain(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match run(Arc::new(loader), runtime, &environment) {
+        // The host is gone, or closed the socket to be rid of us: nothing is
+        // left to serve, and nobody to tell.
+        Ok(()) | Err(ControlError::Closed) => exit_now(0),
+        Err(error) => {
+            complain(&error);
+            exit_now(i32::from(EXIT_NO_SUPERVISOR))
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "a worker's standard error is its supervisor's to read")]
+fn complain(error: &dyn std::error::Error) {
+    eprintln!("menagerie worker: {error}");
+}
+
+/// Ends the process without running exit handlers.
+fn exit_now(code: i32) -> ! {
+    // SAFETY: flushes C's streams, as a last courtesy to native bundles.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+    // SAFETY: `_exit` takes no pointers and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+fn connect(environment: &WorkerEnvironment) -> std::io::Result<Connection> {
+    let name = environment.socket.as_path().to_fs_name::<GenericFilePath>()?;
+    let Stream::UdSocket(stream) = Stream::connect(name)?;
+    Ok(Connection::new(stream.into()))
+}
+
+fn run(
+    loader: Arc<dyn BundleLoader>,
+    runtime: String,
+    environment: &WorkerEnvironment,
+) -> Result<(), ControlError> {
+    let connection = Arc::new(connect(environment)?);
+    connection.send(&ToSupervisor::Hello(Hello {
+        magic: MAGIC,
+        version: PROTOCOL_VERSION,
+        token: environment.token.clone(),
+        loader: loader.loader_name().to_owned(),
+        language: loader.loader_language(),
+        supports_hot_reload: loader.supports_hot_reload(),
+        runtime,
+        features: Vec::new(),
+    }))?;
+    let sender = Arc::clone(&connection);
+    // If the socket is gone the main thread learns it too, and ends us.
+    let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
+    let lanes = Lanes::new(loader, outbox.clone(), environment.scratch.clone());
+    let mut inbox = Inbox::default();
+    loop {
+        match connection.receive(&mut inbox)? {
+            ToWorker::Welcome => {}
+            ToWorker::Load(request) => {
+                let fds = [
+                    inbox.descriptor()?,
+                    inbox.descriptor()?,
+                    inbox.descriptor()?,
+                    inbox.descriptor()?,
+                ];
+                lanes.load(*request, fds);
+            }
+            ToWorker::Interrupt { lane } => lanes.interrupt(lane),
+            ToWorker::Segment { lane, segment, len, writable } => {
+                let fd = inbox.descriptor()?;
+                let access = if writable { Access::ReadWrite } else { Access::ReadOnly };
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                lanes.segment(lane, Segment::map(segment, &fd, len, access)?, access);
+            }
+            ToWorker::Ping { nonce } => outbox(ToSupervisor::Pong { nonce }),
+            ToWorker::Shutdown => return Ok(()),
+        }
+    }
+}
