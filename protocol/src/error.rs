@@ -133,6 +133,15 @@ pub enum Failure {
         /// The bundle.
         bundle: String,
     },
+    /// The bundle is loaded but does not serve: its worker cannot be started,
+    /// or the bundle could not be loaded again after a restart.
+    #[error("bundle '{bundle}' is not available: {problem}")]
+    BundleUnavailable {
+        /// The bundle.
+        bundle: String,
+        /// Why.
+        problem: String,
+    },
     /// A payload beyond the configured limit (C2).
     #[error("the payload of {size} bytes is over the limit of {limit} bytes")]
     PayloadTooLarge {

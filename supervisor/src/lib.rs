@@ -1,1 +1,39 @@
-//! Nothing yet.
+//! Menagerie's supervisor: what a host embeds to run plugins in worker
+//! processes of their own, one for each language's VM, so that a plugin that
+//! crashes, hangs or leaks never takes the host down.
+//!
+//! Start with [`Supervisor::builder`]; load bundles with [`Supervisor::load`];
+//! call them through the [`Contract`] that [`Supervisor::contract`] finds.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bundle;
+mod call;
+mod config;
+mod core;
+mod events;
+mod lane;
+mod lifecycle;
+mod locate;
+mod outcall;
+mod proc_stat;
+mod random;
+mod registry;
+mod runtime_dir;
+mod status;
+mod supervisor;
+mod watched_fd;
+mod worker;
+
+pub use call::Contract;
+pub use config::{Config, ConfigError};
+pub use events::{Event, EventKind, Events, NextEvent};
+pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
+pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
+pub use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage};
+pub use serde_bytes::{ByteBuf, Bytes};
+pub use status::{
+    BundleState, BundleStatus, CallStatus, ContractStatus, CrashReport, RunningCall, Status,
+    WorkerStatus,
+};
+pub use supervisor::{StartError, Supervisor, SupervisorBuilder};

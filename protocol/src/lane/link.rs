@@ -142,6 +142,18 @@ impl Rx {
         self.consumer.copy_payload(frame, out);
     }
 
+    /// As [`Consumer::copy_small`].
+    #[inline]
+    pub fn copy_small<const N: usize>(&self, frame: &Frame, out: &mut [[u8; 8]; N]) {
+        self.consumer.copy_small(frame, out);
+    }
+
+    /// The position of the next frame: what [`sleep`](Self::sleep) sleeps on.
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.consumer.position()
+    }
+
     /// Passes over a frame.
     #[inline]
     pub fn release(&mut self, frame: Frame) {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::msgpack::{Reader, Token};
-use crate::ring::{Memory, Shape};
+use crate::ring::{Memory, SLOT_WORDS, Shape};
 use crate::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
 
 /// What word 0 says: `MNGL` and the layout's version.
@@ -121,6 +121,13 @@ impl LaneMemory {
             head: Arc::clone(&self.down),
             words: shape.words(),
         }
+    }
+
+    /// Wakes whoever in this process sleeps on the up ring's frame at
+    /// `position`.
+    pub fn wake_supervisor(&self, shape: Shape, position: u64) {
+        let slot = usize::try_from(position & (shape.slots() - 1)).unwrap_or(0);
+        wait::futex_wake(&self.up.words()[PAGE_WORDS + slot * SLOT_WORDS]);
     }
 
     /// The supervisor's sleep word.

@@ -83,6 +83,8 @@ pub struct WorkerLane {
     outbox: Outbox,
     segments: Arc<SegmentTable>,
     up_segments: RefCell<Vec<UpSegment>>,
+    /// The segments of calls that are not answered yet.
+    bulk_calls: RefCell<HashMap<u64, Arc<Segment>>>,
     /// Calls of the guest that are not answered yet.
     outcalls: RefCell<HashMap<u64, OnReply>>,
     next_outcall: Cell<u64>,
@@ -133,6 +135,7 @@ impl WorkerLane {
             outbox,
             segments,
             up_segments: RefCell::default(),
+            bulk_calls: RefCell::default(),
             outcalls: RefCell::default(),
             next_outcall: Cell::new(1),
             stash: RefCell::default(),
@@ -207,6 +210,13 @@ impl WorkerLane {
         let mut payload = std::mem::take(buffer);
         payload.clear();
         rx.copy_payload(&frame, &mut payload);
+        // A call's bulk stays where it is until the reply. Anything else is
+        // copied out before the frame is released, which frees its segment.
+        if frame.head.flags & FLAG_BULK != 0 && frame.head.kind != Kind::Call {
+            let (segment, range) = self.bulk(&payload);
+            payload.clear();
+            segment.mapping.copy_out(range.start, range.len(), &mut payload);
+        }
         rx.release(frame);
         Some((frame.head, payload))
     }
@@ -223,6 +233,7 @@ impl WorkerLane {
             // SAFETY: the supervisor wrote this range for this call before it
             // published the frame, and reuses the segment only after the reply.
             let bytes = unsafe { segment.mapping.bytes(range.start, range.len()) };
+            self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
             instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
         }
     }
@@ -260,12 +271,13 @@ impl WorkerLane {
     /// Answers a call with a value.
     pub(crate) fn reply(&self, call: u64, parts: &[&[u8]]) {
         let total: usize = parts.iter().map(|part| part.len()).sum();
+        let args = self.bulk_calls.borrow_mut().remove(&call);
         if total <= INLINE_MAX {
             self.send(FrameHead { kind: Kind::Reply, flags: 0, function: 0, call }, parts);
         } else if total as u64 > self.max_payload {
             let failure = Failure::PayloadTooLarge { size: total as u64, limit: self.max_payload };
             self.fail(call, &failure);
-        } else if let Some(bulk) = self.echo_of(parts, total) {
+        } else if let Some(bulk) = args.and_then(|args| echo_of(&args, parts, total)) {
             let flags = FLAG_BULK | FLAG_ECHO;
             let head = FrameHead { kind: Kind::Reply, flags, function: 0, call };
             self.send(head, &[&bulk.to_bytes()]);
@@ -277,6 +289,7 @@ impl WorkerLane {
 
     /// Answers a call with a failure.
     pub(crate) fn fail(&self, call: u64, failure: &Failure) {
+        self.bulk_calls.borrow_mut().remove(&call);
         let mut bytes = codec::encode(failure).unwrap_or_default();
         if bytes.is_empty() || bytes.len() as u64 > self.max_payload {
             let short =
@@ -290,26 +303,6 @@ impl WorkerLane {
             let head = FrameHead { flags: FLAG_FAILURE | FLAG_BULK, ..head };
             self.send_bulk(head, &[&bytes], bytes.len());
         }
-    }
-
-    /// If the value is bytes of a call's arguments with the very head that
-    /// they stand behind there, where that is: nothing has to be copied.
-    fn echo_of(&self, parts: &[&[u8]], total: usize) -> Option<BulkRef> {
-        let (last, before) = parts.split_last()?;
-        let head_len = total - last.len();
-        if last.len() < INLINE_MAX / 2 || head_len > 16 {
-            return None;
-        }
-        let segments = self.segments.lock();
-        let (segment, start) = segments.values().find_map(|(segment, access)| {
-            let at = segment.mapping.offset_of(last)?;
-            (*access == Access::ReadOnly).then_some((segment, at.checked_sub(head_len)?))
-        })?;
-        // SAFETY: the guest still has the call whose arguments these are (it
-        // is only now being answered), so the supervisor does not write them.
-        let there = unsafe { segment.mapping.bytes(start, head_len) };
-        let same = before.iter().flat_map(|part| part.iter()).eq(there);
-        same.then_some(BulkRef { segment: segment.id, offset: start as u64, len: total as u64 })
     }
 
     fn send_bulk(&self, head: FrameHead, parts: &[&[u8]], total: usize) {
@@ -454,24 +447,29 @@ impl WorkerLane {
 
     fn resolve(&self, head: FrameHead, payload: &[u8], run_deferred: bool) {
         let Some(then) = self.outcalls.borrow_mut().remove(&head.call) else { return };
-        let bytes = if head.flags & FLAG_BULK == 0 {
-            payload.to_vec()
-        } else {
-            let (segment, range) = self.bulk(payload);
-            let mut out = Vec::new();
-            segment.mapping.copy_out(range.start, range.len(), &mut out);
-            out
-        };
         let result = if head.flags & FLAG_FAILURE == 0 {
-            Ok(bytes)
+            Ok(payload.to_vec())
         } else {
-            Err(codec::decode(&bytes).unwrap_or_else(|e| corrupt(&e)))
+            Err(codec::decode(payload).unwrap_or_else(|e| corrupt(&e)))
         };
         then(result);
         if run_deferred {
             self.run_deferred();
         }
     }
+}
+
+/// If the value is bytes of the call's own arguments, with the very head that
+/// they stand behind there, where that is: nothing has to be copied.
+fn echo_of(args: &Segment, parts: &[&[u8]], total: usize) -> Option<BulkRef> {
+    let (last, before) = parts.split_last()?;
+    let head_len = total - last.len();
+    let start = args.mapping.offset_of(last)?.checked_sub(head_len)?;
+    // SAFETY: the call whose arguments these are is only now being answered,
+    // so the supervisor does not write them.
+    let there = unsafe { args.mapping.bytes(start, head_len) };
+    let same = before.iter().flat_map(|part| part.iter()).eq(there);
+    same.then_some(BulkRef { segment: args.id, offset: start as u64, len: total as u64 })
 }
 
 /// The supervisor wrote nonsense: a bug of ours or of the host's, and this

@@ -133,6 +133,22 @@ impl<M: Memory> Consumer<M> {
         out.truncate(end);
     }
 
+    /// Copies a payload of at most `N * 8` bytes to `out`, without allocating.
+    ///
+    /// # Panics
+    ///
+    /// The frame was released already, or its payload is larger.
+    #[inline]
+    pub fn copy_small<const N: usize>(&self, frame: &Frame, out: &mut [[u8; 8]; N]) {
+        assert_eq!(frame.position, self.next, "the frame was released");
+        let at = self.shape.index(frame.position) + FRAME_WORDS;
+        let words = &self.memory.ring()[at..at + frame.len.div_ceil(8)];
+        assert!(words.len() <= N, "the payload is larger");
+        for (raw, word) in out.iter_mut().zip(words) {
+            *raw = word.load(Relaxed).to_le_bytes();
+        }
+    }
+
     /// Passes over a frame and gives its slots back to the producer.
     #[inline]
     pub fn release(&mut self, frame: Frame) {

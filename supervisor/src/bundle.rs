@@ -1,0 +1,216 @@
+//! A loaded bundle, as handles and workers share it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use menagerie_protocol::{BundleId, BundleSource, Failure, ManifestData};
+use tokio::sync::watch;
+
+use crate::lane::{Lane, lock};
+use crate::status::{BundleState, BundleStatus, CallStatus, ContractStatus};
+use crate::worker::process::{Loaded, Process};
+
+/// Where a bundle's calls go.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    /// To this lane.
+    Up(Arc<Lane>),
+    /// Nowhere yet: calls wait.
+    Waiting(BundleState),
+    /// Nowhere: calls fail with this.
+    Down(BundleState, Box<Failure>),
+}
+
+/// The generation that serves a bundle, in the process that holds it.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    pub(crate) process: Arc<Process>,
+    pub(crate) loaded: Loaded,
+}
+
+/// A bundle.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    pub(crate) name: String,
+    pub(crate) id: BundleId,
+    pub(crate) loader: String,
+    pub(crate) source: BundleSource,
+    pub(crate) manifest: ArcSwap<ManifestData>,
+    route: ArcSwap<Route>,
+    /// Counts the changes of `route`.
+    changed: watch::Sender<u64>,
+    pub(crate) generation: AtomicU32,
+    pub(crate) counters: Counters,
+    /// What serves it. Locked while the bundle is loaded, reloaded, restored or
+    /// unloaded: one at a time.
+    pub(crate) serving: tokio::sync::Mutex<Option<Serving>>,
+}
+
+impl Bundle {
+    pub(crate) fn new(manifest: ManifestData, source: BundleSource) -> Arc<Self> {
+        Arc::new(Self {
+            name: manifest.name.clone(),
+            id: manifest.id,
+            loader: manifest.loader.clone(),
+            source,
+            manifest: ArcSwap::from_pointee(manifest),
+            route: ArcSwap::from_pointee(Route::Waiting(BundleState::Loading)),
+            changed: watch::Sender::new(0),
+            generation: AtomicU32::new(0),
+            counters: Counters::default(),
+            serving: tokio::sync::Mutex::new(None),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn route(&self) -> arc_swap::Guard<Arc<Route>> {
+        self.route.load()
+    }
+
+    pub(crate) fn set_route(&self, route: Route) {
+        self.route.store(Arc::new(route));
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Sets the route if calls go to `lane` now; whether they did.
+    pub(crate) fn replace_lane(&self, lane: &Arc<Lane>, route: Route) -> bool {
+        let is_it = matches!(&**self.route(), Route::Up(up) if Arc::ptr_eq(up, lane));
+        if is_it {
+            self.set_route(route);
+        }
+        is_it
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub(crate) fn next_generation(&self) -> u32 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match &self.source {
+            BundleSource::Path(path) => Some(path.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn status(&self) -> BundleStatus {
+        let manifest = self.manifest.load();
+        let route = self.route();
+        let (state, problem, in_flight) = match &**route {
+            Route::Up(lane) => (BundleState::Ready, None, lane.in_flight()),
+            Route::Waiting(state) => (*state, None, 0),
+            Route::Down(state, failure) => (*state, Some(failure.to_string()), 0),
+        };
+        let contracts = match &**route {
+            Route::Up(lane) => lane
+                .contracts
+                .iter()
+                .map(|contract| ContractStatus {
+                    name: contract.id.name.clone(),
+                    version: version_of(&contract.id),
+                    functions: contract.functions.clone(),
+                })
+                .collect(),
+            _ => manifest
+                .provides
+                .iter()
+                .map(|id| ContractStatus {
+                    name: id.name.clone(),
+                    version: version_of(id),
+                    functions: Vec::new(),
+                })
+                .collect(),
+        };
+        BundleStatus {
+            name: self.name.clone(),
+            id: self.id.to_string(),
+            version: manifest.version.clone(),
+            loader: self.loader.clone(),
+            path: self.path().map(|path| path.display().to_string()),
+            state,
+            generation: self.generation.load(Ordering::Relaxed),
+            contracts,
+            calls: self.counters.status(in_flight),
+            problem,
+        }
+    }
+}
+
+fn version_of(id: &menagerie_protocol::ContractId) -> String {
+    format!("{}.{}.{}", id.major, id.minor, id.patch)
+}
+
+/// Latencies that are kept, for the percentiles.
+const SAMPLES: usize = 1024;
+
+/// Counts of calls, and a sample of their latencies.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    ok: AtomicU64,
+    failed: AtomicU64,
+    /// The latest latencies in nanoseconds, in a ring.
+    samples: Mutex<(Vec<u64>, usize)>,
+}
+
+impl Counters {
+    /// One call in so many has its latency taken: reading the clock twice
+    /// costs about a tenth of a hot call.
+    pub(crate) const SAMPLE_EVERY: u64 = 16;
+
+    #[inline]
+    pub(crate) fn count(&self, ok: bool) {
+        let counter = if ok { &self.ok } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sample(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let mut samples = lock(&self.samples);
+        let (values, next) = &mut *samples;
+        if values.len() < SAMPLES {
+            values.push(nanos);
+        } else {
+            values[*next] = nanos;
+            *next = (*next + 1) % SAMPLES;
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "microseconds for people")]
+    fn status(&self, in_flight: u32) -> CallStatus {
+        let mut values = lock(&self.samples).0.clone();
+        values.sort_unstable();
+        let at = |percent: usize| {
+            let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+            values.get(index).map(|nanos| *nanos as f64 / 1000.0)
+        };
+        CallStatus {
+            ok: self.ok.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            in_flight,
+            p50_us: at(50),
+            p99_us: at(99),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_keep_the_latest_samples() {
+        let counters = Counters::default();
+        for i in 0..3000 {
+            counters.sample(Duration::from_micros(i));
+        }
+        let status = counters.status(0);
+        assert!(status.p50_us.unwrap() > 1976.0);
+        assert!(status.p99_us.unwrap() > status.p50_us.unwrap());
+    }
+}

@@ -1,0 +1,450 @@
+//! Calling a contract's functions.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::Failure;
+use menagerie_protocol::contract::ContractId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::bundle::{Bundle, Counters, Route};
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::lane::{ArgsBuffer, Done, DownSegment, Lane, Outcome, Payload, Ready, Refused, Ticket};
+
+/// A contract of a loaded bundle. Cheap to clone, and good across reloads and
+/// restarts; after an unload every call is
+/// [`StaleHandle`](Failure::StaleHandle) (R2).
+#[derive(Clone, Debug)]
+pub struct Contract {
+    core: Arc<Core>,
+    bundle: Arc<Bundle>,
+    id: ContractId,
+    deadline: Duration,
+}
+
+/// How often a task that shares its lane with others would rather be polled
+/// again at once than woken: enough for the others to send and the worker to
+/// answer, and bounded, so that a slow call does not burn a CPU.
+const PATIENCE: u32 = 64;
+
+impl Contract {
+    pub(crate) fn new(core: Arc<Core>, bundle: Arc<Bundle>, id: ContractId) -> Self {
+        let deadline = core.config.deadline;
+        Self { core, bundle, id, deadline }
+    }
+
+    /// The name of the bundle that serves it.
+    #[must_use]
+    pub fn bundle(&self) -> &str {
+        &self.bundle.name
+    }
+
+    /// The contract, with the version that the bundle provides.
+    #[must_use]
+    pub const fn id(&self) -> &ContractId {
+        &self.id
+    }
+
+    /// The same contract with another deadline for its calls; zero for none.
+    #[must_use]
+    pub fn with_timeout(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Calls a function with a tuple of arguments, and waits for its result.
+    ///
+    /// # Errors
+    ///
+    /// Every outcome of rule C3 that is not a value.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the call: the guest is asked to stop, and
+    /// its result is thrown away.
+    pub async fn call<A: Serialize, R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: A,
+    ) -> Result<R, Failure> {
+        let (payload, segment) = self.run(function, &Tuple(&args)).await?;
+        payload.decode(segment.as_ref())
+    }
+
+    /// As [`call`](Self::call), from a thread that may block. It must not be
+    /// called from an asynchronous task.
+    ///
+    /// # Errors
+    ///
+    /// Every outcome of rule C3 that is not a value.
+    ///
+    /// # Panics
+    ///
+    /// It is called from an asynchronous task while the bundle's worker is
+    /// being restarted.
+    pub fn call_blocking<A: Serialize, R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: A,
+    ) -> Result<R, Failure> {
+        let (payload, segment) = self.run_blocking(function, &Tuple(&args))?;
+        payload.decode(segment.as_ref())
+    }
+
+    /// Calls a function with values whose shape is not known beforehand:
+    /// `args` is an array.
+    ///
+    /// # Errors
+    ///
+    /// Every outcome of rule C3 that is not a value.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`call`](Self::call).
+    pub async fn call_value(
+        &self,
+        function: &str,
+        args: &rmpv::Value,
+    ) -> Result<rmpv::Value, Failure> {
+        self.call(function, args).await
+    }
+
+    /// Calls with arguments that are MessagePack already.
+    pub(crate) async fn call_raw(&self, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
+        let (payload, segment) = self.run(function, &Raw(args)).await?;
+        Ok(payload.into_vec(segment.as_ref()))
+    }
+
+    async fn run<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
+        let mut clock = Clock::new(self.deadline);
+        let outcome = loop {
+            let step = match self.send(function, args, &mut clock)? {
+                Sent::Call(lane, ticket) => {
+                    let call = InFlight {
+                        contract: self,
+                        lane,
+                        ticket,
+                        clock: &mut clock,
+                        patience: PATIENCE,
+                        timer: None,
+                        ended: false,
+                    };
+                    call.await
+                }
+                Sent::NotYet(wait) => self.wait(wait, &mut clock).await.map(|()| Step::Again),
+            };
+            match self.judge(function, step, &clock) {
+                Some(outcome) => break outcome,
+                None => continue,
+            }
+        };
+        self.count(&outcome, &clock);
+        outcome
+    }
+
+    fn run_blocking<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
+        let mut clock = Clock::new(self.deadline);
+        let outcome = loop {
+            let step = match self.send(function, args, &mut clock)? {
+                Sent::Call(lane, ticket) => self.wait_blocking(lane, ticket, &mut clock),
+                Sent::NotYet(Wait::Room) => {
+                    std::thread::sleep(Duration::from_micros(50));
+                    clock.check().map(|()| Step::Again)
+                }
+                Sent::NotYet(wait) => {
+                    self.core.runtime.block_on(self.wait(wait, &mut clock)).map(|()| Step::Again)
+                }
+            };
+            match self.judge(function, step, &clock) {
+                Some(outcome) => break outcome,
+                None => continue,
+            }
+        };
+        self.count(&outcome, &clock);
+        outcome
+    }
+
+    /// Sends the call, if it can be sent now.
+    #[inline]
+    fn send<A: Encode>(
+        &self,
+        function: &str,
+        args: &A,
+        clock: &mut Clock,
+    ) -> Result<Sent, Failure> {
+        let route = self.bundle.route();
+        let lane = match &**route {
+            Route::Up(lane) => lane,
+            Route::Waiting(_) => return Ok(Sent::NotYet(Wait::Route)),
+            Route::Down(_, failure) => return Err((**failure).clone()),
+        };
+        let contract = lane
+            .contract(&self.id)
+            .ok_or_else(|| Failure::NoSuchContract { contract: self.id.to_string() })?;
+        let Some(id) = contract.function(function) else {
+            return Err(Failure::NoSuchFunction {
+                contract: self.id.to_string(),
+                function: function.to_owned(),
+                available: contract.functions.clone(),
+            });
+        };
+        let (encoded, mut segment) = args.encode(lane)?;
+        let sampled = lane.calls.fetch_add(1, Ordering::Relaxed) % Counters::SAMPLE_EVERY == 0;
+        if sampled {
+            clock.start();
+        }
+        match lane.send_call(id, &encoded, &mut segment, clock.started) {
+            Ok(ticket) => Ok(Sent::Call(Arc::clone(lane), ticket)),
+            Err(Refused::Busy) => Ok(Sent::NotYet(Wait::Room)),
+            Err(Refused::Dead) => Ok(Sent::NotYet(Wait::After(Arc::clone(lane)))),
+            Err(Refused::Overloaded) => Err(Failure::Overloaded {
+                bundle: self.bundle.name.clone(),
+                limit: lane.limits.max_in_flight,
+            }),
+        }
+    }
+
+    #[inline]
+    fn wait_blocking(
+        &self,
+        lane: Arc<Lane>,
+        ticket: Ticket,
+        clock: &mut Clock,
+    ) -> Result<Step, TimedOut> {
+        match lane.wait_blocking(ticket, &mut || clock.deadline()) {
+            Some(done) => Ok(Step::Done(done)),
+            None => {
+                self.give_up(&lane, ticket, Some(Duration::ZERO));
+                Err(TimedOut)
+            }
+        }
+    }
+
+    /// The caller no longer waits. If the guest is at it, it is asked to stop,
+    /// and killed when `left` and the grace have passed; never for `None`.
+    fn give_up(&self, lane: &Arc<Lane>, ticket: Ticket, left: Option<Duration>) {
+        if lane.abandon(ticket) {
+            let until_kill = left.map(|left| left + self.core.config.grace);
+            lane.peer.overdue(lane, ticket, until_kill);
+        }
+    }
+
+    /// Waits until it is worth trying again.
+    async fn wait(&self, wait: Wait, clock: &mut Clock) -> Result<(), TimedOut> {
+        let deadline = clock.deadline();
+        let mut changed = self.bundle.subscribe();
+        changed.mark_unchanged();
+        let ready = async {
+            match wait {
+                // The ring is full of calls; the worker is at it.
+                Wait::Room => {
+                    let soon = Instant::now() + Duration::from_micros(100);
+                    self.core.sleep_until(Some(soon)).await;
+                }
+                Wait::Route => {
+                    while matches!(&**self.bundle.route(), Route::Waiting(_)) {
+                        if changed.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                Wait::After(dead) => {
+                    let same = |route: &Route| matches!(route, Route::Up(lane) if Arc::ptr_eq(lane, &dead));
+                    while same(&self.bundle.route()) && !dead.is_open() {
+                        if changed.changed().await.is_err() {
+                            return;
+                        }
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            () = ready => clock.check(),
+            () = self.core.sleep_until(deadline) => Err(TimedOut),
+        }
+    }
+
+    /// Turns a step into the call's outcome, or `None` if it is to be tried
+    /// again.
+    #[inline]
+    fn judge(
+        &self,
+        function: &str,
+        step: Result<Step, TimedOut>,
+        clock: &Clock,
+    ) -> Option<Result<Value, Failure>> {
+        match step {
+            Ok(Step::Done((Outcome::Value(payload), segment))) => Some(Ok((payload, segment))),
+            Ok(Step::Done((Outcome::Failed(failure), _))) => {
+                let crashed = matches!(*failure, Failure::WorkerCrashed { .. });
+                if crashed && self.bundle.manifest.load().is_idempotent(&self.id.name, function) {
+                    return None;
+                }
+                Some(Err(*failure))
+            }
+            // No worker had begun it: it goes to the next incarnation (C4).
+            Ok(Step::Done((Outcome::NotBegun, _)) | Step::Again) => None,
+            Err(TimedOut) => {
+                self.core.events.emit(EventKind::DeadlineExceeded {
+                    bundle: self.bundle.name.clone(),
+                    function: function.to_owned(),
+                });
+                let deadline_ms = u64::try_from(clock.limit.as_millis()).unwrap_or(u64::MAX);
+                Some(Err(Failure::DeadlineExceeded { deadline_ms }))
+            }
+        }
+    }
+
+    #[inline]
+    fn count(&self, outcome: &Result<Value, Failure>, clock: &Clock) {
+        self.bundle.counters.count(outcome.is_ok());
+        if let Some(started) = clock.started {
+            self.bundle.counters.sample(started.elapsed());
+        }
+    }
+}
+
+/// A value, and the segment that it may stand in.
+type Value = (Payload, Option<DownSegment>);
+
+/// What became of an attempt to send.
+enum Sent {
+    Call(Arc<Lane>, Ticket),
+    NotYet(Wait),
+}
+
+/// What has to change before a call can be sent.
+enum Wait {
+    /// The bundle's worker comes back, or its reload ends.
+    Route,
+    /// This lane has ended; its end will change the route.
+    After(Arc<Lane>),
+    /// The ring is full.
+    Room,
+}
+
+enum Step {
+    Done(Done),
+    Again,
+}
+
+/// The deadline has passed.
+struct TimedOut;
+
+/// A call's clock. It is read only when the call has to wait, or is sampled:
+/// reading it costs a tenth of a hot call.
+struct Clock {
+    limit: Duration,
+    started: Option<Instant>,
+}
+
+impl Clock {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, started: None }
+    }
+
+    fn start(&mut self) -> Instant {
+        *self.started.get_or_insert_with(Instant::now)
+    }
+
+    /// When the call's time is up; `None` for never.
+    fn deadline(&mut self) -> Option<Instant> {
+        let started = self.start();
+        if self.limit.is_zero() { None } else { started.checked_add(self.limit) }
+    }
+
+    fn left(&mut self) -> Option<Duration> {
+        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn check(&mut self) -> Result<(), TimedOut> {
+        if self.left() == Some(Duration::ZERO) { Err(TimedOut) } else { Ok(()) }
+    }
+}
+
+/// Arguments that can be written to a lane, again if need be.
+trait Encode {
+    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure>;
+}
+
+struct Tuple<'a, A>(&'a A);
+
+impl<A: Serialize> Encode for Tuple<'_, A> {
+    #[inline]
+    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure> {
+        lane.encode(self.0)
+    }
+}
+
+struct Raw<'a>(&'a [u8]);
+
+impl Encode for Raw<'_> {
+    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure> {
+        use std::io::Write;
+        let mut buffer = ArgsBuffer::new(lane);
+        buffer.write_all(self.0).map_err(|error| match buffer.too_large {
+            Some(size) => Failure::PayloadTooLarge { size, limit: lane.limits.max_payload },
+            None => Failure::BadValue { message: error.to_string() },
+        })?;
+        Ok(buffer.finish())
+    }
+}
+
+/// A call that was sent, as a future; dropped early, it is cancelled (C7).
+struct InFlight<'c> {
+    contract: &'c Contract,
+    lane: Arc<Lane>,
+    ticket: Ticket,
+    clock: &'c mut Clock,
+    patience: u32,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    ended: bool,
+}
+
+impl Future for InFlight<'_> {
+    type Output = Result<Step, TimedOut>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let patience = this.patience;
+        if let Poll::Ready(done) = this.lane.poll_wait(cx, this.ticket, &mut this.patience) {
+            this.ended = true;
+            return Poll::Ready(Ok(Step::Done(done)));
+        }
+        // Polled again at once: no time has passed that a timer would notice.
+        if this.patience != patience {
+            return Poll::Pending;
+        }
+        if this.timer.is_none() {
+            let Some(deadline) = this.clock.deadline() else { return Poll::Pending };
+            this.timer = Some(this.contract.core.timer(deadline));
+        }
+        if let Some(timer) = &mut this.timer
+            && timer.as_mut().poll(cx).is_ready()
+        {
+            this.ended = true;
+            this.contract.give_up(&this.lane, this.ticket, Some(Duration::ZERO));
+            this.lane.pump();
+            return Poll::Ready(Err(TimedOut));
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let left = self.clock.left();
+            self.contract.give_up(&self.lane, self.ticket, left);
+            // This task may have been the one that read for all.
+            self.lane.pump();
+        }
+    }
+}

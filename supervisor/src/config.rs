@@ -1,0 +1,158 @@
+//! Every setting, with its default.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::lifecycle::RestartPolicy;
+
+/// The settings of a supervisor. The defaults are those of `DESIGN.md`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// A folder to look for worker programs in, after the running program's own.
+    pub worker_dir: Option<PathBuf>,
+    /// When workers are started again.
+    pub restart: RestartPolicy,
+    /// Whether bundles may be reloaded while they run (L3).
+    pub hot_reload: bool,
+    /// How long a call may take, unless its contract or the call itself says
+    /// otherwise; zero means for ever (S6).
+    pub deadline: Duration,
+    /// How long a call may go on after its deadline before its worker is killed.
+    pub grace: Duration,
+    /// Calls in flight for each bundle, at most: beyond it callers get
+    /// [`Overloaded`](menagerie_protocol::Failure::Overloaded) (C7).
+    pub max_in_flight: u32,
+    /// The largest payload of a call or a result, in bytes (C2).
+    pub max_payload: u64,
+    /// Slots of 64 bytes in each ring of a lane; a power of two.
+    pub ring_slots: u32,
+    /// How long loading or reloading one bundle may take.
+    pub load_timeout: Duration,
+    /// How long a worker has to say hello; .NET and JavaScript have
+    /// `slow_start_timeout` (S6).
+    pub start_timeout: Duration,
+    /// See `start_timeout`.
+    pub slow_start_timeout: Duration,
+    /// How long calls may still run when a worker or a bundle is to stop.
+    pub drain: Duration,
+    /// How long a worker has between SIGTERM and SIGKILL.
+    pub term_timeout: Duration,
+    /// How often a worker is asked whether it lives.
+    pub heartbeat: Duration,
+    /// Missed heartbeats until it is reported as unresponsive.
+    pub heartbeat_warn: u32,
+    /// Missed heartbeats until it is killed.
+    pub heartbeat_kill: u32,
+    /// A Python virtual environment whose packages bundles may import.
+    pub python_venv: Option<PathBuf>,
+    /// Further environment variables for workers, beside the allow-list (P1).
+    pub worker_env: BTreeMap<String, String>,
+    /// The most memory that a worker may map, in bytes (`RLIMIT_AS`,
+    /// setrlimit(2)); `None` for no limit.
+    pub memory_limit: Option<u64>,
+    /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`).
+    pub max_descriptors: u64,
+    /// Crash reports that are kept.
+    pub crash_history: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            worker_dir: None,
+            restart: RestartPolicy::default(),
+            hot_reload: true,
+            deadline: Duration::from_secs(30),
+            grace: Duration::from_millis(500),
+            max_in_flight: 1024,
+            max_payload: 64 << 20,
+            ring_slots: menagerie_protocol::lane::DEFAULT_SLOTS,
+            load_timeout: Duration::from_secs(60),
+            start_timeout: Duration::from_secs(10),
+            slow_start_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(5),
+            term_timeout: Duration::from_secs(2),
+            heartbeat: Duration::from_secs(1),
+            heartbeat_warn: 3,
+            heartbeat_kill: 15,
+            python_venv: None,
+            worker_env: BTreeMap::new(),
+            memory_limit: None,
+            max_descriptors: 1024,
+            crash_history: 100,
+        }
+    }
+}
+
+/// A setting that cannot be what it is.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The restart policy contradicts itself.
+    #[error("restart: {0}")]
+    Restart(#[from] crate::lifecycle::PolicyError),
+    /// A number outside its range.
+    #[error("{setting}: {problem}")]
+    Invalid {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong, and what would be right.
+        problem: &'static str,
+    },
+}
+
+impl Config {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`].
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.restart.check()?;
+        let invalid = |setting, problem| Err(ConfigError::Invalid { setting, problem });
+        if !self.ring_slots.is_power_of_two() || !(512..=1 << 20).contains(&self.ring_slots) {
+            return invalid("ring_slots", "must be a power of two from 512 to 1048576");
+        }
+        if !(1..=65_536).contains(&self.max_in_flight) {
+            return invalid("max_in_flight", "must be from 1 to 65536");
+        }
+        if !(4096..=1 << 31).contains(&self.max_payload) {
+            return invalid("max_payload", "must be from 4096 bytes to 2 GiB");
+        }
+        if self.heartbeat.is_zero() {
+            return invalid("heartbeat", "must not be zero");
+        }
+        if self.heartbeat_kill <= self.heartbeat_warn {
+            return invalid("heartbeat_kill", "must be greater than heartbeat_warn");
+        }
+        if self.load_timeout.is_zero() || self.start_timeout.is_zero() {
+            return invalid("load_timeout, start_timeout", "must not be zero");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_defaults_are_sound_and_nonsense_is_refused() {
+        Config::default().check().unwrap();
+        let broken: [fn(&mut Config); 6] = [
+            |c| c.ring_slots = 1000,
+            |c| c.max_in_flight = 0,
+            |c| c.max_payload = 1,
+            |c| c.heartbeat = Duration::ZERO,
+            |c| c.heartbeat_kill = 3,
+            |c| c.restart.limit = 1000,
+        ];
+        for change in broken {
+            let mut config = Config::default();
+            change(&mut config);
+            assert!(config.check().is_err(), "{config:?}");
+        }
+    }
+}

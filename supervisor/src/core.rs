@@ -1,0 +1,444 @@
+//! What all parts of a supervisor share, and the operations on bundles.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::loader::manifest::ParsedManifest;
+use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
+use tokio::sync::watch;
+
+use crate::bundle::{Bundle, Route, Serving};
+use crate::config::Config;
+use crate::events::{EventBus, EventKind};
+use crate::lane::lock;
+use crate::locate::LOADERS;
+use crate::outcall::{self, Waits};
+use crate::registry::Registry;
+use crate::runtime_dir::RuntimeDir;
+use crate::status::{BundleState, BundleStatus, CrashReport};
+use crate::worker::actor::Worker;
+use crate::worker::listener::ControlSocket;
+use crate::worker::process::{OutcallRouter, Process, hook_failed};
+use crate::worker::spawn::Spawner;
+
+pub(crate) struct Core {
+    pub(crate) config: Arc<Config>,
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) events: Arc<EventBus>,
+    pub(crate) spawner: Spawner,
+    pub(crate) control: ControlSocket,
+    pub(crate) dir: RuntimeDir,
+    /// True from the beginning of the shutdown on.
+    pub(crate) stopping: watch::Sender<bool>,
+    pub(crate) registry: Mutex<Registry>,
+    pub(crate) workers: Mutex<BTreeMap<String, Arc<Worker>>>,
+    pub(crate) crashes: Mutex<VecDeque<CrashReport>>,
+    pub(crate) waits: Waits,
+    pub(crate) started: Instant,
+    pub(crate) this: Weak<Core>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Core")
+    }
+}
+
+impl Core {
+    /// The worker of a loader; its task is started if there is none yet.
+    pub(crate) fn worker(&self, loader: &str) -> Result<Arc<Worker>, RuntimeError> {
+        let Some(this) = self.this.upgrade() else { return Err(RuntimeError::ShuttingDown) };
+        if *self.stopping.borrow() {
+            return Err(RuntimeError::ShuttingDown);
+        }
+        if !LOADERS.contains(&loader) {
+            return Err(RuntimeError::Loader(LoaderError::NoLoaderForName {
+                loader: loader.to_owned(),
+                available: LOADERS.map(str::to_owned).to_vec(),
+            }));
+        }
+        let mut workers = lock(&self.workers);
+        let worker =
+            workers.entry(loader.to_owned()).or_insert_with(|| Worker::start(loader, &this));
+        Ok(Arc::clone(worker))
+    }
+
+    /// The bundles that a worker should have loaded, providers first.
+    pub(crate) fn bundles_of(&self, loader: &str) -> Vec<Arc<Bundle>> {
+        lock(&self.registry).of_loader(loader)
+    }
+
+    /// What hands guests' own calls on.
+    pub(crate) fn router(&self) -> Arc<OutcallRouter> {
+        let core = self.this.clone();
+        let runtime = self.runtime.clone();
+        Arc::new(move |bundle, lane, call, payload| {
+            let Some(core) = core.upgrade() else { return };
+            let (bundle, lane) = (Arc::clone(bundle), Arc::clone(lane));
+            runtime.spawn(outcall::route(core, bundle, lane, call, payload));
+        })
+    }
+
+    pub(crate) fn crashed(&self, report: CrashReport) {
+        let mut crashes = lock(&self.crashes);
+        if crashes.len() >= self.config.crash_history.max(1) {
+            crashes.pop_front();
+        }
+        crashes.push_back(report.clone());
+        drop(crashes);
+        self.events.emit(EventKind::WorkerCrashed(Box::new(report)));
+    }
+
+    /// A timer of the supervisor's runtime, wherever it is polled.
+    pub(crate) fn timer(&self, deadline: Instant) -> Pin<Box<tokio::time::Sleep>> {
+        let _guard = self.runtime.enter();
+        Box::pin(tokio::time::sleep_until(deadline.into()))
+    }
+
+    /// Sleeps until then; for ever, for `None`.
+    pub(crate) async fn sleep_until(&self, deadline: Option<Instant>) {
+        match deadline {
+            Some(deadline) => self.timer(deadline).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Loads a bundle from its folder.
+    pub(crate) async fn load_dir(&self, dir: &Path) -> Result<BundleStatus, RuntimeError> {
+        let parsed = ManifestData::read(dir)?;
+        let source = BundleSource::Path(parsed.manifest.dir.clone());
+        self.load(parsed, source).await
+    }
+
+    /// Loads a bundle.
+    pub(crate) async fn load(
+        &self,
+        parsed: ParsedManifest,
+        source: BundleSource,
+    ) -> Result<BundleStatus, RuntimeError> {
+        let ParsedManifest { manifest, warnings } = parsed;
+        for warning in warnings {
+            tracing::warn!(bundle = manifest.name, "{warning}");
+        }
+        let name = manifest.name.clone();
+        let outcome = self.load_checked(manifest, source).await;
+        if let Err(error) = &outcome {
+            self.events.emit(EventKind::BundleFailed {
+                bundle: name,
+                step: "load".to_owned(),
+                reason: error.to_string(),
+            });
+        }
+        outcome
+    }
+
+    async fn load_checked(
+        &self,
+        manifest: ManifestData,
+        source: BundleSource,
+    ) -> Result<BundleStatus, RuntimeError> {
+        let worker = self.worker(&manifest.loader)?;
+        let bundle = Bundle::new(manifest, source);
+        {
+            let mut registry = lock(&self.registry);
+            registry.check_dependencies(&bundle.manifest.load())?;
+            registry.reserve(&bundle)?;
+        }
+        let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
+        let mut serving = bundle.serving.lock().await;
+        // A worker that dies while it loads may have died of another bundle:
+        // one more try tells.
+        let mut tries = 2;
+        let (process, loaded) = loop {
+            tries -= 1;
+            let process = worker.process().await?;
+            let manifest = ManifestData::clone(&bundle.manifest.load());
+            match process.load(&bundle, manifest, &bundle.source, false).await {
+                Ok(loaded) => break (process, loaded),
+                Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_dead() => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let lane = Arc::clone(&loaded.lane);
+        lock(&self.registry).publish(&bundle.name);
+        reserved.keep = true;
+        *serving = Some(Serving { process: Arc::clone(&process), loaded });
+        bundle.set_route(Route::Up(Arc::clone(&lane)));
+        // Its end, if it came in between, has found nothing to take away.
+        if process.is_dead() {
+            bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
+        }
+        self.events.emit(EventKind::BundleLoaded {
+            bundle: bundle.name.clone(),
+            worker: worker.name.clone(),
+            generation: lane.generation,
+        });
+        Ok(bundle.status())
+    }
+
+    /// Loads a bundle again in a new incarnation of its worker (S4).
+    pub(crate) async fn restore(&self, bundle: &Arc<Bundle>, process: &Arc<Process>) {
+        let mut serving = bundle.serving.lock().await;
+        if !lock(&self.registry).holds(bundle) {
+            return;
+        }
+        // Loaded into this very process already, by an operation that came first.
+        if serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.process, process)) {
+            return;
+        }
+        let manifest = ManifestData::clone(&bundle.manifest.load());
+        match process.load(bundle, manifest, &bundle.source, false).await {
+            Ok(loaded) => {
+                let lane = Arc::clone(&loaded.lane);
+                *serving = Some(Serving { process: Arc::clone(process), loaded });
+                bundle.set_route(Route::Up(Arc::clone(&lane)));
+                if process.is_dead() {
+                    bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
+                }
+                self.events.emit(EventKind::BundleLoaded {
+                    bundle: bundle.name.clone(),
+                    worker: process.worker.clone(),
+                    generation: lane.generation,
+                });
+            }
+            // The next incarnation tries again.
+            Err(_) if process.is_dead() => {}
+            Err(error) => {
+                let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
+                let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
+                bundle.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
+                self.events.emit(EventKind::BundleFailed {
+                    bundle: bundle.name.clone(),
+                    step: "restore".to_owned(),
+                    reason: error.to_string(),
+                });
+            }
+        }
+    }
+
+    /// Reloads a bundle while it serves (L6).
+    pub(crate) async fn reload(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
+        let bundle = lock(&self.registry).get(name)?;
+        let outcome = self.reload_bundle(&bundle).await;
+        match &outcome {
+            Ok(status) => self.events.emit(EventKind::BundleReloaded {
+                bundle: name.to_owned(),
+                generation: status.generation,
+            }),
+            Err(error) => self.events.emit(EventKind::BundleFailed {
+                bundle: name.to_owned(),
+                step: "reload".to_owned(),
+                reason: error.to_string(),
+            }),
+        }
+        outcome
+    }
+
+    async fn reload_bundle(&self, bundle: &Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+        let worker = self.worker(&bundle.loader)?;
+        let process = worker.process().await?;
+        let disabled = |reason: &str| RuntimeError::HotReloadDisabled {
+            bundle: bundle.name.clone(),
+            reason: reason.to_owned(),
+        };
+        if !self.config.hot_reload {
+            return Err(disabled("the configuration does not enable it"));
+        }
+        if !worker.supports_hot_reload() {
+            return Err(disabled("its loader cannot do it"));
+        }
+        let manifest = match &bundle.source {
+            BundleSource::Path(dir) => ManifestData::read(dir)?.manifest,
+            _ => ManifestData::clone(&bundle.manifest.load()),
+        };
+        self.check_same(bundle, &manifest)?;
+        lock(&self.registry).check_dependencies(&manifest)?;
+        let mut serving = bundle.serving.lock().await;
+        if !lock(&self.registry).holds(bundle) {
+            return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
+        }
+        let running = serving.take().filter(|old| !old.process.is_dead());
+        let Some(Serving { process, loaded: mut old }) = running else {
+            // Nothing runs that could hand over: it is loaded anew.
+            let loaded = process.load(bundle, manifest.clone(), &bundle.source, false).await?;
+            bundle.manifest.store(Arc::new(manifest));
+            bundle.set_route(Route::Up(Arc::clone(&loaded.lane)));
+            *serving = Some(Serving { process, loaded });
+            return Ok(bundle.status());
+        };
+        let mut new = match process.load(bundle, manifest.clone(), &bundle.source, true).await {
+            Ok(new) => new,
+            Err(error) => {
+                *serving = Some(Serving { process, loaded: old });
+                return Err(error);
+            }
+        };
+        let handed_over = self.hand_over(bundle, &process, &mut old, &mut new).await;
+        let (stays, goes) = if handed_over.is_ok() { (new, old) } else { (old, new) };
+        if handed_over.is_ok() {
+            bundle.manifest.store(Arc::new(manifest));
+        }
+        stays.lane.open();
+        if !process.is_dead() {
+            bundle.set_route(Route::Up(Arc::clone(&stays.lane)));
+            if process.is_dead() {
+                bundle.replace_lane(&stays.lane, Route::Waiting(BundleState::Waiting));
+            }
+        }
+        *serving = Some(Serving { process: Arc::clone(&process), loaded: stays });
+        // What cannot be freed has cost the worker its life; that is reported.
+        drop(process.unload(goes).await);
+        handed_over.map(|()| bundle.status())
+    }
+
+    /// Lets the old generation finish, and gives its state to the new one.
+    /// Meanwhile calls wait.
+    async fn hand_over(
+        &self,
+        bundle: &Arc<Bundle>,
+        process: &Process,
+        old: &mut crate::worker::process::Loaded,
+        new: &mut crate::worker::process::Loaded,
+    ) -> Result<(), RuntimeError> {
+        bundle.set_route(Route::Waiting(BundleState::Waiting));
+        old.lane.close();
+        if !process.drain(&old.lane, self.config.drain).await {
+            let limit_ms = u64::try_from(self.config.drain.as_millis()).unwrap_or(u64::MAX);
+            return Err(RuntimeError::TimedOut { step: "drain".to_owned(), limit_ms });
+        }
+        let state = match process.finish(old).await? {
+            Ok(state) => state,
+            Err(error) => {
+                drop(process.resume(old, None).await?);
+                return Err(hook_failed(&bundle.name, "on_unload", error));
+            }
+        };
+        if let Err(error) = process.resume(new, state.clone()).await? {
+            drop(process.resume(old, state).await?);
+            return Err(hook_failed(&bundle.name, "on_load", error));
+        }
+        Ok(())
+    }
+
+    /// A reload keeps the bundle's name and loader.
+    fn check_same(&self, bundle: &Bundle, manifest: &ManifestData) -> Result<(), RuntimeError> {
+        let changed = if manifest.name != bundle.name {
+            Some(("name", &bundle.name))
+        } else if manifest.loader != bundle.loader {
+            Some(("loader", &bundle.loader))
+        } else {
+            None
+        };
+        match changed {
+            None => Ok(()),
+            Some((key, before)) => Err(RuntimeError::Loader(LoaderError::ManifestInvalid {
+                file: manifest.dir.join(menagerie_protocol::loader::manifest::MANIFEST_FILE),
+                line: None,
+                key: key.to_owned(),
+                message: format!("was '{before}' when the bundle was loaded; unload it first"),
+            })),
+        }
+    }
+
+    /// Unloads a bundle that no other one needs (L7, R4).
+    pub(crate) async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
+        let bundle = {
+            let mut registry = lock(&self.registry);
+            let bundle = registry.get(name)?;
+            let dependents = registry.dependents(name);
+            if !dependents.is_empty() {
+                return Err(RuntimeError::DependencyInUse { bundle: name.to_owned(), dependents });
+            }
+            // No new call can find it from here on.
+            registry.remove(name);
+            bundle
+        };
+        let stale = Failure::StaleHandle { bundle: name.to_owned() };
+        bundle.set_route(Route::Down(BundleState::Unloading, Box::new(stale)));
+        let mut serving = bundle.serving.lock().await;
+        // An operation that was under way may have set the route again.
+        let stale = Failure::StaleHandle { bundle: name.to_owned() };
+        bundle.set_route(Route::Down(BundleState::Unloading, Box::new(stale)));
+        if let Some(Serving { process, loaded }) = serving.take()
+            && !process.is_dead()
+        {
+            loaded.lane.close();
+            // Calls in flight finish on the old code, or meet their deadlines.
+            let longest = self.config.drain.max(self.config.deadline + self.config.grace);
+            process.drain(&loaded.lane, longest).await;
+            drop(process.unload(loaded).await);
+        }
+        self.events.emit(EventKind::BundleUnloaded { bundle: name.to_owned() });
+        Ok(())
+    }
+
+    /// Unloads a bundle and, before it, everything that depends on it.
+    pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
+        let mut order = vec![name.to_owned()];
+        {
+            let registry = lock(&self.registry);
+            registry.get(name)?;
+            let mut at = 0;
+            while let Some(next) = order.get(at).cloned() {
+                for dependent in registry.dependents(&next) {
+                    order.retain(|other| *other != dependent || dependent == name);
+                    if dependent != name {
+                        order.push(dependent);
+                    }
+                }
+                at += 1;
+            }
+        }
+        order.reverse();
+        for name in &order {
+            self.unload(name).await?;
+        }
+        Ok(order)
+    }
+
+    /// Takes a bundle out of a worker that is to stop; it stays wanted.
+    pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
+        let route = || {
+            if restart {
+                Route::Waiting(BundleState::Waiting)
+            } else {
+                Route::Down(BundleState::Unloading, Box::new(Failure::ShuttingDown))
+            }
+        };
+        let mut serving = bundle.serving.lock().await;
+        bundle.set_route(route());
+        let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
+        if let Some(Serving { loaded, .. }) = ours
+            && !process.is_dead()
+        {
+            loaded.lane.close();
+            process.drain(&loaded.lane, self.config.drain).await;
+            drop(process.unload(loaded).await);
+        }
+    }
+}
+
+/// A name that is reserved while its bundle is loaded; given back if the load
+/// fails or its future is dropped.
+struct Reserved<'c> {
+    core: &'c Core,
+    bundle: &'c Arc<Bundle>,
+    keep: bool,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            lock(&self.core.registry).remove(&self.bundle.name);
+            let gone = Failure::StaleHandle { bundle: self.bundle.name.clone() };
+            self.bundle.set_route(Route::Down(BundleState::Unloading, Box::new(gone)));
+        }
+    }
+}
+
+/// How long an orderly end of everything may take: every step of it has a
+/// limit of its own, and this is beyond their sum.
+pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,201 @@
+//! What happens, as a stream of typed events (`DESIGN.md` rule S10).
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::lifecycle::WorkerState;
+use crate::status::CrashReport;
+
+/// Events that a slow receiver may fall behind before it misses some.
+const BACKLOG: usize = 1024;
+
+/// An event with its number and time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts up from 1.
+    pub id: u64,
+    /// When it happened, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A worker entered a state (S1).
+    WorkerState {
+        /// The worker.
+        worker: String,
+        /// The state.
+        state: WorkerState,
+        /// How many times it has been started.
+        incarnation: u64,
+        /// Its process, where it has one.
+        pid: Option<u32>,
+    },
+    /// A worker died and nobody had asked for it (S2).
+    WorkerCrashed(Box<CrashReport>),
+    /// A worker does not answer heartbeats (S6).
+    WorkerUnresponsive {
+        /// The worker.
+        worker: String,
+        /// Heartbeats missed in a row.
+        missed: u32,
+    },
+    /// A worker could not be started.
+    StartFailed {
+        /// The worker.
+        worker: String,
+        /// Why.
+        reason: String,
+    },
+    /// A bundle was loaded, for the first time or after a restart.
+    BundleLoaded {
+        /// The bundle.
+        bundle: String,
+        /// The worker.
+        worker: String,
+        /// How many times it has been loaded.
+        generation: u32,
+    },
+    /// A bundle was reloaded.
+    BundleReloaded {
+        /// The bundle.
+        bundle: String,
+        /// How many times it has been loaded.
+        generation: u32,
+    },
+    /// A bundle could not be loaded, reloaded, or loaded again.
+    BundleFailed {
+        /// The bundle.
+        bundle: String,
+        /// `load`, `reload` or `restore`.
+        step: String,
+        /// Why.
+        reason: String,
+    },
+    /// A bundle was unloaded.
+    BundleUnloaded {
+        /// The bundle.
+        bundle: String,
+    },
+    /// A call was not answered within its deadline.
+    DeadlineExceeded {
+        /// The bundle.
+        bundle: String,
+        /// The function.
+        function: String,
+    },
+    /// A process that is none of ours, or of another version, knocked on the
+    /// control socket.
+    PeerRefused {
+        /// Its process, where the kernel says.
+        pid: Option<u32>,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A stream of events. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Events {
+    receiver: broadcast::Receiver<Event>,
+}
+
+/// What came next in a stream of events.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NextEvent {
+    /// An event.
+    Event(Event),
+    /// This many events were missed, because the receiver was too slow.
+    Missed(u64),
+}
+
+impl Events {
+    /// Waits for the next event; `None` when the supervisor is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// No event is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<NextEvent> {
+        match self.receiver.recv().await {
+            Ok(event) => Some(NextEvent::Event(event)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(NextEvent::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub(crate) struct EventBus {
+    sender: broadcast::Sender<Event>,
+    next_id: std::sync::Mutex<u64>,
+}
+
+impl EventBus {
+    pub(crate) fn new() -> Self {
+        Self { sender: broadcast::channel(BACKLOG).0, next_id: std::sync::Mutex::new(1) }
+    }
+
+    pub(crate) fn subscribe(&self) -> Events {
+        Events { receiver: self.sender.subscribe() }
+    }
+
+    /// Every event is a log line too.
+    pub(crate) fn emit(&self, kind: EventKind) {
+        log(&kind);
+        // Ids and the stream have the same order because both are given out
+        // under this lock.
+        let mut next = crate::lane::lock(&self.next_id);
+        let event = Event { id: *next, time_ms: now_ms(), kind };
+        *next += 1;
+        // No receivers is no error.
+        drop(self.sender.send(event));
+    }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn log(kind: &EventKind) {
+    match kind {
+        EventKind::WorkerState { worker, state, incarnation, pid } => {
+            tracing::info!(worker, ?state, incarnation, pid, "worker state");
+        }
+        EventKind::WorkerCrashed(report) => {
+            let CrashReport { worker, cause, running, .. } = &**report;
+            tracing::error!(worker, cause, ?running, "worker crashed");
+        }
+        EventKind::WorkerUnresponsive { worker, missed } => {
+            tracing::warn!(worker, missed, "worker does not answer heartbeats");
+        }
+        EventKind::StartFailed { worker, reason } => {
+            tracing::error!(worker, reason, "worker could not be started");
+        }
+        EventKind::BundleLoaded { bundle, worker, generation } => {
+            tracing::info!(bundle, worker, generation, "bundle loaded");
+        }
+        EventKind::BundleReloaded { bundle, generation } => {
+            tracing::info!(bundle, generation, "bundle reloaded");
+        }
+        EventKind::BundleFailed { bundle, step, reason } => {
+            tracing::error!(bundle, step, reason, "bundle failed");
+        }
+        EventKind::BundleUnloaded { bundle } => tracing::info!(bundle, "bundle unloaded"),
+        EventKind::DeadlineExceeded { bundle, function } => {
+            tracing::warn!(bundle, function, "deadline exceeded");
+        }
+        EventKind::PeerRefused { pid, reason } => {
+            tracing::warn!(pid, reason, "a peer on the control socket was refused");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! Values of calls as JSON, without loss (`DESIGN.md` rule C1 and chapter G).
+//!
+//! What JSON has no form for is an object with one key:
+//!
+//! | value | JSON |
+//! | --- | --- |
+//! | bytes | `{"$bytes": "<base64>"}` |
+//! | a float that is no number | `{"$float": "NaN"}`, `"Infinity"`, `"-Infinity"` |
+//! | a map with keys that are no strings, or the same one twice | `{"$map": [[key, value], …]}` |
+//!
+//! A map that would look like one of these is written as a `$map` too.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::engine::{DecodePaddingMode, general_purpose};
+use menagerie_protocol::msgpack::MAX_DEPTH;
+use rmpv::Value;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
+
+const BYTES: &str = "$bytes";
+const FLOAT: &str = "$float";
+const MAP: &str = "$map";
+
+/// What people paste has its padding or has not.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// A value on its way out, as JSON.
+#[derive(Debug)]
+pub(super) struct AsJson<'a> {
+    value: &'a Value,
+    depth: usize,
+}
+
+impl<'a> AsJson<'a> {
+    pub(super) const fn new(value: &'a Value) -> Self {
+        Self { value, depth: 0 }
+    }
+
+    const fn inner<'b>(&self, value: &'b Value) -> AsJson<'b> {
+        AsJson { value, depth: self.depth + 1 }
+    }
+}
+
+impl Serialize for AsJson<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if self.depth > MAX_DEPTH {
+            return Err(S::Error::custom("lists and maps are nested too deep"));
+        }
+        match self.value {
+            Value::Nil => to.serialize_unit(),
+            Value::Boolean(value) => to.serialize_bool(*value),
+            Value::Integer(value) => match (value.as_i64(), value.as_u64()) {
+                (Some(signed), _) => to.serialize_i64(signed),
+                (None, Some(unsigned)) => to.serialize_u64(unsigned),
+                (None, None) => Err(S::Error::custom("an integer of more than 64 bits")),
+            },
+            Value::F32(value) => float(f64::from(*value), to),
+            Value::F64(value) => float(*value, to),
+            Value::String(value) => match value.as_str() {
+                Some(text) => to.serialize_str(text),
+                None => Err(S::Error::custom("a string that is not valid UTF-8")),
+            },
+            Value::Binary(bytes) => tagged(to, BYTES, &general_purpose::STANDARD.encode(bytes)),
+            Value::Array(items) => to.collect_seq(items.iter().map(|item| self.inner(item))),
+            Value::Map(pairs) => match plain_keys(pairs) {
+                Some(keys) => {
+                    let mut map = to.serialize_map(Some(pairs.len()))?;
+                    for (key, (_, value)) in keys.into_iter().zip(pairs) {
+                        map.serialize_entry(key, &self.inner(value))?;
+                    }
+                    map.end()
+                }
+                None => tagged(to, MAP, &Pairs(self, pairs)),
+            },
+            Value::Ext(kind, _) => {
+                let problem = format!("a MessagePack extension (type {kind}) has no JSON form");
+                Err(S::Error::custom(problem))
+            }
+        }
+    }
+}
+
+fn tagged<S: Serializer>(to: S, tag: &str, value: &impl Serialize) -> Result<S::Ok, S::Error> {
+    let mut map = to.serialize_map(Some(1))?;
+    map.serialize_entry(tag, value)?;
+    map.end()
+}
+
+fn float<S: Serializer>(value: f64, to: S) -> Result<S::Ok, S::Error> {
+    if value.is_finite() {
+        return to.serialize_f64(value);
+    }
+    let name = match (value.is_nan(), value.is_sign_positive()) {
+        (true, _) => "NaN",
+        (false, true) => "Infinity",
+        (false, false) => "-Infinity",
+    };
+    tagged(to, FLOAT, &name)
+}
+
+/// The keys, if the map can be a JSON object and cannot be mistaken.
+fn plain_keys(pairs: &[(Value, Value)]) -> Option<Vec<&str>> {
+    let keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect::<Option<_>>()?;
+    if let [BYTES | FLOAT | MAP] = keys[..] {
+        return None;
+    }
+    let distinct: HashSet<&str> = keys.iter().copied().collect();
+    (distinct.len() == keys.len()).then_some(keys)
+}
+
+struct Pairs<'a>(&'a AsJson<'a>, &'a [(Value, Value)]);
+
+impl Serialize for Pairs<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.1.iter().map(|(key, value)| (self.0.inner(key), self.0.inner(value))))
+    }
+}
+
+/// A value on its way in, from JSON.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct FromJson(pub(super) Value);
+
+impl<'de> Deserialize<'de> for FromJson {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(JsonVisitor).map(Self)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Nil)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Boolean(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::F64(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(FromJson(item)) = from.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut pairs: Vec<(Value, Value)> = Vec::new();
+        let mut seen = HashSet::new();
+        while let Some((key, FromJson(value))) = from.next_entry::<String, FromJson>()? {
+            if !seen.insert(key.clone()) {
+                return Err(A::Error::custom(format_args!("the key {key:?} stands twice")));
+            }
+            pairs.push((Value::from(key), value));
+        }
+        let tag = match &pairs[..] {
+            [(key, _)] => key.as_str(),
+            _ => None,
+        };
+        match tag {
+            Some(BYTES) => bytes(&pairs[0].1).map_err(A::Error::custom),
+            Some(FLOAT) => special_float(&pairs[0].1).map_err(A::Error::custom),
+            Some(MAP) => map(pairs.remove(0).1).map_err(A::Error::custom),
+            _ => Ok(Value::Map(pairs)),
+        }
+    }
+}
+
+fn bytes(value: &Value) -> Result<Value, String> {
+    let text = value.as_str().ok_or("$bytes: expected a string of base64")?;
+    LENIENT.decode(text).map(Value::Binary).map_err(|error| format!("$bytes: {error}"))
+}
+
+fn special_float(value: &Value) -> Result<Value, &'static str> {
+    match value.as_str() {
+        Some("NaN") => Ok(Value::F64(f64::NAN)),
+        Some("Infinity") => Ok(Value::F64(f64::INFINITY)),
+        Some("-Infinity") => Ok(Value::F64(f64::NEG_INFINITY)),
+        _ => Err("$float: expected \"NaN\", \"Infinity\" or \"-Infinity\""),
+    }
+}
+
+fn map(value: Value) -> Result<Value, &'static str> {
+    const EXPECTED: &str = "$map: expected a list of pairs [key, value]";
+    let Value::Array(pairs) = value else { return Err(EXPECTED) };
+    let pair = |value| match value {
+        Value::Array(pair) => <[Value; 2]>::try_from(pair).map(|[k, v]| (k, v)).map_err(|_| EXPECTED),
+        _ => Err(EXPECTED),
+    };
+    pairs.into_iter().map(pair).collect::<Result<_, _>>().map(Value::Map)
+}
+
+/// The first integer in valid JSON that neither `i64` nor `u64` holds. The JSON
+/// parser would make it a float and so change it silently, against C1.
+pub(super) fn oversized_integer(json: &[u8]) -> Option<&str> {
+    let mut at = 0;
+    while at < json.len() {
+        match json[at] {
+            b'"' => {
+                at += 1;
+                while at < json.len() && json[at] != b'"' {
+                    at += if json[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+            }
+            b'-' | b'0'..=b'9' => {
+                let start = at;
+                while at < json.len()
+                    && matches!(json[at], b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')
+                {
+                    at += 1;
+                }
+                let Ok(text) = std::str::from_utf8(&json[start..at]) else { continue };
+                let is_integer = !text.contains(['.', 'e', 'E']);
+                if is_integer && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
+                    return Some(text);
+                }
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to_json(value: &Value) -> Result<String, String> {
+        serde_json::to_string(&AsJson::new(value)).map_err(|error| error.to_string())
+    }
+
+    fn from_json(json: &str) -> Result<Value, String> {
+        serde_json::from_str(json).map(|FromJson(value)| value).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn both_ways(value: &Value, json: &str) {
+        assert_eq!(to_json(value).unwrap(), json);
+        assert_eq!(&from_json(json).unwrap(), value);
+    }
+
+    #[test]
+    fn c1_values_cross_json_and_back_unchanged() {
+        both_ways(&Value::Nil, "null");
+        both_ways(&Value::from(true), "true");
+        both_ways(&Value::from(i64::MIN), "-9223372036854775808");
+        both_ways(&Value::from(u64::MAX), "18446744073709551615");
+        both_ways(&Value::F64(1.0), "1.0");
+        both_ways(&Value::F64(0.1), "0.1");
+        both_ways(&Value::from("a\"\u{1f600}\n"), r#""a\"😀\n""#);
+        both_ways(&Value::Binary(vec![0xab; 4]), r#"{"$bytes":"q6urqw=="}"#);
+        both_ways(&Value::Array(vec![Value::from(1), Value::Nil]), "[1,null]");
+        both_ways(&Value::F64(f64::INFINITY), r#"{"$float":"Infinity"}"#);
+        both_ways(&Value::F64(f64::NEG_INFINITY), r#"{"$float":"-Infinity"}"#);
+        assert_eq!(to_json(&Value::F32(f32::NAN)).unwrap(), r#"{"$float":"NaN"}"#);
+        assert!(from_json(r#"{"$float":"NaN"}"#).unwrap().as_f64().unwrap().is_nan());
+    }
+
+    #[test]
+    fn c1_maps_keep_their_order_and_every_key() {
+        let pairs = |pairs: &[(Value, i64)]| {
+            Value::Map(pairs.iter().map(|(k, v)| (k.clone(), Value::from(*v))).collect())
+        };
+        both_ways(&pairs(&[("z".into(), 1), ("a".into(), 2)]), r#"{"z":1,"a":2}"#);
+        both_ways(&pairs(&[]), "{}");
+        both_ways(&pairs(&[(7.into(), 1), ("7".into(), 2)]), r#"{"$map":[[7,1],["7",2]]}"#);
+        both_ways(&pairs(&[("a".into(), 1), ("a".into(), 2)]), r#"{"$map":[["a",1],["a",2]]}"#);
+        // What only looks like a tag stays what it is.
+        both_ways(&pairs(&[("$bytes".into(), 1)]), r#"{"$map":[["$bytes",1]]}"#);
+        both_ways(&pairs(&[("$bytes".into(), 1), ("b".into(), 2)]), r#"{"$bytes":1,"b":2}"#);
+        both_ways(&pairs(&[("$other".into(), 1)]), r#"{"$other":1}"#);
+    }
+
+    #[test]
+    fn values_without_a_json_form_are_errors() {
+        let ext = to_json(&Value::Ext(1, vec![2])).unwrap_err();
+        assert!(ext.contains("extension"), "{ext}");
+        let deep = (0..=MAX_DEPTH).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
+        assert!(to_json(&deep).unwrap_err().contains("nested"), "too deep");
+        let text = rmpv::decode::read_value(&mut &[0xa1, 0xff][..]).unwrap();
+        assert!(to_json(&text).unwrap_err().contains("UTF-8"));
+    }
+
+    #[test]
+    fn broken_tags_are_errors() {
+        for json in [
+            r#"{"$bytes":5}"#,
+            r#"{"$bytes":"?"}"#,
+            r#"{"$float":"1"}"#,
+            r#"{"$map":{}}"#,
+            r#"{"$map":[[1]]}"#,
+            r#"{"a":1,"a":2}"#,
+        ] {
+            assert!(from_json(json).is_err(), "{json}");
+        }
+        assert_eq!(from_json(r#"{"$bytes":"q6s"}"#).unwrap(), Value::Binary(vec![0xab; 2]));
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_are_found_and_nothing_else() {
+        let found = |json: &'static str| oversized_integer(json.as_bytes());
+        assert_eq!(found("[1, 18446744073709551616]"), Some("18446744073709551616"));
+        assert_eq!(found("-9223372036854775809"), Some("-9223372036854775809"));
+        assert_eq!(found(r#"{"a\\":99999999999999999999}"#), Some("99999999999999999999"));
+        assert_eq!(found("[18446744073709551615, -9223372036854775808, 1e300, 1.5, -0]"), None);
+        assert_eq!(found(r#"["99999999999999999999", "\"99999999999999999999"]"#), None);
+    }
+}

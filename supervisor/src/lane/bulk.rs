@@ -1,0 +1,255 @@
+//! Payloads beyond the ring's share: shared segments that the supervisor
+//! writes, kept for reuse.
+
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
+use menagerie_protocol::message::ToWorker;
+use menagerie_protocol::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
+
+use super::{Lane, lock};
+
+/// Free segments that a lane keeps; more are given back to the system when
+/// their lane ends, because the worker has them mapped all the same.
+#[derive(Debug, Default)]
+pub(crate) struct DownPool {
+    free: Arc<Mutex<Vec<Arc<OwnedSegment>>>>,
+}
+
+#[derive(Debug)]
+struct OwnedSegment {
+    id: u32,
+    mapping: Mapping,
+    /// Whether the kernel guarantees that only this process writes it.
+    sealed: bool,
+}
+
+/// A segment while a call uses it; it goes back to its pool when dropped.
+#[derive(Debug)]
+pub(crate) struct DownSegment {
+    segment: Arc<OwnedSegment>,
+    pool: Arc<Mutex<Vec<Arc<OwnedSegment>>>>,
+}
+
+impl Drop for DownSegment {
+    fn drop(&mut self) {
+        lock(&self.pool).push(Arc::clone(&self.segment));
+    }
+}
+
+impl DownSegment {
+    pub(crate) fn id(&self) -> u32 {
+        self.segment.id
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.segment.mapping.len()
+    }
+
+    /// Gives a range's bytes to `read`.
+    pub(crate) fn with_bytes<T>(
+        &self,
+        start: usize,
+        len: usize,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> T {
+        if self.segment.sealed {
+            // SAFETY: the memfd is sealed against writable mappings by others
+            // (F_SEAL_FUTURE_WRITE was set before it was sent), and this
+            // process writes a segment only through the `ArgsBuffer` that owns
+            // it, which became this `DownSegment`.
+            read(unsafe { self.segment.mapping.bytes(start, len) })
+        } else {
+            let mut copy = Vec::new();
+            self.segment.mapping.copy_out(start, len, &mut copy);
+            read(&copy)
+        }
+    }
+}
+
+impl Lane {
+    /// A segment of at least `len` bytes, new or used before.
+    fn down_segment(&self, len: usize) -> io::Result<DownSegment> {
+        let pool = Arc::clone(&self.down.free);
+        let found = {
+            let mut free = lock(&pool);
+            let best = free
+                .iter()
+                .enumerate()
+                .filter(|(_, segment)| segment.mapping.len() >= len)
+                .min_by_key(|(_, segment)| segment.mapping.len())
+                .map(|(at, _)| at);
+            best.map(|at| free.swap_remove(at))
+        };
+        let segment = match found {
+            Some(segment) => segment,
+            None => self.new_down_segment(len)?,
+        };
+        Ok(DownSegment { segment, pool })
+    }
+
+    /// Copies bytes into a segment.
+    pub(super) fn down_copy(&self, bytes: &[u8]) -> io::Result<DownSegment> {
+        let segment = self.down_segment(bytes.len())?;
+        segment.segment.mapping.copy_in(0, bytes);
+        Ok(segment)
+    }
+
+    fn new_down_segment(&self, len: usize) -> io::Result<Arc<OwnedSegment>> {
+        // A page for the head and the small arguments beside a large one, so
+        // that payloads of a round size share segments of the next one.
+        let len = (len + 4096).next_power_of_two().max(64 << 10);
+        let fd = sealed_memfd("menagerie-args", len)?;
+        let mapping = Mapping::new(fd.as_fd(), len, Access::ReadWrite)?;
+        let sealed = seal_future_writes(fd.as_fd()).is_ok();
+        let id = self.next_segment.fetch_add(1, Ordering::Relaxed);
+        let message =
+            ToWorker::Segment { lane: self.id, segment: id, len: len as u64, writable: false };
+        self.peer.send(message, vec![fd]);
+        Ok(Arc::new(OwnedSegment { id, mapping, sealed }))
+    }
+
+    /// Makes a segment for the worker to write, and announces it.
+    pub(crate) fn grant_up_segment(&self, len: u64) -> Result<(), super::Violation> {
+        /// As many as a worker's lane asks for, and some.
+        const MAX: usize = 16;
+        if len > self.limits.max_payload {
+            return Err(super::Violation::Bulk("a segment beyond the payload limit"));
+        }
+        let mut segments = lock(&self.up_segments);
+        if segments.len() >= MAX {
+            return Err(super::Violation::Bulk("more segments than a lane may have"));
+        }
+        let len = usize::try_from(len).unwrap_or(usize::MAX / 2).next_power_of_two().max(64 << 10);
+        let made = sealed_memfd("menagerie-result", len).and_then(|fd| {
+            let mapping = Mapping::new(fd.as_fd(), len, Access::ReadOnly)?;
+            Ok((fd, mapping))
+        });
+        let (fd, mapping) = match made {
+            Ok(made) => made,
+            // Out of memory or descriptors: the lane waits for its segment until
+            // its calls' deadlines; nothing of it is the worker's fault.
+            Err(error) => {
+                tracing::error!("no shared segment for lane {}: {error}", self.id);
+                return Ok(());
+            }
+        };
+        let id = self.next_segment.fetch_add(1, Ordering::Relaxed);
+        segments.insert(id, Arc::new(mapping));
+        let message =
+            ToWorker::Segment { lane: self.id, segment: id, len: len as u64, writable: true };
+        self.peer.send(message, vec![fd]);
+        Ok(())
+    }
+}
+
+/// Arguments on their way: small ones gather on the heap, and as soon as they
+/// are too many for the ring they go on in a shared segment, so that large
+/// ones are copied once.
+pub(crate) struct ArgsBuffer<'l> {
+    lane: &'l Lane,
+    small: Vec<u8>,
+    large: Option<(DownSegment, usize)>,
+    /// Set if the payload is beyond the limit.
+    pub(crate) too_large: Option<u64>,
+}
+
+thread_local! {
+    /// The heap part of the last buffer of this thread, for reuse.
+    static SPARE: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+}
+
+impl Drop for ArgsBuffer<'_> {
+    fn drop(&mut self) {
+        let mut spare = std::mem::take(&mut self.small);
+        spare.clear();
+        SPARE.set(spare);
+    }
+}
+
+impl<'l> ArgsBuffer<'l> {
+    pub(crate) fn new(lane: &'l Lane) -> Self {
+        Self { lane, small: SPARE.take(), large: None, too_large: None }
+    }
+
+    /// What goes on the ring: the payload itself, or a reference.
+    pub(crate) fn finish(mut self) -> (Encoded<'l>, Option<DownSegment>) {
+        match self.large.take() {
+            None => (Encoded { buffer: self, bulk: None }, None),
+            Some((segment, len)) => {
+                let bulk = BulkRef { segment: segment.id(), offset: 0, len: len as u64 };
+                (Encoded { buffer: self, bulk: Some(bulk.to_bytes()) }, Some(segment))
+            }
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) -> io::Result<()> {
+        let used = self.large.as_ref().map_or(self.small.len(), |(_, len)| *len);
+        let needed = used + more;
+        if needed as u64 > self.lane.limits.max_payload {
+            self.too_large = Some(needed as u64);
+            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
+        }
+        let segment = self.lane.down_segment(needed)?;
+        match &self.large {
+            None => segment.segment.mapping.copy_in(0, &self.small),
+            Some((old, len)) => {
+                let mut copy = Vec::new();
+                old.segment.mapping.copy_out(0, *len, &mut copy);
+                segment.segment.mapping.copy_in(0, &copy);
+            }
+        }
+        self.large = Some((segment, used));
+        Ok(())
+    }
+}
+
+impl Write for ArgsBuffer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.large.is_none() {
+            if self.small.len() + bytes.len() <= INLINE_MAX {
+                self.small.extend_from_slice(bytes);
+                return Ok(());
+            }
+            self.grow(bytes.len())?;
+        }
+        let full = |(segment, len): &(DownSegment, usize)| len + bytes.len() > segment.size();
+        if self.large.as_ref().is_some_and(full) {
+            self.grow(bytes.len())?;
+        }
+        if let Some((segment, len)) = &mut self.large {
+            segment.segment.mapping.copy_in(*len, bytes);
+            *len += bytes.len();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Arguments as they go on the ring.
+pub(crate) struct Encoded<'l> {
+    buffer: ArgsBuffer<'l>,
+    bulk: Option<[u8; BulkRef::BYTES]>,
+}
+
+impl Encoded<'_> {
+    /// The frame's payload, and whether it is a reference.
+    pub(crate) fn frame(&self) -> (&[u8], bool) {
+        match &self.bulk {
+            Some(bulk) => (bulk, true),
+            None => (&self.buffer.small, false),
+        }
+    }
+}

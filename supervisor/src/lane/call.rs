@@ -1,0 +1,197 @@
+//! Sending calls, and how they end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use menagerie_protocol::codec;
+use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
+use menagerie_protocol::message::LaneCommand;
+use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
+use menagerie_protocol::{Failure, msgpack};
+use serde::Serialize;
+
+use super::bulk::{ArgsBuffer, DownSegment, Encoded};
+use super::{Lane, Payload, Ticket, Violation, lock};
+
+/// How a call ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// With a value.
+    Value(Payload),
+    /// With a failure.
+    Failed(Box<Failure>),
+    /// The worker died before it had begun it: it may be sent again (C4).
+    NotBegun,
+}
+
+/// Why a call was not sent.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The ring is full: try again when the worker has read.
+    Busy,
+    /// As many calls are in flight as may be.
+    Overloaded,
+    /// The lane has ended, or takes no calls for now.
+    Dead,
+}
+
+impl Lane {
+    /// Encodes a call's arguments.
+    pub(crate) fn encode<A: Serialize + ?Sized>(
+        &self,
+        args: &A,
+    ) -> Result<super::Ready<'_>, Failure> {
+        let mut buffer = ArgsBuffer::new(self);
+        match msgpack::encode_args(&mut buffer, args) {
+            Ok(()) => Ok(buffer.finish()),
+            Err(error) => {
+                let limit = self.limits.max_payload;
+                Err(match buffer.too_large {
+                    Some(size) => Failure::PayloadTooLarge { size, limit },
+                    None => Failure::BadArguments { message: describe(&error) },
+                })
+            }
+        }
+    }
+
+    /// Sends a call. `sent` is now, if somebody has looked at the clock.
+    #[inline]
+    pub(crate) fn send_call(
+        &self,
+        function: u32,
+        args: &Encoded<'_>,
+        segment: &mut Option<DownSegment>,
+        sent: Option<Instant>,
+    ) -> Result<Ticket, Refused> {
+        let (payload, bulk) = args.frame();
+        let mut sending = lock(&self.tx);
+        // `end` and `close` set this before they lock `tx`: a call that is sent
+        // is seen by them, and one that comes later sees this.
+        if !self.is_open() {
+            return Err(Refused::Dead);
+        }
+        let number = sending.sent;
+        let Some(ticket) = self.slots.open(number, function, sent, segment.take()) else {
+            return Err(Refused::Overloaded);
+        };
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        let flags = if bulk { FLAG_BULK } else { 0 };
+        let head = FrameHead { kind: Kind::Call, flags, function, call: ticket.wire() };
+        match sending.tx.send(head, &[payload]) {
+            Ok(()) => {
+                sending.sent += 1;
+                Ok(ticket)
+            }
+            Err(full) => {
+                *segment = self.slots.withdraw(ticket);
+                self.pending.fetch_sub(1, Ordering::SeqCst);
+                drop(sending);
+                Err(self.full(full))
+            }
+        }
+    }
+
+    fn full(&self, full: Full) -> Refused {
+        match full {
+            Full::Busy => Refused::Busy,
+            Full::Corrupt(corrupt) => {
+                self.peer.violation(self.id, Violation::Ring(corrupt));
+                Refused::Dead
+            }
+        }
+    }
+
+    /// Sends a command; it follows the calls that were sent before it.
+    pub(crate) fn send_command(&self, command: &LaneCommand) -> Result<(), Refused> {
+        // Encoding a value of our own types cannot fail.
+        let bytes = codec::encode(command).unwrap_or_default();
+        let head = FrameHead { kind: Kind::Command, flags: 0, function: 0, call: 0 };
+        self.send_frame(head, &bytes)
+    }
+
+    /// Answers a call that the guest made.
+    pub(crate) fn send_answer(
+        &self,
+        call: u64,
+        result: &Result<Vec<u8>, Failure>,
+    ) -> Result<(), Refused> {
+        let head = FrameHead { kind: Kind::Reply, flags: 0, function: 0, call };
+        match result {
+            Ok(value) => self.send_frame(head, value),
+            Err(failure) => {
+                let bytes = codec::encode(failure).unwrap_or_default();
+                self.send_frame(FrameHead { flags: FLAG_FAILURE, ..head }, &bytes)
+            }
+        }
+    }
+
+    fn send_frame(&self, head: FrameHead, payload: &[u8]) -> Result<(), Refused> {
+        let segment = if payload.len() <= INLINE_MAX {
+            None
+        } else {
+            Some(self.down_copy(payload).map_err(|_| Refused::Busy)?)
+        };
+        let mut sending = lock(&self.tx);
+        if self.is_dead() {
+            return Err(Refused::Dead);
+        }
+        let sent = match &segment {
+            None => sending.tx.send(head, &[payload]),
+            Some(segment) => {
+                let len = payload.len() as u64;
+                let bulk = BulkRef { segment: segment.id(), offset: 0, len };
+                let head = FrameHead { flags: head.flags | FLAG_BULK, ..head };
+                sending.tx.send(head, &[&bulk.to_bytes()])
+            }
+        };
+        if let Err(full) = sent {
+            drop(sending);
+            return Err(self.full(full));
+        }
+        if let Some(segment) = segment {
+            // The worker copies it before it reads a later frame.
+            let position = sending.tx.position();
+            sending.lent.push((position, segment));
+        }
+        if !sending.lent.is_empty() {
+            match sending.tx.consumed() {
+                Ok(consumed) => sending.lent.retain(|(position, _)| *position >= consumed),
+                Err(corrupt) => self.peer.violation(self.id, Violation::Ring(corrupt)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the lane: everything that the worker had still published is read,
+    /// then every call that was begun fails with `failure`. Returns the
+    /// functions that were running.
+    pub(crate) fn end(
+        self: &Arc<Self>,
+        failure: impl Fn() -> Failure,
+    ) -> Vec<super::slots::Running> {
+        self.dead.store(true, Ordering::Release);
+        // Whoever is sending now has sent when we have had the lock.
+        drop(lock(&self.tx));
+        self.read_what_is_left();
+        let begun = self.memory.begun().load(Ordering::Relaxed);
+        let (running, waiters, ended) = self.slots.fail_all(begun, |started| {
+            if started { Outcome::Failed(Box::new(failure())) } else { Outcome::NotBegun }
+        });
+        self.pending.fetch_sub(ended, Ordering::SeqCst);
+        for waiter in waiters {
+            waiter.wake();
+        }
+        running
+    }
+}
+
+/// An error of the encoder with its cause: rmp-serde keeps the interesting
+/// part there.
+fn describe(error: &rmp_serde::encode::Error) -> String {
+    use std::error::Error as _;
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,285 @@
+//! The supervisor's end of a lane: many callers, async and blocking, on one
+//! pair of rings.
+//!
+//! # Who reads the replies
+//!
+//! Whoever waits for a reply and can lock the receiving end is the *leader*:
+//! it reads, and completes every reply that it finds. A leader that is a
+//! blocking caller may sleep on the ring itself; an async one arms the eventfd
+//! and returns to its runtime, where the lane's pump reads on. A leader that
+//! leaves while calls are pending arms the eventfd, so that there is always
+//! somebody who will be woken. An idle lane is not armed: nothing is due.
+
+mod bulk;
+mod call;
+mod payload;
+mod pump;
+mod receive;
+mod slots;
+
+pub(crate) use bulk::{ArgsBuffer, DownSegment, Encoded};
+pub(crate) use call::{Outcome, Refused};
+pub(crate) use payload::Payload;
+pub(crate) use pump::Pump;
+pub(crate) use receive::Done;
+pub(crate) use slots::Ticket;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use menagerie_protocol::ContractInterface;
+use menagerie_protocol::contract::ContractId;
+use menagerie_protocol::lane::link::{Rx, Side, Tx};
+use menagerie_protocol::lane::wait::eventfd;
+use menagerie_protocol::lane::{LaneMemory, NewLane};
+use menagerie_protocol::message::{LaneId, ToWorker};
+use menagerie_protocol::ring::{Corrupt, Shape};
+use menagerie_protocol::shm::Mapping;
+
+use bulk::DownPool;
+use slots::Slots;
+
+/// Encoded arguments, and the segment that they stand in if they are large.
+pub(crate) type Ready<'l> = (Encoded<'l>, Option<DownSegment>);
+
+/// Locks a mutex whose data stays sound even if a holder panicked.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a lane needs of its worker's side.
+pub(crate) trait LanePeer: Send + Sync {
+    /// Sends a control message with descriptors.
+    fn send(&self, message: ToWorker, fds: Vec<OwnedFd>);
+    /// Reports that the worker does not keep the protocol.
+    fn violation(&self, lane: LaneId, what: Violation);
+    /// A caller has gone while its call runs: the guest is asked to stop, and
+    /// if it still runs after `until_kill` the worker is killed.
+    fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>);
+    /// Hands over a call that a guest made.
+    fn outcall(&self, lane: &Arc<Lane>, call: u64, payload: Vec<u8>);
+}
+
+/// What a worker wrote that the protocol does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    #[error("{0}")]
+    Ring(#[from] Corrupt),
+    #[error("an answer to call {0:#x}, which nobody made or which was answered already")]
+    NoSuchCall(u64),
+    #[error("a reference to {0}")]
+    Bulk(&'static str),
+    #[error("a failure that cannot be decoded")]
+    Failure,
+    #[error("a frame of a kind that workers do not send")]
+    Kind,
+    #[error("more than {0} calls of its own at once")]
+    TooManyOutcalls(u32),
+}
+
+/// A contract as a lane serves it.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneContract {
+    pub(crate) id: ContractId,
+    pub(crate) functions: Vec<String>,
+    /// The id of its first function.
+    first: u32,
+}
+
+pub(crate) struct Lane {
+    pub(crate) id: LaneId,
+    pub(crate) generation: u32,
+    pub(crate) contracts: Vec<LaneContract>,
+    pub(crate) peer: Arc<dyn LanePeer>,
+    pub(crate) limits: LaneLimits,
+    memory: LaneMemory,
+    tx: Mutex<Sending>,
+    rx: Mutex<Receiving>,
+    slots: Slots,
+    /// Calls that are sent and not answered.
+    pending: AtomicU32,
+    /// Calls of guests that are not answered yet.
+    outcalls: AtomicU32,
+    /// Set once, when the worker has died or the lane was unloaded.
+    dead: AtomicBool,
+    /// Set while no calls are taken: at a hand-over, or before an unload.
+    closed: AtomicBool,
+    /// Where a leader sleeps, so that it can be woken when the worker dies.
+    leader_at: AtomicU64,
+    event: Arc<OwnedFd>,
+    /// Segments that the worker writes, by number.
+    up_segments: Mutex<HashMap<u32, Arc<Mapping>>>,
+    down: DownPool,
+    next_segment: AtomicU32,
+    /// Calls so far, for the sampling of latencies.
+    pub(crate) calls: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaneLimits {
+    pub(crate) ring_slots: u32,
+    /// Calls in flight, at most.
+    pub(crate) max_in_flight: u32,
+    /// Bytes of a payload, at most.
+    pub(crate) max_payload: u64,
+}
+
+struct Sending {
+    tx: Tx,
+    /// Calls sent so far: a call's number among them says whether the worker
+    /// had begun it.
+    sent: u64,
+    /// Segments of answers and commands, until the worker has read beyond.
+    lent: Vec<(u64, bulk::DownSegment)>,
+}
+
+struct Receiving {
+    rx: Rx,
+    armed: bool,
+    /// Nothing is read any more after a violation.
+    broken: bool,
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("id", &self.id)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A lane's memory and descriptors before its worker has loaded anything.
+pub(crate) struct Draft {
+    pub(crate) id: LaneId,
+    pub(crate) generation: u32,
+    made: LaneMemory,
+    limits: LaneLimits,
+    event: Arc<OwnedFd>,
+    lane_event: Arc<OwnedFd>,
+}
+
+impl Draft {
+    /// Makes a lane, and the four descriptors that go to the worker.
+    pub(crate) fn new(
+        id: LaneId,
+        generation: u32,
+        limits: LaneLimits,
+    ) -> io::Result<(Self, Vec<OwnedFd>)> {
+        let shape = Shape::new(u64::from(limits.ring_slots));
+        let NewLane { memory, down, up, .. } = LaneMemory::create(shape)?;
+        let event = eventfd()?;
+        let lane_event = eventfd()?;
+        let fds = vec![down, up, event.try_clone()?, lane_event.try_clone()?];
+        let draft = Self {
+            id,
+            generation,
+            made: memory,
+            limits,
+            event: Arc::new(event),
+            lane_event: Arc::new(lane_event),
+        };
+        Ok((draft, fds))
+    }
+
+    /// The lane, once the worker has said what it serves.
+    pub(crate) fn finish(
+        self,
+        contracts: &[ContractInterface],
+        peer: Arc<dyn LanePeer>,
+    ) -> Arc<Lane> {
+        let shape = Shape::new(u64::from(self.limits.ring_slots));
+        let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
+        let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
+        let mut first = 0;
+        let mut served = Vec::new();
+        for contract in contracts {
+            let Ok(id) = contract.contract.parse() else { continue };
+            served.push(LaneContract { id, functions: contract.functions.clone(), first });
+            first += u32::try_from(contract.functions.len()).unwrap_or(u32::MAX);
+        }
+        Arc::new(Lane {
+            id: self.id,
+            generation: self.generation,
+            contracts: served,
+            peer,
+            limits: self.limits,
+            memory: self.made,
+            tx: Mutex::new(Sending { tx, sent: 0, lent: Vec::new() }),
+            rx: Mutex::new(Receiving { rx, armed: false, broken: false }),
+            slots: Slots::new(self.limits.max_in_flight),
+            pending: AtomicU32::new(0),
+            outcalls: AtomicU32::new(0),
+            dead: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            leader_at: AtomicU64::new(0),
+            event: self.event,
+            up_segments: Mutex::default(),
+            down: DownPool::default(),
+            next_segment: AtomicU32::new(1),
+            calls: AtomicU64::new(0),
+        })
+    }
+}
+
+impl Lane {
+    /// The contract of this name and major version.
+    pub(crate) fn contract(&self, wanted: &ContractId) -> Option<&LaneContract> {
+        self.contracts.iter().find(|contract| contract.id.same_major(wanted))
+    }
+
+    /// Calls that are sent and not answered.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.pending.load(Ordering::SeqCst)
+    }
+
+    /// Takes no more calls. Those that were sent are counted by
+    /// [`in_flight`](Self::in_flight) when this returns.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Whoever is sending now has sent when we have had the lock.
+        drop(lock(&self.tx));
+    }
+
+    /// Takes calls again.
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::Release);
+    }
+
+    /// Whether it takes calls.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.is_dead() && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether its worker has died, or it was unloaded.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+}
+
+impl Lane {
+    /// The contract and function of an id, for reports.
+    pub(crate) fn name_of(&self, function: u32) -> (String, String) {
+        for contract in &self.contracts {
+            let at = function.checked_sub(contract.first).and_then(|at| usize::try_from(at).ok());
+            if let Some(name) = at.and_then(|at| contract.functions.get(at)) {
+                return (contract.id.to_string(), name.clone());
+            }
+        }
+        (String::new(), format!("#{function}"))
+    }
+}
+
+impl LaneContract {
+    /// The id of a function, if there is one of this name.
+    #[inline]
+    pub(crate) fn function(&self, name: &str) -> Option<u32> {
+        let at = self.functions.iter().position(|function| function == name)?;
+        u32::try_from(at).ok().map(|at| self.first + at)
+    }
+}

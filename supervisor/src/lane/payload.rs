@@ -1,0 +1,62 @@
+//! A reply's value, where it stands.
+
+use menagerie_protocol::Failure;
+use serde::de::DeserializeOwned;
+
+use super::bulk::DownSegment;
+
+/// The bytes that need no allocation.
+const SMALL: usize = 40;
+
+/// One MessagePack value.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    /// A small one, by value.
+    Small { len: u8, bytes: [u8; SMALL] },
+    /// A larger one.
+    Heap(Vec<u8>),
+    /// The arguments' own bytes, sent back: they stand in a segment that only
+    /// this process can write.
+    Echo { start: usize, len: usize },
+}
+
+impl Payload {
+    /// The largest payload that [`Payload::Small`] holds.
+    pub(crate) const SMALL: usize = SMALL;
+
+    /// Gives the bytes to `read`. `segment` is the call's, for an echo.
+    pub(crate) fn with<T>(
+        &self,
+        segment: Option<&DownSegment>,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> T {
+        match self {
+            Self::Small { len, bytes } => read(&bytes[..usize::from(*len)]),
+            Self::Heap(bytes) => read(bytes),
+            Self::Echo { start, len } => match segment {
+                Some(segment) => segment.with_bytes(*start, *len, read),
+                None => read(&[]),
+            },
+        }
+    }
+
+    /// Decodes the value.
+    pub(crate) fn decode<R: DeserializeOwned>(
+        &self,
+        segment: Option<&DownSegment>,
+    ) -> Result<R, Failure> {
+        self.with(segment, |bytes| {
+            rmp_serde::from_slice(bytes).map_err(|error| Failure::BadValue {
+                message: format!("the result does not fit {}: {error}", std::any::type_name::<R>()),
+            })
+        })
+    }
+
+    /// The bytes.
+    pub(crate) fn into_vec(self, segment: Option<&DownSegment>) -> Vec<u8> {
+        match self {
+            Self::Heap(bytes) => bytes,
+            other => other.with(segment, <[u8]>::to_vec),
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! A worker's life as a pure state machine: the clock is an argument, and
+//! nothing here starts or kills anything (`DESIGN.md`, rules S1 and S3).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// When and how often a worker is started again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestartPolicy {
+    /// The delay before the second restart in a row; the first is at once.
+    pub initial_delay: Duration,
+    /// The longest delay.
+    pub max_delay: Duration,
+    /// After so long in `Ready`, the delays begin anew.
+    pub reset_after: Duration,
+    /// More restarts than this within `window` quarantine the worker.
+    pub limit: u32,
+    /// See `limit`.
+    pub window: Duration,
+    /// How long a quarantined worker waits for its next trial start.
+    pub trial_interval: Duration,
+    /// By how much a delay may be longer, as a fraction of itself.
+    pub jitter: f64,
+}
+
+impl Default for RestartPolicy {
+    /// `DESIGN.md` rule S3.
+    fn default() -> Self {
+        Self {
+            initial_delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(10),
+            reset_after: Duration::from_secs(60),
+            limit: 5,
+            window: Duration::from_secs(60),
+            trial_interval: Duration::from_secs(60),
+            jitter: 0.1,
+        }
+    }
+}
+
+/// Why a policy is refused.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum PolicyError {
+    /// The delays alone take longer than the window.
+    #[error(
+        "the restart limit of {limit} in {window:?} can never be reached: the delays before \
+         that many restarts take {delays:?}"
+    )]
+    LimitNeverReached {
+        /// The limit.
+        limit: u32,
+        /// The window.
+        window: Duration,
+        /// The sum of the delays.
+        delays: Duration,
+    },
+    /// A number that makes no sense.
+    #[error("{field}: {problem}")]
+    Invalid {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+impl RestartPolicy {
+    /// Checks that the policy can do what it says.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`].
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let invalid = |field, problem| Err(PolicyError::Invalid { field, problem });
+        if self.max_delay < self.initial_delay {
+            return invalid("max_delay", "is shorter than initial_delay");
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            return invalid("jitter", "is not between 0 and 1");
+        }
+        if self.limit == 0 {
+            return invalid("limit", "must be at least 1");
+        }
+        // The restarts counted by the window are the first `limit + 1` in a
+        // row, and the first of them has no delay.
+        let delays = (1..=self.limit)
+            .map(|n| self.delay(n))
+            .fold(Duration::ZERO, Duration::saturating_add)
+            .mul_f64(1.0 + self.jitter);
+        if delays >= self.window {
+            let (limit, window) = (self.limit, self.window);
+            return Err(PolicyError::LimitNeverReached { limit, window, delays });
+        }
+        Ok(())
+    }
+
+    /// The delay before the restart after `previous` restarts in a row.
+    #[must_use]
+    pub fn delay(&self, previous: u32) -> Duration {
+        match previous {
+            0 => Duration::ZERO,
+            n => self
+                .initial_delay
+                .saturating_mul(2_u32.saturating_pow((n - 1).min(31)))
+                .min(self.max_delay),
+        }
+    }
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum State {
+    /// No process, and none wanted: before the first load, or after a stop
+    /// that was asked for.
+    Stopped,
+    /// A process was started, and has not loaded everything yet. `trial` if it
+    /// is a quarantined worker's trial start.
+    Starting {
+        /// Whether a failure leads back to quarantine at once.
+        trial: bool,
+    },
+    /// It serves.
+    Ready {
+        /// Since when.
+        since: Instant,
+    },
+    /// It was asked to stop: no new calls, those that run may finish.
+    /// `restart` if another start follows.
+    Draining {
+        /// Whether another start follows.
+        restart: bool,
+    },
+    /// It died and nobody had asked for it. Left at once for `Backoff` or
+    /// `Quarantined`; it exists so that every death is a transition.
+    Crashed,
+    /// It will be started again at `until`.
+    Backoff {
+        /// When.
+        until: Instant,
+    },
+    /// It died too often. The next trial start is at `until`, or when somebody
+    /// asks for it.
+    Quarantined {
+        /// When.
+        until: Instant,
+    },
+}
+
+/// A state's name, as status and events show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// [`State::Stopped`].
+    Stopped,
+    /// [`State::Starting`].
+    Starting,
+    /// [`State::Ready`].
+    Ready,
+    /// [`State::Draining`].
+    Draining,
+    /// [`State::Crashed`].
+    Crashed,
+    /// [`State::Backoff`].
+    Backoff,
+    /// [`State::Quarantined`].
+    Quarantined,
+}
+
+impl State {
+    /// Its name.
+    #[must_use]
+    pub(crate) const fn name(&self) -> WorkerState {
+        match self {
+            Self::Stopped => WorkerState::Stopped,
+            Self::Starting { .. } => WorkerState::Starting,
+            Self::Ready { .. } => WorkerState::Ready,
+            Self::Draining { .. } => WorkerState::Draining,
+            Self::Crashed => WorkerState::Crashed,
+            Self::Backoff { .. } => WorkerState::Backoff,
+            Self::Quarantined { .. } => WorkerState::Quarantined,
+        }
+    }
+}
+
+/// What happens to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    /// Somebody needs it: a load, or a restart by hand.
+    Wanted,
+    /// It said hello, and everything that should be loaded is.
+    Loaded,
+    /// It could not be started at all: its program is missing, for example.
+    CannotStart,
+    /// Its process has ended.
+    Died,
+    /// It shall stop; `restart` if it shall be started again afterwards.
+    Stop {
+        /// Whether another start follows.
+        restart: bool,
+    },
+    /// The time of [`State::Backoff`] or [`State::Quarantined`] has come.
+    Timer,
+}
+
+/// What has to be done after an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Action {
+    /// Nothing.
+    None,
+    /// Start a process.
+    Spawn,
+    /// Drain, then end the process.
+    Drain,
+    /// Wait until then for [`Input::Timer`].
+    WaitUntil(Instant),
+}
+
+/// A worker's life.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    policy: RestartPolicy,
+    state: State,
+    /// Restarts in a row, for the delay.
+    in_a_row: u32,
+    /// When the last restarts were, for the limit.
+    recent: VecDeque<Instant>,
+    incarnation: u64,
+    restarts: u64,
+    /// The states that were passed through by the last input.
+    path: Vec<WorkerState>,
+}
+
+impl Lifecycle {
+    /// A worker that was never started.
+    #[must_use]
+    pub(crate) fn new(policy: RestartPolicy) -> Self {
+        Self {
+            policy,
+            state: State::Stopped,
+            in_a_row: 0,
+            recent: VecDeque::new(),
+            incarnation: 0,
+            restarts: 0,
+            path: Vec::new(),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub(crate) const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// How many times it has been started.
+    #[must_use]
+    pub(crate) const fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// How many of the starts followed a death that nobody had asked for.
+    #[must_use]
+    pub(crate) const fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The states that the last input led through, in order: each is an event.
+    pub(crate) fn take_path(&mut self) -> Vec<WorkerState> {
+        std::mem::take(&mut self.path)
+    }
+
+    fn enter(&mut self, state: State) {
+        self.path.push(state.name());
+        self.state = state;
+    }
+
+    fn spawn(&mut self, trial: bool) -> Action {
+        self.incarnation += 1;
+        self.enter(State::Starting { trial });
+        Action::Spawn
+    }
+
+    fn respawn(&mut self, now: Instant, trial: bool) -> Action {
+        self.restarts += 1;
+        self.in_a_row += 1;
+        self.recent.push_back(now);
+        self.spawn(trial)
+    }
+
+    /// Takes note of what happened. `jitter` is a random number from 0 to 1.
+    pub(crate) fn on(&mut self, input: Input, now: Instant, jitter: f64) -> Action {
+        match (&self.state, input) {
+            (State::Stopped, Input::Wanted) => self.spawn(false),
+            // By hand, at any time (S3).
+            (State::Quarantined { .. } | State::Backoff { .. }, Input::Wanted) => {
+                self.respawn(now, false)
+            }
+            (State::Starting { .. }, Input::CannotStart) => {
+                self.enter(State::Stopped);
+                Action::None
+            }
+            (State::Starting { .. }, Input::Loaded) => {
+                self.enter(State::Ready { since: now });
+                Action::None
+            }
+            (State::Starting { .. } | State::Ready { .. }, Input::Stop { restart }) => {
+                self.enter(State::Draining { restart });
+                Action::Drain
+            }
+            (State::Draining { .. }, Input::Stop { restart: false }) => {
+                self.state = State::Draining { restart: false };
+                Action::None
+            }
+            (State::Backoff { .. } | State::Quarantined { .. }, Input::Stop { restart: false }) => {
+                self.enter(State::Stopped);
+                Action::None
+            }
+            (State::Backoff { .. } | State::Quarantined { .. }, Input::Stop { restart: true }) => {
+                self.respawn(now, false)
+            }
+            (State::Draining { restart: false }, Input::Died) => {
+                self.enter(State::Stopped);
+                Action::None
+            }
+            (State::Draining { restart: true }, Input::Died) => {
+                self.enter(State::Stopped);
+                self.spawn(false)
+            }
+            (State::Starting { .. } | State::Ready { .. }, Input::Died) => {
+                self.crashed(now, jitter)
+            }
+            (State::Backoff { until }, Input::Timer) if now >= *until => self.respawn(now, false),
+            (State::Quarantined { until }, Input::Timer) if now >= *until => {
+                self.respawn(now, true)
+            }
+            (State::Backoff { until } | State::Quarantined { until }, Input::Timer) => {
+                Action::WaitUntil(*until)
+            }
+            _ => Action::None,
+        }
+    }
+
+    fn crashed(&mut self, now: Instant, jitter: f64) -> Action {
+        let trial = matches!(self.state, State::Starting { trial: true });
+        if let State::Ready { since } = self.state
+            && now.saturating_duration_since(since) >= self.policy.reset_after
+        {
+            self.in_a_row = 0;
+        }
+        self.enter(State::Crashed);
+        while self
+            .recent
+            .front()
+            .is_some_and(|at| now.saturating_duration_since(*at) >= self.policy.window)
+        {
+            self.recent.pop_front();
+        }
+        let too_often = self.recent.len() >= self.policy.limit as usize;
+        let until = if trial || too_often {
+            let until = now + self.policy.trial_interval;
+            self.enter(State::Quarantined { until });
+            until
+        } else {
+            let delay = self.policy.delay(self.in_a_row);
+            let until = now + delay.mul_f64(1.0 + self.policy.jitter * jitter.clamp(0.0, 1.0));
+            self.enter(State::Backoff { until });
+            if until <= now {
+                return self.respawn(now, false);
+            }
+            until
+        };
+        Action::WaitUntil(until)
+    }
+}
+
+#[cfg(test)]
+mod tests;

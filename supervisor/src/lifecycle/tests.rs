@@ -1,0 +1,145 @@
+use super::*;
+
+use WorkerState as W;
+
+fn life() -> (Lifecycle, Instant) {
+    (Lifecycle::new(RestartPolicy::default()), Instant::now())
+}
+
+fn ready(life: &mut Lifecycle, now: Instant) {
+    let _ = life.on(Input::Wanted, now, 0.0);
+    let _ = life.on(Input::Loaded, now, 0.0);
+    life.take_path();
+}
+
+#[test]
+fn s1_the_whole_sequence_from_start_to_stop() {
+    let (mut life, now) = life();
+    assert_eq!(life.on(Input::Wanted, now, 0.0), Action::Spawn);
+    assert_eq!(life.on(Input::Wanted, now, 0.0), Action::None);
+    assert_eq!(life.on(Input::Loaded, now, 0.0), Action::None);
+    assert_eq!(life.on(Input::Stop { restart: false }, now, 0.0), Action::Drain);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::None);
+    assert_eq!(life.take_path(), [W::Starting, W::Ready, W::Draining, W::Stopped]);
+    assert_eq!((life.incarnation(), life.restarts()), (1, 0));
+}
+
+#[test]
+fn s1_a_crash_passes_through_crashed_and_backoff() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+    assert_eq!(life.take_path(), [W::Crashed, W::Backoff, W::Starting]);
+    assert_eq!((life.incarnation(), life.restarts()), (2, 1));
+}
+
+#[test]
+fn s3_backoff_doubles() {
+    let policy = RestartPolicy { limit: 9, ..RestartPolicy::default() };
+    let (mut life, mut now) = (Lifecycle::new(policy), Instant::now());
+    ready(&mut life, now);
+    let mut delays = Vec::new();
+    for _ in 0..9 {
+        match life.on(Input::Died, now, 0.0) {
+            Action::Spawn => delays.push(0),
+            Action::WaitUntil(until) => {
+                delays.push(u64::try_from((until - now).as_millis()).unwrap());
+                now = until;
+                assert_eq!(life.on(Input::Timer, now, 0.0), Action::Spawn);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(delays, [0, 100, 200, 400, 800, 1600, 3200, 6400, 10_000]);
+}
+
+#[test]
+fn s3_backoff_has_jitter() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    let _ = life.on(Input::Died, now, 1.0);
+    let Action::WaitUntil(until) = life.on(Input::Died, now, 1.0) else { panic!() };
+    assert_eq!(until - now, Duration::from_millis(110));
+}
+
+#[test]
+fn s3_health_resets_the_backoff() {
+    let (mut life, mut now) = life();
+    ready(&mut life, now);
+    let _ = life.on(Input::Died, now, 0.0);
+    let _ = life.on(Input::Loaded, now, 0.0);
+    now += Duration::from_secs(61);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+}
+
+#[test]
+fn s3_quarantine_after_more_than_five_restarts_in_sixty_seconds() {
+    let (mut life, mut now) = life();
+    ready(&mut life, now);
+    for _ in 0..5 {
+        if let Action::WaitUntil(until) = life.on(Input::Died, now, 0.0) {
+            now = until;
+            assert_eq!(life.on(Input::Timer, now, 0.0), Action::Spawn);
+        }
+        let _ = life.on(Input::Loaded, now, 0.0);
+    }
+    assert_eq!(life.restarts(), 5);
+    life.take_path();
+    let Action::WaitUntil(trial) = life.on(Input::Died, now, 0.0) else { panic!() };
+    assert_eq!(life.take_path(), [W::Crashed, W::Quarantined]);
+    assert_eq!(trial - now, Duration::from_secs(60));
+    // One trial start, and back at its first failure.
+    assert_eq!(life.on(Input::Timer, trial, 0.0), Action::Spawn);
+    let Action::WaitUntil(next) = life.on(Input::Died, trial, 0.0) else { panic!() };
+    assert_eq!(next - trial, Duration::from_secs(60));
+    // By hand at any time.
+    assert_eq!(life.on(Input::Wanted, trial, 0.0), Action::Spawn);
+}
+
+#[test]
+fn s3_restarts_spread_over_time_do_not_quarantine() {
+    let (mut life, mut now) = life();
+    ready(&mut life, now);
+    for _ in 0..50 {
+        now += Duration::from_secs(15);
+        if let Action::WaitUntil(until) = life.on(Input::Died, now, 0.0) {
+            now = until;
+            let _ = life.on(Input::Timer, now, 0.0);
+        }
+        let _ = life.on(Input::Loaded, now, 0.0);
+        assert_eq!(life.state().name(), W::Ready);
+    }
+}
+
+#[test]
+fn s3_a_requested_stop_is_not_restarted() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    let _ = life.on(Input::Stop { restart: false }, now, 0.0);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::None);
+    assert_eq!(life.on(Input::Timer, now, 0.0), Action::None);
+    assert_eq!(life.state(), &State::Stopped);
+}
+
+#[test]
+fn s3_a_requested_restart_counts_as_no_restart() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::Drain);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+    assert_eq!(life.take_path(), [W::Draining, W::Stopped, W::Starting]);
+    assert_eq!((life.incarnation(), life.restarts()), (2, 0));
+}
+
+#[test]
+fn s3_a_policy_whose_limit_can_never_be_reached_is_refused() {
+    RestartPolicy::default().check().unwrap();
+    let policy = RestartPolicy { limit: 20, ..RestartPolicy::default() };
+    assert!(matches!(policy.check(), Err(PolicyError::LimitNeverReached { .. })));
+    let policy = RestartPolicy { jitter: 2.0, ..RestartPolicy::default() };
+    assert!(policy.check().is_err());
+    let policy = RestartPolicy { limit: 0, ..RestartPolicy::default() };
+    assert!(policy.check().is_err());
+    let policy = RestartPolicy { max_delay: Duration::ZERO, ..RestartPolicy::default() };
+    assert!(policy.check().is_err());
+}

@@ -1,0 +1,102 @@
+//! The supervisor's private folder: the control socket and the workers'
+//! scratch folders. It goes when the supervisor does; what a killed one left
+//! behind is removed by the next that starts.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::random;
+
+const PREFIX: &str = "menagerie-host-";
+
+/// A folder that only this user can enter.
+#[derive(Debug)]
+pub(crate) struct RuntimeDir(PathBuf);
+
+impl RuntimeDir {
+    pub(crate) fn create() -> io::Result<Self> {
+        let mut last = io::Error::other("no folder to try");
+        for base in bases() {
+            remove_stale(&base);
+            let name = format!("{PREFIX}{}-{}", std::process::id(), &random::token()[..8]);
+            let path = base.join(name);
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) => {
+                    let problem = format!("{}: {error}", path.display());
+                    last = io::Error::new(error.kind(), problem);
+                }
+            }
+        }
+        Err(last)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RuntimeDir {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Where it may be: a socket's path may have 107 bytes (unix(7)), so a long
+/// one is passed over.
+fn bases() -> Vec<PathBuf> {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let temp = std::env::temp_dir();
+    runtime
+        .into_iter()
+        .chain([temp, PathBuf::from("/tmp")])
+        .filter(|base| base.as_os_str().len() <= 60 && base.is_absolute())
+        .collect()
+}
+
+fn remove_stale(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let pid = rest.split('-').next().and_then(|pid| pid.parse::<u32>().ok());
+        let Some(pid) = pid else { continue };
+        let alive = Path::new(&format!("/proc/{pid}")).exists();
+        let ours = entry
+            .path()
+            .symlink_metadata()
+            .is_ok_and(|m| m.is_dir() && m.uid() == nix::unistd::geteuid().as_raw());
+        if !alive && ours {
+            drop(std::fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn runtime_dir_is_private_and_goes_away() {
+        let dir = RuntimeDir::create().unwrap();
+        let path = dir.path().to_owned();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        drop(dir);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn runtime_dir_of_a_dead_process_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        // Beyond the largest pid that Linux gives out (proc(5), pid_max).
+        let stale = base.path().join(format!("{PREFIX}4194305-aaaa"));
+        let live = base.path().join(format!("{PREFIX}{}-bbbb", std::process::id()));
+        std::fs::create_dir(&stale).unwrap();
+        std::fs::create_dir(&live).unwrap();
+        remove_stale(base.path());
+        assert!(!stale.exists() && live.exists());
+    }
+}

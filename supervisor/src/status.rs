@@ -1,0 +1,160 @@
+//! What a supervisor shows of itself (`DESIGN.md`, chapter G). The shapes are
+//! those of the status socket's JSON.
+
+use menagerie_protocol::SupportedLanguage;
+use serde::{Deserialize, Serialize};
+
+use crate::lifecycle::WorkerState;
+
+/// Everything at a glance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The supervisor's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has run, in milliseconds.
+    pub uptime_ms: u64,
+    /// Its workers, by loader.
+    pub workers: Vec<WorkerStatus>,
+    /// Its bundles, by name.
+    pub bundles: Vec<BundleStatus>,
+}
+
+/// A worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The loader's name.
+    pub loader: String,
+    /// Its language, once it has said hello.
+    pub language: Option<SupportedLanguage>,
+    /// Its process, while there is one.
+    pub pid: Option<u32>,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// How many times it has been started.
+    pub incarnation: u64,
+    /// How many of these starts followed a death that nobody had asked for.
+    pub restarts: u64,
+    /// Resident memory in bytes, from `/proc/<pid>/statm`.
+    pub rss_bytes: Option<u64>,
+    /// Processor time so far in seconds, from `/proc/<pid>/stat`.
+    pub cpu_seconds: Option<f64>,
+    /// The runtime's name and version, once it has said hello.
+    pub runtime: Option<String>,
+    /// The names of its bundles.
+    pub bundles: Vec<String>,
+    /// Its last death that nobody had asked for.
+    pub last_crash: Option<CrashReport>,
+    /// Why it could not be started, if that is so.
+    pub problem: Option<String>,
+}
+
+/// A death that nobody had asked for (S2).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CrashReport {
+    /// The worker.
+    pub worker: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// The process that died.
+    pub pid: u32,
+    /// Which start of the worker it was.
+    pub incarnation: u64,
+    /// The cause in words: `signal 11 (SIGSEGV)`, `exit code 1`, …
+    pub cause: String,
+    /// The signal, if one killed it.
+    pub signal: Option<i32>,
+    /// The exit code, if it exited.
+    pub exit_code: Option<i32>,
+    /// Why the supervisor itself ended it, if it did: a deadline, missed
+    /// heartbeats, a protocol violation.
+    pub reason: Option<String>,
+    /// The calls that were running.
+    pub running: Vec<RunningCall>,
+    /// The last lines of its standard error.
+    pub stderr: Vec<String>,
+    /// How long it had lived, in milliseconds.
+    pub uptime_ms: u64,
+}
+
+/// A call that was running when its worker died (S5).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningCall {
+    /// The bundle.
+    pub bundle: String,
+    /// The contract.
+    pub contract: String,
+    /// The function.
+    pub function: String,
+    /// For how long it had run, in milliseconds, if somebody had begun to wait.
+    pub age_ms: Option<u64>,
+}
+
+/// Where a bundle is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BundleState {
+    /// It is being loaded for the first time.
+    Loading,
+    /// It serves.
+    Ready,
+    /// Its worker is being started again, or it is being reloaded.
+    Waiting,
+    /// It could not be loaded again after its worker's restart.
+    Failed,
+    /// It is being unloaded.
+    Unloading,
+}
+
+/// A bundle.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BundleStatus {
+    /// Its name.
+    pub name: String,
+    /// Its id, in hexadecimal digits.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its loader.
+    pub loader: String,
+    /// Its folder, unless it came from memory.
+    pub path: Option<String>,
+    /// Where it is in its life.
+    pub state: BundleState,
+    /// How many times it has been loaded.
+    pub generation: u32,
+    /// What it provides.
+    pub contracts: Vec<ContractStatus>,
+    /// Its calls so far.
+    pub calls: CallStatus,
+    /// Why it is not ready, if that is so.
+    pub problem: Option<String>,
+}
+
+/// A contract that a bundle provides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContractStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its functions.
+    pub functions: Vec<String>,
+}
+
+/// A bundle's calls so far.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CallStatus {
+    /// Calls that ended with a value.
+    pub ok: u64,
+    /// Calls that ended in any other way.
+    pub failed: u64,
+    /// Calls that run or wait.
+    pub in_flight: u32,
+    /// The median latency in microseconds, of a sample.
+    pub p50_us: Option<f64>,
+    /// The latency in microseconds that one call in a hundred exceeds, of a
+    /// sample.
+    pub p99_us: Option<f64>,
+}

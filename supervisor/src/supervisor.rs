@@ -1,0 +1,445 @@
+//! The handle that a host holds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::contract::ContractRequest;
+use menagerie_protocol::loader::manifest::MANIFEST_FILE;
+use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
+use tokio::sync::watch;
+
+use crate::call::Contract;
+use crate::config::{Config, ConfigError};
+use crate::core::{Core, SHUTDOWN_LIMIT};
+use crate::events::{EventBus, Events, now_ms};
+use crate::lane::lock;
+use crate::lifecycle::WorkerState;
+use crate::registry::{Registry, load_order};
+use crate::runtime_dir::RuntimeDir;
+use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
+use crate::worker::actor::{Command, Worker};
+use crate::worker::listener::ControlSocket;
+use crate::worker::spawn::Spawner;
+
+/// Why a supervisor could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration contradicts itself.
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    /// The system refused a folder, a socket or a thread.
+    #[error("{what}: {source}")]
+    System {
+        /// What was refused.
+        what: &'static str,
+        /// The system's own words.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Settings on the way to a [`Supervisor`].
+#[derive(Debug, Default)]
+#[must_use = "nothing runs before `start`"]
+pub struct SupervisorBuilder {
+    config: Config,
+}
+
+impl SupervisorBuilder {
+    /// Replaces all settings.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// A folder with worker programs, looked in after the running program's
+    /// own.
+    pub fn worker_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.config.worker_dir = Some(dir.into());
+        self
+    }
+
+    /// How long a call may take; zero for ever.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.config.deadline = deadline;
+        self
+    }
+
+    /// Whether bundles may be reloaded while they run (L3).
+    pub fn hot_reload(mut self, enabled: bool) -> Self {
+        self.config.hot_reload = enabled;
+        self
+    }
+
+    /// Starts the supervisor: on the tokio runtime that this is called in, or
+    /// with a small one of its own where there is none. No worker is started
+    /// before the first bundle needs it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`].
+    pub fn start(self) -> Result<Supervisor, StartError> {
+        self.config.check()?;
+        let system = |what| move |source| StartError::System { what, source };
+        let (runtime, own) = match tokio::runtime::Handle::try_current() {
+            Ok(handle) => (handle, None),
+            Err(_) => {
+                let own = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(1)
+                    .thread_name("menagerie")
+                    .enable_all()
+                    .build()
+                    .map_err(system("runtime"))?;
+                (own.handle().clone(), Some(own))
+            }
+        };
+        let _guard = runtime.enter();
+        let events = Arc::new(EventBus::new());
+        let dir = RuntimeDir::create().map_err(system("runtime folder"))?;
+        let socket = dir.path().join("control.sock");
+        let control =
+            ControlSocket::bind(socket, Arc::clone(&events)).map_err(system("control socket"))?;
+        let spawner = Spawner::start().map_err(system("spawning thread"))?;
+        let core = Arc::new_cyclic(|this| Core {
+            config: Arc::new(self.config),
+            runtime: runtime.clone(),
+            events,
+            spawner,
+            control,
+            dir,
+            stopping: watch::Sender::new(false),
+            registry: Mutex::new(Registry::default()),
+            workers: Mutex::new(BTreeMap::new()),
+            crashes: Mutex::default(),
+            waits: crate::outcall::Waits::default(),
+            started: Instant::now(),
+            this: this.clone(),
+        });
+        Ok(Supervisor { owner: Arc::new(Owner { core, _runtime: OwnRuntime(own) }) })
+    }
+}
+
+/// Runs bundles in worker processes, and keeps them running. Cheap to clone;
+/// when the last clone is dropped the workers are killed, and
+/// [`shutdown`](Self::shutdown) ends them in an orderly way.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    owner: Arc<Owner>,
+}
+
+#[derive(Debug)]
+struct Owner {
+    core: Arc<Core>,
+    /// Dropped after `core`'s workers were told to go.
+    _runtime: OwnRuntime,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.core.stopping.send_replace(true);
+        // The workers' tasks end when their last handle does, and take their
+        // processes with them.
+        lock(&self.core.workers).clear();
+    }
+}
+
+/// A runtime of the supervisor's own. It may be dropped anywhere, also in an
+/// asynchronous task of another runtime, where waiting for it is forbidden.
+#[derive(Debug)]
+struct OwnRuntime(Option<tokio::runtime::Runtime>);
+
+impl Drop for OwnRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Supervisor {
+    /// Settings to start from.
+    pub fn builder() -> SupervisorBuilder {
+        SupervisorBuilder::default()
+    }
+
+    /// Runs a future of this supervisor to its end, for hosts that have no
+    /// runtime: `supervisor.block_on(supervisor.load("bundles/greeter"))`.
+    ///
+    /// # Panics
+    ///
+    /// It is called from an asynchronous task.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.core().runtime.block_on(future)
+    }
+
+    fn core(&self) -> &Arc<Core> {
+        &self.owner.core
+    }
+
+    /// Loads a bundle from its folder, and starts its worker if that does not
+    /// run yet.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RuntimeError`]; nothing of the bundle stays behind (L5).
+    pub async fn load(&self, dir: impl AsRef<Path>) -> Result<BundleStatus, RuntimeError> {
+        self.core().load_dir(dir.as_ref()).await
+    }
+
+    /// Loads a bundle from source text in memory; `manifest` is the text of its
+    /// manifest (L4).
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn load_code(
+        &self,
+        manifest: &str,
+        code: impl Into<String>,
+    ) -> Result<BundleStatus, RuntimeError> {
+        let parsed = ManifestData::parse(manifest)?;
+        self.core().load(parsed, BundleSource::Code(code.into())).await
+    }
+
+    /// Loads a bundle from a compiled artifact in memory (L4).
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub async fn load_bytes(
+        &self,
+        manifest: &str,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Result<BundleStatus, RuntimeError> {
+        let parsed = ManifestData::parse(manifest)?;
+        self.core().load(parsed, BundleSource::Bytes(bytes.into())).await
+    }
+
+    /// Loads several bundles, each path a bundle or a folder of bundles, in the
+    /// order of their dependencies. One that fails does not stop the others.
+    pub async fn load_all(
+        &self,
+        paths: &[PathBuf],
+    ) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
+        let mut outcomes = Vec::new();
+        let mut found = Vec::new();
+        for path in paths {
+            match bundles_in(path) {
+                Ok(dirs) => found.extend(dirs),
+                Err(error) => outcomes.push((path.clone(), Err(error.into()))),
+            }
+        }
+        let (mut dirs, mut manifests) = (Vec::new(), Vec::new());
+        for dir in found {
+            match ManifestData::read(&dir) {
+                Ok(parsed) => {
+                    manifests.push(parsed.manifest);
+                    dirs.push(dir);
+                }
+                Err(error) => outcomes.push((dir, Err(error.into()))),
+            }
+        }
+        // The members of a ring fail one by one when they are loaded, each
+        // with what it lacks; those outside the ring load.
+        let order = match load_order(&manifests) {
+            Ok(order) => order,
+            Err(RuntimeError::DependencyCycle { participants }) => {
+                let mut others = Vec::new();
+                for (dir, manifest) in dirs.iter().zip(&manifests) {
+                    if participants.contains(&manifest.name) {
+                        let participants = participants.clone();
+                        let error = RuntimeError::DependencyCycle { participants };
+                        outcomes.push((dir.clone(), Err(error)));
+                    } else {
+                        others.push(dir.clone());
+                    }
+                }
+                outcomes.extend(Box::pin(self.load_all(&others)).await);
+                return outcomes;
+            }
+            Err(_) => (0..manifests.len()).collect(),
+        };
+        for at in order {
+            let dir = dirs[at].clone();
+            let outcome = self.load(&dir).await;
+            outcomes.push((dir, outcome));
+        }
+        outcomes
+    }
+
+    /// Loads a bundle's code anew while it serves (L6): callers wait for the
+    /// hand-over only, and if anything fails the old code goes on.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RuntimeError`]; it names the step.
+    pub async fn reload(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
+        self.core().reload(name).await
+    }
+
+    /// Unloads a bundle: new calls are refused at once, those in flight finish
+    /// (L7).
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::BundleNotFound`], [`RuntimeError::DependencyInUse`].
+    pub async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
+        self.core().unload(name).await
+    }
+
+    /// Unloads a bundle, and before it the bundles that depend on it (R4).
+    /// Returns their names in the order in which they were unloaded.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::BundleNotFound`].
+    pub async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
+        self.core().unload_cascade(name).await
+    }
+
+    /// Stops a worker in an orderly way and starts it again with its bundles;
+    /// a quarantined one gets its trial now. Calls wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::WorkerUnavailable`] if it does not come back.
+    pub async fn restart(&self, loader: &str) -> Result<WorkerStatus, RuntimeError> {
+        let known = lock(&self.core().workers).get(loader).map(Arc::clone);
+        let Some(worker) = known else {
+            // A name that is no loader's is said; one whose worker was never
+            // needed has nothing to restart.
+            self.core().worker(loader)?;
+            let problem = "it was never started: no bundle needs it".to_owned();
+            let worker = loader.to_owned();
+            return Err(RuntimeError::WorkerUnavailable { worker, problem });
+        };
+        let (_, before) = worker.state();
+        worker.send(match worker.state().0 {
+            WorkerState::Stopped => Command::Wanted,
+            _ => Command::Stop { restart: true },
+        });
+        let mut events = self.events();
+        loop {
+            let (state, incarnation) = worker.state();
+            match state {
+                WorkerState::Ready if incarnation > before => {
+                    return Ok(self.worker_status(&worker));
+                }
+                WorkerState::Quarantined | WorkerState::Stopped if incarnation > before => {
+                    let problem = self.worker_status(&worker).problem;
+                    let problem = problem.unwrap_or_else(|| "it died again".to_owned());
+                    let worker = loader.to_owned();
+                    return Err(RuntimeError::WorkerUnavailable { worker, problem });
+                }
+                _ => {}
+            }
+            if events.next().await.is_none() {
+                return Err(RuntimeError::ShuttingDown);
+            }
+        }
+    }
+
+    /// A contract that some loaded bundle provides: `greeter@1`, or
+    /// `bundle/greeter@1` for that bundle's and no other's (R1).
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::NoSuchContract`].
+    pub fn contract(&self, name: &str) -> Result<Contract, Failure> {
+        let no_such = || Failure::NoSuchContract { contract: name.to_owned() };
+        let (bundle, contract) = match name.split_once('/') {
+            Some((bundle, contract)) => (Some(bundle), contract),
+            None => (None, name),
+        };
+        let request: ContractRequest = contract.parse().map_err(|_| no_such())?;
+        let resolved = lock(&self.core().registry).resolve(&request, bundle);
+        let (bundle, id) = resolved.map_err(|_| no_such())?;
+        Ok(Contract::new(Arc::clone(self.core()), bundle, id))
+    }
+
+    /// What happens from now on (S10).
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.core().events.subscribe()
+    }
+
+    /// Everything at a glance.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let core = self.core();
+        let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
+        let bundles = lock(&core.registry).all();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(now_ms()),
+            workers: workers.iter().map(|worker| self.worker_status(worker)).collect(),
+            bundles: bundles.iter().map(|bundle| bundle.status()).collect(),
+        }
+    }
+
+    fn worker_status(&self, worker: &Worker) -> WorkerStatus {
+        let bundles = self.core().bundles_of(&worker.name);
+        worker.status(bundles.iter().map(|bundle| bundle.name.clone()).collect())
+    }
+
+    /// The last crashes, oldest first.
+    #[must_use]
+    pub fn crashes(&self) -> Vec<CrashReport> {
+        lock(&self.core().crashes).iter().cloned().collect()
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.core().config
+    }
+
+    /// Ends everything in an orderly way: calls in flight may finish, bundles
+    /// run their `on_unload`, workers exit, and those that do not are killed.
+    pub async fn shutdown(&self) {
+        let core = self.core();
+        core.stopping.send_replace(true);
+        let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
+        for worker in &workers {
+            worker.send(Command::Stop { restart: false });
+        }
+        let mut events = self.events();
+        let all_stopped = async {
+            while workers.iter().any(|worker| worker.state().0 != WorkerState::Stopped) {
+                if events.next().await.is_none() {
+                    return;
+                }
+            }
+        };
+        let limit = Instant::now() + SHUTDOWN_LIMIT;
+        tokio::select! {
+            () = all_stopped => {}
+            () = core.sleep_until(Some(limit)) => {
+                tracing::error!("not all workers have stopped within {SHUTDOWN_LIMIT:?}");
+            }
+        }
+        lock(&core.workers).clear();
+    }
+}
+
+/// The bundles of a path: itself, or the folders in it that have a manifest.
+fn bundles_in(path: &Path) -> Result<Vec<PathBuf>, LoaderError> {
+    if path.join(MANIFEST_FILE).exists() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|error| LoaderError::io(path, &error))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|entry| entry.join(MANIFEST_FILE).exists())
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(LoaderError::ManifestNotFound { path: path.join(MANIFEST_FILE) });
+    }
+    Ok(found)
+}

@@ -1,0 +1,155 @@
+//! The control socket: workers connect to it and say hello with the token that
+//! they were started with.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use interprocess::local_socket::tokio::prelude::*;
+use interprocess::local_socket::tokio::{Listener, Stream};
+use interprocess::local_socket::{GenericFilePath, ListenerOptions};
+use menagerie_protocol::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor};
+use tokio::sync::oneshot;
+
+use super::connection::Channel;
+use crate::events::{EventBus, EventKind};
+use crate::lane::lock;
+
+/// How long a peer may take to say hello once it is connected.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// Peers that have not said hello yet, at most: strangers cannot pile up.
+const MAX_STRANGERS: usize = 64;
+
+/// A worker that has said hello.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) channel: Channel,
+    pub(crate) hello: Hello,
+    pub(crate) pid: Option<u32>,
+}
+
+/// Why a peer was turned away.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("it did not say hello: {0}")]
+    NoHello(String),
+    #[error("its hello begins with {0:#010x}, which is none of ours")]
+    Magic(u32),
+    #[error("it speaks version {}.{} of the protocol, and we speak {}.{}", .0.0, .0.1, PROTOCOL_VERSION.0, PROTOCOL_VERSION.1)]
+    Version((u16, u16)),
+    #[error("nobody was started with its token")]
+    Token,
+}
+
+type Expected = Arc<Mutex<HashMap<String, oneshot::Sender<Result<Connected, Refusal>>>>>;
+
+/// The listening end.
+#[derive(Debug)]
+pub(crate) struct ControlSocket {
+    path: PathBuf,
+    expected: Expected,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl ControlSocket {
+    /// Listens at `path`, in a folder that only this user can enter.
+    pub(crate) fn bind(path: PathBuf, events: Arc<EventBus>) -> io::Result<Self> {
+        let name = path.as_path().to_fs_name::<GenericFilePath>()?;
+        let listener = ListenerOptions::new().name(name).create_tokio()?;
+        let expected = Expected::default();
+        let waiting = Arc::clone(&expected);
+        let task = tokio::spawn(accept(listener, waiting, events)).abort_handle();
+        Ok(Self { path, expected, task })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Expects one worker with this token.
+    pub(crate) fn expect(&self, token: String) -> oneshot::Receiver<Result<Connected, Refusal>> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.expected).insert(token, sender);
+        receiver
+    }
+
+    /// Expects it no longer.
+    pub(crate) fn forget(&self, token: &str) {
+        lock(&self.expected).remove(token);
+    }
+}
+
+async fn accept(listener: Listener, expected: Expected, events: Arc<EventBus>) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_STRANGERS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok(stream) => {
+                let (expected, events) = (Arc::clone(&expected), Arc::clone(&events));
+                tokio::spawn(async move {
+                    greet(stream, &expected, &events).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: that passes.
+                tracing::warn!("the control socket cannot accept: {error}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn greet(stream: Stream, expected: &Expected, events: &EventBus) {
+    let Stream::UdSocket(stream) = stream;
+    let Ok(socket) = OwnedFd::try_from(stream) else { return };
+    let Ok(mut channel) = Channel::new(socket) else { return };
+    let pid = channel.peer_pid();
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, channel.receive()).await {
+        Ok(Ok(ToSupervisor::Hello(hello))) => Ok(hello),
+        Ok(Ok(_)) => Err(Refusal::NoHello("it said something else".to_owned())),
+        Ok(Err(error)) => Err(Refusal::NoHello(error.to_string())),
+        Err(_) => Err(Refusal::NoHello("it said nothing".to_owned())),
+    };
+    let refusal = match hello {
+        Err(refusal) => refusal,
+        Ok(hello) => {
+            // A token is good for one hello.
+            match lock(expected).remove(&hello.token) {
+                None => Refusal::Token,
+                Some(waiting) => {
+                    let refusal = check(&hello);
+                    let outcome = match &refusal {
+                        None => Ok(Connected { channel, hello, pid }),
+                        Some(refusal) => Err(refusal.clone()),
+                    };
+                    drop(waiting.send(outcome));
+                    match refusal {
+                        None => return,
+                        Some(refusal) => refusal,
+                    }
+                }
+            }
+        }
+    };
+    events.emit(EventKind::PeerRefused { pid, reason: refusal.to_string() });
+}
+
+fn check(hello: &Hello) -> Option<Refusal> {
+    if hello.magic != MAGIC {
+        return Some(Refusal::Magic(hello.magic));
+    }
+    if hello.version.0 != PROTOCOL_VERSION.0 {
+        return Some(Refusal::Version(hello.version));
+    }
+    None
+}

@@ -1,0 +1,268 @@
+//! One suite, run for every language: what a host can rely on, whatever the
+//! bundle is written in.
+
+use std::time::Duration;
+
+use menagerie_supervisor::{Contract, Failure, Supervisor, WorkerState};
+use menagerie_tests::Language;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rmpv::Value;
+
+use crate::support::{start, wait_for};
+
+/// A supervisor with both sample bundles of a language.
+struct Setup {
+    supervisor: Supervisor,
+    language: Language,
+    greeter: Contract,
+    probe: Contract,
+}
+
+async fn setup(suffix: &str) -> Setup {
+    let language = Language::of(suffix);
+    let supervisor = start();
+    supervisor.load(language.bundle("greeter")).await.unwrap();
+    supervisor.load(language.bundle("probe")).await.unwrap();
+    let greeter = supervisor.contract("greeter@1").unwrap();
+    let probe = supervisor.contract(&format!("probe-{suffix}/probe@1")).unwrap();
+    Setup { supervisor, language, greeter, probe }
+}
+
+impl Setup {
+    fn pid(&self) -> Option<i32> {
+        let status = self.supervisor.status();
+        let worker = status.workers.iter().find(|w| w.loader == self.language.loader)?;
+        worker.pid.and_then(|pid| i32::try_from(pid).ok())
+    }
+
+    async fn ready_again(&self, restarts: u64) {
+        wait_for("the worker to be ready again", || {
+            let status = self.supervisor.status();
+            let worker = status.workers.iter().find(|w| w.loader == self.language.loader)?;
+            (worker.state == WorkerState::Ready && worker.restarts == restarts).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn greets(suffix: &str) {
+    let setup = setup(suffix).await;
+    let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+    assert_eq!(text, "Hello, Ada");
+    let texts: Vec<String> = setup.greeter.call("greet_all", (["Ada", "Žofie"],)).await.unwrap();
+    assert_eq!(texts, ["Hello, Ada", "Hello, Žofie"]);
+    setup.supervisor.shutdown().await;
+}
+
+async fn blocking_calls(suffix: &str) {
+    let setup = setup(suffix).await;
+    let probe = setup.probe.clone();
+    let thread = std::thread::spawn(move || {
+        for n in 0..100_i64 {
+            let next: i64 = probe.call_blocking("inc", (n,)).unwrap();
+            assert_eq!(next, n + 1);
+        }
+    });
+    wait_for("the thread", || thread.is_finished().then_some(())).await;
+    thread.join().unwrap();
+    setup.supervisor.shutdown().await;
+}
+
+async fn c1_values_keep_their_value(suffix: &str) {
+    let setup = setup(suffix).await;
+    let values = [
+        Value::Nil,
+        Value::from(true),
+        Value::from(0),
+        Value::from(-1),
+        Value::from(i64::MAX),
+        Value::from(i64::MIN),
+        Value::from(u64::MAX),
+        Value::from((1_i64 << 53) + 1),
+        Value::from(-(1_i64 << 53) - 1),
+        Value::from(0.5),
+        Value::from(f64::INFINITY),
+        Value::from(""),
+        Value::from("héllo \u{1F600}"),
+        Value::Binary(vec![]),
+        Value::Binary(vec![0, 255, 128]),
+        Value::Binary(b"text".to_vec()),
+        Value::Array(vec![]),
+        Value::Array(vec![Value::from(1), Value::Nil, Value::from("x")]),
+        Value::Map(vec![(Value::from("k"), Value::Array(vec![Value::from(1)]))]),
+        Value::Map(vec![(Value::from(7), Value::from("seven"))]),
+    ];
+    for value in values {
+        let args = Value::Array(vec![value.clone()]);
+        let back = setup.probe.call_value("echo", &args).await.unwrap();
+        assert_eq!(back, value, "{suffix}");
+    }
+    let nan = Value::Array(vec![Value::from(f64::NAN)]);
+    let back = setup.probe.call_value("echo", &nan).await.unwrap();
+    assert!(back.as_f64().unwrap().is_nan());
+    setup.supervisor.shutdown().await;
+}
+
+async fn c2_bytes_of_every_size(suffix: &str) {
+    let setup = setup(suffix).await;
+    for size in [1, 1000, 4096, 4097, 70_000, 5_000_000] {
+        let bytes: Vec<u8> = (0..size).map(|i: u32| i.to_le_bytes()[0]).collect();
+        let args = Value::Array(vec![Value::Binary(bytes.clone())]);
+        let back = setup.probe.call_value("echo", &args).await.unwrap();
+        assert!(back == Value::Binary(bytes), "{size} bytes");
+        let blob: menagerie_supervisor::ByteBuf = setup.probe.call("blob", (size,)).await.unwrap();
+        assert!(blob.len() == size as usize && blob.iter().all(|b| *b == 0xab), "{size} bytes");
+    }
+    setup.supervisor.shutdown().await;
+}
+
+async fn c3_the_guests_own_error(suffix: &str) {
+    let setup = setup(suffix).await;
+    let failure = setup.probe.call::<_, ()>("fail", ("the reason",)).await.unwrap_err();
+    let Failure::Guest(error) = failure else { panic!("{failure:?}") };
+    assert!(error.message.contains("the reason"), "{error:?}");
+    assert!(!error.type_name.is_empty(), "{error:?}");
+    // The bundle goes on.
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    setup.supervisor.shutdown().await;
+}
+
+async fn c3_what_is_not_there_or_does_not_fit(suffix: &str) {
+    let setup = setup(suffix).await;
+    assert!(matches!(
+        setup.supervisor.contract("nothing@1"),
+        Err(Failure::NoSuchContract { .. })
+    ));
+    assert!(matches!(
+        setup.probe.call::<_, ()>("nothing", ()).await,
+        Err(Failure::NoSuchFunction { available, .. }) if available.contains(&"inc".to_owned())
+    ));
+    for outcome in [
+        setup.probe.call::<_, i64>("inc", ()).await,
+        setup.probe.call::<_, i64>("inc", (1, 2)).await,
+    ] {
+        assert!(matches!(outcome, Err(Failure::BadArguments { .. })), "{outcome:?}");
+    }
+    let outcome = setup.probe.call::<_, i64>("inc", ("x",)).await;
+    assert!(matches!(outcome, Err(Failure::BadArguments { .. } | Failure::Guest(_))), "{outcome:?}");
+    let outcome = setup.probe.call::<_, String>("inc", (1,)).await;
+    assert!(matches!(outcome, Err(Failure::BadValue { .. })), "{outcome:?}");
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    setup.supervisor.shutdown().await;
+}
+
+async fn c5_a_bundle_calls_another(suffix: &str) {
+    let setup = setup(suffix).await;
+    let text: String = setup.probe.call("call", ("greeter@1", "greet", ["Ada"])).await.unwrap();
+    assert_eq!(text, "Hello, Ada");
+    let failure =
+        setup.probe.call::<_, Value>("call", ("undeclared@1", "f", [0; 0])).await.unwrap_err();
+    let Failure::Guest(error) = &failure else { panic!("{failure:?}") };
+    let told = format!("{error:?}");
+    assert!(told.contains("does not declare") || told.contains("UndeclaredDependency"), "{told}");
+    setup.supervisor.shutdown().await;
+}
+
+async fn s3_killed_in_the_middle_of_work_it_answers_again(suffix: &str) {
+    let setup = setup(suffix).await;
+    let before = setup.pid().unwrap();
+    let probe = setup.probe.clone();
+    let working = tokio::spawn(async move { probe.call::<_, Value>("sleep_ms", (60_000,)).await });
+    wait_for("the call to run", || {
+        let status = setup.supervisor.status();
+        status.bundles.iter().any(|b| b.calls.in_flight > 0).then_some(())
+    })
+    .await;
+    // The lane's thread has to have begun the call: one more, to another
+    // bundle, has travelled the same way.
+    let _: String = setup.greeter.call("greet", ("x",)).await.unwrap();
+    kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+    let outcome = working.await.unwrap();
+    let Err(Failure::WorkerCrashed { started, cause, .. }) = outcome else { panic!("{outcome:?}") };
+    assert!(started && cause.contains("SIGKILL"), "{cause}");
+    let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+    assert_eq!(text, "Hello, Ada");
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    setup.ready_again(1).await;
+    let after = setup.pid().unwrap();
+    assert_ne!(before, after);
+    let report = wait_for("the report", || setup.supervisor.crashes().pop()).await;
+    assert_eq!((report.signal, report.incarnation), (Some(9), 1));
+    assert!(report.running.iter().any(|call| call.function == "sleep_ms"), "{report:?}");
+    setup.supervisor.shutdown().await;
+}
+
+async fn s3_a_bundle_that_crashes_its_worker_is_named(suffix: &str) {
+    let setup = setup(suffix).await;
+    let outcome = setup.probe.call::<_, Value>("crash", ()).await;
+    assert!(matches!(outcome, Err(Failure::WorkerCrashed { started: true, .. })), "{outcome:?}");
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    let report = wait_for("the report", || setup.supervisor.crashes().pop()).await;
+    assert_eq!(report.running.len(), 1, "{report:?}");
+    assert_eq!(report.running[0].bundle, format!("probe-{suffix}"));
+    assert_eq!(report.running[0].function, "crash");
+    setup.supervisor.shutdown().await;
+}
+
+async fn s6_a_call_that_spins_meets_its_deadline(suffix: &str) {
+    let setup = setup(suffix).await;
+    let hasty = setup.probe.clone().with_timeout(Duration::from_millis(100));
+    let outcome = hasty.call::<_, Value>("spin", ()).await;
+    assert!(matches!(outcome, Err(Failure::DeadlineExceeded { deadline_ms: 100 })), "{outcome:?}");
+    // By a soft stop or by a new worker: the bundle answers again.
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    setup.supervisor.shutdown().await;
+}
+
+async fn l6_reload_hands_the_state_over(suffix: &str) {
+    let setup = setup(suffix).await;
+    let name = format!("probe-{suffix}");
+    let _: Value = setup.probe.call("set_state", (vec![1, 2, 3],)).await.unwrap();
+    let status = setup.supervisor.reload(&name).await.unwrap();
+    assert_eq!(status.generation, 2);
+    let state: Value = setup.probe.call("state", ()).await.unwrap();
+    assert_eq!(state, Value::Array(vec![1.into(), 2.into(), 3.into()]));
+    setup.supervisor.shutdown().await;
+}
+
+async fn l7_an_unloaded_bundle_is_stale(suffix: &str) {
+    let setup = setup(suffix).await;
+    setup.supervisor.unload(&format!("probe-{suffix}")).await.unwrap();
+    let outcome = setup.probe.call::<_, i64>("inc", (1,)).await;
+    assert!(matches!(outcome, Err(Failure::StaleHandle { .. })), "{outcome:?}");
+    let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+    assert_eq!(text, "Hello, Ada");
+    setup.supervisor.shutdown().await;
+}
+
+macro_rules! conformance {
+    ($($language:ident),*; $cases:tt) => {
+        $(conformance!(@ $language $cases);)*
+    };
+    (@ $language:ident { $($case:ident),* $(,)? }) => {
+        mod $language {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(stringify!($language)).await;
+                }
+            )*
+        }
+    };
+}
+
+conformance!(rust, c, py, lua, js, dotnet; {
+    greets,
+    blocking_calls,
+    c1_values_keep_their_value,
+    c2_bytes_of_every_size,
+    c3_the_guests_own_error,
+    c3_what_is_not_there_or_does_not_fit,
+    c5_a_bundle_calls_another,
+    s3_killed_in_the_middle_of_work_it_answers_again,
+    s3_a_bundle_that_crashes_its_worker_is_named,
+    s6_a_call_that_spins_meets_its_deadline,
+    l6_reload_hands_the_state_over,
+    l7_an_unloaded_bundle_is_stale,
+});
