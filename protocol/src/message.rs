@@ -213,3 +213,44 @@ pub struct WorkerEnvironment {
     /// The scratch folder.
     pub scratch: PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The variants of a message type, in order, with their numbers on the
+    /// wire, read off this very file.
+    fn variants(of: &str) -> Vec<String> {
+        let source = include_str!("message.rs");
+        let start = source.find(&format!("pub enum {of} {{")).unwrap();
+        let body = &source[start..];
+        let body = &body[..body.find("\n}\n").unwrap()];
+        body.lines()
+            .filter_map(|line| line.strip_prefix("    "))
+            .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
+            .map(|line| line.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned())
+            .collect()
+    }
+
+    #[test]
+    fn protocol_document_matches_the_messages() {
+        let document = include_str!("../../docs/protocol.md");
+        for of in ["ToWorker", "ToSupervisor"] {
+            let section = &document[document.find(&format!("(`{of}`)")).unwrap()..];
+            let section = &section[..section.find("\n\n").map_or(section.len(), |at| {
+                at + 2 + section[at + 2..].find("\n\n").unwrap_or(section.len() - at - 2)
+            })];
+            let listed: Vec<String> = section
+                .lines()
+                .filter_map(|line| line.strip_prefix("| `"))
+                .map(|line| line.split('`').next().unwrap().to_owned())
+                .collect();
+            assert_eq!(listed, variants(of), "docs/protocol.md and {of}");
+        }
+        let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
+        assert!(document.contains(&version), "{version}");
+        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
+            assert!(document.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+}

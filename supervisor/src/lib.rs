@@ -37,3 +37,7 @@ pub use status::{
     WorkerStatus,
 };
 pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ReadmeExamples;
