@@ -7,7 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::wait::{
-    Mode, Sleeper, Spinner, Waker, eventfd_drain, eventfd_wake, futex_wait_nonzero, futex_wake,
+    Mode, Spinner, Waker, announce_awake, announce_sleep, eventfd_drain, eventfd_wake,
+    futex_wait_nonzero, futex_wake,
 };
 use super::{LaneMemory, RingMemory};
 use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
@@ -73,7 +74,8 @@ impl Tx {
     #[inline]
     pub fn send(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         let position = self.producer.push(head, parts)?;
-        match self.waker.wake_needed(self.side.other().sleep_word(&self.memory)) {
+        let word = self.side.other().sleep_word(&self.memory);
+        match self.waker.wake_needed(word, self.producer.position()) {
             None => {}
             Some(Mode::Futex) => futex_wake(self.producer.header(position)),
             Some(Mode::EventFd) => eventfd_wake(self.peer_event.as_fd()),
@@ -101,7 +103,6 @@ impl Tx {
 #[derive(Debug)]
 pub struct Rx {
     consumer: Consumer<RingMemory>,
-    sleeper: Sleeper,
     spinner: Spinner,
     memory: LaneMemory,
     side: Side,
@@ -118,7 +119,6 @@ impl Rx {
         };
         Self {
             consumer: Consumer::new(ring, shape),
-            sleeper: Sleeper::default(),
             spinner: Spinner::default(),
             memory: memory.clone(),
             side,
@@ -183,19 +183,21 @@ impl Rx {
 
     /// Sleeps by futex until a frame is there, or `timeout` has passed.
     pub fn sleep(&mut self, timeout: Option<Duration>) {
-        self.sleeper.announce(self.side.sleep_word(&self.memory), Mode::Futex);
+        let position = self.consumer.position();
+        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::Futex);
         let started = Instant::now();
         if self.consumer.is_empty() {
             futex_wait_nonzero(self.consumer.next_header(), timeout);
         }
-        self.sleeper.awake(self.side.sleep_word(&self.memory));
+        announce_awake(self.side.sleep_word(&self.memory));
         self.spinner.slept(started.elapsed());
     }
 
     /// Says that this side now waits on its eventfd. Returns false, and does
     /// not say so, if a frame is there already.
     pub fn arm(&mut self) -> bool {
-        self.sleeper.announce(self.side.sleep_word(&self.memory), Mode::EventFd);
+        let position = self.consumer.position();
+        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::EventFd);
         if self.consumer.is_empty() {
             return true;
         }
@@ -205,7 +207,7 @@ impl Rx {
 
     /// Says that this side is awake after [`arm`](Self::arm).
     pub fn disarm(&mut self) {
-        self.sleeper.awake(self.side.sleep_word(&self.memory));
+        announce_awake(self.side.sleep_word(&self.memory));
     }
 
     /// Makes the eventfd unreadable.

@@ -3,13 +3,17 @@
 //!
 //! # The protocol
 //!
-//! A consumer that is about to sleep stores its *sleep word* (an epoch that
-//! grows with every sleep, and how it sleeps), then looks at the ring once
+//! A consumer that is about to sleep stores its *sleep word* (the position of
+//! the frame that it waits for, and how it sleeps), then looks at the ring once
 //! more, then sleeps. A producer publishes, then looks at the sleep word.
 //! Sequentially consistent fences between store and look on both sides make
-//! it impossible that neither sees the other (Dekker's argument). A producer
-//! wakes once for each epoch, so a burst costs one system call; while both
-//! are awake there is none.
+//! it impossible that neither sees the other (Dekker's argument).
+//!
+//! A producer wakes once for each position, so a burst costs one system call;
+//! while both are awake there is none. It wakes only for a position that it has
+//! published: between its store and its look the consumer may have read that
+//! frame and gone to sleep for the next one, and to take note of *that* sleep
+//! as woken would lose its wake-up.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,44 +33,38 @@ pub enum Mode {
     EventFd = 2,
 }
 
-/// The consumer's half: announces sleep.
-#[derive(Debug, Default)]
-pub struct Sleeper {
-    epoch: u64,
+/// The consumer's half: says on `word` that this side is about to sleep until
+/// the frame at `position` is there. The ring has to be looked at once more
+/// between this and the sleep.
+pub fn announce_sleep(word: &AtomicU64, position: u64, mode: Mode) {
+    // Positions count slots: they do not reach 2^62.
+    word.store(((position + 1) << 2) | mode as u64, Ordering::Relaxed);
+    // SYNC: sleep announced. Pairs with the fence in `Waker::wake_needed`:
+    // either we see the frame, or the producer sees our announcement.
+    fence(Ordering::SeqCst);
 }
 
-impl Sleeper {
-    /// Says that this side is about to sleep. The ring has to be looked at
-    /// once more between this and the sleep.
-    pub fn announce(&mut self, word: &AtomicU64, mode: Mode) {
-        self.epoch += 1;
-        word.store((self.epoch << 2) | mode as u64, Ordering::Relaxed);
-        // SYNC: sleep announced. Pairs with the fence in `Waker::wake_needed`:
-        // either we see the frame, or the producer sees our announcement.
-        fence(Ordering::SeqCst);
-    }
-
-    /// Says that this side is awake again.
-    pub fn awake(&self, word: &AtomicU64) {
-        word.store(0, Ordering::Relaxed);
-    }
+/// Says that this side is awake again.
+pub fn announce_awake(word: &AtomicU64) {
+    word.store(0, Ordering::Relaxed);
 }
 
-/// The producer's half: wakes at most once for each epoch.
+/// The producer's half: wakes at most once for each sleep.
 #[derive(Debug, Default)]
 pub struct Waker {
     woken: u64,
 }
 
 impl Waker {
-    /// Whether the other side sleeps and has not been woken for it; called
+    /// Whether the other side sleeps for a frame before `end`, the position
+    /// after the last one published, and has not been woken for it; called
     /// after a frame was published.
     #[inline]
-    pub fn wake_needed(&mut self, word: &AtomicU64) -> Option<Mode> {
-        // SYNC: sleep announced. Pairs with the fence in `Sleeper::announce`.
+    pub fn wake_needed(&mut self, word: &AtomicU64, end: u64) -> Option<Mode> {
+        // SYNC: sleep announced. Pairs with the fence in `announce_sleep`.
         fence(Ordering::SeqCst);
         let value = word.load(Ordering::Relaxed);
-        if value == 0 || value == self.woken {
+        if value == 0 || value == self.woken || value >> 2 > end {
             return None;
         }
         self.woken = value;
@@ -229,20 +227,30 @@ mod tests {
     #[test]
     fn waker_wakes_once_for_each_sleep() {
         let word = AtomicU64::new(0);
-        let (mut sleeper, mut waker) = (Sleeper::default(), Waker::default());
-        assert_eq!(waker.wake_needed(&word), None);
-        sleeper.announce(&word, Mode::Futex);
-        assert_eq!(waker.wake_needed(&word), Some(Mode::Futex));
-        assert_eq!(waker.wake_needed(&word), None);
-        sleeper.awake(&word);
-        sleeper.announce(&word, Mode::EventFd);
-        assert_eq!(waker.wake_needed(&word), Some(Mode::EventFd));
+        let mut waker = Waker::default();
+        assert_eq!(waker.wake_needed(&word, 1), None);
+        announce_sleep(&word, 1, Mode::Futex);
+        assert_eq!(waker.wake_needed(&word, 2), Some(Mode::Futex));
+        assert_eq!(waker.wake_needed(&word, 3), None);
+        announce_awake(&word);
+        announce_sleep(&word, 3, Mode::EventFd);
+        assert_eq!(waker.wake_needed(&word, 4), Some(Mode::EventFd));
+    }
+
+    #[test]
+    fn waker_leaves_a_sleep_for_a_later_frame_alone() {
+        let word = AtomicU64::new(0);
+        let mut waker = Waker::default();
+        // The frame at 0 is published and read, and the consumer sleeps for the
+        // next one before the producer looks.
+        announce_sleep(&word, 1, Mode::Futex);
+        assert_eq!(waker.wake_needed(&word, 1), None);
+        assert_eq!(waker.wake_needed(&word, 2), Some(Mode::Futex));
     }
 
     #[test]
     fn waker_ignores_modes_that_do_not_exist() {
-        let word = AtomicU64::new(3);
-        assert_eq!(Waker::default().wake_needed(&word), None);
+        assert_eq!(Waker::default().wake_needed(&AtomicU64::new(7), 1), None);
     }
 
     #[test]

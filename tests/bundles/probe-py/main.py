@@ -1,0 +1,76 @@
+"""Does what a plugin may do, the bad things too, so that tests can watch."""
+
+import asyncio
+import os
+from typing import Any
+
+import menagerie
+
+_given: Any = None
+_kept: Any = None
+
+
+def on_load(context: menagerie.Context) -> None:
+    global _given
+    _given = context.state
+
+
+def on_unload() -> Any:
+    return _kept
+
+
+@menagerie.export("probe@1")
+def inc(n: int) -> int:
+    return n + 1
+
+
+@menagerie.export("probe@1")
+def echo(value: Any) -> Any:
+    return value
+
+
+@menagerie.export("probe@1")
+def fail(message: str) -> None:
+    raise ValueError(message)
+
+
+@menagerie.export("probe@1")
+def crash() -> None:
+    os.abort()
+
+
+@menagerie.export("probe@1")
+def spin() -> None:
+    while True:
+        pass
+
+
+@menagerie.export("probe@1")
+async def sleep_ms(n: int) -> None:
+    await asyncio.sleep(n / 1000)
+
+
+@menagerie.export("probe@1")
+def null() -> None:
+    pass
+
+
+@menagerie.export("probe@1")
+def blob(n: int) -> bytes:
+    return b"\xab" * n
+
+
+@menagerie.export("probe@1")
+def call(contract: str, function: str, args: list) -> Any:
+    return menagerie.call(contract, function, *args)
+
+
+@menagerie.export("probe@1")
+def state() -> Any:
+    return _given
+
+
+@menagerie.export("probe@1")
+def set_state(value: Any) -> None:
+    global _kept
+    _kept = value

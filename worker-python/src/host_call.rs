@@ -1,0 +1,107 @@
+//! Calls of a bundle to contracts of others: `menagerie.call`.
+
+use std::rc::Rc;
+
+use menagerie_protocol::Failure;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::interpreter;
+use crate::lane::Lane;
+use crate::thread::SameThread;
+use crate::value::{decode_value, encode_args};
+
+/// Calls and waits, without the interpreter lock.
+pub(crate) fn call<'py>(
+    py: Python<'py>,
+    contract: &str,
+    function: &str,
+    args: &Bound<'_, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let lane = current(py)?;
+    let mut bytes = Vec::new();
+    encode_args(args, &mut bytes)?;
+    let host = SameThread(&lane.host);
+    let answer = py.detach(move || host.into_inner().call(contract, function, &bytes));
+    match answer {
+        Ok(value) => decode_value(py, &value),
+        Err(failure) => Err(call_error(py, &failure)?),
+    }
+}
+
+/// Begins a call; `resolve(error, value)` is called with its end.
+pub(crate) fn call_async(
+    py: Python<'_>,
+    contract: &str,
+    function: &str,
+    args: &Bound<'_, PyTuple>,
+    resolve: Py<PyAny>,
+) -> PyResult<()> {
+    let lane = current(py)?;
+    let mut bytes = Vec::new();
+    encode_args(args, &mut bytes)?;
+    let then = Box::new(move |answer: Result<Vec<u8>, Failure>| {
+        // The lane's own loop calls this, detached.
+        Python::attach(|py| {
+            let (error, value) = match answer.map(|value| decode_value(py, &value)) {
+                Ok(Ok(value)) => (None, Some(value)),
+                Ok(Err(error)) => (Some(error.into_value(py)), None),
+                Err(failure) => match call_error(py, &failure) {
+                    Ok(error) | Err(error) => (Some(error.into_value(py)), None),
+                },
+            };
+            // It can only fail if the loop was closed, and nobody waits then.
+            let _ = resolve.call1(py, (error, value));
+            resolve.drop_ref(py);
+        });
+    });
+    lane.host
+        .call_async(contract, function, &bytes, then)
+        .or_else(|failure| Err(call_error(py, &failure)?))
+}
+
+fn current(py: Python<'_>) -> PyResult<Rc<Lane>> {
+    match Lane::current() {
+        Some(lane) => Ok(lane),
+        None => Err(new_call_error(
+            py,
+            "WrongThread",
+            "calls to other contracts can only be made on the thread that the bundle was loaded \
+             on, not on one that it has started",
+            (None, None, None),
+        )?),
+    }
+}
+
+type Remote<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
+
+/// A `menagerie.CallError` for a failure.
+fn call_error(py: Python<'_>, failure: &Failure) -> PyResult<PyErr> {
+    let remote = match failure {
+        Failure::Guest(error) => (
+            Some(error.type_name.as_str()),
+            Some(error.message.as_str()),
+            Some(error.stack.as_str()),
+        ),
+        _ => (None, None, None),
+    };
+    new_call_error(py, &kind(failure), &failure.to_string(), remote)
+}
+
+/// The failure's name: that of its variant.
+fn kind(failure: &Failure) -> String {
+    let debug = format!("{failure:?}");
+    debug.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}
+
+fn new_call_error(
+    py: Python<'_>,
+    kind: &str,
+    message: &str,
+    remote: Remote<'_>,
+) -> PyResult<PyErr> {
+    let class = interpreter::class(py, "CallError")?;
+    let (remote_type, remote_message, remote_stack) = remote;
+    let error = class.call1((kind, message, remote_type, remote_message, remote_stack))?;
+    Ok(PyErr::from_value(error))
+}

@@ -1,0 +1,204 @@
+//! The process's one interpreter: started once, never ended.
+
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyModule};
+use pyo3::{ffi, intern};
+
+use crate::native;
+
+#[cfg(not(Py_3_11))]
+compile_error!("the Python worker needs Python 3.11 or newer; set PYO3_PYTHON to choose one");
+
+#[cfg(Py_GIL_DISABLED)]
+compile_error!("the Python worker relies on the interpreter lock; a free-threaded build has none");
+
+/// A module that is written in Python.
+struct Source {
+    name: &'static str,
+    text: &'static str,
+    /// What the build's interpreter made of it; its first four bytes say which
+    /// versions can read it. Empty if there was none to ask.
+    bytecode: &'static [u8],
+}
+
+macro_rules! source {
+    ($name:literal) => {
+        Source {
+            name: $name,
+            text: include_str!(concat!("python/", $name, ".py")),
+            bytecode: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bin")),
+        }
+    };
+}
+
+/// The modules below `_menagerie`.
+const SOURCES: &[Source] = &[
+    source!("bundles"),
+    source!("errors"),
+    source!("logs"),
+    source!("signatures"),
+    source!("streams"),
+    source!("tasks"),
+    source!("venv"),
+];
+
+/// The module that bundles import.
+const MENAGERIE: Source = source!("menagerie");
+
+static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// The interpreter that this worker is linked against, as `CPython 3.11.7`;
+/// it need not have been started.
+#[must_use]
+pub fn runtime_version() -> String {
+    // SAFETY: may be called before the interpreter is initialised, and returns
+    // a string that is never freed.
+    let version = unsafe { ffi::Py_GetVersion() };
+    // SAFETY: it is a NUL-terminated string that lives for ever.
+    let version = unsafe { CStr::from_ptr(version) }.to_string_lossy();
+    format!("CPython {}", version.split_whitespace().next().unwrap_or("?"))
+}
+
+/// Starts the interpreter, unless it has been. The first thread that comes
+/// becomes Python's main thread.
+pub(crate) fn start() -> Result<(), String> {
+    STARTED.get_or_init(initialise).clone()
+}
+
+fn initialise() -> Result<(), String> {
+    pre_configure()?;
+    configure_and_run()?;
+    // SAFETY: `configure_and_run` succeeded, so the interpreter is initialised
+    // and this thread is attached to it.
+    let py = unsafe { Python::assume_attached() };
+    let prepared = Python::attach(prepare).map_err(|error| {
+        format!("its own modules cannot be set up: {}", error.into_value(py).bind(py))
+    });
+    // SAFETY: this thread is attached and gives the interpreter lock away. Its
+    // thread state stays, as the one that Python calls its main thread's.
+    unsafe { ffi::PyEval_SaveThread() };
+    prepared
+}
+
+/// UTF-8 whatever the locale says: a worker's environment is scrubbed, and what
+/// a plugin does should not hang on it.
+fn pre_configure() -> Result<(), String> {
+    let mut config = MaybeUninit::<ffi::PyPreConfig>::uninit();
+    // SAFETY: the function fills in the whole structure.
+    unsafe { ffi::PyPreConfig_InitPythonConfig(config.as_mut_ptr()) };
+    // SAFETY: it has just been filled in.
+    let mut config = unsafe { config.assume_init() };
+    config.utf8_mode = 1;
+    config.parse_argv = 0;
+    // SAFETY: the structure is filled in and outlives the call.
+    let status = unsafe { ffi::Py_PreInitialize(&raw const config) };
+    check(status)
+}
+
+fn configure_and_run() -> Result<(), String> {
+    let mut config = MaybeUninit::<ffi::PyConfig>::uninit();
+    // SAFETY: the function fills in the whole structure.
+    unsafe { ffi::PyConfig_InitPythonConfig(config.as_mut_ptr()) };
+    // SAFETY: it has just been filled in.
+    let mut config = unsafe { config.assume_init() };
+    // Signals are the worker's own business; but a crash should leave Python's
+    // stack on the real stderr, where the supervisor keeps the last lines.
+    config.install_signal_handlers = 0;
+    config.faulthandler = 1;
+    config.parse_argv = 0;
+    let status = name_program(&mut config).unwrap_or_else(|| {
+        // SAFETY: the structure is filled in and outlives the call; the
+        // interpreter is not initialised yet, as `STARTED` lets only one caller
+        // get here.
+        unsafe { ffi::Py_InitializeFromConfig(&raw const config) }
+    });
+    // SAFETY: the structure was filled in by `PyConfig_InitPythonConfig` and is
+    // not used afterwards.
+    unsafe { ffi::PyConfig_Clear(&raw mut config) };
+    check(status)
+}
+
+/// Names the interpreter's program, if it is still where it was at build time:
+/// from there CPython finds its standard library. Returns an error's status.
+fn name_program(config: &mut ffi::PyConfig) -> Option<ffi::PyStatus> {
+    let program = env!("MENAGERIE_BUILD_PYTHON");
+    if !Path::new(program).is_file() {
+        return None;
+    }
+    let text = CString::new(program).ok()?;
+    let config = &raw mut *config;
+    // SAFETY: `config` comes from a reference; no reference to it is formed.
+    let field = unsafe { &raw mut (*config).program_name };
+    // SAFETY: `config` is filled in, `field` is one of its strings, and `text`
+    // is NUL-terminated and outlives the call, which copies it.
+    let status = unsafe { ffi::PyConfig_SetBytesString(config, field, text.as_ptr()) };
+    check(status).err().map(|_| status)
+}
+
+fn check(status: ffi::PyStatus) -> Result<(), String> {
+    if status.err_msg.is_null() && status.exitcode == 0 {
+        return Ok(());
+    }
+    if status.err_msg.is_null() {
+        return Err(format!("its initialisation asked to exit with {}", status.exitcode));
+    }
+    // SAFETY: an error message of a `PyStatus` is a static string.
+    Err(unsafe { CStr::from_ptr(status.err_msg) }.to_string_lossy().into_owned())
+}
+
+fn prepare(py: Python<'_>) -> PyResult<()> {
+    // `threading` takes the thread that imports it first for the main one.
+    py.import("threading")?;
+    let modules = modules(py)?;
+    modules.set_item("_menagerie", native::module(py)?)?;
+    run(py, "menagerie", &MENAGERIE)?;
+    internal(py, "bundles")?;
+    internal(py, "streams")?;
+    // What exists now stays for ever; the collections that follow each unload
+    // need not look at it.
+    py.import("gc")?.call_method0("freeze")?;
+    Ok(())
+}
+
+fn modules(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    Ok(py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?.cast_into()?)
+}
+
+/// One of [`SOURCES`], run when it is first needed: a worker that never sees
+/// an exception never loads the code that formats one.
+pub(crate) fn internal<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {
+    let full = format!("_menagerie.{name}");
+    if let Some(module) = modules(py)?.get_item(&full)? {
+        return Ok(module.cast_into()?);
+    }
+    let Some(source) = SOURCES.iter().find(|source| source.name == name) else {
+        return Err(pyo3::exceptions::PyImportError::new_err(format!("no module {full}")));
+    };
+    run(py, &full, source)
+}
+
+fn run<'py>(py: Python<'py>, name: &str, source: &Source) -> PyResult<Bound<'py, PyModule>> {
+    let file = format!("<menagerie>/{}.py", source.name);
+    let magic = py.import("_frozen_importlib_external")?.getattr("MAGIC_NUMBER")?;
+    let bytecode = source.bytecode.strip_prefix(magic.extract::<&[u8]>()?);
+    let Some(bytecode) = bytecode else {
+        let [text, file, name] = [source.text, &file, name].map(CString::new);
+        return PyModule::from_code(py, &text?, &file?, &name?);
+    };
+    let code = py.import("marshal")?.call_method1("loads", (PyBytes::new(py, bytecode),))?;
+    let module = PyModule::new(py, name)?;
+    module.setattr("__file__", file)?;
+    modules(py)?.set_item(name, &module)?;
+    py.import("builtins")?.call_method1("exec", (code, module.dict()))?;
+    Ok(module)
+}
+
+/// A class of the module `menagerie`.
+pub(crate) fn class<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyAny>> {
+    py.import(intern!(py, "menagerie"))?.getattr(name)
+}

@@ -1,0 +1,85 @@
+//! What the worker knows of a generation, found by the lane's thread: the
+//! functions of the module `menagerie` have no other way to it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use menagerie_protocol::{Host, Logger, Runtime};
+use pyo3::prelude::*;
+
+use crate::interrupt::PythonInterrupt;
+use crate::output;
+use crate::tasks::Tasks;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Lane>>> = const { RefCell::new(None) };
+}
+
+/// Counts generations of all bundles: a package's name must never be used
+/// twice, and one process may hold two bundles of one name in tests.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// A function that a bundle exported.
+#[derive(Debug)]
+pub(crate) struct Export {
+    pub(crate) contract: String,
+    pub(crate) function: String,
+    pub(crate) callable: Py<PyAny>,
+}
+
+/// One generation of a bundle.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) serial: u64,
+    pub(crate) bundle: String,
+    pub(crate) generation: u32,
+    /// The name of the package that holds the generation's modules.
+    pub(crate) prefix: String,
+    pub(crate) host: Host,
+    pub(crate) logger: Logger,
+    pub(crate) interrupt: Arc<PythonInterrupt>,
+    /// Whether the main module is running for the first time: only then
+    /// exports are taken.
+    pub(crate) loading: Cell<bool>,
+    pub(crate) exports: RefCell<Vec<Export>>,
+    pub(crate) tasks: Tasks,
+}
+
+impl Lane {
+    /// Makes it the current thread's lane, until [`leave`](Self::leave).
+    pub(crate) fn enter(runtime: &Runtime) -> Rc<Self> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let bundle = runtime.bundle_name().to_owned();
+        let plain: String =
+            bundle.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let interrupt = Arc::new(PythonInterrupt::of_this_thread());
+        let lane = Rc::new(Self {
+            serial,
+            prefix: format!("_bundle{serial}_{plain}"),
+            bundle,
+            generation: runtime.generation(),
+            host: runtime.host(),
+            logger: runtime.logger(),
+            tasks: Tasks::new(Arc::clone(&interrupt)),
+            interrupt,
+            loading: Cell::new(true),
+            exports: RefCell::default(),
+        });
+        output::register(serial, lane.logger.clone());
+        CURRENT.set(Some(Rc::clone(&lane)));
+        lane
+    }
+
+    /// Undoes [`enter`](Self::enter).
+    pub(crate) fn leave(&self) {
+        output::forget(self.serial);
+        CURRENT.take();
+    }
+
+    /// The lane whose thread this is.
+    pub(crate) fn current() -> Option<Rc<Self>> {
+        CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    }
+}

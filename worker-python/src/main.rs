@@ -1,0 +1,19 @@
+//! The program `menagerie-worker-python`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use menagerie_protocol::serve::serve;
+use menagerie_worker_python::{PythonLoader, runtime_version};
+
+fn main() -> ExitCode {
+    let runtime = runtime_version();
+    if std::env::args().any(|argument| argument == "--version") {
+        let version = env!("CARGO_PKG_VERSION");
+        let said = writeln!(std::io::stdout(), "menagerie-worker-python {version} ({runtime})");
+        return if said.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    // CPython takes the thread that initialises it for its main thread, so it
+    // has to be this one.
+    serve(PythonLoader::new(), runtime)
+}

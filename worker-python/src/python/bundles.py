@@ -1,0 +1,297 @@
+"""The imports of bundles.
+
+Each generation of each bundle has a package of its own, under a name that no
+other generation ever had; its modules live in `sys.modules` below that name.
+The statement `import util` finds them because the modules' own `__builtins__`
+hold an `__import__` that looks into the bundle's folder first. It is found by
+the code that runs and not by the thread or the time, so an import inside a
+function, at call time, on a thread of the bundle's own resolves the same way.
+"""
+
+import _menagerie
+import builtins
+import gc
+import importlib
+import os
+import sys
+import threading
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    ExtensionFileLoader,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
+
+# The bundles that are loaded, by their package's name.
+_bundles = {}
+
+# Names that a bundle's own files never hide, as no script's files do.
+_RESERVED = frozenset(sys.builtin_module_names) | {"menagerie", "_menagerie"}
+
+
+class _FileLoader(SourceFileLoader):
+    """Compiles a bundle's file afresh each time.
+
+    Cached bytecode is neither read (a cache that was written within the same
+    tick of the clock as an edit looks fresh) nor written into the user's folder.
+    """
+
+    def __init__(self, fullname, path, bundle):
+        super().__init__(fullname, path)
+        self._bundle = bundle
+
+    def get_code(self, fullname):
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+    def exec_module(self, module):
+        module.__dict__["__builtins__"] = self._bundle.builtins
+        super().exec_module(module)
+
+
+class _MemoryLoader:
+    """Runs the code of a bundle that has no folder."""
+
+    def __init__(self, code, filename, bundle):
+        self._code = code
+        self._filename = filename
+        self._bundle = bundle
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        module.__dict__["__builtins__"] = self._bundle.builtins
+        exec(compile(self._code, self._filename, "exec", dont_inherit=True), module.__dict__)
+
+    def get_source(self, fullname):
+        return self._code
+
+
+class Bundle:
+    """One generation of a bundle."""
+
+    def __init__(self, serial, prefix, name, folders):
+        self.serial = serial
+        self.prefix = prefix
+        self.name = name
+        self.folders = folders
+        self.filename = None
+        self._main = None
+        self._listing = {}
+        self.builtins = dict(vars(builtins), __import__=self.import_, __menagerie__=serial)
+        package = type(sys)(prefix, f"The modules of bundle {name!r}.")
+        package.__path__ = list(folders)
+        package.__spec__ = ModuleSpec(prefix, None, is_package=True)
+        package.__spec__.submodule_search_locations = package.__path__
+        sys.modules[prefix] = package
+        _bundles[prefix] = self
+
+    def run(self, stem, path, code):
+        """Runs the main module: the file `path`, or else `code`."""
+        fullname = f"{self.prefix}.{stem.replace('.', '_')}"
+        if path is not None:
+            self._main = _file_spec(fullname, path, _FileLoader(fullname, path, self))
+        else:
+            # A name in angle brackets that is unique, so that tracebacks show
+            # this generation's lines.
+            self.filename = f"<{self.name} {self.prefix}>"
+            lines = code.splitlines(keepends=True)
+            import linecache
+
+            linecache.cache[self.filename] = (len(code), None, lines, self.filename)
+            self._main = ModuleSpec(fullname, _MemoryLoader(code, self.filename, self))
+        builtins.__import__(fullname)
+        return sys.modules[fullname]
+
+    def import_(self, name, globals=None, locals=None, fromlist=(), level=0):
+        """`__import__` as the bundle's modules have it."""
+        original = builtins.__import__
+        if level != 0:
+            return original(name, globals, locals, fromlist, level)
+        top = name.partition(".")[0]
+        if not self._owns(top):
+            try:
+                return original(name, globals, locals, fromlist, 0)
+            except ModuleNotFoundError as error:
+                if error.name != top or top in _RESERVED:
+                    raise
+                if not self.folders:
+                    error.msg = (
+                        f"{error.msg}; bundle {self.name!r} was loaded from memory "
+                        "and has no directory to import sibling modules from"
+                    )
+                    raise
+                # A folder without __init__.py is a package as well, but only
+                # where nothing else has the name: it may just hold data.
+                if not any(os.path.isdir(os.path.join(folder, top)) for folder in self.folders):
+                    raise
+        fullname = f"{self.prefix}.{name}"
+        if fromlist:
+            return original(fullname, globals, locals, fromlist, 0)
+        original(fullname, globals, locals, (), 0)
+        return sys.modules[f"{self.prefix}.{top}"]
+
+    def resolve(self, name):
+        """The name in `sys.modules` of what `name` means in this bundle."""
+        return f"{self.prefix}.{name}" if self._owns(name.partition(".")[0]) else name
+
+    def find(self, fullname, path):
+        """The spec of a module below this bundle's package."""
+        if self._main is not None and fullname == self._main.name:
+            return self._main
+        tail = fullname.rpartition(".")[2]
+        namespace = []
+        for folder in path or ():
+            base = os.path.join(folder, tail)
+            init = os.path.join(base, "__init__.py")
+            if os.path.isfile(init):
+                return _file_spec(fullname, init, _FileLoader(fullname, init, self), [base])
+            for suffix in EXTENSION_SUFFIXES:
+                if os.path.isfile(base + suffix):
+                    loader = ExtensionFileLoader(fullname, base + suffix)
+                    return _file_spec(fullname, base + suffix, loader)
+            if os.path.isfile(base + ".py"):
+                return _file_spec(fullname, base + ".py", _FileLoader(fullname, base + ".py", self))
+            if os.path.isdir(base):
+                namespace.append(base)
+        if not namespace:
+            return None
+        spec = ModuleSpec(fullname, None, is_package=True)
+        spec.submodule_search_locations = namespace
+        return spec
+
+    def _owns(self, top):
+        """Whether `top` is a module in the bundle's own folder."""
+        if top in _RESERVED:
+            return False
+        if f"{self.prefix}.{top}" in sys.modules:
+            return True
+        return any(top in self._names(folder) for folder in self.folders)
+
+    def _names(self, folder):
+        """The modules in a folder; listed again only when it has changed."""
+        changed = os.stat(folder).st_mtime_ns
+        known = self._listing.get(folder)
+        if known is not None and known[0] == changed:
+            return known[1]
+        names = set()
+        for entry in os.listdir(folder):
+            if os.path.isfile(os.path.join(folder, entry, "__init__.py")):
+                names.add(entry)
+            for suffix in (".py", *EXTENSION_SUFFIXES):
+                if entry.endswith(suffix):
+                    names.add(entry[: -len(suffix)])
+        self._listing[folder] = (changed, names)
+        return names
+
+    def close(self):
+        """Makes this process forget the generation: nothing refers to its
+        modules afterwards, unless a thread or a registry of others does."""
+        below = self.prefix + "."
+        _bundles.pop(self.prefix, None)
+        for name in [n for n in sys.modules if n == self.prefix or n.startswith(below)]:
+            del sys.modules[name]
+        self._main = None
+        self.builtins = None
+        if self.filename is not None:
+            sys.modules["linecache"].cache.pop(self.filename, None)
+        logging = sys.modules.get("logging")
+        if logging is not None:
+            loggers = logging.Logger.manager.loggerDict
+            for name in [n for n in loggers if n == self.prefix or n.startswith(below)]:
+                del loggers[name]
+        # `Optional[SomeClass]` is remembered by typing's caches.
+        for clear in getattr(sys.modules.get("typing"), "_cleanups", ()):
+            clear()
+
+
+def collect():
+    """Frees the modules of a bundle that was closed: they refer to each other
+    in circles, as every function refers to its module."""
+    gc.collect()
+
+
+def caller():
+    """The serial number of the bundle whose code is calling, or 0.
+
+    On a lane's thread nobody asks. Elsewhere the stack knows, or else the
+    thread who started it; where neither does, a bundle that is alone can only
+    be the one.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        serial = frame.f_builtins.get("__menagerie__")
+        if serial is not None:
+            return serial
+        frame = frame.f_back
+    serial = getattr(threading.current_thread(), "_menagerie_bundle", 0)
+    if serial == 0 and len(_bundles) == 1:
+        for bundle in _bundles.values():
+            return bundle.serial
+    return serial
+
+
+def _start_thread(thread):
+    """`Thread.start`, which notes for whom the thread works."""
+    thread._menagerie_bundle = _menagerie.lane() or caller()
+    _original_start(thread)
+
+
+_original_start = threading.Thread.start
+threading.Thread.start = _start_thread
+
+
+def _file_spec(fullname, path, loader, locations=None):
+    spec = ModuleSpec(fullname, loader, origin=path, is_package=locations is not None)
+    spec.submodule_search_locations = locations
+    spec.has_location = True
+    return spec
+
+
+class _Finder:
+    """The first entry of `sys.meta_path`."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if fullname == "logging":
+            return _logging_spec()
+        bundle = _bundles.get(fullname.partition(".")[0])
+        return None if bundle is None else bundle.find(fullname, path)
+
+
+def _logging_spec():
+    """The standard library's `logging`, with our handler from the moment that
+    somebody imports it: importing it at the start would cost every worker."""
+    spec = PathFinder.find_spec("logging")
+    if spec is None:
+        return None
+    run = spec.loader.exec_module
+
+    def exec_module(module):
+        run(module)
+        _menagerie.internal("logs").install(module)
+
+    spec.loader.exec_module = exec_module
+    return spec
+
+
+def _import_module(name, package=None):
+    """`importlib.import_module`, which resolves names in the calling bundle."""
+    serial = sys._getframe(1).f_builtins.get("__menagerie__")
+    if serial is not None and not name.startswith("."):
+        for bundle in list(_bundles.values()):
+            if bundle.serial == serial:
+                name = bundle.resolve(name)
+                break
+    return _original_import_module(name, package)
+
+
+_original_import_module = importlib.import_module
+importlib.import_module = _import_module
+sys.meta_path.insert(0, _Finder)
+
+# A .pth file of the site's may have imported it before.
+if "logging" in sys.modules:
+    _menagerie.internal("logs").install(sys.modules["logging"])

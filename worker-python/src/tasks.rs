@@ -1,0 +1,215 @@
+//! `async` functions: the lane's event loop, and the calls that wait in it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use menagerie_protocol::Reply;
+use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use pyo3::prelude::*;
+use pyo3::{PyTraverseError, PyVisit};
+
+use crate::interpreter;
+use crate::interrupt::PythonInterrupt;
+use crate::lane::Lane;
+
+/// An `async` call that has begun.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) reply: Reply,
+    /// Views of shared memory among its arguments.
+    pub(crate) views: Vec<Py<PyAny>>,
+}
+
+/// The event loop of one lane.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    driver: RefCell<Option<Py<PyAny>>>,
+    pending: RefCell<BTreeMap<u64, Pending>>,
+    next: Cell<u64>,
+    /// Whether the loop has anything to do at all.
+    busy: Cell<bool>,
+    interrupt: Arc<PythonInterrupt>,
+}
+
+impl Tasks {
+    pub(crate) fn new(interrupt: Arc<PythonInterrupt>) -> Self {
+        Self {
+            driver: RefCell::default(),
+            pending: RefCell::default(),
+            next: Cell::new(1),
+            busy: Cell::new(false),
+            interrupt,
+        }
+    }
+
+    /// The event loop's driver; made when it is first asked for, since
+    /// `asyncio` takes longer to import than the interpreter to start.
+    fn driver<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        if let Some(driver) = &*self.driver.borrow() {
+            return Ok(driver.bind(py).clone());
+        }
+        let driver = interpreter::internal(py, "tasks")?.call_method0("Driver")?;
+        self.interrupt.set_driver(Some(driver.clone().unbind()));
+        *self.driver.borrow_mut() = Some(driver.clone().unbind());
+        Ok(driver)
+    }
+
+    /// Begins a call.
+    pub(crate) fn start(
+        &self,
+        coroutine: &Bound<'_, PyAny>,
+        pending: Pending,
+    ) -> Result<(), (PyErr, Pending)> {
+        let py = coroutine.py();
+        let token = self.next.get();
+        let driver = match self.driver(py) {
+            Ok(driver) => driver,
+            Err(error) => return Err((error, pending)),
+        };
+        self.next.set(token + 1);
+        self.pending.borrow_mut().insert(token, pending);
+        self.note_oldest();
+        if let Err(error) = driver.call_method1("start", (token, coroutine)) {
+            return match self.take(token) {
+                Some(pending) => Err((error, pending)),
+                None => Ok(()),
+            };
+        }
+        self.busy.set(true);
+        Ok(())
+    }
+
+    /// A call that has ended.
+    pub(crate) fn take(&self, token: u64) -> Option<Pending> {
+        let pending = self.pending.borrow_mut().remove(&token);
+        self.note_oldest();
+        pending
+    }
+
+    fn note_oldest(&self) {
+        let oldest = self.pending.borrow().keys().next().copied();
+        self.interrupt.set_oldest(oldest.unwrap_or(0));
+    }
+
+    /// Whether the loop has nothing to do.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.busy.get()
+    }
+
+    /// Runs what is ready; true while anything is left.
+    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<bool> {
+        let busy = self.driver(py)?.call_method0("poll").and_then(|busy| busy.extract());
+        self.busy.set(*busy.as_ref().unwrap_or(&true));
+        busy
+    }
+
+    /// Runs the loop until `wake` is readable or nothing is left.
+    pub(crate) fn wait(&self, py: Python<'_>, wake: BorrowedFd<'_>) -> PyResult<()> {
+        self.driver(py)?.call_method1("wait", (wake.as_raw_fd(),))?;
+        Ok(())
+    }
+
+    /// Runs an `async` hook to its end.
+    pub(crate) fn run<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let driver = self.driver(coroutine.py())?;
+        driver.call_method1("run", (Step::new(coroutine, 0),))
+    }
+
+    /// Cancels what is left and closes the loop; attached.
+    pub(crate) fn close(&self, py: Python<'_>) -> PyResult<()> {
+        self.interrupt.set_driver(None);
+        let driver = self.driver.borrow_mut().take();
+        let closed = driver.map(|driver| driver.into_bound(py).call_method0("close"));
+        for (_, pending) in std::mem::take(&mut *self.pending.borrow_mut()) {
+            for view in pending.views {
+                view.drop_ref(py);
+            }
+        }
+        closed.transpose().map(|_| ())
+    }
+}
+
+/// A coroutine that tells when its code runs, so that an interrupt hits the
+/// guest's code and never the event loop's. To `asyncio` it is a coroutine
+/// because it has these four methods.
+#[pyclass(module = "menagerie")]
+#[derive(Debug)]
+pub(crate) struct Step {
+    coroutine: Option<Py<PyAny>>,
+    token: u64,
+}
+
+impl Step {
+    fn new(coroutine: &Bound<'_, PyAny>, token: u64) -> Self {
+        Self { coroutine: Some(coroutine.clone().unbind()), token }
+    }
+
+    fn run<'py>(
+        slf: &Bound<'py, Self>,
+        method: &str,
+        args: impl pyo3::call::PyCallArgs<'py>,
+    ) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let (coroutine, token) = {
+            let this = slf.borrow();
+            (this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py)), this.token)
+        };
+        let Some(coroutine) = coroutine else { return Ok(py.None()) };
+        let lane = Lane::current();
+        if let Some(lane) = &lane {
+            lane.interrupt.begin(py, token);
+        }
+        let result = coroutine.bind(py).getattr(method).and_then(|method| method.call1(args));
+        if let Some(lane) = &lane {
+            lane.interrupt.end(py);
+        }
+        match result {
+            Ok(value) => Ok(value.unbind()),
+            Err(error)
+                if error.is_instance_of::<PySystemExit>(py)
+                    || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
+            {
+                let exit = interpreter::internal(py, "tasks")?.getattr("Exit")?.call0()?;
+                let exit = PyErr::from_value(exit);
+                exit.set_cause(py, Some(error));
+                Err(exit)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[pymethods]
+impl Step {
+    #[new]
+    fn py_new(coroutine: &Bound<'_, PyAny>, token: u64) -> Self {
+        Self::new(coroutine, token)
+    }
+
+    fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        Self::run(slf, "send", (value,))
+    }
+
+    #[pyo3(signature = (*args))]
+    fn throw(slf: &Bound<'_, Self>, args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<Py<PyAny>> {
+        Self::run(slf, "throw", args)
+    }
+
+    fn close(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Self::run(slf, "close", ())
+    }
+
+    fn __await__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.coroutine)
+    }
+
+    fn __clear__(&mut self) {
+        self.coroutine = None;
+    }
+}

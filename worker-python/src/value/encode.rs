@@ -1,0 +1,98 @@
+//! Python's values into MessagePack.
+
+use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+use crate::shared_bytes::Buffer;
+
+/// From this many bytes on a result is not copied into the answer's buffer
+/// first, and an argument in shared memory is not copied out of it.
+pub(crate) const LARGE: usize = 4096;
+
+/// Appends a value.
+pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
+    nested(value, &mut Writer::new(out), 0)
+}
+
+/// Appends a call's arguments.
+pub(crate) fn encode_args(args: &Bound<'_, PyTuple>, out: &mut Vec<u8>) -> PyResult<()> {
+    nested(args, &mut Writer::new(out), 0)
+}
+
+/// If the value is nothing but many bytes, these.
+pub(crate) fn large_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Buffer<'py>>> {
+    // Nearly every result is none, so the test has to be a cheap one.
+    if !Buffer::is_bytes_like(value) || value.len()? < LARGE {
+        return Ok(None);
+    }
+    Buffer::of(value).map(Some)
+}
+
+fn nested(value: &Bound<'_, PyAny>, writer: &mut Writer<'_>, depth: usize) -> PyResult<()> {
+    if depth > MAX_DEPTH {
+        return Err(PyValueError::new_err(format!(
+            "the value is nested deeper than {MAX_DEPTH} levels, or contains itself"
+        )));
+    }
+    if value.is_none() {
+        writer.nil();
+    } else if let Ok(text) = value.cast::<PyString>() {
+        writer.str(text.to_str()?);
+    } else if let Ok(flag) = value.cast::<PyBool>() {
+        // Before the integers: a bool is an int to Python.
+        writer.bool(flag.is_true());
+    } else if let Ok(number) = value.cast::<PyInt>() {
+        integer(number, writer)?;
+    } else if let Ok(number) = value.cast::<PyFloat>() {
+        writer.float(number.value());
+    } else if let Ok(list) = value.cast::<PyList>() {
+        // By index and with the length asked for again, for the elements'
+        // buffers may run code; what was announced must be what follows.
+        let len = list.len();
+        writer.array(len);
+        for index in 0..len {
+            nested(&list.get_item(index)?, writer, depth + 1)?;
+        }
+    } else if let Ok(tuple) = value.cast::<PyTuple>() {
+        writer.array(tuple.len());
+        for item in tuple.iter_borrowed() {
+            nested(&item, writer, depth + 1)?;
+        }
+    } else if let Ok(map) = value.cast::<PyDict>() {
+        writer.map(map.len());
+        for (key, value) in map.iter() {
+            nested(&key, writer, depth + 1)?;
+            nested(&value, writer, depth + 1)?;
+        }
+    } else if let Ok(bytes) = value.cast::<PyBytes>() {
+        writer.bin(bytes.as_bytes());
+    } else if Buffer::is_bytes_like(value) {
+        writer.bin(Buffer::of(value)?.as_bytes());
+    } else {
+        let kind = value.get_type().fully_qualified_name()?;
+        return Err(PyTypeError::new_err(format!(
+            "a value of type {kind} cannot leave the bundle: None, bool, int, float, str, bytes, \
+             list, tuple and dict can"
+        )));
+    }
+    Ok(())
+}
+
+fn integer(number: &Bound<'_, PyInt>, writer: &mut Writer<'_>) -> PyResult<()> {
+    let mut overflow = 0;
+    // SAFETY: `number` is an int and the interpreter lock is held, both by its
+    // type; `overflow` outlives the call.
+    let value = unsafe { ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow) };
+    if overflow == 0 {
+        // No error can be set: the object is an int.
+        writer.int(value);
+    } else if let Ok(value) = number.extract::<u64>() {
+        writer.uint(value);
+    } else {
+        return Err(PyOverflowError::new_err("an int does not fit into 64 bits"));
+    }
+    Ok(())
+}

@@ -1,0 +1,7 @@
+//! Values between MessagePack and Python (C1).
+
+mod decode;
+mod encode;
+
+pub(crate) use decode::{Decoder, decode_value};
+pub(crate) use encode::{LARGE, encode, encode_args, large_bytes};

@@ -1,0 +1,230 @@
+use menagerie_protocol::msgpack::encode_args;
+use menagerie_protocol::{Failure, GuestError};
+use rmpv::Value;
+
+use crate::support::{T, call, code, guest_error, harness};
+
+#[test]
+fn c6_async_functions_interleave_at_their_awaits() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "interleave",
+        "
+import asyncio
+order = []
+go = asyncio.Event()
+
+@menagerie.export('t@1')
+async def first():
+    order.append('first begins')
+    await go.wait()
+    order.append('first ends')
+    return 1
+
+@menagerie.export('t@1')
+async def second():
+    order.append('second')
+    go.set()
+    return 2
+
+@menagerie.export('t@1')
+def told(): return order
+
+@menagerie.export('t@1')
+async def sleeps(): await asyncio.sleep(0.01)
+",
+    )
+    .unwrap();
+    let first = bundle.begin(T, "first", &[0x90]).unwrap();
+    let second = bundle.begin(T, "second", &[0x90]).unwrap();
+    assert_eq!(bundle.finish(second).unwrap(), [2]);
+    assert_eq!(bundle.finish(first).unwrap(), [1]);
+    let order: Vec<String> = call(&bundle, "told", ()).unwrap();
+    assert_eq!(order, ["first begins", "second", "first ends"]);
+    let all: Vec<_> = (0..20).map(|_| bundle.begin(T, "sleeps", &[0x90]).unwrap()).collect();
+    for one in all {
+        assert_eq!(bundle.finish(one).unwrap(), [0xc0]);
+    }
+}
+
+#[test]
+fn c6_errors_in_async_functions_end_their_own_call_only() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "async-errors",
+        "
+import asyncio, sys
+forever = asyncio.Event()
+
+@menagerie.export('t@1')
+async def fails():
+    await asyncio.sleep(0)
+    raise LookupError('lost')
+
+@menagerie.export('t@1')
+async def leaves():
+    await asyncio.sleep(0)
+    sys.exit(3)
+
+@menagerie.export('t@1')
+async def gives_up():
+    raise asyncio.CancelledError()
+
+@menagerie.export('t@1')
+async def waits():
+    await forever.wait()
+    return 'done'
+
+@menagerie.export('t@1')
+def release(): forever.set()
+",
+    )
+    .unwrap();
+    let waits = bundle.begin(T, "waits", &[0x90]).unwrap();
+    let error = guest_error(call::<_, ()>(&bundle, "fails", ()).unwrap_err());
+    assert_eq!((error.type_name.as_str(), error.message.as_str()), ("LookupError", "lost"));
+    assert!(error.stack.contains("in fails"), "{}", error.stack);
+    let error = guest_error(call::<_, ()>(&bundle, "leaves", ()).unwrap_err());
+    assert_eq!((error.type_name.as_str(), error.message.as_str()), ("SystemExit", "3"));
+    assert_eq!(call::<_, ()>(&bundle, "gives_up", ()), Err(Failure::Cancelled));
+    call::<_, ()>(&bundle, "release", ()).unwrap();
+    assert_eq!(bundle.finish(waits).unwrap(), b"\xa4done");
+}
+
+#[test]
+fn c6_a_bundle_that_blocks_or_spins_does_not_stop_another_one() {
+    let harness = harness();
+    let source = "
+@menagerie.export('t@1')
+def read(path):
+    print('reading')
+    with open(path) as file: return file.read()
+
+@menagerie.export('t@1')
+def write(path):
+    with open(path, 'w') as file: file.write('written')
+
+@menagerie.export('t@1')
+def spin():
+    print('spinning')
+    while True: pass
+";
+    let blocks = code(&harness, "blocks", source).unwrap();
+    let other = code(&harness, "other", source).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut args = Vec::new();
+    encode_args(&mut args, &(fifo.to_str().unwrap(),)).unwrap();
+
+    // The read ends only after the write, so neither may wait for the other.
+    let reads = blocks.begin(T, "read", &args).unwrap();
+    harness.wait_for_log(|record| record.message == "reading");
+    other.call_raw(T, "write", &args).unwrap();
+    assert_eq!(blocks.finish(reads).unwrap(), b"\xa7written");
+
+    let spins = blocks.begin(T, "spin", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "spinning");
+    let reads = other.begin(T, "read", &args).unwrap();
+    std::fs::write(&fifo, "by the test").unwrap();
+    assert_eq!(other.finish(reads).unwrap(), b"\xabby the test");
+    blocks.interrupt();
+    assert_eq!(blocks.finish(spins), Err(Failure::Cancelled));
+}
+
+const CALLS: &str = "
+@menagerie.export('t@1')
+def call(contract, function, args):
+    return menagerie.call(contract, function, *args)
+
+@menagerie.export('t@1')
+async def call_later(contract, function, args):
+    return await menagerie.call_async(contract, function, *args)
+
+@menagerie.export('t@1')
+def kind(contract, function):
+    try:
+        menagerie.call(contract, function)
+    except menagerie.CallError as error:
+        return [error.kind, str(error), error.remote_type, error.remote_message, error.remote_stack]
+
+@menagerie.export('t@1')
+async def kind_later(contract, function):
+    try:
+        await menagerie.call_async(contract, function)
+    except menagerie.CallError as error:
+        return [error.kind, str(error), error.remote_type, error.remote_message, error.remote_stack]
+
+@menagerie.export('t@1')
+def from_thread():
+    import threading
+    said = []
+    def run():
+        try: menagerie.call('kv@1', 'get')
+        except menagerie.CallError as error: said.extend([error.kind, str(error)])
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return said
+";
+
+#[test]
+fn c5_bundles_call_other_contracts() {
+    let harness = harness();
+    harness.on_call(|contract, function, args| match (contract, function) {
+        ("kv@1", "echo") => Ok(args.to_vec()),
+        ("kv@1", "raise") => {
+            Err(GuestError::new("KeyError", "gone").with_stack("at the other end").into())
+        }
+        _ => Err(Failure::NoSuchContract { contract: contract.to_owned() }),
+    });
+    let bundle = code(&harness, "calls", CALLS).unwrap();
+    for function in ["call", "call_later"] {
+        let back: Value = call(&bundle, function, ("kv@1", "echo", (1, "two", [3.0]))).unwrap();
+        let mut sent = Vec::new();
+        encode_args(&mut sent, &(1, "two", [3.0])).unwrap();
+        assert_eq!(back, rmpv::decode::read_value(&mut &sent[..]).unwrap());
+    }
+    type Told = (String, String, Option<String>, Option<String>, Option<String>);
+    for function in ["kind", "kind_later"] {
+        let told: Told = call(&bundle, function, ("kv@1", "raise")).unwrap();
+        assert_eq!(told.0, "Guest");
+        let remote = (told.2.as_deref(), told.3.as_deref(), told.4.as_deref());
+        assert_eq!(remote, (Some("KeyError"), Some("gone"), Some("at the other end")));
+        let told: Told = call(&bundle, function, ("none@1", "f")).unwrap();
+        assert_eq!(told.0, "NoSuchContract");
+        assert!(told.1.contains("none@1"), "{}", told.1);
+        assert_eq!(told.2, None);
+    }
+    let error =
+        guest_error(call::<_, ()>(&bundle, "call", ("none@1", "f", [0_u8; 0])).unwrap_err());
+    assert_eq!(error.type_name, "menagerie.CallError");
+    assert_eq!(error.code.as_deref(), Some("NoSuchContract"));
+    let told: Vec<String> = call(&bundle, "from_thread", ()).unwrap();
+    assert_eq!(told[0], "WrongThread");
+}
+
+#[test]
+fn async_calls_to_others_interleave() {
+    let harness = harness();
+    harness.on_call(|_, function, _| {
+        let mut out = Vec::new();
+        menagerie_protocol::msgpack::Writer::new(&mut out).str(function);
+        Ok(out)
+    });
+    let bundle = code(
+        &harness,
+        "gathers",
+        "
+import asyncio
+
+@menagerie.export('t@1')
+async def gather():
+    return await asyncio.gather(*(menagerie.call_async('kv@1', name) for name in 'abc'))
+",
+    )
+    .unwrap();
+    assert_eq!(call::<_, Vec<String>>(&bundle, "gather", ()).unwrap(), ["a", "b", "c"]);
+}

@@ -1,0 +1,206 @@
+use menagerie_protocol::Failure;
+use menagerie_protocol::msgpack::encode_args;
+
+use crate::support::{Folder, T, call, code, guest_error, harness};
+
+#[test]
+fn c3_exceptions_keep_type_message_stack_and_cause() {
+    let harness = harness();
+    let folder = Folder::new(
+        "raises",
+        &[
+            (
+                "main.py",
+                "
+import menagerie
+from shapes import ShapeError, draw
+
+@menagerie.export('t@1')
+def plain(): raise ValueError('no such thing')
+
+@menagerie.export('t@1')
+def own(): draw()
+
+@menagerie.export('t@1')
+def caused():
+    try:
+        {}['key']
+    except KeyError as error:
+        raise RuntimeError('outer') from error
+
+@menagerie.export('t@1')
+def group():
+    raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])
+
+@menagerie.export('t@1')
+def leave():
+    import sys
+    sys.exit('enough')
+
+class Unprintable(Exception):
+    def __str__(self): raise ValueError('never')
+
+@menagerie.export('t@1')
+def unprintable(): raise Unprintable()
+",
+            ),
+            (
+                "shapes.py",
+                "
+class ShapeError(Exception):
+    code = 'shape.round'
+    help = 'use a square one'
+    url = 'about:shapes'
+
+def draw():
+    raise ShapeError('it is round')
+",
+            ),
+        ],
+    );
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    let fail = |function| guest_error(call::<_, ()>(&bundle, function, ()).unwrap_err());
+
+    let error = fail("plain");
+    assert_eq!((error.type_name.as_str(), error.message.as_str()), ("ValueError", "no such thing"));
+    assert!(error.stack.contains("main.py\", line 6, in plain"), "{}", error.stack);
+    assert!(error.stack.ends_with("ValueError: no such thing\n"), "{}", error.stack);
+
+    let error = fail("own");
+    assert_eq!(error.type_name, "shapes.ShapeError");
+    assert_eq!(error.code.as_deref(), Some("shape.round"));
+    assert_eq!(error.help.as_deref(), Some("use a square one"));
+    assert_eq!(error.url.as_deref(), Some("about:shapes"));
+    assert!(error.stack.contains("shapes.py\", line 8, in draw"), "{}", error.stack);
+    assert!(error.stack.contains("\nshapes.ShapeError: it is round"), "{}", error.stack);
+
+    let error = fail("caused");
+    assert_eq!(error.inner.len(), 1);
+    assert_eq!(error.inner[0].type_name, "KeyError");
+    assert!(error.stack.contains("direct cause"), "{}", error.stack);
+
+    let error = fail("group");
+    let inner: Vec<_> = error.inner.iter().map(|e| e.message.as_str()).collect();
+    assert_eq!(inner, ["one", "two"]);
+
+    let error = fail("leave");
+    assert_eq!((error.type_name.as_str(), error.message.as_str()), ("SystemExit", "enough"));
+    assert_eq!(fail("unprintable").type_name, "main.Unprintable");
+}
+
+#[test]
+fn unbounded_recursion_is_an_error() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "recursion",
+        "
+@menagerie.export('t@1')
+def down(n=0): return down(n + 1)
+
+class Deep:
+    def __getattr__(self, name): return getattr(self, name + 'x')
+
+@menagerie.export('t@1')
+def deep(): return Deep().x
+",
+    )
+    .unwrap();
+    for function in ["down", "deep", "down"] {
+        let error = guest_error(call::<_, ()>(&bundle, function, ()).unwrap_err());
+        assert_eq!(error.type_name, "RecursionError");
+    }
+}
+
+#[test]
+fn s6_an_interrupt_ends_a_busy_loop() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "spins",
+        "
+@menagerie.export('t@1')
+def spin(said):
+    print(said)
+    try:
+        while True: pass
+    except Exception:
+        pass
+
+@menagerie.export('t@1')
+async def spin_later(said):
+    print(said)
+    while True: pass
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    for (function, said) in [("spin", "one"), ("spin_later", "two"), ("spin", "three")] {
+        let mut args = Vec::new();
+        encode_args(&mut args, &(said,)).unwrap();
+        let running = bundle.begin(T, function, &args).unwrap();
+        harness.wait_for_log(|record| record.message == said);
+        bundle.interrupt();
+        assert_eq!(bundle.finish(running), Err(Failure::Cancelled));
+        assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
+    }
+}
+
+#[test]
+fn s6_an_interrupt_never_hits_a_later_call() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "quick",
+        "
+@menagerie.export('t@1')
+def quick(): return sum(range(50))
+",
+    )
+    .unwrap();
+    bundle.interrupt();
+    for round in 0..2000 {
+        let running = bundle.begin(T, "quick", &[0x90]).unwrap();
+        bundle.interrupt();
+        match bundle.finish(running) {
+            Ok(_) | Err(Failure::Cancelled) => {}
+            Err(other) => panic!("round {round}: {other:?}"),
+        }
+        assert_eq!(call::<_, u32>(&bundle, "quick", ()), Ok(1225), "round {round}");
+    }
+}
+
+#[test]
+fn c7_an_interrupt_cancels_a_call_that_only_waits() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "waits",
+        "
+import asyncio
+cleaned = False
+
+@menagerie.export('t@1')
+async def wait():
+    global cleaned
+    print('waiting')
+    try:
+        await asyncio.Event().wait()
+    finally:
+        cleaned = True
+
+@menagerie.export('t@1')
+def was_cleaned(): return cleaned
+",
+    )
+    .unwrap();
+    let running = bundle.begin(T, "wait", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "waiting");
+    // The step that said so may still be running; then it is hit by the
+    // exception instead, with the same end.
+    bundle.interrupt();
+    assert_eq!(bundle.finish(running), Err(Failure::Cancelled));
+    assert!(call::<_, bool>(&bundle, "was_cleaned", ()).unwrap());
+}

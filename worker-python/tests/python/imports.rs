@@ -1,0 +1,181 @@
+use crate::support::{Folder, call, harness};
+
+const MAIN: &str = "
+import importlib
+import menagerie
+import utils
+from utils import NAME
+import pkg.deep.leaf as leaf
+import pkg.deep.leaf
+from pkg import relative
+from pkg.deep import *
+
+@menagerie.export('t@1')
+def names():
+    import utils as again
+    import lazily
+    from pkg.deep.leaf import WHO
+    assert again is utils is importlib.import_module('utils') is __import__('utils')
+    assert importlib.import_module('pkg.deep.leaf') is leaf
+    assert importlib.import_module('.deep.leaf', 'pkg') if False else True
+    assert pkg.deep.leaf is leaf and shown == 'shown'
+    return [utils.NAME, NAME, lazily.NAME, WHO, relative.NAME]
+
+@menagerie.export('t@1')
+def in_thread():
+    import threading
+    found = []
+    def run():
+        import only_in_thread
+        found.append(only_in_thread.NAME)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found
+
+@menagerie.export('t@1')
+def standard():
+    import json, base64, xml.dom.minidom
+    import data
+    return [json.dumps([1]), json.__name__, base64.__name__, data.inside.NAME]
+";
+
+fn folder(name: &str) -> Folder {
+    let line = format!("NAME = '{name}'\n");
+    Folder::new(
+        name,
+        &[
+            ("main.py", MAIN),
+            ("utils.py", &line),
+            ("lazily.py", "from utils import NAME\n"),
+            ("only_in_thread.py", "import utils\nNAME = utils.NAME\n"),
+            ("pkg/__init__.py", ""),
+            ("pkg/relative.py", "from ..utils import NAME\nfrom .deep.leaf import WHO\n"),
+            ("pkg/deep/__init__.py", "__all__ = ['shown']\nshown = 'shown'\nhidden = 1\n"),
+            ("pkg/deep/leaf.py", "from utils import NAME as WHO\n"),
+            // A folder that only holds data must not hide the standard library.
+            ("xml/notes.txt", ""),
+            ("data/inside.py", &line),
+            ("base64.py", "raise AssertionError('reserved')\n"),
+        ],
+    )
+}
+
+#[test]
+fn bundles_import_their_own_files_and_never_each_others() {
+    let harness = harness();
+    let names = ["one", "two"];
+    let folders = names.map(folder);
+    for folder in &folders {
+        // The bundle's own files come before the standard library's, as they
+        // do for a script: this one is meant.
+        folder.write("base64.py", "NAME = 'own'\n");
+        folder.write("data/__init__.py", "from . import inside\n");
+    }
+    let bundles = folders.each_ref().map(|folder| harness.load_dir(folder.path()).unwrap());
+    for _ in 0..2 {
+        for (bundle, name) in bundles.iter().zip(names) {
+            let told: Vec<String> = call(bundle, "names", ()).unwrap();
+            assert_eq!(told, [name; 5]);
+            assert_eq!(call::<_, Vec<String>>(bundle, "in_thread", ()).unwrap(), [name]);
+            let told: Vec<String> = call(bundle, "standard", ()).unwrap();
+            assert_eq!(told[..2], ["[1]", "json"]);
+            assert!(told[2].ends_with(".base64") && told[2] != "base64", "{}", told[2]);
+            assert_eq!(told[3], name);
+        }
+    }
+    // Whoever else imports base64 gets the standard library's.
+    let other = Folder::new(
+        "three",
+        &[(
+            "main.py",
+            "import menagerie, base64\n@menagerie.export('t@1')\ndef f(): return base64.__name__\n",
+        )],
+    );
+    let other = harness.load_dir(other.path()).unwrap();
+    assert_eq!(call::<_, String>(&other, "f", ()).unwrap(), "base64");
+}
+
+#[test]
+fn folders_without_init_are_packages_unless_the_name_is_taken() {
+    let harness = harness();
+    let folder = Folder::new(
+        "namespaces",
+        &[
+            (
+                "main.py",
+                "
+import menagerie
+import json.decoder
+import plain.part
+from plain import other
+
+@menagerie.export('t@1')
+def f(): return [json.decoder.__name__, plain.part.NAME, other.NAME]
+",
+            ),
+            ("json/data.txt", ""),
+            ("plain/part.py", "NAME = 'part'\n"),
+            ("plain/other.py", "from .part import NAME\n"),
+        ],
+    );
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    assert_eq!(call::<_, Vec<String>>(&bundle, "f", ()).unwrap(), ["json.decoder", "part", "part"]);
+}
+
+#[test]
+fn modules_written_while_the_bundle_runs_are_found() {
+    let harness = harness();
+    let folder = Folder::new(
+        "writes",
+        &[(
+            "main.py",
+            "
+import importlib, pathlib, menagerie
+
+@menagerie.export('t@1')
+def write():
+    try:
+        import written
+    except ModuleNotFoundError:
+        pathlib.Path(__file__).with_name('written.py').write_text('NAME = 1')
+    import written
+    return written.NAME
+
+@menagerie.export('t@1')
+def rewrite():
+    import written
+    pathlib.Path(__file__).with_name('written.py').write_text('NAME = 2')
+    return importlib.reload(written).NAME
+",
+        )],
+    );
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    assert_eq!(call::<_, u32>(&bundle, "write", ()).unwrap(), 1);
+    assert_eq!(call::<_, u32>(&bundle, "rewrite", ()).unwrap(), 2);
+}
+
+#[test]
+fn a_main_module_in_a_sub_folder_imports_what_is_beside_it() {
+    let harness = harness();
+    let folder = Folder::new(
+        "nested",
+        &[
+            (
+                "src/main.py",
+                "
+import menagerie, beside, above
+
+@menagerie.export('t@1')
+def f(): return [beside.NAME, above.NAME]
+",
+            ),
+            ("src/beside.py", "NAME = 'beside'\n"),
+            ("above.py", "NAME = 'above'\n"),
+        ],
+    );
+    let manifest = crate::support::manifest("nested").replace("main.py", "src/main.py");
+    folder.write("manifest.toml", &manifest);
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    assert_eq!(call::<_, Vec<String>>(&bundle, "f", ()).unwrap(), ["beside", "above"]);
+}
