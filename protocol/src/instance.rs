@@ -84,7 +84,16 @@ pub trait Instance {
 /// from the worker's control thread, so it touches the VM only by what its
 /// engine documents as callable from other threads.
 pub trait Interrupt: Send + Sync {
-    /// Makes whatever runs now fail with a cancellation error. May be called
-    /// when nothing runs, which must have no effect on later calls.
+    /// Makes the call that [`Instance::call`] is running now fail with
+    /// [`Failure::Cancelled`](crate::Failure::Cancelled). May be called when
+    /// nothing runs any more, which must have no effect on later calls.
     fn interrupt(&self);
+
+    /// As [`interrupt`](Self::interrupt), for a call that has begun and has
+    /// returned from [`Instance::call`]: its code runs from
+    /// [`Instance::poll`] or [`Instance::wait`], or waits there. `call` is what
+    /// [`Reply::call_id`] says; it may have ended meanwhile.
+    fn cancel(&self, call: u64) {
+        let _ = call;
+    }
 }

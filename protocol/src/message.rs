@@ -58,10 +58,12 @@ pub enum ToWorker {
     /// the memfd that the supervisor writes, the memfd that the worker writes,
     /// the eventfd that wakes the supervisor, the eventfd that wakes the lane.
     Load(Box<LoadRequest>),
-    /// Ask the guest to stop what runs on the lane now (S6).
+    /// Ask the guest to stop a call (S6).
     Interrupt {
         /// The lane.
         lane: LaneId,
+        /// The call's id in its frame.
+        call: u64,
     },
     /// A shared segment; its memfd comes with it.
     Segment {

@@ -5,7 +5,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::contract::{ContractId, is_function_name};
 use crate::error::{Failure, GuestError, LoaderError};
@@ -33,8 +34,34 @@ pub struct Runtime {
     pub(crate) after_thread: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
-/// Where a lane's interrupt is found by the control thread.
-pub(crate) type InterruptSlot = Arc<Mutex<Option<Arc<dyn Interrupt>>>>;
+/// How the control thread stops what runs on a lane.
+#[derive(Default)]
+pub(crate) struct InterruptControl {
+    how: Mutex<Option<Arc<dyn Interrupt>>>,
+    /// The call that `Instance::call` is running, or 0.
+    pub(crate) current: AtomicU64,
+}
+
+impl fmt::Debug for InterruptControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InterruptControl({:?})", self.current)
+    }
+}
+
+impl InterruptControl {
+    /// Asks a call to stop.
+    pub(crate) fn stop(&self, call: u64) {
+        let how = self.how.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(how) = how else { return };
+        if self.current.load(Ordering::Acquire) == call {
+            how.interrupt();
+        } else {
+            how.cancel(call);
+        }
+    }
+}
+
+pub(crate) type InterruptSlot = Arc<InterruptControl>;
 
 /// What a loader has registered so far.
 #[derive(Default)]
@@ -149,13 +176,9 @@ impl Runtime {
     }
 
     /// Says how a call that runs on this lane can be made to stop (S6).
-    ///
-    /// # Panics
-    ///
-    /// A thread panicked while it set an interrupt.
     pub fn set_interrupt(&self, interrupt: Arc<dyn Interrupt>) {
-        let mut slot = self.interrupt.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *slot = Some(interrupt);
+        let mut how = self.interrupt.how.lock().unwrap_or_else(PoisonError::into_inner);
+        *how = Some(interrupt);
     }
 
     /// Something to do when the lane's thread has ended, and with it the
@@ -240,6 +263,13 @@ impl fmt::Debug for Reply {
 impl Reply {
     pub(crate) const fn new(call: u64, lane: Rc<WorkerLane>) -> Self {
         Self { call, lane: Some(lane) }
+    }
+
+    /// The call's id, unique among those of its lane that have not ended; never
+    /// 0.
+    #[must_use]
+    pub const fn call_id(&self) -> u64 {
+        self.call
     }
 
     /// Answers with one MessagePack value.

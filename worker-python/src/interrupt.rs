@@ -29,8 +29,6 @@ struct Shared {
     current: AtomicU64,
     /// Written and read under the interpreter lock only.
     raised: AtomicBool,
-    /// The oldest `async` call that has not ended, or 0.
-    oldest: AtomicU64,
     /// The lane's event loop, once it has one.
     driver: Mutex<Option<Py<PyAny>>>,
 }
@@ -43,7 +41,6 @@ impl PythonInterrupt {
             stretch: AtomicU64::new(0),
             current: AtomicU64::new(0),
             raised: AtomicBool::new(false),
-            oldest: AtomicU64::new(0),
             driver: Mutex::new(None),
         }))
     }
@@ -68,12 +65,7 @@ impl PythonInterrupt {
         }
     }
 
-    /// Which `async` call an interrupt cancels when no guest code runs.
-    pub(crate) fn set_oldest(&self, token: u64) {
-        self.0.oldest.store(token, Ordering::Release);
-    }
-
-    /// Where that call runs; `None` when the loop is closed.
+    /// Where `async` calls run; `None` when the loop is closed.
     pub(crate) fn set_driver(&self, driver: Option<Py<PyAny>>) {
         let old = {
             let mut slot = self.0.driver.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,21 +77,30 @@ impl PythonInterrupt {
     }
 }
 
+impl PythonInterrupt {
+    fn send(&self, stretch: u64, token: u64) {
+        let job = Job { shared: Arc::clone(&self.0), stretch, token };
+        // It fails only if there is no helper thread; the hard way is left.
+        let _ = helper().send(job);
+    }
+}
+
 impl Interrupt for PythonInterrupt {
     fn interrupt(&self) {
-        let (stretch, token) = loop {
-            let stretch = self.0.stretch.load(Ordering::Acquire);
-            let token = if stretch % 2 == 1 { &self.0.current } else { &self.0.oldest };
-            let token = token.load(Ordering::Acquire);
-            if stretch == self.0.stretch.load(Ordering::Acquire) {
-                break (stretch, token);
-            }
-        };
-        if stretch % 2 == 1 || token != 0 {
-            let job = Job { shared: Arc::clone(&self.0), stretch, token };
-            // It fails only if there is no helper thread; the hard way is left.
-            let _ = helper().send(job);
+        let stretch = self.0.stretch.load(Ordering::Acquire);
+        if stretch % 2 == 1 {
+            self.send(stretch, 0);
         }
+    }
+
+    fn cancel(&self, call: u64) {
+        let stretch = self.0.stretch.load(Ordering::Acquire);
+        let current = self.0.current.load(Ordering::Acquire);
+        let same = stretch == self.0.stretch.load(Ordering::Acquire);
+        // A step of it that runs is interrupted; otherwise it waits in the
+        // loop, which cancels it there.
+        let runs = same && stretch % 2 == 1 && current == call;
+        self.send(if runs { stretch } else { 0 }, call);
     }
 }
 

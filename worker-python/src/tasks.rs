@@ -27,7 +27,6 @@ pub(crate) struct Pending {
 pub(crate) struct Tasks {
     driver: RefCell<Option<Py<PyAny>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
-    next: Cell<u64>,
     /// Whether the loop has anything to do at all.
     busy: Cell<bool>,
     interrupt: Arc<PythonInterrupt>,
@@ -38,7 +37,6 @@ impl Tasks {
         Self {
             driver: RefCell::default(),
             pending: RefCell::default(),
-            next: Cell::new(1),
             busy: Cell::new(false),
             interrupt,
         }
@@ -63,14 +61,12 @@ impl Tasks {
         pending: Pending,
     ) -> Result<(), (PyErr, Pending)> {
         let py = coroutine.py();
-        let token = self.next.get();
+        let token = pending.reply.call_id();
         let driver = match self.driver(py) {
             Ok(driver) => driver,
             Err(error) => return Err((error, pending)),
         };
-        self.next.set(token + 1);
         self.pending.borrow_mut().insert(token, pending);
-        self.note_oldest();
         if let Err(error) = driver.call_method1("start", (token, coroutine)) {
             return match self.take(token) {
                 Some(pending) => Err((error, pending)),
@@ -83,14 +79,7 @@ impl Tasks {
 
     /// A call that has ended.
     pub(crate) fn take(&self, token: u64) -> Option<Pending> {
-        let pending = self.pending.borrow_mut().remove(&token);
-        self.note_oldest();
-        pending
-    }
-
-    fn note_oldest(&self) {
-        let oldest = self.pending.borrow().keys().next().copied();
-        self.interrupt.set_oldest(oldest.unwrap_or(0));
+        self.pending.borrow_mut().remove(&token)
     }
 
     /// Whether the loop has nothing to do.

@@ -17,7 +17,7 @@ use crate::instance::{Args, Instance};
 use crate::message::{LaneCommand, LaneId, ToSupervisor};
 use crate::msgpack::Writer;
 use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
-use crate::runtime::{OnReply, Reply};
+use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
 
 /// Where a lane's messages to the supervisor go.
@@ -82,6 +82,7 @@ pub struct WorkerLane {
     max_payload: u64,
     outbox: Outbox,
     segments: Arc<SegmentTable>,
+    interrupt: InterruptSlot,
     up_segments: RefCell<Vec<UpSegment>>,
     /// The segments of calls that are not answered yet.
     bulk_calls: RefCell<HashMap<u64, Arc<Segment>>>,
@@ -117,14 +118,24 @@ pub struct LaneParts {
     pub max_payload: u64,
     /// Its segments.
     pub segments: Arc<SegmentTable>,
+    /// How what runs on it can be stopped.
+    pub(crate) interrupt: InterruptSlot,
 }
 
 impl WorkerLane {
     /// The worker's side of a lane.
     #[must_use]
     pub fn new(parts: LaneParts, outbox: Outbox) -> Self {
-        let LaneParts { id, memory, shape, supervisor_event, lane_event, max_payload, segments } =
-            parts;
+        let LaneParts {
+            id,
+            memory,
+            shape,
+            supervisor_event,
+            lane_event,
+            max_payload,
+            segments,
+            interrupt,
+        } = parts;
         Self {
             id,
             tx: RefCell::new(Tx::new(&memory, shape, Side::Worker, Arc::new(supervisor_event))),
@@ -134,6 +145,7 @@ impl WorkerLane {
             max_payload,
             outbox,
             segments,
+            interrupt,
             up_segments: RefCell::default(),
             bulk_calls: RefCell::default(),
             outcalls: RefCell::default(),
@@ -225,6 +237,7 @@ impl WorkerLane {
         let begun = self.begun.get() + 1;
         self.begun.set(begun);
         self.memory.begun().store(begun, Ordering::Relaxed);
+        self.interrupt.current.store(head.call, Ordering::Release);
         let reply = Reply::new(head.call, Rc::clone(self));
         if head.flags & FLAG_BULK == 0 {
             instance.call(head.function, Args { bytes: payload, segment: None }, reply);
@@ -236,6 +249,7 @@ impl WorkerLane {
             self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
             instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
         }
+        self.interrupt.current.store(0, Ordering::Release);
     }
 
     fn bulk(&self, payload: &[u8]) -> (Arc<Segment>, std::ops::Range<usize>) {

@@ -116,13 +116,11 @@ impl Lanes {
         }
     }
 
-    /// Asks what runs on a lane to stop.
-    pub fn interrupt(&self, lane: LaneId) {
+    /// Asks a call on a lane to stop.
+    pub fn interrupt(&self, lane: LaneId, call: u64) {
         let slot = self.shared.running().get(&lane).map(|entry| Arc::clone(&entry.interrupt));
-        let interrupt =
-            slot.and_then(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        if let Some(interrupt) = interrupt {
-            interrupt.interrupt();
+        if let Some(slot) = slot {
+            slot.stop(call);
         }
     }
 
@@ -200,6 +198,7 @@ impl LaneThread {
             lane_event,
             max_payload: request.max_payload,
             segments: Arc::clone(&self.segments),
+            interrupt: Arc::clone(&self.interrupt),
         };
         let outbox = Arc::clone(&self.shared.outbox);
         let lane = Rc::new(WorkerLane::new(parts, Arc::clone(&outbox)));

@@ -103,7 +103,7 @@ fn run(
                 ];
                 lanes.load(*request, fds);
             }
-            ToWorker::Interrupt { lane } => lanes.interrupt(lane),
+            ToWorker::Interrupt { lane, call } => lanes.interrupt(lane, call),
             ToWorker::Segment { lane, segment, len, writable } => {
                 let fd = inbox.descriptor()?;
                 let access = if writable { Access::ReadWrite } else { Access::ReadOnly };

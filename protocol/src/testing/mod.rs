@@ -1,7 +1,7 @@
 //! A loader under test, without processes: its lanes run in this process, over
 //! real shared memory, and a test calls them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -206,6 +206,7 @@ impl Harness {
                 done: HashMap::new(),
                 down: HashMap::new(),
             }),
+            open: Mutex::default(),
         })
     }
 
@@ -262,6 +263,8 @@ struct TestLane {
     source: BundleSource,
     contracts: Vec<ContractInterface>,
     link: Mutex<Link>,
+    /// Calls that have not ended.
+    open: Mutex<BTreeSet<u64>>,
 }
 
 struct Link {
@@ -338,6 +341,7 @@ impl TestBundle {
         let call = link.next_call;
         link.next_call += 1;
         let head = FrameHead { kind: Kind::Call, flags: 0, function, call };
+        lock(&lane.open).insert(call);
         self.send(&lane, &mut link, head, args);
         Ok(call)
     }
@@ -376,6 +380,7 @@ impl TestBundle {
             {
                 let mut link = lock(&lane.link);
                 if let Some(outcome) = link.done.remove(&call) {
+                    lock(&lane.open).remove(&call);
                     return outcome;
                 }
                 if let Some(frame) = link.rx.peek().expect("a sound ring") {
@@ -513,9 +518,13 @@ impl TestBundle {
         self.unload_lane(&self.lane());
     }
 
-    /// Asks what runs now to stop.
+    /// Asks every call that has not ended to stop.
     pub fn interrupt(&self) {
-        self.harness.lanes.interrupt(self.lane().lane);
+        let lane = self.lane();
+        let open: Vec<u64> = lock(&lane.open).iter().copied().collect();
+        for call in open {
+            self.harness.lanes.interrupt(lane.lane, call);
+        }
     }
 }
 

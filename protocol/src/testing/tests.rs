@@ -32,6 +32,10 @@ struct Stop(Arc<AtomicBool>);
 
 impl Interrupt for Stop {
     fn interrupt(&self) {
+        panic!("no call of the toy is interrupted while it runs");
+    }
+    fn cancel(&self, call: u64) {
+        assert_ne!(call, 0);
         self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -393,7 +393,7 @@ impl LanePeer for Process {
         let Some(process) = self.this.upgrade() else { return };
         let lane = Arc::clone(lane);
         self.runtime.spawn(async move {
-            process.send(&ToWorker::Interrupt { lane: lane.id });
+            process.send(&ToWorker::Interrupt { lane: lane.id, call: ticket.wire() });
             let Some(until_kill) = until_kill else { return };
             tokio::time::sleep(until_kill).await;
             if lane.is_running(ticket) {
