@@ -1,0 +1,34 @@
+# Menagerie: what there is to do. Everything is built once, in one profile, and
+# shared by the demo, the tests and the command-line program.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug
+
+.PHONY: help setup build demo test lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what lacks, and say what and why
+	@scripts/setup
+
+build: setup ## build the supervisor, the five workers and the sample bundles
+	cargo build --locked --workspace --all-targets
+	scripts/build-native-bundles dev
+
+demo: build ## all five languages answer, are killed, and answer again
+	$(BIN)/demo
+
+test: build ## all tests
+	cargo nextest run --locked --workspace --no-fail-fast
+	cargo test --locked --workspace --doc
+
+lint: setup ## formatting, clippy, and what the architecture forbids
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	scripts/check-architecture
+
+clean: ## remove what was built, and the runtimes that the set-up brought
+	cargo clean
+	rm -rf .deps tests/bundles/*/*.so tests/bundles/*/*.dll
