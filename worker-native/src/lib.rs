@@ -1,0 +1,18 @@
+//! Native bundles: shared libraries with the C interface of `menagerie.h`.
+//!
+//! [`NativeLoader`] loads each generation from a private copy of the file, and
+//! unmaps it when the generation's thread has ended.
+
+mod call;
+mod cursor;
+mod elf;
+mod errors;
+mod host;
+mod image;
+mod instance;
+mod library;
+mod loader;
+mod params;
+mod registrar;
+
+pub use loader::NativeLoader;

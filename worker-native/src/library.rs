@@ -1,0 +1,106 @@
+//! A library while it is mapped.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
+use menagerie_guest::abi;
+use menagerie_protocol::message::LogLevel;
+use menagerie_protocol::{LoaderError, Logger};
+
+use crate::image::Image;
+
+const INIT: &str = "menagerie_init";
+const VERSION: &str = "menagerie_abi_version";
+
+/// A library that is mapped, with the copy that it is mapped from.
+#[derive(Debug)]
+pub(crate) struct Library {
+    handle: Handle,
+    image: Image,
+    artifact: PathBuf,
+}
+
+impl Library {
+    /// Maps a private copy of the file and resolves all its symbols. Its
+    /// constructors run here, on this thread.
+    pub(crate) fn open(artifact: &Path) -> Result<Self, LoaderError> {
+        let image = Image::copy_of(artifact)?;
+        let path = image.path();
+        // SAFETY: the constructors of a bundle's library are the bundle's own
+        // code: to run it is what this worker is for, and the reason why it is
+        // a process of its own.
+        let opened = unsafe { Handle::open(Some(path.as_os_str()), RTLD_NOW | RTLD_LOCAL) };
+        match opened {
+            Ok(handle) => Ok(Self { handle, image, artifact: artifact.to_owned() }),
+            Err(error) => Err(LoaderError::ArtifactUnusable {
+                artifact: artifact.to_owned(),
+                problem: explain(&error, &path),
+            }),
+        }
+    }
+
+    /// The library's entry, after its version was checked.
+    pub(crate) fn entry(&self) -> Result<abi::Init, LoaderError> {
+        let unusable = |problem: String| LoaderError::ArtifactUnusable {
+            artifact: self.artifact.clone(),
+            problem,
+        };
+        // SAFETY: the symbol is a variable, so its address is a pointer.
+        let version = unsafe { self.handle.get::<*const u32>(VERSION) };
+        let version = *version.map_err(|_| {
+            unusable(format!(
+                "exports no {VERSION}: it does not include menagerie.h, nor use menagerie-guest"
+            ))
+        })?;
+        // SAFETY: both headers define the variable as an aligned u32, and the
+        // library is mapped.
+        let version = unsafe { version.read() };
+        let (major, minor) = (version >> 16, version & 0xffff);
+        if major != abi::ABI_MAJOR || minor > abi::ABI_MINOR {
+            return Err(unusable(format!(
+                "is built against version {major}.{minor} of menagerie.h, and this worker has {}.{}",
+                abi::ABI_MAJOR,
+                abi::ABI_MINOR
+            )));
+        }
+        // SAFETY: a library of this version defines the entry with this type.
+        let init = unsafe { self.handle.get::<abi::Init>(INIT) };
+        init.map(|init| *init).map_err(|_| {
+            unusable(format!("exports no {INIT}: it is no bundle, or hides its symbols"))
+        })
+    }
+
+    /// Unmaps the library. No code of it may run or be called any more: the
+    /// lane's thread has ended, and with it its thread-local destructors.
+    pub(crate) fn close(self, logger: &Logger) {
+        let name = self.artifact.display();
+        if let Err(error) = self.handle.close() {
+            let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            logger.log(LogLevel::Error, "menagerie", &format!("{name}: dlclose failed: {problem}"));
+        }
+        if self.image.is_mapped().unwrap_or(false) {
+            let message = format!(
+                "{name} stays mapped after dlclose: a thread that it started still runs, or it is \
+                 C++ with unique symbols (compile with -fno-gnu-unique)"
+            );
+            logger.log(LogLevel::Warn, "menagerie", &message);
+            // The dynamic loader still knows the library by this descriptor's
+            // path, and would return it to whoever gets the number next.
+            std::mem::forget(self.image);
+        }
+    }
+}
+
+/// The dynamic loader's message without the copy's path, and with what to do.
+fn explain(error: &libloading::Error, path: &Path) -> String {
+    let message = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let prefix = format!("{}: ", path.display());
+    let message = message.strip_prefix(&prefix).unwrap_or(&message);
+    let hint = if message.contains("cannot open shared object file") {
+        "; a bundle's own libraries have to be linked statically, the system's to be installed"
+    } else {
+        ""
+    };
+    format!("cannot be loaded: {message}{hint}")
+}

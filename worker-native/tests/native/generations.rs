@@ -1,0 +1,169 @@
+use std::sync::Arc;
+
+use menagerie_protocol::LoaderError;
+use menagerie_protocol::testing::{Harness, TestBundle};
+use rmpv::Value;
+
+use crate::support::{Folder, harness};
+
+/// A library whose `version` returns a number that is compiled in.
+const VERSIONED: &str = r#"
+#include <menagerie.h>
+static int version(mg_call *call, void *userdata) {
+    (void)userdata;
+    return mg_return_i64(call, VERSION);
+}
+int menagerie_init(const mg_host *host, mg_registrar *registrar) {
+    (void)host;
+    return mg_add_function(registrar, "versioned@1", "version", "", version, NULL);
+}
+"#;
+
+fn versioned(name: &str) -> Folder {
+    let folder = Folder::new(name, r#"["versioned@1"]"#);
+    folder.compile(VERSIONED, &["-DVERSION=1"]);
+    folder
+}
+
+fn version(bundle: &TestBundle) -> i64 {
+    bundle.call("versioned@1", "version", ()).unwrap()
+}
+
+fn count(bundle: &TestBundle) -> u64 {
+    bundle.call("fixture@1", "count", ()).unwrap()
+}
+
+#[test]
+fn hooks_hand_state_from_one_generation_to_the_next() {
+    let harness = harness();
+    for language in ["rust", "c"] {
+        let bundle = Folder::sample("probe", language).load(&harness);
+        let state = || bundle.call::<_, Value>("probe@1", "state", ()).unwrap();
+        assert_eq!(state(), Value::Nil);
+        // The folder is gone by now: a reload reads it again.
+        assert!(matches!(bundle.reload(), Err(LoaderError::ManifestNotFound { .. })));
+        assert_eq!(state(), Value::Nil);
+    }
+    for language in ["rust", "c"] {
+        let folder = Folder::sample("probe", language);
+        let bundle = folder.load(&harness);
+        let state = || bundle.call::<_, Value>("probe@1", "state", ()).unwrap();
+        let kept = Value::Map(vec![("n".into(), 7.into()), (1.into(), Value::Binary(vec![1, 2]))]);
+        bundle.call::<_, ()>("probe@1", "set_state", (&kept,)).unwrap();
+        assert_eq!(state(), Value::Nil);
+        bundle.reload().unwrap();
+        assert_eq!(state(), kept);
+        bundle.reload().unwrap();
+        assert_eq!(state(), Value::Nil);
+        let text = format!("probe-{language} is loaded for the 3. time");
+        harness.wait_for_log(|record| record.message == text);
+    }
+}
+
+#[test]
+fn l6_a_hook_that_fails_leaves_the_old_generation_serving() {
+    let harness = harness();
+    let folder = Folder::fixture("failing_hooks");
+    let bundle = folder.load(&harness);
+    bundle.call::<_, ()>("fixture@1", "set_count", (666,)).unwrap();
+    let error = bundle.reload().unwrap_err();
+    assert!(error.to_string().contains("cannot unload"), "{error}");
+    assert_eq!(count(&bundle), 667);
+    bundle.call::<_, ()>("fixture@1", "set_count", (13,)).unwrap();
+    let error = bundle.reload().unwrap_err();
+    let LoaderError::InitFailed { error, .. } = error else { panic!("{error}") };
+    assert_eq!((error.type_name.as_str(), error.code.as_deref()), ("Refused", Some("E1")));
+    assert_eq!(count(&bundle), 14);
+    bundle.unload();
+    assert_eq!(folder.maps(), [""; 0]);
+}
+
+#[test]
+fn l8_generations_are_copies_of_their_own() {
+    let harness = harness();
+    let folder = Folder::fixture("copies_of_their_own");
+    let (first, second) = (folder.load(&harness), folder.load(&harness));
+    assert_eq!(count(&first), 1);
+    assert_eq!(count(&first), 2);
+    assert_eq!(count(&second), 1);
+    first.unload();
+    assert_eq!(count(&second), 2);
+    second.reload().unwrap();
+    assert_eq!(count(&second), 1);
+}
+
+#[test]
+fn l8_the_file_may_be_overwritten_while_it_is_loaded() {
+    let harness = harness();
+    let folder = versioned("overwritten");
+    let bundle = folder.load(&harness);
+    for next in 2..6 {
+        // Never mapped: neither the writer nor the guest notices the other.
+        let path = folder.path().to_str().unwrap().to_owned();
+        assert!(!folder.maps().iter().any(|line| line.contains(&path)));
+        folder.compile(VERSIONED, &[&format!("-DVERSION={next}")]);
+        assert_eq!(version(&bundle), next - 1);
+        bundle.reload().unwrap();
+        assert_eq!(version(&bundle), next);
+    }
+    std::fs::write(folder.library(), b"the linker has just begun").unwrap();
+    assert!(bundle.reload().is_err());
+    assert_eq!(version(&bundle), 5);
+    std::fs::remove_file(folder.library()).unwrap();
+    assert!(bundle.reload().is_err());
+    assert_eq!(version(&bundle), 5);
+}
+
+fn use_thread_locals(folder: &Folder, harness: &Arc<Harness>) {
+    let bundle = folder.load(harness);
+    bundle.call::<_, ()>("fixture@1", "note", ("remember me",)).unwrap();
+    // A panic leaves its place in a thread-local value of its own.
+    assert!(bundle.call::<_, ()>("fixture@1", "panic_text", ()).is_err());
+    let lines = folder.maps();
+    assert!(lines.iter().any(|line| line.contains("r-xp") && line.contains("/memfd:")), "{lines:#?}");
+    bundle.unload();
+}
+
+#[test]
+fn l8_native_mapping_is_gone_after_unload() {
+    let harness = harness();
+    let folder = Folder::fixture("mapping_is_gone");
+    for _ in 0..20 {
+        use_thread_locals(&folder, &harness);
+        assert_eq!(folder.maps(), [""; 0]);
+    }
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = descriptors();
+    use_thread_locals(&folder, &harness);
+    assert_eq!(descriptors(), before);
+    assert_eq!(harness.logs(), []);
+}
+
+#[test]
+fn l8_native_mapping_is_gone_after_each_reload() {
+    let harness = harness();
+    let folder = Folder::fixture("mapping_after_reload");
+    let bundle = folder.load(&harness);
+    let one_generation = folder.maps().len();
+    assert!(one_generation > 0);
+    for _ in 0..20 {
+        bundle.call::<_, ()>("fixture@1", "note", ("remember me",)).unwrap();
+        bundle.reload().unwrap();
+        assert_eq!(folder.maps().len(), one_generation);
+    }
+    bundle.unload();
+    assert_eq!(folder.maps(), [""; 0]);
+}
+
+#[test]
+fn l8_a_library_that_stays_mapped_is_reported() {
+    let harness = harness();
+    let folder = Folder::new("stays_mapped", r#"["versioned@1"]"#);
+    folder.compile(VERSIONED, &["-DVERSION=1", "-Wl,-z,nodelete"]);
+    folder.load(&harness).unload();
+    let record = harness.wait_for_log(|record| record.message.contains("stays mapped"));
+    assert_eq!(record.bundle.as_deref(), Some("stays_mapped"));
+    // What is loaded next is not the library that stayed.
+    folder.compile(VERSIONED, &["-DVERSION=2"]);
+    assert_eq!(version(&folder.load(&harness)), 2);
+}
