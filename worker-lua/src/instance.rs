@@ -1,0 +1,172 @@
+//! A loaded generation of a Lua bundle.
+
+use std::ffi::c_int;
+use std::rc::Rc;
+
+use menagerie_protocol::msgpack::Reader;
+use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
+use mlua::{Function, MultiValue, Value};
+
+use crate::bytes::Epoch;
+use crate::decode::{Decoder, objects, scan};
+use crate::encode::with_pieces;
+use crate::exports::Exports;
+use crate::outcall::Converter;
+use crate::raised;
+use crate::vm::{CallError, FIRST_OBJECT, MAP_METATABLE, Vm};
+
+/// What answers a bundle's calls. Everything of the bundle is in its state,
+/// which goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct LuaInstance {
+    exports: Exports,
+    vm: Vm,
+    converter: Rc<Converter>,
+    epoch: Epoch,
+    bundle: String,
+    generation: u32,
+}
+
+impl LuaInstance {
+    pub(crate) fn new(
+        vm: Vm,
+        converter: Rc<Converter>,
+        exports: Exports,
+        bundle: &str,
+        generation: u32,
+    ) -> Self {
+        let bundle = bundle.to_owned();
+        Self { exports, vm, converter, epoch: Epoch::default(), bundle, generation }
+    }
+
+    fn begin(&mut self, id: FunctionId, args: Args<'_>, reply: Reply) {
+        let bad = |message: String| Failure::BadArguments { message };
+        let Some(export) = self.exports.functions.get(id as usize) else {
+            return reply.fail(bad(format!("there is no function number {id}")));
+        };
+        let name = &export.name;
+        let mut reader = Reader::new(args.bytes);
+        let count = match reader.array() {
+            Ok(count) => count,
+            Err(error) => return reply.fail(bad(format!("{name}: {error}"))),
+        };
+        if let Some(arity) = export.arity.filter(|arity| *arity != count) {
+            let s = if arity == 1 { "" } else { "s" };
+            return reply.fail(bad(format!("{name} takes {arity} argument{s}, got {count}")));
+        }
+        let found = match scan(reader.clone(), count) {
+            Ok(found) => found,
+            Err((at, e)) => return reply.fail(bad(format!("{name}: argument {}: {e}", at + 1))),
+        };
+        let mut values = MultiValue::new();
+        if found.has_objects {
+            let shared = args.segment.map(|segment| (segment, &self.epoch));
+            match objects(&self.vm.lua, &self.converter.wide, reader.rest(), shared) {
+                Ok(objects) => values = objects,
+                Err(error) => return reply.fail(raised::from_mlua(&error)),
+            }
+        }
+        let slots = c_int::try_from(count).unwrap_or(c_int::MAX);
+        // SAFETY: the closure owns nothing; the decoder's indices are those
+        // that `call` documents; `call` reserves a slot for each argument, and
+        // the decoder what nesting needs.
+        let result = unsafe {
+            self.vm.call(&export.function, values, slots, |stack| {
+                let mut decoder = Decoder {
+                    stack,
+                    reader,
+                    next_object: FIRST_OBJECT,
+                    map_metatable: MAP_METATABLE,
+                };
+                (0..count).all(|_| decoder.push_argument())
+            })
+        };
+        let problem = match result {
+            Ok(encoded) if encoded.splices.is_empty() => return reply.ok(encoded.out),
+            Ok(encoded) => {
+                let mut reply = Some(reply);
+                let sent = with_pieces(encoded.out, &encoded.splices, |pieces| {
+                    reply.take().map(|reply| reply.ok_parts(pieces))
+                });
+                return match (sent, reply) {
+                    (Err(error), Some(reply)) => reply.fail(error.into_guest_error()),
+                    _ => (),
+                };
+            }
+            Err(problem) => problem,
+        };
+        reply.fail(match problem {
+            CallError::Arguments => {
+                bad(format!("{name}: the arguments do not fit into Lua: too many, or two keys of a map are the same number"))
+            }
+            other => failure(other),
+        });
+    }
+
+    /// Calls a hook with one value, and returns what it returns.
+    fn hook(&mut self, function: &Function, value: Value) -> Result<Option<Vec<u8>>, GuestError> {
+        let values = MultiValue::from_iter([value]);
+        // SAFETY: the closure owns nothing and pushes the one object.
+        let result = unsafe {
+            self.vm.call(function, values, 1, |stack| {
+                stack.push_copy(FIRST_OBJECT);
+                true
+            })
+        };
+        let sent = match result {
+            Ok(encoded) => with_pieces(encoded.out, &encoded.splices, |pieces| pieces.concat())
+                .map_err(CallError::Result),
+            Err(error) => Err(error),
+        };
+        let value = sent.map_err(|error| match failure(error) {
+            Failure::Guest(error) => error,
+            other => GuestError::new("error", other.to_string()),
+        })?;
+        Ok((value != [NIL]).then_some(value))
+    }
+}
+
+/// MessagePack's nil.
+const NIL: u8 = 0xc0;
+
+fn failure(error: CallError) -> Failure {
+    match error {
+        CallError::Cancelled => Failure::Cancelled,
+        CallError::Raised(error) => Failure::Guest(error),
+        CallError::Result(error) => Failure::Guest(error.into_guest_error()),
+        CallError::Arguments => {
+            Failure::BadArguments { message: "they do not fit into Lua".to_owned() }
+        }
+    }
+}
+
+impl Instance for LuaInstance {
+    fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
+        self.begin(function, args, reply);
+        // The call is answered: the memory of its arguments is used again.
+        self.epoch.advance();
+    }
+
+    fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {
+        let Some(hook) = self.exports.on_load.clone() else { return Ok(()) };
+        let lua = &self.vm.lua;
+        let context = || {
+            let context = lua.create_table()?;
+            context.raw_set("bundle", self.bundle.as_str())?;
+            context.raw_set("generation", self.generation)?;
+            if let Some(state) = state {
+                context.raw_set("state", self.converter.decode(lua, state)?)?;
+            }
+            Ok(Value::Table(context))
+        };
+        let context = context().map_err(|e: mlua::Error| raised::from_mlua(&e))?;
+        self.hook(&hook, context).map(|_| ())
+    }
+
+    fn on_unload(&mut self) -> Result<Option<Vec<u8>>, GuestError> {
+        match self.exports.on_unload.clone() {
+            Some(hook) => self.hook(&hook, Value::Nil),
+            None => Ok(None),
+        }
+    }
+}

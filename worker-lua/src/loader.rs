@@ -1,0 +1,107 @@
+//! The loader: from a bundle's source to a running instance.
+
+use std::rc::Rc;
+
+use menagerie_protocol::{
+    BundleLoader, BundleSource, GuestError, LoaderError, ManifestData, Runtime, SupportedLanguage,
+};
+
+use crate::exports;
+use crate::instance::LuaInstance;
+use crate::native;
+use crate::outcall::{self, Converter};
+use crate::raised;
+use crate::require::{Code, Siblings};
+use crate::vm::{CallError, Vm};
+
+/// Loads Lua bundles, each generation into a Lua state of its own on its
+/// lane's thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LuaLoader;
+
+impl LuaLoader {
+    /// A loader; it keeps nothing between bundles.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl BundleLoader for LuaLoader {
+    fn loader_name(&self) -> &'static str {
+        "lua"
+    }
+
+    fn loader_language(&self) -> SupportedLanguage {
+        SupportedLanguage::Lua
+    }
+
+    fn supports_hot_reload(&self) -> bool {
+        true
+    }
+
+    fn load(
+        &self,
+        manifest: &ManifestData,
+        source: &BundleSource,
+        runtime: &Runtime,
+    ) -> Result<(), LoaderError> {
+        let (code, siblings) = read(manifest, source)?;
+        let bundle = runtime.bundle_name();
+        let init = |step, error| LoaderError::init(bundle, step, error);
+        let from_mlua = |error: mlua::Error| init("start Lua", raised::from_mlua(&error));
+        let (vm, converter) = start(runtime, siblings).map_err(from_mlua)?;
+        runtime.set_interrupt(vm.interrupter.clone());
+        let chunk = code.compile(&vm.lua).map_err(|e| init("compile", raised::from_mlua(&e)))?;
+        let value = vm.run(&chunk).map_err(|error| match error {
+            CallError::Raised(error) => init("initialise", error),
+            _ => init("initialise", GuestError::new("error", "the bundle was asked to stop")),
+        })?;
+        let exports =
+            exports::read(&vm, &code.name, &value).map_err(|error| init("register", error))?;
+        for contract in &exports.contracts {
+            runtime.register(contract.clone())?;
+        }
+        let generation = runtime.generation();
+        runtime.install(Box::new(LuaInstance::new(vm, converter, exports, bundle, generation)));
+        Ok(())
+    }
+
+    fn reload(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {
+        self.load(manifest, runtime.source(), runtime)
+    }
+}
+
+/// The bundle's main chunk, and where its siblings are.
+fn read(manifest: &ManifestData, source: &BundleSource) -> Result<(Code, Siblings), LoaderError> {
+    match source {
+        BundleSource::Path(_) => {
+            let path = manifest.artifact()?;
+            let text = std::fs::read(&path).map_err(|e| LoaderError::io(&path, &e))?;
+            let code = Code { name: manifest.file.clone(), text };
+            Ok((code, Siblings::Folder(manifest.dir.clone())))
+        }
+        BundleSource::Code(text) => {
+            let name = if manifest.file.is_empty() { "main.lua" } else { &manifest.file };
+            let code = Code { name: name.to_owned(), text: text.clone().into_bytes() };
+            Ok((code, Siblings::Nowhere(manifest.name.clone())))
+        }
+        BundleSource::Bytes(_) => Err(LoaderError::UnsupportedBundleSource {
+            loader: "lua".to_owned(),
+            kind: source.kind().to_owned(),
+        }),
+    }
+}
+
+/// A state with all that a bundle finds in it.
+fn start(runtime: &Runtime, siblings: Siblings) -> mlua::Result<(Vm, Rc<Converter>)> {
+    let vm = Vm::new(|lua, functions, interrupter| {
+        native::fill(lua, functions, interrupter, runtime.logger(), siblings)
+    })?;
+    let converter = vm.converter();
+    native::fill_integers(&vm.lua, &vm.native, &converter)?;
+    let call =
+        outcall::function(&vm.lua, converter.clone(), vm.interrupter.clone(), runtime.host())?;
+    vm.native.set("call", call)?;
+    Ok((vm, converter))
+}

@@ -1,0 +1,151 @@
+//! `menagerie.call`: calls of other bundles' contracts and the host's.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use menagerie_protocol::msgpack::{Reader, Writer};
+use menagerie_protocol::{Failure, GuestError, Host};
+use mlua::{Function, Lua, LuaString, MultiValue, Table, Value, Variadic};
+
+use crate::decode::{Decoder, objects, scan};
+use crate::encode::{EncodeError, Encoder, splice, with_pieces};
+use crate::interrupt::{CANCELLED, Interrupter};
+use crate::stack::protected;
+use crate::wide::Wide;
+
+/// What converts values outside a call from the host.
+#[derive(Debug)]
+pub(crate) struct Converter {
+    pub(crate) wide: Wide,
+    pub(crate) map_metatable: Table,
+}
+
+impl Converter {
+    /// Encodes values one after the other, with the head of a list before
+    /// them if `as_list`.
+    pub(crate) fn encode(
+        &self,
+        lua: &Lua,
+        values: Variadic<Value>,
+        as_list: bool,
+    ) -> mlua::Result<Result<Vec<u8>, EncodeError>> {
+        let (mut out, mut gaps, mut path) = (Vec::new(), Vec::new(), Vec::new());
+        if as_list {
+            Writer::new(&mut out).array(values.len());
+        }
+        let map_metatable = self.map_metatable.to_pointer();
+        let mut result = Ok(());
+        // SAFETY: the closure only borrows; it uses indices up to the top, and
+        // three slots of its own beside what the encoder reserves.
+        let moved: MultiValue = unsafe {
+            protected(lua, values, |stack| {
+                let mut encoder = Encoder {
+                    stack,
+                    out: &mut out,
+                    gaps: &mut gaps,
+                    map_metatable,
+                    path: &mut path,
+                };
+                for index in 1..=stack.top() {
+                    stack.push_copy(encoder.moved() + index);
+                    result = encoder.value();
+                    if result.is_err() {
+                        return stack.set_top(0);
+                    }
+                    stack.pop();
+                }
+                let moved = encoder.moved();
+                stack.set_top(moved);
+            })
+        }?;
+        Ok(result.and_then(|()| {
+            let splices = splice(&self.wide, &gaps, moved)?;
+            with_pieces(&out, &splices, |pieces| pieces.concat())
+        }))
+    }
+
+    /// The Lua value of MessagePack; its bytes are copies.
+    pub(crate) fn decode(&self, lua: &Lua, data: &[u8]) -> mlua::Result<Value> {
+        let found = scan(Reader::new(data), 1).map_err(|(_, e)| mlua::Error::runtime(e))?;
+        let objects = match found.has_objects {
+            true => objects(lua, &self.wide, data, None)?,
+            false => MultiValue::new(),
+        };
+        let mut pushed = false;
+        // SAFETY: the closure only borrows; its indices are the metatable's
+        // and the objects'; the decoder reserves what it needs.
+        let value: Value = unsafe {
+            protected(lua, (&self.map_metatable, objects), |stack| {
+                if !stack.reserve(4) {
+                    return stack.set_top(0);
+                }
+                let mut decoder =
+                    Decoder { stack, reader: Reader::new(data), next_object: 2, map_metatable: 1 };
+                pushed = decoder.push_argument();
+                stack.insert(1);
+                stack.set_top(1);
+            })
+        }?;
+        if pushed { Ok(value) } else { Err(mlua::Error::runtime("the value does not fit into Lua")) }
+    }
+}
+
+/// The prelude's `native.call`.
+pub(crate) fn function(
+    lua: &Lua,
+    converter: Rc<Converter>,
+    interrupter: Arc<Interrupter>,
+    host: Host,
+) -> mlua::Result<Function> {
+    lua.create_function(move |lua, args: Variadic<Value>| {
+        let refuse = |message: &str| Ok((false, Value::String(lua.create_string(message)?)));
+        let mut args = args.into_iter();
+        let (Some(Value::String(contract)), Some(Value::String(name))) = (args.next(), args.next())
+        else {
+            return refuse("call: expected a contract, a function and its arguments");
+        };
+        let packed = match converter.encode(lua, args.collect(), true)? {
+            Ok(packed) => packed,
+            Err(error) => return refuse(&format!("call: {error}")),
+        };
+        let text = |text: &LuaString| text.to_string_lossy();
+        match host.call(&text(&contract), &text(&name), &packed) {
+            _ if interrupter.is_stopped() => Err(mlua::Error::runtime(CANCELLED)),
+            Ok(value) => Ok((true, converter.decode(lua, &value)?)),
+            Err(failure) => Ok((false, Value::Table(describe(lua, &failure)?))),
+        }
+    })
+}
+
+/// The table that the prelude makes a `menagerie.CallError`.
+fn describe(lua: &Lua, failure: &Failure) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    table.raw_set("type", "menagerie.CallError")?;
+    table.raw_set("kind", kind(failure))?;
+    table.raw_set("message", failure.to_string())?;
+    if let Failure::Guest(error) = failure {
+        table.raw_set("cause", describe_guest(lua, error)?)?;
+    }
+    Ok(table)
+}
+
+fn describe_guest(lua: &Lua, error: &GuestError) -> mlua::Result<Table> {
+    let table = lua.create_table()?;
+    table.raw_set("type", error.type_name.as_str())?;
+    table.raw_set("message", error.message.as_str())?;
+    table.raw_set("stack", error.stack.as_str())?;
+    table.raw_set("code", error.code.as_deref())?;
+    table.raw_set("help", error.help.as_deref())?;
+    table.raw_set("url", error.url.as_deref())?;
+    if let Some(cause) = error.inner.first() {
+        table.raw_set("cause", describe_guest(lua, cause)?)?;
+    }
+    Ok(table)
+}
+
+/// The failure's name, as `DESIGN.md` rule C3 has it.
+fn kind(failure: &Failure) -> String {
+    let debug = format!("{failure:?}");
+    let end = debug.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(debug.len());
+    debug[..end].to_owned()
+}

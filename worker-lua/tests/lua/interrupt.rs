@@ -1,0 +1,65 @@
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::Failure;
+use menagerie_protocol::testing::{Harness, TestBundle};
+
+use super::probe;
+
+/// Asks again and again, because a call says only that it was begun, and waits
+/// for its end.
+fn stop(bundle: &TestBundle, call: u64) -> Result<Vec<u8>, Failure> {
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| bundle.finish(call));
+        while !waiting.is_finished() {
+            bundle.interrupt();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        waiting.join().unwrap()
+    })
+}
+
+fn spinner(body: &str) -> (std::sync::Arc<Harness>, TestBundle) {
+    // Loops that LuaJIT has compiled look at no hook: see the README.
+    let interpreted = "if jit then jit.off() end";
+    probe(&format!(
+        "{interpreted}
+         function probe.spin() {body} end
+         function probe.inc(n) return n + 1 end
+         function probe.nap() menagerie.sleep(1e9) end"
+    ))
+}
+
+#[test]
+fn s6_an_interrupt_ends_the_running_call_and_no_other() {
+    let (_harness, bundle) = spinner("while true do end");
+    for round in 0..3 {
+        let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
+        assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
+        // One that comes when nothing runs is for nobody.
+        bundle.interrupt();
+        assert_eq!(bundle.call("probe@1", "inc", (round,)), Ok(round + 1));
+    }
+}
+
+#[test]
+fn s6_a_guest_that_catches_everything_is_stopped() {
+    let (_harness, bundle) = spinner("pcall(function() while true do end end) while true do end");
+    let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
+    assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
+}
+
+#[test]
+fn s6_a_coroutine_is_stopped() {
+    let (_harness, bundle) = spinner("coroutine.wrap(function() while true do end end)()");
+    let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
+    assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
+}
+
+#[test]
+fn s6_a_sleeper_is_woken() {
+    let (_harness, bundle) = spinner("");
+    let begun = Instant::now();
+    let call = bundle.begin("probe@1", "nap", &[0x90]).unwrap();
+    assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
+    assert!(begun.elapsed() < Duration::from_secs(60), "it slept on");
+}
