@@ -1,0 +1,76 @@
+//! Runs `bootstrap.js` in a new engine.
+
+use std::rc::Rc;
+
+use deno_core::v8;
+use menagerie_protocol::GuestError;
+
+use crate::engine::Engine;
+use crate::failure::on_promise_reject;
+use crate::guest_error::{from_exception, property};
+use crate::instance::enter;
+use crate::lane::Lane;
+use crate::{modules, natives};
+
+/// Functions that `bootstrap.js` returns to the worker.
+pub(crate) struct World {
+    /// `fireTimer(id)`: runs a timer's callback.
+    pub(crate) fire_timer: v8::Global<v8::Function>,
+    /// `follow(promise, id)`: calls `settle` when the promise is settled.
+    pub(crate) follow: v8::Global<v8::Function>,
+    /// `importLater(referrer, specifier, json)`: a module's namespace.
+    pub(crate) import_later: v8::Global<v8::Function>,
+    /// `makeCallError(kind, message, ...)`.
+    pub(crate) make_call_error: v8::Global<v8::Function>,
+    /// `String.prototype.isWellFormed`.
+    pub(crate) is_well_formed: v8::Global<v8::Function>,
+}
+
+/// Gives the engine its lane, and the guest its world.
+pub(crate) fn build(engine: &mut Engine, lane: &Rc<Lane>) -> Result<(), GuestError> {
+    let failed = |what: &str| GuestError::new("Error", format!("the worker's bootstrap: {what}"));
+    engine.isolate.set_slot(Rc::clone(lane));
+    engine.isolate.set_promise_reject_callback(on_promise_reject);
+    enter!(scope, *engine);
+    v8::tc_scope!(let tc, scope);
+    let world = run(tc).map_err(failed)?;
+    let Some(world) = world else {
+        let thrown = tc.exception().map(|e| from_exception(tc, e));
+        return Err(thrown.unwrap_or_else(|| failed("it did not return")));
+    };
+    let mut function = |name: &str| {
+        property(tc, world, name)
+            .and_then(|value| value.try_cast::<v8::Function>().ok())
+            .map(|function| v8::Global::new(tc, function))
+            .ok_or_else(|| failed(name))
+    };
+    let functions = World {
+        fire_timer: function("fireTimer")?,
+        follow: function("follow")?,
+        import_later: function("importLater")?,
+        make_call_error: function("makeCallError")?,
+        is_well_formed: function("isWellFormed")?,
+    };
+    *lane.world.borrow_mut() = Some(functions);
+    property(tc, world, "api")
+        .and_then(|api| api.try_cast().ok())
+        .and_then(|api| modules::add_api(tc, lane, api))
+        .ok_or_else(|| failed("its module"))
+}
+
+/// What the script returns; nothing if it threw.
+fn run<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+) -> Result<Option<v8::Local<'s, v8::Object>>, &'static str> {
+    let text = v8::String::new(scope, include_str!("bootstrap.js")).ok_or("its text")?;
+    let name = v8::String::new(scope, "menagerie:bootstrap").ok_or("its name")?;
+    let origin =
+        v8::ScriptOrigin::new(scope, name.into(), 0, 0, false, 0, None, false, false, false, None);
+    let native = natives::object(scope).ok_or("no native functions")?;
+    let Some(script) = v8::Script::compile(scope, text, Some(&origin)) else { return Ok(None) };
+    let Some(main) = script.run(scope) else { return Ok(None) };
+    let main = main.try_cast::<v8::Function>().map_err(|_| "it is no function")?;
+    let receiver = v8::undefined(scope).into();
+    let Some(world) = main.call(scope, receiver, &[native.into()]) else { return Ok(None) };
+    world.try_cast().map(Some).map_err(|_| "it returned no object")
+}

@@ -1,0 +1,139 @@
+//! Calls of the guest into other bundles and the host: `menagerie.call`.
+
+use deno_core::v8;
+use menagerie_protocol::msgpack::Reader;
+use menagerie_protocol::{Failure, GuestError};
+
+use crate::borrowed::Borrowed;
+use crate::decode::decode;
+use crate::encode::Encoded;
+use crate::lane::Lane;
+use crate::natives::{Arguments, Return, throw_type_error};
+
+/// `call(contract, function, args)`: a promise.
+pub(crate) fn native<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    args: Arguments<'s>,
+    mut rv: Return<'s>,
+) {
+    if !args.get(0).is_string() || !args.get(1).is_string() {
+        return throw_type_error(scope, "call(contract, function, ...args): two strings expected");
+    }
+    let contract = args.get(0).to_rust_string_lossy(scope);
+    let function = args.get(1).to_rust_string_lossy(scope);
+    let encoded = {
+        v8::tc_scope!(let tc, scope);
+        let mut encoded = Encoded::default();
+        let result = encoded.push(tc, args.get(2)).and_then(|()| encoded.into_vec());
+        if tc.has_caught() {
+            tc.rethrow();
+            return;
+        }
+        result
+    };
+    let bytes = match encoded {
+        Ok(bytes) => bytes,
+        Err(problem) => {
+            return throw_type_error(scope, &format!("call {contract} {function}: {problem}"));
+        }
+    };
+    let Some(resolver) = v8::PromiseResolver::new(scope) else { return };
+    rv.set(resolver.get_promise(scope).into());
+
+    let lane = Lane::of(scope);
+    if lane.blocking.get() {
+        let result = lane.host.call(&contract, &function, &bytes);
+        return deliver(scope, &lane, resolver, result);
+    }
+    let id = lane.fresh_id();
+    let answers = std::rc::Rc::clone(&lane.answers);
+    let then = Box::new(move |result| answers.borrow_mut().push_back((id, result)));
+    match lane.host.call_async(&contract, &function, &bytes, then) {
+        Ok(()) => {
+            let resolver = v8::Global::new(scope, resolver);
+            lane.resolvers.borrow_mut().insert(id, resolver);
+        }
+        Err(failure) => deliver(scope, &lane, resolver, Err(failure)),
+    }
+}
+
+/// Settles the promise of a call that the guest made.
+pub(crate) fn deliver(
+    scope: &mut v8::PinScope<'_, '_>,
+    lane: &Lane,
+    resolver: v8::Local<'_, v8::PromiseResolver>,
+    result: Result<Vec<u8>, Failure>,
+) {
+    let result = result.and_then(|bytes| {
+        decode(scope, &mut Reader::new(&bytes), &mut Borrowed::nothing())
+            .map_err(|error| Failure::BadValue { message: error.to_string() })
+    });
+    match result {
+        Ok(value) => {
+            resolver.resolve(scope, value);
+        }
+        Err(failure) => {
+            let error = call_error(scope, lane, &failure);
+            resolver.reject(scope, error);
+        }
+    }
+}
+
+/// The failure as a `CallError` of `bootstrap.js`.
+fn call_error<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    lane: &Lane,
+    failure: &Failure,
+) -> v8::Local<'s, v8::Value> {
+    let text = |scope: &mut v8::PinScope<'s, '_>, text: &str| -> v8::Local<'s, v8::Value> {
+        v8::String::new(scope, text).map_or_else(|| v8::null(scope).into(), Into::into)
+    };
+    let maybe = |scope: &mut v8::PinScope<'s, '_>, value: Option<&str>| match value {
+        Some(value) => text(scope, value),
+        None => v8::undefined(scope).into(),
+    };
+    let kind = text(scope, kind(failure));
+    let message = text(scope, &failure.to_string());
+    let none = GuestError::default();
+    let (is_guest, remote) = match failure {
+        Failure::Guest(error) => (true, error),
+        _ => (false, &none),
+    };
+    let arguments = [
+        kind,
+        message,
+        v8::Boolean::new(scope, is_guest).into(),
+        text(scope, &remote.type_name),
+        text(scope, &remote.message),
+        text(scope, &remote.stack),
+        maybe(scope, remote.code.as_deref()),
+        maybe(scope, remote.help.as_deref()),
+        maybe(scope, remote.url.as_deref()),
+    ];
+    let world = lane.world.borrow();
+    let make = world.as_ref().map(|world| v8::Local::new(scope, &world.make_call_error));
+    let receiver = v8::undefined(scope);
+    make.and_then(|make| make.call(scope, receiver.into(), &arguments)).unwrap_or(message)
+}
+
+/// The failure's kind, as guests of every language see it.
+const fn kind(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Guest(_) => "Guest",
+        Failure::BadArguments { .. } => "BadArguments",
+        Failure::Cancelled => "Cancelled",
+        Failure::DeadlineExceeded { .. } => "DeadlineExceeded",
+        Failure::WorkerCrashed { .. } => "WorkerCrashed",
+        Failure::Quarantined { .. } => "Quarantined",
+        Failure::NoSuchContract { .. } => "NoSuchContract",
+        Failure::NoSuchFunction { .. } => "NoSuchFunction",
+        Failure::Overloaded { .. } => "Overloaded",
+        Failure::CycleDetected { .. } => "CycleDetected",
+        Failure::UndeclaredDependency { .. } => "UndeclaredDependency",
+        Failure::StaleHandle { .. } => "StaleHandle",
+        Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
+        Failure::BadValue { .. } => "BadValue",
+        Failure::ShuttingDown => "ShuttingDown",
+        _ => "Failure",
+    }
+}

@@ -1,0 +1,216 @@
+//! The bundle's asynchronous work: timers, and answers to the guest's calls. The
+//! lane drives it; nothing here has a thread.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use deno_core::v8;
+use menagerie_protocol::{Failure, GuestError};
+
+use crate::call;
+use crate::failure::{self, thrown};
+use crate::guest_error::from_exception;
+use crate::instance::{JsInstance, enter};
+use crate::modules::evaluate;
+use crate::waiting::sleep;
+
+impl JsInstance {
+    /// Runs whatever is ready.
+    pub(crate) fn turn(&mut self) {
+        if !self.is_anything_ready() {
+            return;
+        }
+        self.gate.enter();
+        let ended = self.turn_inside();
+        self.leave(ended);
+    }
+
+    /// Cheap, since the lane asks again and again while it is awake.
+    fn is_anything_ready(&self) -> bool {
+        let due = || self.lane.timers.borrow().next().is_some_and(|due| due <= Instant::now());
+        !self.lane.answers.borrow().is_empty() || due()
+    }
+
+    /// A turn while the gate is entered already, and what cut it short.
+    fn turn_inside(&mut self) -> Option<Failure> {
+        self.run_timers_and_answers();
+        enter!(scope, self.engine);
+        if !self.gate.is_interrupted() {
+            scope.perform_microtask_checkpoint();
+        }
+        self.lane.end_turn(scope, &self.gate)
+    }
+
+    fn run_timers_and_answers(&mut self) {
+        enter!(scope, self.engine);
+        let lane = &self.lane;
+        loop {
+            let Some((id, result)) = lane.answers.borrow_mut().pop_front() else { break };
+            let resolver = lane.resolvers.borrow_mut().remove(&id);
+            if let Some(resolver) = resolver {
+                let resolver = v8::Local::new(scope, resolver);
+                call::deliver(scope, lane, resolver, result);
+                scope.perform_microtask_checkpoint();
+            }
+        }
+        // Timers that are set from now on are for a later turn, however short
+        // they are, so that a turn ends.
+        let now = Instant::now();
+        loop {
+            let due = lane.timers.borrow_mut().take_due(now);
+            let Some(id) = due else { break };
+            {
+                v8::tc_scope!(let tc, scope);
+                let world = lane.world.borrow();
+                let Some(fire) = world.as_ref().map(|w| v8::Local::new(tc, &w.fire_timer)) else {
+                    break;
+                };
+                drop(world);
+                let receiver = v8::undefined(tc).into();
+                let id = v8::Integer::new_from_unsigned(tc, id).into();
+                if fire.call(tc, receiver, &[id]).is_none() {
+                    match thrown(tc, &self.gate) {
+                        Failure::Cancelled => return,
+                        other => lane.uncaught("Uncaught", &failure::guest_error(other)),
+                    }
+                }
+            }
+            scope.perform_microtask_checkpoint();
+        }
+    }
+
+    /// No script runs any more; `ended` is what [`Lane::end_turn`] said.
+    ///
+    /// Continuations may have been lost when scripts were ended from outside,
+    /// and the engine does not say whose: no call that was at an await then may
+    /// wait for ever, so all of them fail.
+    ///
+    /// [`Lane::end_turn`]: crate::lane::Lane::end_turn
+    pub(crate) fn leave(&mut self, ended: Option<Failure>) {
+        let interrupted = self.gate.leave();
+        let Some(failure) = ended.or_else(|| interrupted.then_some(Failure::Cancelled)) else {
+            return;
+        };
+        let begun: Vec<_> = self.lane.begun.borrow_mut().drain().collect();
+        enter!(scope, self.engine);
+        for (_, begun) in begun {
+            begun.reply.fail(failure.clone());
+            begun.lent.give_back(scope);
+        }
+    }
+
+    /// Sleeps and works until `wake` is readable or nothing is left to do.
+    pub(crate) fn wait_for(&mut self, wake: BorrowedFd<'_>) {
+        while self.lane.has_work() {
+            let time = self.time_to_sleep();
+            if sleep(Some(wake), time) {
+                return;
+            }
+            self.turn();
+        }
+    }
+
+    /// Until when nothing can become ready by itself; `None` for ever.
+    fn time_to_sleep(&self) -> Option<Duration> {
+        if !self.lane.answers.borrow().is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = self.lane.timers.borrow().next()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Works until the promise is settled, while the gate is entered.
+    pub(crate) fn until_settled(
+        &mut self,
+        promise: &v8::Global<v8::Value>,
+        problem: &str,
+    ) -> Result<(), GuestError> {
+        loop {
+            if let Some(failure) = self.turn_inside() {
+                return Err(failure::guest_error(failure));
+            }
+            {
+                enter!(scope, self.engine);
+                let pending = v8::Local::new(scope, promise)
+                    .try_cast::<v8::Promise>()
+                    .is_ok_and(|promise| promise.state() == v8::PromiseState::Pending);
+                if !pending {
+                    return Ok(());
+                }
+            }
+            self.sleep_or_give_up(problem)?;
+        }
+    }
+
+    fn sleep_or_give_up(&mut self, problem: &str) -> Result<(), GuestError> {
+        if !self.lane.waits() {
+            return Err(GuestError::new(
+                "Error",
+                format!("{problem}: nothing is left to wait for"),
+            ));
+        }
+        sleep(None, self.time_to_sleep());
+        Ok(())
+    }
+
+    /// Loads and runs the main module, and returns what it exports. A failure
+    /// comes with the step's name.
+    pub(crate) fn import(&mut self) -> Result<v8::Global<v8::Object>, (&'static str, GuestError)> {
+        self.gate.enter();
+        let result = self.import_inside();
+        if self.gate.leave() {
+            return Err(("initialise", failure::guest_error(Failure::Cancelled)));
+        }
+        result
+    }
+
+    fn import_inside(&mut self) -> Result<v8::Global<v8::Object>, (&'static str, GuestError)> {
+        let (evaluated, namespace) = {
+            enter!(scope, self.engine);
+            let modules = &self.lane.modules;
+            let module = modules.load(scope, modules.sources.main()).map_err(|error| {
+                let error = from_exception(scope, error);
+                if error.type_name != "SyntaxError" {
+                    return ("import", error);
+                }
+                ("compile", with_place(error))
+            })?;
+            let evaluated = evaluate(scope, module).map_err(|thrown| {
+                let error = match self.lane.end_turn(scope, &self.gate) {
+                    Some(failure) => failure::guest_error(failure),
+                    None => from_exception(scope, thrown),
+                };
+                ("initialise", error)
+            })?;
+            // Its rejection is the load's error, and nothing that nobody saw.
+            evaluated.mark_as_handled();
+            self.lane.forget_rejection(evaluated);
+            let namespace = module.get_module_namespace().try_cast::<v8::Object>();
+            let namespace = namespace
+                .map_err(|_| ("import", GuestError::new("Error", "the module has no exports")))?;
+            let evaluated: v8::Local<'_, v8::Value> = evaluated.into();
+            (v8::Global::new(scope, evaluated), v8::Global::new(scope, namespace))
+        };
+        self.until_settled(&evaluated, "the module awaits for ever")
+            .map_err(|e| ("initialise", e))?;
+        enter!(scope, self.engine);
+        let evaluated = v8::Local::new(scope, evaluated).try_cast::<v8::Promise>();
+        match evaluated {
+            Ok(promise) if promise.state() == v8::PromiseState::Rejected => {
+                self.lane.forget_rejection(promise);
+                let thrown = promise.result(scope);
+                Err(("initialise", from_exception(scope, thrown)))
+            }
+            _ => Ok(namespace),
+        }
+    }
+}
+
+/// A syntax error whose message says where it is, as its stack does.
+fn with_place(mut error: GuestError) -> GuestError {
+    let place = error.stack.lines().find_map(|line| line.trim_start().strip_prefix("at "));
+    if let Some(place) = place.filter(|place| !error.message.contains(place)) {
+        error.message = format!("{} ({place})", error.message);
+    }
+    error
+}

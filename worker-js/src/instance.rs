@@ -1,0 +1,295 @@
+//! One generation of a bundle: its engine, and the calls into it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use deno_core::v8;
+use menagerie_protocol::msgpack::Reader;
+use menagerie_protocol::{
+    Args, ContractInterface, Failure, FunctionId, GuestError, Instance, Interrupt, Reply,
+};
+
+use crate::borrowed::{Borrowed, Lent};
+use crate::decode::decode;
+use crate::encode::{Buffers, Encoded};
+use crate::engine::Engine;
+use crate::exports::{self, Function};
+use crate::failure::{full_heap, recover_from_full_heap, thrown, unsendable};
+use crate::guest_error::from_exception;
+use crate::interrupt::Gate;
+use crate::lane::{Begun, Lane};
+use crate::natives::{Arguments, Return};
+
+/// Enters the engine: `$scope` is then a scope with its context.
+macro_rules! enter {
+    ($scope:ident, $engine:expr) => {
+        let engine = &mut $engine;
+        let isolate: &mut v8::Isolate = &mut engine.isolate;
+        v8::scope!(let $scope, isolate);
+        let context = v8::Local::new($scope, &*engine.context);
+        let $scope = &mut v8::ContextScope::new($scope, context);
+    };
+}
+pub(crate) use enter;
+
+/// A loaded bundle.
+pub(crate) struct JsInstance {
+    pub(crate) lane: Rc<Lane>,
+    pub(crate) gate: Arc<Gate>,
+    functions: Vec<Function>,
+    pub(crate) on_load: Option<v8::Global<v8::Function>>,
+    pub(crate) on_unload: Option<v8::Global<v8::Function>>,
+    buffers: Buffers,
+    pub(crate) bundle: String,
+    pub(crate) generation: u32,
+    /// Dropped last: everything above refers to it.
+    pub(crate) engine: Engine,
+}
+
+/// What became of a function that was called.
+enum Outcome<'s> {
+    /// It returned, or its promise is fulfilled.
+    Value(v8::Local<'s, v8::Value>),
+    /// It is still at work.
+    Promise(v8::Local<'s, v8::Promise>),
+    /// It did not, or it threw.
+    Failed(Failure),
+}
+
+impl JsInstance {
+    /// Puts the guest's world into a new engine.
+    pub(crate) fn new(
+        mut engine: Engine,
+        lane: Rc<Lane>,
+        bundle: String,
+        generation: u32,
+    ) -> Result<Self, GuestError> {
+        crate::bootstrap::build(&mut engine, &lane)?;
+        Ok(Self {
+            gate: Arc::clone(&lane.gate),
+            lane,
+            functions: Vec::new(),
+            on_load: None,
+            on_unload: None,
+            buffers: Buffers::default(),
+            bundle,
+            generation,
+            engine,
+        })
+    }
+
+    /// What stops a call that runs in this engine.
+    pub(crate) fn interrupt(&self) -> Arc<dyn Interrupt> {
+        Arc::clone(&self.gate) as Arc<dyn Interrupt>
+    }
+
+    /// Reads what the main module exports, and says which contracts those are.
+    pub(crate) fn read_exports(
+        &mut self,
+        namespace: &v8::Global<v8::Object>,
+    ) -> Result<Vec<ContractInterface>, GuestError> {
+        enter!(scope, self.engine);
+        let namespace = v8::Local::new(scope, namespace);
+        let exports = exports::read(scope, namespace)?;
+        self.functions = exports.functions;
+        self.on_load = exports.on_load;
+        self.on_unload = exports.on_unload;
+        Ok(exports.contracts)
+    }
+}
+
+impl Instance for JsInstance {
+    fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
+        self.gate.enter();
+        let ended = {
+            enter!(scope, self.engine);
+            let gate = &*self.gate;
+            let Some(target) = self.functions.get(function as usize) else {
+                let _ = gate.leave();
+                return reply
+                    .fail(GuestError::new("RangeError", format!("no function {function}")));
+            };
+            let mut lent = Lent::default();
+            let mut full = false;
+            let mut outcome = invoke(scope, gate, target, args, &mut lent);
+            if gate.is_interrupted() {
+                reply.fail(Failure::Cancelled);
+                lent.give_back(scope);
+            } else {
+                scope.perform_microtask_checkpoint();
+                if !gate.is_interrupted() && recover_from_full_heap(scope) {
+                    full = true;
+                    if let Outcome::Promise(promise) = outcome {
+                        self.lane.forget_rejection(promise);
+                        outcome = Outcome::Failed(full_heap().into());
+                    }
+                }
+                match settled(scope, &self.lane, outcome) {
+                    Outcome::Value(value) => {
+                        answer(scope, gate, value, reply, &mut self.buffers);
+                        lent.give_back(scope);
+                    }
+                    Outcome::Failed(failure) => {
+                        reply.fail(failure);
+                        lent.give_back(scope);
+                    }
+                    Outcome::Promise(promise) => {
+                        let id = self.lane.fresh_id();
+                        self.lane.begun.borrow_mut().insert(id, Begun { reply, lent });
+                        let world = self.lane.world.borrow();
+                        let follow = world.as_ref().map(|w| v8::Local::new(scope, &w.follow));
+                        drop(world);
+                        let receiver = v8::undefined(scope).into();
+                        let id = v8::Integer::new_from_unsigned(scope, id).into();
+                        follow.and_then(|f| f.call(scope, receiver, &[promise.into(), id]));
+                    }
+                }
+            }
+            let ended = self.lane.end_turn(scope, gate);
+            ended.or_else(|| full.then(|| full_heap().into()))
+        };
+        self.leave(ended);
+    }
+
+    fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {
+        let result = self.run_on_load(state);
+        // From now on the lane delivers the answers to the guest's calls.
+        self.lane.blocking.set(false);
+        result
+    }
+
+    fn on_unload(&mut self) -> Result<Option<Vec<u8>>, GuestError> {
+        self.run_on_unload()
+    }
+
+    fn poll(&mut self) -> bool {
+        self.turn();
+        self.lane.has_work()
+    }
+
+    fn wait(&mut self, wake: std::os::fd::BorrowedFd<'_>) {
+        self.wait_for(wake);
+    }
+}
+
+impl Drop for JsInstance {
+    fn drop(&mut self) {
+        {
+            enter!(scope, self.engine);
+            let begun: Vec<_> = self.lane.begun.borrow_mut().drain().collect();
+            for (_, Begun { reply, lent }) in begun {
+                lent.give_back(scope);
+                drop(reply);
+            }
+        }
+        self.lane.clear();
+    }
+}
+
+/// Calls the function; nothing of it runs if the arguments do not fit.
+fn invoke<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    gate: &Gate,
+    target: &Function,
+    args: Args<'_>,
+    lent: &mut Lent,
+) -> Outcome<'s> {
+    /// Most functions have no more parameters than this.
+    const FEW: usize = 4;
+    let bad = |message: String| Outcome::Failed(Failure::BadArguments { message });
+    let mut reader = Reader::new(args.bytes);
+    let given = match reader.array() {
+        Ok(given) => given,
+        Err(error) => return bad(error.to_string()),
+    };
+    if let Some(problem) = target.arity.problem(&target.name, given) {
+        return bad(problem);
+    }
+    let mut few = [v8::undefined(scope).into(); FEW];
+    let mut many = Vec::new();
+    let arguments: &mut [v8::Local<'_, v8::Value>] = if given <= FEW {
+        &mut few[..given]
+    } else {
+        many.resize(given, few[0]);
+        &mut many
+    };
+    let mut borrowed = Borrowed::new(args.segment);
+    for (index, argument) in arguments.iter_mut().enumerate() {
+        match decode(scope, &mut reader, &mut borrowed) {
+            Ok(value) => *argument = value,
+            Err(error) => {
+                *lent = borrowed.into_lent();
+                return bad(format!("{}: argument {}: {error}", target.name, index + 1));
+            }
+        }
+    }
+    *lent = borrowed.into_lent();
+    v8::tc_scope!(let tc, scope);
+    let function = v8::Local::new(tc, &target.function);
+    let contract = v8::Local::new(tc, &target.contract);
+    match function.call(tc, contract.into(), arguments) {
+        Some(value) => match value.try_cast::<v8::Promise>() {
+            Ok(promise) => Outcome::Promise(promise),
+            Err(_) => Outcome::Value(value),
+        },
+        None => Outcome::Failed(thrown(tc, gate)),
+    }
+}
+
+/// A promise that is settled by now is its value.
+fn settled<'s>(scope: &mut v8::PinScope<'s, '_>, lane: &Lane, outcome: Outcome<'s>) -> Outcome<'s> {
+    let Outcome::Promise(promise) = outcome else { return outcome };
+    match promise.state() {
+        v8::PromiseState::Pending => Outcome::Promise(promise),
+        v8::PromiseState::Fulfilled => Outcome::Value(promise.result(scope)),
+        v8::PromiseState::Rejected => {
+            promise.mark_as_handled();
+            lane.forget_rejection(promise);
+            let thrown = promise.result(scope);
+            Outcome::Failed(from_exception(scope, thrown).into())
+        }
+    }
+}
+
+/// Sends a value.
+fn answer<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    gate: &Gate,
+    value: v8::Local<'s, v8::Value>,
+    reply: Reply,
+    buffers: &mut Buffers,
+) {
+    v8::tc_scope!(let tc, scope);
+    let mut encoded = Encoded::within(std::mem::take(buffers));
+    let mut reply = Some(reply);
+    let sent = encoded.push(tc, value).and_then(|()| {
+        encoded.with_parts(|parts| {
+            if let Some(reply) = reply.take() {
+                reply.ok_parts(parts);
+            }
+        })
+    });
+    if let (Err(problem), Some(reply)) = (sent, reply) {
+        reply.fail(unsendable(tc, gate, problem));
+    }
+    *buffers = encoded.into_buffers();
+}
+
+/// `settle(id, fulfilled, value)`: the promise of a call is settled.
+pub(crate) fn settle<'s>(scope: &mut v8::PinScope<'s, '_>, args: Arguments<'s>, _rv: Return<'s>) {
+    let lane = Lane::of(scope);
+    let id = args.get(0).uint32_value(scope).unwrap_or(u32::MAX);
+    let begun = lane.begun.borrow_mut().remove(&id);
+    // Without one, the call was cancelled meanwhile.
+    let Some(Begun { reply, lent }) = begun else { return };
+    if args.get(1).is_true() {
+        let gate = Arc::clone(&lane.gate);
+        answer(scope, &gate, args.get(2), reply, &mut Buffers::default());
+    } else {
+        reply.fail(from_exception(scope, args.get(2)));
+    }
+    lent.give_back(scope);
+}
+
+#[cfg(test)]
+mod tests;

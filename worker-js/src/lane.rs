@@ -1,0 +1,112 @@
+//! What the native functions of one bundle share with its instance. It all
+//! belongs to the lane's thread.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use deno_core::v8;
+use menagerie_protocol::{Failure, Host, Logger, Reply};
+
+use crate::bootstrap::World;
+use crate::borrowed::Lent;
+use crate::interrupt::Gate;
+use crate::modules::Modules;
+use crate::timers::Timers;
+
+/// A call of ours that waits for its promise.
+pub(crate) struct Begun {
+    /// Where its answer goes.
+    pub(crate) reply: Reply,
+    /// What its arguments lent to the guest.
+    pub(crate) lent: Lent,
+}
+
+/// The answer to a call that the guest made.
+pub(crate) type Answer = (u32, Result<Vec<u8>, Failure>);
+
+/// One generation's state beside the engine's own.
+pub(crate) struct Lane {
+    /// Calls to others.
+    pub(crate) host: Host,
+    /// The bundle's log.
+    pub(crate) logger: Logger,
+    /// Calls of ours whose promises are pending.
+    pub(crate) begun: RefCell<HashMap<u32, Begun>>,
+    /// The guest's own calls that wait for an answer.
+    pub(crate) resolvers: RefCell<HashMap<u32, v8::Global<v8::PromiseResolver>>>,
+    /// Answers that arrived and have not been given to the guest yet. The lane
+    /// may deliver one after the engine is gone, hence the `Rc` of its own.
+    pub(crate) answers: Rc<RefCell<VecDeque<Answer>>>,
+    /// Numbers for `begun` and `resolvers`.
+    pub(crate) next_id: Cell<u32>,
+    /// The script's timers.
+    pub(crate) timers: RefCell<Timers>,
+    /// Promises that were rejected while nobody had subscribed to them.
+    pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
+    /// While the bundle loads and in its hooks the lane delivers no answers, so
+    /// the guest's calls block there.
+    pub(crate) blocking: Cell<bool>,
+    /// Stops the scripts.
+    pub(crate) gate: Arc<Gate>,
+    /// The bundle's modules.
+    pub(crate) modules: Modules,
+    /// Functions of `bootstrap.js`, once it has run.
+    pub(crate) world: RefCell<Option<World>>,
+}
+
+impl Lane {
+    /// The state of a bundle in which nothing has run yet.
+    pub(crate) fn new(host: Host, logger: Logger, gate: Arc<Gate>, modules: Modules) -> Rc<Self> {
+        Rc::new(Self {
+            host,
+            logger,
+            begun: RefCell::default(),
+            resolvers: RefCell::default(),
+            answers: Rc::default(),
+            next_id: Cell::new(0),
+            timers: RefCell::default(),
+            rejected: RefCell::default(),
+            blocking: Cell::new(true),
+            gate,
+            modules,
+            world: RefCell::default(),
+        })
+    }
+
+    /// The lane that `scope`'s engine belongs to.
+    ///
+    /// # Panics
+    ///
+    /// The engine was not made by this crate.
+    pub(crate) fn of(isolate: &v8::Isolate) -> Rc<Self> {
+        let lane = isolate.get_slot::<Rc<Self>>();
+        Rc::clone(lane.expect("the engine was made with a lane"))
+    }
+
+    /// A number that nothing waits under.
+    pub(crate) fn fresh_id(&self) -> u32 {
+        let id = self.next_id.get();
+        self.next_id.set(id.wrapping_add(1));
+        id
+    }
+
+    /// Whether anything is left for the event loop to do or to wait for.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.begun.borrow().is_empty() || self.waits()
+    }
+
+    /// Whether a timer is set, or an answer to the guest outstanding.
+    pub(crate) fn waits(&self) -> bool {
+        !self.timers.borrow().is_empty() || !self.resolvers.borrow().is_empty()
+    }
+
+    /// Lets go of all that refers to the engine, before the engine is dropped.
+    pub(crate) fn clear(&self) {
+        self.resolvers.borrow_mut().clear();
+        self.rejected.borrow_mut().clear();
+        self.world.borrow_mut().take();
+        self.modules.clear();
+    }
+}

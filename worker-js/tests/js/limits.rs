@@ -1,0 +1,125 @@
+use std::sync::Arc;
+
+use menagerie_protocol::Failure;
+use menagerie_protocol::testing::Harness;
+use menagerie_worker_js::JsLoader;
+
+use crate::{functions, guest, harness, load, sample};
+
+#[test]
+fn s6_an_interrupt_ends_a_call_that_spins_and_no_other() {
+    let probe = Arc::new(harness().load_dir(sample("probe-js")).unwrap());
+    for _ in 0..20 {
+        // With nothing running it has no effect.
+        probe.interrupt();
+        assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
+        let spinning = probe.begin("probe@1", "spin", &[0x90]).unwrap();
+        let stopper = Arc::clone(&probe);
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::clone(&done);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(std::sync::atomic::Ordering::Acquire) {
+                stopper.interrupt();
+                std::thread::yield_now();
+            }
+        });
+        let result = probe.finish(spinning);
+        done.store(true, std::sync::atomic::Ordering::Release);
+        thread.join().unwrap();
+        assert_eq!(result, Err(Failure::Cancelled));
+        assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
+        probe.call::<_, ()>("probe@1", "sleep_ms", (0,)).unwrap();
+    }
+}
+
+#[test]
+fn s6_an_interrupt_cannot_be_caught() {
+    let harness = harness();
+    let bundle = Arc::new(functions(
+        &harness,
+        "caught: 0, spin() { for (;;) { try { for (;;); } catch { this.caught++; } finally { this.caught++; } } },
+         seen() { return this.caught; }",
+    ));
+    let spinning = bundle.begin("test@1", "spin", &[0x90]).unwrap();
+    let stopper = Arc::clone(&bundle);
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = Arc::clone(&done);
+    let thread = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Acquire) {
+            stopper.interrupt();
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(bundle.finish(spinning), Err(Failure::Cancelled));
+    done.store(true, std::sync::atomic::Ordering::Release);
+    thread.join().unwrap();
+    assert_eq!(bundle.call::<_, i64>("test@1", "seen", ()), Ok(0));
+}
+
+#[test]
+fn s6_an_interrupt_in_a_continuation_answers_every_call_that_waits() {
+    let harness = harness();
+    let bundle = Arc::new(functions(
+        &harness,
+        "async spin() { await new Promise((r) => setTimeout(r, 5)); for (;;); },
+         never: () => new Promise(() => {}), one: () => 1",
+    ));
+    let waiting = bundle.begin("test@1", "never", &[0x90]).unwrap();
+    let spinning = bundle.begin("test@1", "spin", &[0x90]).unwrap();
+    let stopper = Arc::clone(&bundle);
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stopped = Arc::clone(&done);
+    let thread = std::thread::spawn(move || {
+        while !stopped.load(std::sync::atomic::Ordering::Acquire) {
+            stopper.interrupt();
+            std::thread::yield_now();
+        }
+    });
+    assert_eq!(bundle.finish(spinning), Err(Failure::Cancelled));
+    assert_eq!(bundle.finish(waiting), Err(Failure::Cancelled));
+    done.store(true, std::sync::atomic::Ordering::Release);
+    thread.join().unwrap();
+    assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+}
+
+#[test]
+fn a_bottomless_recursion_is_an_error_of_the_guest() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "down() { return this.down() + 1; }, depth() { let n = 0; const f = () => { n++; f(); }; try { f(); } catch {} return n; },
+         json() { let a = []; for (let i = 0; i < 1e5; i++) a = [a]; return JSON.stringify(a); },
+         one: () => 1",
+    );
+    for function in ["down", "json"] {
+        let error = guest(bundle.call::<_, ()>("test@1", function, ()));
+        assert!(
+            error.message.to_lowercase().contains("stack"),
+            "{function}: {}: {}",
+            error.type_name,
+            error.message
+        );
+    }
+    assert!(bundle.call::<_, u64>("test@1", "depth", ()).unwrap() > 1000);
+    assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+}
+
+#[test]
+fn a_full_heap_ends_the_call_and_nothing_else() {
+    let harness = Harness::new(JsLoader::new().with_heap_limit(64 << 20));
+    let code = "export default { 'test@1': {
+        grow() { const all = []; for (;;) all.push({ n: all.length, text: 'x' + all.length }); },
+        block() { return new Uint8Array(1 << 30).length; },
+        async later() { await null; const all = []; for (;;) all.push([all.length]); },
+        one: () => 1,
+    } };";
+    let bundle = load(&harness, code).unwrap();
+    for _ in 0..3 {
+        for function in ["grow", "later", "block"] {
+            let result = bundle.call::<_, i64>("test@1", function, ());
+            let error = guest(result);
+            assert_eq!(error.type_name, "OutOfMemory", "{function}: {error:?}");
+            assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1), "after {function}");
+        }
+    }
+}
