@@ -1,0 +1,50 @@
+using System;
+using System.Threading;
+using Menagerie;
+
+/// <summary>Does on demand all that a bundle can do, good and bad, for tests.</summary>
+[Contract("probe@1")]
+public sealed class Probe : IBundle
+{
+    private object loadedWith;
+    private object handOver;
+
+    public long Inc(long n) => checked(n + 1);
+
+    public object Echo(object value) => value;
+
+    public void Fail(string message) => throw new InvalidOperationException(message);
+
+    public void Crash() => Environment.FailFast("crash() was called");
+
+    public void Spin()
+    {
+        while (true)
+        {
+        }
+    }
+
+    public void SleepMs(int n) => Thread.Sleep(n);
+
+    public void Null()
+    {
+    }
+
+    public byte[] Blob(int n)
+    {
+        var bytes = new byte[n];
+        for (int i = 0; i < n; i++)
+            bytes[i] = 0xAB;
+        return bytes;
+    }
+
+    public object Call(string contract, string function, object[] args) => Host.Call(contract, function, args);
+
+    public object State() => loadedWith;
+
+    public void SetState(object value) => handOver = value;
+
+    public void OnLoad(Context context) => loadedWith = context.State;
+
+    public object OnUnload() => handOver;
+}

@@ -1,0 +1,66 @@
+using System;
+using System.Collections.Generic;
+using System.IO;
+using System.Reflection;
+using System.Runtime.Loader;
+
+namespace Menagerie.Bridge
+{
+    /// <summary>
+    /// The assemblies of one generation of a bundle. Each is loaded from bytes,
+    /// so that the user's files are never locked or mapped, and may be written
+    /// over at any time.
+    /// </summary>
+    internal sealed class BundleContext : AssemblyLoadContext
+    {
+        private const string Guest = "Menagerie.Guest";
+
+        private static readonly Dictionary<string, string> Framework = ReadFramework();
+
+        private readonly string directory;
+
+        internal BundleContext(string name, string directory) : base(name, true)
+        {
+            this.directory = directory;
+            // Framework assemblies come first, so that all bundles share them;
+            // a newer one in the bundle's directory is found when the runtime's
+            // own does not do.
+            Resolving += (context, name_) => Sibling(name_);
+        }
+
+        protected override Assembly Load(AssemblyName name)
+        {
+            // Not the bundle's own copy: its types would be others than those
+            // that the bridge knows.
+            if (name.Name == Guest)
+                return typeof(ContractAttribute).Assembly;
+            if (Framework.ContainsKey(name.Name))
+                return null;
+            if (directory == null && string.IsNullOrEmpty(name.CultureName))
+                throw new FileNotFoundException("the bundle was loaded from memory and has no directory, so the assembly '" + name.Name + "' cannot be found beside it");
+            return Sibling(name);
+        }
+
+        private Assembly Sibling(AssemblyName name)
+        {
+            if (directory == null)
+                return null;
+            string file = Path.Combine(directory, name.CultureName ?? "", name.Name + ".dll");
+            if (!File.Exists(file))
+                return null;
+            string symbols = Path.ChangeExtension(file, ".pdb");
+            return LoadFromStream(
+                new MemoryStream(File.ReadAllBytes(file)),
+                File.Exists(symbols) ? new MemoryStream(File.ReadAllBytes(symbols)) : null);
+        }
+
+        private static Dictionary<string, string> ReadFramework()
+        {
+            Dictionary<string, string> names = new Dictionary<string, string>();
+            string paths = (string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES");
+            foreach (string path in (paths ?? "").Split(new[] { Path.PathSeparator }))
+                names[Path.GetFileNameWithoutExtension(path)] = path;
+            return names;
+        }
+    }
+}

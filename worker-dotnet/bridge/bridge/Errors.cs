@@ -1,0 +1,153 @@
+using System;
+using System.Reflection;
+
+namespace Menagerie
+{
+    /// <summary>A value of a type, or in a shape, that cannot cross to another language.</summary>
+    // In this namespace because guests see the name in their errors.
+    public sealed class UnsupportedValueException : Exception
+    {
+        internal UnsupportedValueException(string message) : base(message)
+        {
+        }
+    }
+}
+
+namespace Menagerie.Bridge
+{
+    /// <summary>A step of a load failed, for this reason.</summary>
+    internal sealed class LoadFailure : Exception
+    {
+        internal readonly string Step;
+
+        internal LoadFailure(string step, Exception reason) : base(reason.Message, reason)
+        {
+            Step = step;
+        }
+    }
+
+    /// <summary>A class that does not fit what contracts can be.</summary>
+    internal sealed class ContractException : Exception
+    {
+        internal ContractException(string message) : base(message)
+        {
+        }
+    }
+
+    /// <summary>Exceptions, as Rust reads them.</summary>
+    internal static class Errors
+    {
+        private const int MaxInner = 16;
+
+        /// <summary>[type, message, stack, code, help, url, [inner, …]]</summary>
+        internal static void Write(Writer writer, Exception error)
+        {
+            Write(writer, error, 0);
+        }
+
+        private static void Write(Writer writer, Exception error, int depth)
+        {
+            writer.ListHead(7);
+            Text(writer, TypeName(error));
+            Text(writer, Guarded(error, e => e.Message) ?? "");
+            Text(writer, Guarded(error, e => e.StackTrace) ?? "");
+            Text(writer, Guarded(error, Code));
+            Text(writer, Guarded(error, e => e.Data["help"] as string));
+            Text(writer, Guarded(error, e => e.HelpLink));
+            CallError call = error as CallError;
+            if (call != null && call.RemoteType != null)
+            {
+                writer.ListHead(1);
+                Remote(writer, call);
+                return;
+            }
+            Exception[] inner = depth < MaxInner ? Inner(error) : new Exception[0];
+            writer.ListHead(inner.Length);
+            foreach (Exception cause in inner)
+                Write(writer, cause, depth + 1);
+        }
+
+        // The callee's error, as it was told to the caller.
+        private static void Remote(Writer writer, CallError call)
+        {
+            writer.ListHead(7);
+            Text(writer, call.RemoteType);
+            Text(writer, call.RemoteMessage ?? "");
+            Text(writer, call.RemoteStack ?? "");
+            for (int i = 0; i < 3; i++)
+                writer.Nil();
+            writer.ListHead(0);
+        }
+
+        // As a type is written in C#, with no assembly names between the
+        // brackets of a generic one.
+        private static string TypeName(Exception error)
+        {
+            Type type = error.GetType();
+            if (type == typeof(ContractException) || type == typeof(DecodeException))
+                return "Menagerie." + type.Name;
+            return type.IsGenericType ? type.ToString() : type.FullName;
+        }
+
+        private static string Code(Exception error)
+        {
+            string code = error.Data["code"] as string;
+            if (code == null && error is CallError)
+                code = ((CallError)error).Kind;
+            return code;
+        }
+
+        private static Exception[] Inner(Exception error)
+        {
+            AggregateException several = error as AggregateException;
+            if (several != null)
+            {
+                Exception[] all = new Exception[several.InnerExceptions.Count];
+                several.InnerExceptions.CopyTo(all, 0);
+                return all;
+            }
+            ReflectionTypeLoadException types = error as ReflectionTypeLoadException;
+            if (types != null)
+                return Array.FindAll(types.LoaderExceptions, e => e != null);
+            return error.InnerException == null ? new Exception[0] : new[] { error.InnerException };
+        }
+
+        // A guest's exception may throw in its own properties.
+        private static string Guarded(Exception error, Func<Exception, string> property)
+        {
+            try
+            {
+                return property(error);
+            }
+            catch (Exception)
+            {
+                return null;
+            }
+        }
+
+        // Error texts are for people: half a surrogate pair is no reason to
+        // lose the error.
+        private static void Text(Writer writer, string text)
+        {
+            writer.String(text == null ? null : Sound(text));
+        }
+
+        private static string Sound(string text)
+        {
+            char[] chars = null;
+            for (int i = 0; i < text.Length; i++)
+            {
+                if (!char.IsSurrogate(text[i]))
+                    continue;
+                if (char.IsHighSurrogate(text[i]) && i + 1 < text.Length && char.IsLowSurrogate(text[i + 1]))
+                {
+                    i++;
+                    continue;
+                }
+                chars = chars ?? text.ToCharArray();
+                chars[i] = '\ufffd';
+            }
+            return chars == null ? text : new string(chars);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+using System;
+using System.Collections.Generic;
+using System.Reflection;
+
+namespace Menagerie.Bridge
+{
+    /// <summary>A contract's class, before anything of it ran.</summary>
+    internal sealed class Export
+    {
+        internal string Contract;
+        internal Type Class;
+        internal List<KeyValuePair<string, MethodInfo>> Methods;
+    }
+
+    /// <summary>Finds what an assembly exports.</summary>
+    internal static class Exports
+    {
+        /// <summary>The contracts, sorted by name, and the class with the hooks or null.</summary>
+        /// <exception cref="ContractException">A class or method cannot be exported.</exception>
+        internal static List<Export> Find(Assembly assembly, out Type hooks)
+        {
+            List<Export> exports = new List<Export>();
+            hooks = null;
+            foreach (Type type in Types(assembly))
+            {
+                ContractAttribute contract = (ContractAttribute)Attribute.GetCustomAttribute(type, typeof(ContractAttribute), false);
+                if (contract != null)
+                    exports.Add(ReadClass(type, contract.Name));
+                if (!type.IsVisible || type.IsAbstract || !typeof(IBundle).IsAssignableFrom(type))
+                    continue;
+                if (hooks != null)
+                    throw new ContractException("both " + hooks.FullName + " and " + type.FullName + " implement IBundle; a bundle has one such class");
+                hooks = type;
+                CheckConstructor(type);
+            }
+            exports.Sort((a, b) => string.CompareOrdinal(a.Contract, b.Contract));
+            return exports;
+        }
+
+        // Types that cannot be loaded matter only if they are all that there is.
+        private static Type[] Types(Assembly assembly)
+        {
+            try
+            {
+                return assembly.GetTypes();
+            }
+            catch (ReflectionTypeLoadException error)
+            {
+                throw new LoadFailure("import", error);
+            }
+        }
+
+        private static Export ReadClass(Type type, string contract)
+        {
+            string name = type.FullName;
+            if (string.IsNullOrEmpty(contract))
+                throw new ContractException(name + " has a [Contract] with no name");
+            if (!type.IsVisible)
+                throw new ContractException(name + " has [Contract] but is not public");
+            if (type.IsAbstract)
+                throw new ContractException(name + " has [Contract] but is " + (type.IsSealed ? "static" : "abstract") + "; it must be a class of which there can be an object");
+            if (type.ContainsGenericParameters)
+                throw new ContractException(name + " has [Contract] but is generic");
+            CheckConstructor(type);
+            return new Export { Contract = contract, Class = type, Methods = ReadMethods(type) };
+        }
+
+        private static void CheckConstructor(Type type)
+        {
+            if (type.GetConstructor(Type.EmptyTypes) == null)
+                throw new ContractException(type.FullName + " has no public constructor without parameters");
+        }
+
+        private static List<KeyValuePair<string, MethodInfo>> ReadMethods(Type type)
+        {
+            Dictionary<string, MethodInfo> methods = new Dictionary<string, MethodInfo>();
+            foreach (MethodInfo method in type.GetMethods(BindingFlags.Public | BindingFlags.Instance | BindingFlags.DeclaredOnly))
+            {
+                if (method.IsSpecialName || IsHook(type, method) || method.GetBaseDefinition().DeclaringType == typeof(object))
+                    continue;
+                Function.Check(method);
+                FunctionAttribute renamed = (FunctionAttribute)Attribute.GetCustomAttribute(method, typeof(FunctionAttribute));
+                string name = renamed == null ? Names.SnakeCase(method.Name) : renamed.Name;
+                if (methods.ContainsKey(name))
+                    throw new ContractException(type.FullName + " exports '" + name + "' twice: by " + methods[name] + " and by " + method + "; functions have no overloads, [Function(\"name\")] gives a method another name");
+                methods.Add(name, method);
+            }
+            List<KeyValuePair<string, MethodInfo>> sorted = new List<KeyValuePair<string, MethodInfo>>(methods);
+            sorted.Sort((a, b) => string.CompareOrdinal(a.Key, b.Key));
+            return sorted;
+        }
+
+        // The methods by which a class is an IBundle or IDisposable are not
+        // among the contract's functions.
+        private static bool IsHook(Type type, MethodInfo method)
+        {
+            foreach (Type hook in new[] { typeof(IBundle), typeof(IDisposable) })
+            {
+                if (hook.IsAssignableFrom(type) && Array.IndexOf(type.GetInterfaceMap(hook).TargetMethods, method) >= 0)
+                    return true;
+            }
+            return false;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+using System;
+using System.Threading;
+using System.Threading.Tasks;
+
+namespace Menagerie.Bridge
+{
+    /// <summary>
+    /// One generation of a bundle, as its threads know it. It refers to nothing
+    /// of the bundle's own, for a forgotten timer that still flows with it must
+    /// not keep the bundle from being collected.
+    /// </summary>
+    internal sealed class Lane
+    {
+        // The lane whose own thread this is.
+        [ThreadStatic]
+        private static Lane own;
+
+        // The lane that this thread or continuation was started from.
+        private static readonly AsyncLocal<Lane> Flow = new AsyncLocal<Lane>();
+
+        private readonly Pump pump = new Pump();
+
+        /// <summary>The lane's number in this worker.</summary>
+        internal readonly ulong Id;
+
+        internal readonly LineBuffer Out;
+        internal readonly LineBuffer Error;
+
+        internal Lane(ulong id)
+        {
+            Id = id;
+            Out = new LineBuffer(id, "stdout", 2);
+            Error = new LineBuffer(id, "stderr", 3);
+        }
+
+        /// <summary>The lane that this code runs for, or null.</summary>
+        internal static Lane Current => own ?? Flow.Value;
+
+        /// <summary>This thread is the lane's from now on.</summary>
+        internal void Enter()
+        {
+            own = this;
+            Flow.Value = this;
+        }
+
+        /// <summary>This thread is no lane's any more.</summary>
+        internal void Leave()
+        {
+            Out.Flush();
+            Error.Flush();
+            own = null;
+            Flow.Value = null;
+        }
+
+        /// <summary>
+        /// Waits for what a function returned, on the lane's thread, and runs
+        /// there what the bundle's other threads ask for meanwhile.
+        /// </summary>
+        internal static void Wait(Task task)
+        {
+            if (task == null)
+                throw new InvalidOperationException("the function returned null instead of a Task");
+            if (task.IsCompleted)
+                return;
+            if (own == null)
+                throw new InvalidOperationException("a Task is awaited on another thread than the bundle's");
+            own.pump.Wait(task);
+        }
+
+        /// <summary>Runs work on the lane's thread.</summary>
+        internal T Run<T>(Func<T> work)
+        {
+            return own == this ? work() : pump.Send(work);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+using System;
+using System.Runtime.InteropServices;
+using System.Text;
+
+namespace Menagerie.Bridge
+{
+    /// <summary>What stands behind Menagerie.Host and Menagerie.Log: the worker.</summary>
+    internal sealed unsafe class NativeBackend : Backend
+    {
+        private static readonly UTF8Encoding Utf8 = new UTF8Encoding(false, false);
+
+        private readonly LogFunction log;
+        private readonly CallFunction call;
+        private readonly FreeAnswerFunction freeAnswer;
+
+        internal NativeBackend(Callbacks callbacks)
+        {
+            log = (LogFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Log, typeof(LogFunction));
+            call = (CallFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Call, typeof(CallFunction));
+            freeAnswer = (FreeAnswerFunction)Marshal.GetDelegateForFunctionPointer(callbacks.FreeAnswer, typeof(FreeAnswerFunction));
+        }
+
+        internal override void Log(int level, string message)
+        {
+            Lane lane = Lane.Current;
+            if (lane == null)
+                throw new InvalidOperationException("this thread runs for no bundle");
+            Log(lane.Id, level, "log", message);
+        }
+
+        internal void Log(ulong lane, int level, string target, string message)
+        {
+            byte[] t = Utf8.GetBytes(target);
+            byte[] m = Utf8.GetBytes(message ?? "");
+            fixed (byte* targetBytes = t, messageBytes = m)
+                log(lane, level, targetBytes, t.Length, messageBytes, m.Length);
+        }
+
+        internal override T Call<T>(string contract, string function, object[] args)
+        {
+            if (contract == null)
+                throw new ArgumentNullException("contract");
+            if (function == null)
+                throw new ArgumentNullException("function");
+            Lane lane = Lane.Current;
+            if (lane == null)
+                throw new InvalidOperationException("this thread runs for no bundle");
+            Codec<T> codec = Codecs.Of<T>();
+            if (!codec.IsReadable || typeof(T) == typeof(View))
+                throw new NotSupportedException("the result of a call cannot be a " + codec.Name);
+            // `Host.Call(c, f, null)` passes no array at all.
+            object[] arguments = args ?? new object[] { null };
+            return lane.Run(() => Call(lane, contract, function, arguments, codec));
+        }
+
+        private T Call<T>(Lane lane, string contract, string function, object[] args, Codec<T> codec)
+        {
+            Answer answer = new Answer();
+            using (Writer head = new Writer())
+            using (Writer body = new Writer())
+            {
+                head.ListHead(2);
+                head.String(contract);
+                head.String(function);
+                body.ListHead(args.Length);
+                body.Enter();
+                foreach (object argument in args)
+                    Codecs.Of<object>().WriteBoxed(body, argument);
+                call(lane.Id, head.Start, head.Used, body.Start, body.Used, &answer);
+            }
+            try
+            {
+                return Decode(answer, codec);
+            }
+            finally
+            {
+                freeAnswer(&answer);
+            }
+        }
+
+        private static T Decode<T>(Answer answer, Codec<T> codec)
+        {
+            Reader reader = new Reader();
+            reader.Reset(answer.Data, answer.Length);
+            if (answer.Kind == 2)
+                throw new InvalidOperationException("calls to other bundles are made on the bundle's own thread");
+            if (answer.Kind == 1)
+                throw Failure(reader);
+            try
+            {
+                return codec.Read(reader);
+            }
+            catch (DecodeException error)
+            {
+                throw new CallError("BadValue", "the result does not fit: " + error.Message);
+            }
+        }
+
+        // [kind, message, null or [type, message, stack]]
+        private static CallError Failure(Reader reader)
+        {
+            Codec<string> text = Codecs.Of<string>();
+            reader.ReadList("list");
+            string kind = text.Read(reader);
+            string message = text.Read(reader);
+            if (reader.SkipNil())
+                return new CallError(kind, message);
+            reader.ReadList("list");
+            string type = text.Read(reader);
+            string remote = text.Read(reader);
+            return new CallError(kind, message, type, remote, text.Read(reader));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The lanes of this worker, as C# names them: by number, so that a guest's
+//! thread that outlives its bundle asks for a lane that is gone, not for
+//! memory that is.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+use menagerie_protocol::message::LogLevel;
+use menagerie_protocol::msgpack::{Reader, Token, Writer};
+use menagerie_protocol::{Failure, GuestError, Host, Logger, Runtime};
+
+use crate::abi::{
+    ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks,
+};
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+static LOGGERS: RwLock<Option<HashMap<u64, Logger>>> = RwLock::new(None);
+
+thread_local! {
+    /// The lanes whose thread this is: one, in a worker.
+    static HOSTS: RefCell<HashMap<u64, Host>> = RefCell::default();
+}
+
+/// A lane that C# may ask for.
+#[derive(Debug)]
+pub(crate) struct LaneNumber(u64);
+
+impl LaneNumber {
+    /// Makes the lane of this thread known.
+    pub(crate) fn new(runtime: &Runtime) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut loggers = LOGGERS.write().unwrap_or_else(PoisonError::into_inner);
+        loggers.get_or_insert_default().insert(number, runtime.logger());
+        HOSTS.with_borrow_mut(|hosts| hosts.insert(number, runtime.host()));
+        Self(number)
+    }
+
+    pub(crate) const fn get(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Drop for LaneNumber {
+    fn drop(&mut self) {
+        let mut loggers = LOGGERS.write().unwrap_or_else(PoisonError::into_inner);
+        loggers.get_or_insert_default().remove(&self.0);
+        HOSTS.with_borrow_mut(|hosts| hosts.remove(&self.0));
+    }
+}
+
+/// What the bridge is given to call.
+pub(crate) fn callbacks() -> Callbacks {
+    Callbacks { log, call, free_answer }
+}
+
+extern "C" fn log(
+    lane: u64,
+    level: i32,
+    target: *const u8,
+    target_len: i64,
+    message: *const u8,
+    message_len: i64,
+) {
+    let target = Bytes::new(target, target_len);
+    let message = Bytes::new(message, message_len);
+    let level = match level {
+        0 => LogLevel::Trace,
+        1 => LogLevel::Debug,
+        3 => LogLevel::Warn,
+        4 => LogLevel::Error,
+        _ => LogLevel::Info,
+    };
+    let logger = {
+        let loggers = LOGGERS.read().unwrap_or_else(PoisonError::into_inner);
+        loggers.as_ref().and_then(|loggers| loggers.get(&lane).cloned())
+    };
+    // Nobody is left to hear a bundle that is gone.
+    if let Some(logger) = logger {
+        // SAFETY: C# has the array fixed until this function returns.
+        let target = String::from_utf8_lossy(unsafe { target.get() });
+        // SAFETY: as above.
+        let message = String::from_utf8_lossy(unsafe { message.get() });
+        logger.log(level, &target, &message);
+    }
+}
+
+extern "C" fn call(
+    lane: u64,
+    head: *const u8,
+    head_len: i64,
+    args: *const u8,
+    args_len: i64,
+    answer: *mut Answer,
+) {
+    // SAFETY: it is in a buffer that C# frees after this function returns.
+    let head: &[u8] = unsafe { Bytes::new(head, head_len).get() };
+    // SAFETY: as above.
+    let args: &[u8] = unsafe { Bytes::new(args, args_len).get() };
+    // Not borrowed while the call runs.
+    let host = HOSTS.with_borrow(|hosts| hosts.get(&lane).cloned());
+    let (kind, data) = match host {
+        None => (ANSWER_WRONG_THREAD, Vec::new()),
+        Some(host) => match call_host(&host, head, args) {
+            Ok(value) => (ANSWER_VALUE, value),
+            Err(failure) => (ANSWER_FAILURE, write_failure(&failure)),
+        },
+    };
+    let data = Bytes::of(Box::leak(data.into_boxed_slice()));
+    // SAFETY: C# passes the address of an Answer on its stack.
+    unsafe { answer.write(Answer { kind, data }) };
+}
+
+/// Frees what [`call`] has answered with.
+extern "C" fn free_answer(answer: *mut Answer) {
+    // SAFETY: C# passes back the Answer that `call` wrote, once.
+    let answer = unsafe { answer.read() };
+    // SAFETY: `call` leaked a boxed slice with this address and length.
+    let data = unsafe { answer.data.get() };
+    let data = std::ptr::from_ref(data).cast_mut();
+    // SAFETY: as above. For an empty slice, whose address `get` does not keep,
+    // the box has no memory to free.
+    drop(unsafe { Box::from_raw(data) });
+}
+
+fn call_host(host: &Host, head: &[u8], args: &[u8]) -> Result<Vec<u8>, Failure> {
+    let mut reader = Reader::new(head);
+    let bad = || Failure::BadValue { message: "the bridge named no contract".to_owned() };
+    reader.array().map_err(|_| bad())?;
+    let Ok(Token::Str(contract)) = reader.token() else { return Err(bad()) };
+    let Ok(Token::Str(function)) = reader.token() else { return Err(bad()) };
+    host.call(contract, function, args)
+}
+
+/// `[kind, message, null or [type, message, stack]]`.
+fn write_failure(failure: &Failure) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut writer = Writer::new(&mut out);
+    writer.array(3);
+    writer.str(kind_of(failure));
+    writer.str(&failure.to_string());
+    match failure {
+        Failure::Guest(GuestError { type_name, message, stack, .. }) => {
+            writer.array(3);
+            writer.str(type_name);
+            writer.str(message);
+            writer.str(stack);
+        }
+        _ => writer.nil(),
+    }
+    out
+}
+
+/// The variant's name.
+fn kind_of(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::Guest(_) => "Guest",
+        Failure::BadArguments { .. } => "BadArguments",
+        Failure::Cancelled => "Cancelled",
+        Failure::DeadlineExceeded { .. } => "DeadlineExceeded",
+        Failure::WorkerCrashed { .. } => "WorkerCrashed",
+        Failure::Quarantined { .. } => "Quarantined",
+        Failure::NoSuchContract { .. } => "NoSuchContract",
+        Failure::NoSuchFunction { .. } => "NoSuchFunction",
+        Failure::Overloaded { .. } => "Overloaded",
+        Failure::CycleDetected { .. } => "CycleDetected",
+        Failure::UndeclaredDependency { .. } => "UndeclaredDependency",
+        Failure::StaleHandle { .. } => "StaleHandle",
+        Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
+        Failure::BadValue { .. } => "BadValue",
+        Failure::ShuttingDown => "ShuttingDown",
+        _ => "Other",
+    }
+}

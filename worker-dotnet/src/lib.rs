@@ -1,0 +1,18 @@
+//! The .NET worker of Menagerie: a loader that hosts CoreCLR, and a bridge
+//! written in C# (`bridge/`) that reads arguments and writes results on its
+//! own side, so that a call crosses between the two once.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod abi;
+mod clr;
+mod guest_error;
+mod icu;
+mod instance;
+mod lanes;
+mod loader;
+mod search;
+mod signal_stack;
+
+pub use loader::DotnetLoader;
+pub use search::{Installation, Search};

@@ -1,0 +1,167 @@
+use std::fs;
+
+use menagerie_protocol::testing::Harness;
+use menagerie_protocol::{BundleLoader, BundleSource, LoaderError, SupportedLanguage};
+use menagerie_worker_dotnet::{DotnetLoader, Search};
+
+use crate::support::{
+    bundle_dir, fixture, guest_error, harness, init_failure, load, manifest, search,
+};
+
+#[test]
+fn l1_loader_is_named_dotnet() {
+    let loader = DotnetLoader::new(Search::default());
+    assert_eq!(loader.loader_name(), "dotnet");
+    assert_eq!(loader.loader_language(), SupportedLanguage::Dotnet);
+    assert!(loader.supports_hot_reload());
+}
+
+#[test]
+fn runtime_calls_itself_what_the_search_has_found() {
+    let _harness = harness!();
+    let loader = DotnetLoader::new(search());
+    assert_eq!(format!(".NET {}", loader.start().unwrap()), search().runtime_version());
+}
+
+#[test]
+fn a_missing_runtime_is_said_with_a_remedy() {
+    let search = Search { runtimes: vec!["/nowhere".into()], bridges: Vec::new() };
+    let harness = Harness::new(DotnetLoader::new(search));
+    let source = BundleSource::Bytes(Vec::new());
+    match harness.load(&manifest("any", &["any@1"]), source) {
+        Err(LoaderError::RuntimeMissing { runtime, problem, remedy }) => {
+            assert_eq!(runtime, ".NET");
+            assert!(problem.contains("/nowhere"), "{problem}");
+            assert!(remedy.contains("DOTNET_ROOT"), "{remedy}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn b3_exports_are_sorted_and_snake_case() {
+    let harness = harness!();
+    let bundle = load(&harness, "hooks", &["first@1", "another@2.1"]);
+    let contracts = bundle.contracts();
+    assert_eq!(contracts.len(), 2);
+    assert_eq!(contracts[0].contract, "another@2.1");
+    // Neither Dispose nor the hooks of another class.
+    assert_eq!(
+        contracts[0].functions,
+        ["log_all", "print", "print_error", "print_from_thread", "print_pieces"]
+    );
+    assert_eq!(contracts[1].contract, "first@1");
+    assert_eq!(contracts[1].functions, ["context"]);
+
+    let bundle = load(&harness, "values", &["values@1"]);
+    assert_eq!(bundle.call::<_, String>("values@1", "http_get", ()).unwrap(), "acronym");
+    assert_eq!(bundle.call::<_, String>("values@1", "renamed", ()).unwrap(), "renamed");
+}
+
+#[test]
+fn l4_code_is_no_source_for_dotnet() {
+    let harness = harness!();
+    match harness.load(&manifest("code", &["a@1"]), BundleSource::Code("class A {}".to_owned())) {
+        Err(LoaderError::UnsupportedBundleSource { loader, kind }) => {
+            assert_eq!((&*loader, &*kind), ("dotnet", "code"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn l4_a_sibling_of_bytes_is_an_error_that_says_so() {
+    let bundle = load(&harness!(), "uses_helper", &["shout@1"]);
+    let error = guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
+    let text = format!("{error:?}");
+    assert!(text.contains("loaded from memory") && text.contains("'helper'"), "{text}");
+}
+
+#[test]
+fn a_second_assembly_is_found_beside_the_first() {
+    let harness = harness!();
+    let dir = bundle_dir("uses_helper", &["shout@1"]);
+    fs::write(dir.path().join("helper.dll"), fixture("helper")).unwrap();
+    let bundle = harness.load_dir(dir.path()).unwrap();
+    assert_eq!(bundle.call::<_, String>("shout@1", "shout", ("hey",)).unwrap(), "HEY!");
+}
+
+#[test]
+fn a_missing_second_assembly_is_an_error_of_the_call() {
+    let harness = harness!();
+    let dir = bundle_dir("uses_helper", &["shout@1"]);
+    let bundle = harness.load_dir(dir.path()).unwrap();
+    let error = guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
+    assert_eq!(error.type_name, "System.IO.FileNotFoundException");
+}
+
+#[test]
+fn what_is_no_assembly_is_refused() {
+    let harness = harness!();
+    let dir = bundle_dir("version_one", &["version@1"]);
+    let artifact = dir.path().join("version_one.dll");
+    let mut damaged = fixture("version_one");
+    damaged.truncate(300);
+    for content in [b"".to_vec(), b"plain text".to_vec(), damaged] {
+        fs::write(&artifact, &content).unwrap();
+        match harness.load_dir(dir.path()) {
+            Err(LoaderError::ArtifactUnusable { artifact: at, problem }) => {
+                assert_eq!(at, artifact.canonicalize().unwrap());
+                assert!(problem.contains("no .NET assembly"), "{problem}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (step, error) = init_failure(
+        harness.load(&manifest("bytes", &["a@1"]), BundleSource::Bytes(b"plain text".to_vec())),
+    );
+    assert_eq!((&*step, &*error.type_name), ("import", "System.BadImageFormatException"));
+}
+
+#[test]
+fn b1_what_does_not_fit_a_contract_is_refused() {
+    let harness = harness!();
+    for (name, expected) in [
+        ("bad_ref", "Bad.Swap has the ref or out parameter 'a'"),
+        ("bad_overload", "exports 'f' twice"),
+        ("bad_parameter", "Bad.At has the parameter 'when': values of type System.DateTime cannot"),
+        ("bad_own_type", "Bad.All has a result: values of type Own cannot"),
+        ("bad_async_void", "Bad.F is async void"),
+        ("bad_private", "Bad has [Contract] but is not public"),
+        ("bad_static", "Bad has [Contract] but is static"),
+        ("bad_constructor", "Bad has no public constructor without parameters"),
+        ("bad_generic", "Bad.F is generic"),
+        ("bad_hooks", "both Bad and Other implement IBundle"),
+    ] {
+        let source = BundleSource::Bytes(fixture(name));
+        let (step, error) = init_failure(harness.load(&manifest(name, &["bad@1"]), source));
+        assert_eq!(step, "register", "{name}");
+        assert_eq!(error.type_name, "Menagerie.ContractException");
+        assert!(error.message.contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn l5_an_exception_in_a_constructor_fails_the_load() {
+    let harness = harness!();
+    let source = BundleSource::Bytes(fixture("bad_throws"));
+    let (step, error) = init_failure(harness.load(&manifest("bad_throws", &["bad@1"]), source));
+    assert_eq!(step, "initialise");
+    assert_eq!((&*error.type_name, &*error.message), ("System.InvalidOperationException", "not today"));
+    assert!(error.stack.contains("Bad..ctor"), "{}", error.stack);
+    // Nothing of it stays: the lane would have warned.
+    assert!(harness.logs().is_empty(), "{:?}", harness.logs());
+}
+
+#[test]
+fn an_assembly_without_a_contract_does_not_provide_one() {
+    let harness = harness!();
+    let source = BundleSource::Bytes(fixture("bad_none"));
+    match harness.load(&manifest("bad_none", &["bad@1"]), source) {
+        Err(LoaderError::ContractMismatch { contract, problem, .. }) => {
+            assert_eq!(contract, "bad@1");
+            assert!(problem.contains("does not export it"), "{problem}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
