@@ -20,7 +20,10 @@ impl JsInstance {
         if !self.is_anything_ready() {
             return;
         }
-        self.gate.enter();
+        if self.gate.any_cancelled() {
+            self.cancel_begun();
+        }
+        self.gate.enter_turn();
         let ended = self.turn_inside();
         self.leave(ended);
     }
@@ -28,7 +31,7 @@ impl JsInstance {
     /// Cheap, since the lane asks again and again while it is awake.
     fn is_anything_ready(&self) -> bool {
         let due = || self.lane.timers.borrow().next().is_some_and(|due| due <= Instant::now());
-        !self.lane.answers.borrow().is_empty() || due()
+        !self.lane.answers.borrow().is_empty() || self.gate.any_cancelled() || due()
     }
 
     /// A turn while the gate is entered already, and what cut it short.
@@ -99,11 +102,28 @@ impl JsInstance {
         }
     }
 
+    /// Answers the calls that are to be cancelled while they wait. What is left
+    /// of them runs on, and finds that nobody listens.
+    fn cancel_begun(&mut self) {
+        let cancelled = self.gate.take_cancelled();
+        let begun: Vec<_> = self
+            .lane
+            .begun
+            .borrow_mut()
+            .extract_if(|_, begun| cancelled.contains(&begun.reply.call_id()))
+            .collect();
+        enter!(scope, self.engine);
+        for (_, begun) in begun {
+            begun.reply.fail(Failure::Cancelled);
+            begun.lent.give_back(scope);
+        }
+    }
+
     /// Sleeps and works until `wake` is readable or nothing is left to do.
     pub(crate) fn wait_for(&mut self, wake: BorrowedFd<'_>) {
         while self.lane.has_work() {
             let time = self.time_to_sleep();
-            if sleep(Some(wake), time) {
+            if sleep(&[self.gate.wake(), wake], time) {
                 return;
             }
             self.turn();
@@ -149,14 +169,14 @@ impl JsInstance {
                 format!("{problem}: nothing is left to wait for"),
             ));
         }
-        sleep(None, self.time_to_sleep());
+        sleep(&[], self.time_to_sleep());
         Ok(())
     }
 
     /// Loads and runs the main module, and returns what it exports. A failure
     /// comes with the step's name.
     pub(crate) fn import(&mut self) -> Result<v8::Global<v8::Object>, (&'static str, GuestError)> {
-        self.gate.enter();
+        self.gate.enter_call();
         let result = self.import_inside();
         if self.gate.leave() {
             return Err(("initialise", failure::guest_error(Failure::Cancelled)));

@@ -52,7 +52,7 @@ impl JsInstance {
         hook: &v8::Global<v8::Function>,
         argument: Option<&v8::Global<v8::Value>>,
     ) -> Result<Option<Vec<u8>>, GuestError> {
-        self.gate.enter();
+        self.gate.enter_call();
         self.lane.blocking.set(true);
         let result = self.run_hook_inside(hook, argument);
         self.lane.blocking.set(false);

@@ -100,7 +100,7 @@ impl JsInstance {
 
 impl Instance for JsInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
-        self.gate.enter();
+        self.gate.enter_call();
         let ended = {
             enter!(scope, self.engine);
             let gate = &*self.gate;

@@ -61,7 +61,9 @@ impl JsLoader {
             }
         };
         let engine = Engine::start(self.heap_limit);
-        let gate = Arc::new(Gate::new(engine.isolate.thread_safe_handle()));
+        let gate = Gate::new(engine.isolate.thread_safe_handle())
+            .map_err(|e| LoaderError::io("eventfd", &e))?;
+        let gate = Arc::new(gate);
         let lane = Lane::new(runtime.host(), runtime.logger(), gate, Modules::new(sources));
         let bundle = runtime.bundle_name().to_owned();
         let mut instance = JsInstance::new(engine, lane, bundle, runtime.generation())

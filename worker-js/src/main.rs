@@ -21,6 +21,7 @@ fn main() -> ExitCode {
 /// below `HOME`, or below `/tmp`, and would run what it finds there. Bytecode
 /// is not checked when it is loaded, so such a folder must be nobody else's;
 /// the supervisor names one, or there is none.
+#[allow(clippy::disallowed_methods, reason = "no other thread exists yet")]
 fn keep_bytecode_to_itself() {
     if std::env::var_os("V82JSC_BC_CACHE_DIR").is_none() {
         // SAFETY: `main` has started no thread yet, so none reads the

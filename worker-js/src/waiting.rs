@@ -6,13 +6,13 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
-/// Sleeps until `wake` is readable or the time is over; true if `wake` is
-/// readable.
-pub(crate) fn sleep(wake: Option<BorrowedFd<'_>>, time: Option<Duration>) -> bool {
-    let mut fds: Vec<_> = wake.iter().map(|wake| PollFd::new(*wake, PollFlags::POLLIN)).collect();
+/// Sleeps until one of `wakes` is readable or the time is over; true if the
+/// last of them is readable.
+pub(crate) fn sleep(wakes: &[BorrowedFd<'_>], time: Option<Duration>) -> bool {
+    let mut fds: Vec<_> = wakes.iter().map(|wake| PollFd::new(*wake, PollFlags::POLLIN)).collect();
     // Interrupted by a signal, it wakes for nothing, which does no harm.
     let _ = ppoll(&mut fds, time.map(TimeSpec::from_duration), None);
-    fds.first().is_some_and(|wake| wake.any().unwrap_or(false))
+    fds.last().is_some_and(|wake| wake.any().unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -25,10 +25,13 @@ mod tests {
 
     #[test]
     fn sleep_ends_by_time_and_by_readiness() {
-        let wake = EventFd::new().unwrap();
-        assert!(!sleep(Some(wake.as_fd()), Some(Duration::ZERO)));
-        assert!(!sleep(None, Some(Duration::from_millis(1))));
-        wake.write(1).unwrap();
-        assert!(sleep(Some(wake.as_fd()), None));
+        let (one, two) = (EventFd::new().unwrap(), EventFd::new().unwrap());
+        let both = [one.as_fd(), two.as_fd()];
+        assert!(!sleep(&both, Some(Duration::ZERO)));
+        assert!(!sleep(&[], Some(Duration::from_millis(1))));
+        one.write(1).unwrap();
+        assert!(!sleep(&both, None));
+        two.write(1).unwrap();
+        assert!(sleep(&both, None));
     }
 }

@@ -55,7 +55,7 @@ impl BundleLoader for Measuring {
 impl JsInstance {
     /// All that [`Instance::call`] does but the reply.
     fn call_in_process(&mut self, function: usize, args: &[u8]) {
-        self.gate.enter();
+        self.gate.enter_call();
         {
             enter!(scope, self.engine);
             let mut lent = Lent::default();

@@ -83,6 +83,30 @@ fn s6_an_interrupt_in_a_continuation_answers_every_call_that_waits() {
 }
 
 #[test]
+fn s6_a_call_that_waits_is_cancelled_alone() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "never: () => new Promise(() => {}), one: () => 1,
+         async late() { await new Promise((r) => setTimeout(r, 30)); this.done = true; return 2; },
+         is_done() { return this.done ?? false; }",
+    );
+    for function in ["never", "late"] {
+        let waiting = bundle.begin("test@1", function, &[0x90]).unwrap();
+        // It has begun when a later call is answered.
+        assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+        bundle.interrupt();
+        assert_eq!(bundle.finish(waiting), Err(Failure::Cancelled));
+        assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+    }
+    // What is left of it runs on and disturbs nobody.
+    while !bundle.call::<_, bool>("test@1", "is_done", ()).unwrap() {
+        std::thread::yield_now();
+    }
+    assert_eq!(bundle.call::<_, i64>("test@1", "late", ()), Ok(2));
+}
+
+#[test]
 fn a_bottomless_recursion_is_an_error_of_the_guest() {
     let harness = harness();
     let bundle = functions(
