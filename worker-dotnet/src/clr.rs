@@ -14,7 +14,7 @@ use crate::abi::{
 };
 use crate::guest_error;
 use crate::search::{BRIDGE, Installation, missing};
-use crate::{icu, lanes};
+use crate::{icu, lanes, signals};
 
 /// The bridge's settings for the runtime.
 const RUNTIME_CONFIG: &str = "Menagerie.Bridge.runtimeconfig.json";
@@ -57,8 +57,9 @@ impl Clr {
                 .set_runtime_property_value(property, text("true")?)
                 .map_err(|error| failed("a setting", &error))?;
         }
-        let loader =
-            context.get_delegate_loader().map_err(|error| failed("starting the runtime", &error))?;
+        let loader = context
+            .get_delegate_loader()
+            .map_err(|error| failed("starting the runtime", &error))?;
         // From bytes, so that the set-up may build them again at any time.
         for file in [GUEST, BRIDGE] {
             let path = installation.bridge.join(file);
@@ -68,6 +69,7 @@ impl Clr {
                 .map_err(|error| failed(&format!("loading {file} into the runtime"), &error))?;
         }
         let clr = Self::bind(&loader).map_err(|error| failed("binding the bridge", &error))?;
+        signals::restore_abort();
         // CoreCLR cannot be ended and started again, so neither is its host.
         std::mem::forget(context);
         Ok(clr)

@@ -76,8 +76,7 @@ impl Instance for DotnetInstance {
         let len = state.map_or(0, len_of);
         // SAFETY: the handle is from Load and not freed; the state is null, or
         // readable memory of that length; the outcome has the declared layout.
-        let result =
-            unsafe { (self.entries.on_load)(self.handle, start, len, &raw mut outcome) };
+        let result = unsafe { (self.entries.on_load)(self.handle, start, len, &raw mut outcome) };
         if result == OK {
             return Ok(());
         }

@@ -11,9 +11,7 @@ use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{Failure, GuestError, Host, Logger, Runtime};
 
-use crate::abi::{
-    ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks,
-};
+use crate::abi::{ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static LOGGERS: RwLock<Option<HashMap<u64, Logger>>> = RwLock::new(None);

@@ -8,11 +8,13 @@ mod abi;
 mod clr;
 mod guest_error;
 mod icu;
+mod image;
 mod instance;
 mod lanes;
 mod loader;
+mod rehearsal;
 mod search;
-mod signal_stack;
+mod signals;
 
 pub use loader::DotnetLoader;
 pub use search::{Installation, Search};

@@ -1,8 +1,9 @@
 //! The loader named `dotnet`.
 
 use std::collections::HashMap;
-use std::fs;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::msgpack::{DecodeError, Reader, Token, Writer};
@@ -11,15 +12,16 @@ use menagerie_protocol::{
     Runtime, SupportedLanguage,
 };
 
-use crate::abi::{Bytes, LOAD_FAILED, LoadRequest, OK, Outcome};
+use crate::abi::{Bytes, LoadRequest, OK, Outcome};
 use crate::clr::{self, Clr};
-use crate::guest_error;
+use crate::image::Image;
 use crate::instance::DotnetInstance;
 use crate::lanes::LaneNumber;
+use crate::rehearsal;
 use crate::search::{Installation, Search};
-use crate::signal_stack;
+use crate::signals;
 
-const NAME: &str = "dotnet";
+pub(crate) const NAME: &str = "dotnet";
 
 /// Loads .NET assemblies, each generation of a bundle into a collectible
 /// context of its own.
@@ -28,6 +30,8 @@ pub struct DotnetLoader {
     installation: Result<Installation, LoaderError>,
     /// Which lane a generation has, for `unload`.
     lanes: Mutex<HashMap<(BundleId, u32), u64>>,
+    /// Whether a bundle was to be loaded yet.
+    is_used: Arc<AtomicBool>,
 }
 
 impl Default for DotnetLoader {
@@ -41,19 +45,28 @@ impl DotnetLoader {
     /// load fails with [`LoaderError::RuntimeMissing`].
     #[must_use]
     pub fn new(search: Search) -> Self {
-        Self { installation: search.find(), lanes: Mutex::default() }
+        Self { installation: search.find(), lanes: Mutex::default(), is_used: Arc::default() }
     }
 
-    /// Starts the runtime on a thread of its own, unless it runs already.
+    /// Starts the runtime on a thread of its own, unless it runs already, and
+    /// warms it up if no bundle is waiting by then.
+    ///
+    /// To be called on the main thread: handlers of signals to the process run
+    /// there, and CoreCLR's need more stack than Rust provides.
     pub fn warm_up(&self) {
-        if let Ok(installation) = self.installation.clone() {
-            // A failure is told by the first load; nothing is lost if there is
-            // no thread to spare.
-            drop(std::thread::spawn(move || {
-                signal_stack::give_up();
-                drop(clr::start(&installation));
-            }));
-        }
+        signals::give_up_stack();
+        let Ok(installation) = self.installation.clone() else { return };
+        let is_used = Arc::clone(&self.is_used);
+        // A failure is told by the first load; nothing is lost if there is no
+        // thread to spare.
+        let warm_up = move || {
+            signals::give_up_stack();
+            if let Ok(clr) = clr::start(&installation) {
+                let is_over = || is_used.load(Ordering::Relaxed);
+                rehearsal::run(clr, &installation.bridge, is_over);
+            }
+        };
+        drop(thread::Builder::new().name("warm-up".to_owned()).spawn(warm_up));
     }
 
     /// Starts the runtime unless it runs already, and returns what it calls
@@ -68,7 +81,7 @@ impl DotnetLoader {
 
     fn clr(&self) -> Result<&'static Clr, LoaderError> {
         let installation = self.installation.as_ref().map_err(Clone::clone)?;
-        signal_stack::give_up();
+        signals::give_up_stack();
         clr::start(installation)
     }
 
@@ -78,6 +91,7 @@ impl DotnetLoader {
         source: &BundleSource,
         runtime: &Runtime,
     ) -> Result<(), LoaderError> {
+        self.is_used.store(true, Ordering::Relaxed);
         let image = Image::read(manifest, source)?;
         let clr = self.clr()?;
         let lane = LaneNumber::new(runtime);
@@ -128,7 +142,7 @@ impl DotnetLoader {
         Ok(())
     }
 
-    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<(BundleId, u32), u64>> {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<(BundleId, u32), u64>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -181,66 +195,6 @@ fn collect(clr: &Clr, lane: u64, runtime: &Runtime) {
     }
 }
 
-/// An assembly in this process's own memory: the user's file is not kept open.
-struct Image<'a> {
-    from_memory: Option<&'a [u8]>,
-    from_file: Vec<u8>,
-    file: Option<std::path::PathBuf>,
-    symbols: Option<Vec<u8>>,
-}
-
-impl<'a> Image<'a> {
-    fn read(manifest: &ManifestData, source: &'a BundleSource) -> Result<Self, LoaderError> {
-        match source {
-            BundleSource::Path(_) => {
-                let path = manifest.artifact()?;
-                let from_file = fs::read(&path).map_err(|error| LoaderError::io(&path, &error))?;
-                let symbols = fs::read(path.with_extension("pdb")).ok();
-                let symbols = symbols.filter(|symbols| is_portable_pdb(symbols));
-                Ok(Self { from_memory: None, from_file, file: Some(path), symbols })
-            }
-            BundleSource::Bytes(bytes) => Ok(Self {
-                from_memory: Some(bytes),
-                from_file: Vec::new(),
-                file: None,
-                symbols: None,
-            }),
-            BundleSource::Code(_) => Err(LoaderError::UnsupportedBundleSource {
-                loader: NAME.to_owned(),
-                kind: source.kind().to_owned(),
-            }),
-        }
-    }
-
-    fn assembly(&self) -> &[u8] {
-        self.from_memory.unwrap_or(&self.from_file)
-    }
-
-    /// What `Entry.Load` has answered.
-    fn failure(&self, manifest: &ManifestData, result: i32, answer: &[u8]) -> LoaderError {
-        let mut reader = Reader::new(answer);
-        let step = (result == LOAD_FAILED)
-            .then(|| reader.array().and_then(|_| guest_error::text(&mut reader)).ok().flatten())
-            .flatten()
-            .unwrap_or_default();
-        let error = guest_error::read_from(&mut reader);
-        match (step.as_str(), &self.file) {
-            ("image", Some(file)) => LoaderError::ArtifactUnusable {
-                artifact: file.clone(),
-                problem: format!("is no .NET assembly: {}", error.message),
-            },
-            ("image", None) => LoaderError::init(&manifest.name, "import", error),
-            (step, _) => LoaderError::init(&manifest.name, step, error),
-        }
-    }
-}
-
-/// Other kinds of debug information, as Windows and Mono have them, would fail
-/// the load.
-fn is_portable_pdb(symbols: &[u8]) -> bool {
-    symbols.starts_with(b"BSJB")
-}
-
 /// Reads `[[contract, [function, …]], …]`.
 fn read_interfaces(bytes: &[u8]) -> Result<Vec<ContractInterface>, DecodeError> {
     let mut reader = Reader::new(bytes);
@@ -261,4 +215,3 @@ fn string(reader: &mut Reader<'_>) -> Result<String, DecodeError> {
         _ => Err(DecodeError::Unexpected { expected: "string" }),
     }
 }
-

@@ -4,17 +4,25 @@ use std::process::ExitCode;
 
 use menagerie_worker_dotnet::{DotnetLoader, Search};
 
-/// How much is allocated between two collections of young objects, in
-/// hexadecimal bytes. .NET takes what the processor's cache can hold, tens of
-/// megabytes on a server: too much for one of many small workers. The runtime
-/// reads this from the environment only.
-const YOUNG: (&str, &str) = ("DOTNET_GCgen0size", "400000");
+/// Settings that the runtime reads from the environment only, unless they are
+/// there already.
+const SETTINGS: [(&str, &str); 2] = [
+    // How much is allocated between two collections of young objects, in
+    // hexadecimal bytes. .NET takes what the processor's cache can hold, tens
+    // of megabytes on a server: too much for one of many small workers.
+    ("DOTNET_GCgen0size", "400000"),
+    // No socket and thread that wait for a debugger or profiler.
+    ("DOTNET_EnableDiagnostics", "0"),
+];
 
+#[allow(clippy::disallowed_methods, reason = "no other thread exists yet; see the SAFETY comment")]
 fn main() -> ExitCode {
-    if std::env::var_os(YOUNG.0).is_none() {
-        // SAFETY: this is the first thing that the program does, so no other
-        // thread exists that could read the environment meanwhile.
-        unsafe { std::env::set_var(YOUNG.0, YOUNG.1) };
+    for (name, value) in SETTINGS {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: this is the first thing that the program does, so no
+            // other thread exists that could read the environment meanwhile.
+            unsafe { std::env::set_var(name, value) };
+        }
     }
     let search = Search::from_environment();
     let runtime = search.runtime_version();

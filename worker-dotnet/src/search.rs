@@ -68,8 +68,7 @@ impl Search {
     #[must_use]
     pub fn from_environment() -> Self {
         let variable = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-        let mut bridges: Vec<PathBuf> =
-            variable("MENAGERIE_DOTNET_BRIDGE").into_iter().collect();
+        let mut bridges: Vec<PathBuf> = variable("MENAGERIE_DOTNET_BRIDGE").into_iter().collect();
         let here = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
         if let Some(here) = here {
             bridges.push(here.clone());
@@ -99,12 +98,13 @@ impl Search {
                 "Install the .NET runtime, set DOTNET_ROOT to where it is, or run scripts/setup-dotnet",
             )
         })?;
-        let bridge = self.bridges.iter().find(|dir| dir.join(BRIDGE).is_file()).ok_or_else(|| {
-            missing(
-                format!("{BRIDGE} was not found; looked in {}", list(&self.bridges)),
-                "Run scripts/setup-dotnet, or set MENAGERIE_DOTNET_BRIDGE to its folder",
-            )
-        })?;
+        let bridge =
+            self.bridges.iter().find(|dir| dir.join(BRIDGE).is_file()).ok_or_else(|| {
+                missing(
+                    format!("{BRIDGE} was not found; looked in {}", list(&self.bridges)),
+                    "Run scripts/setup-dotnet, or set MENAGERIE_DOTNET_BRIDGE to its folder",
+                )
+            })?;
         // hostfxr does not take a path with `..` or a symlink in it.
         let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         Ok(Installation {
@@ -119,8 +119,10 @@ impl Search {
     /// without starting it.
     #[must_use]
     pub fn runtime_version(&self) -> String {
-        self.find_runtime()
-            .map_or_else(|| ".NET not found".to_owned(), |(_, _, version)| format!(".NET {version}"))
+        self.find_runtime().map_or_else(
+            || ".NET not found".to_owned(),
+            |(_, _, version)| format!(".NET {version}"),
+        )
     }
 
     fn find_runtime(&self) -> Option<(PathBuf, PathBuf, Version)> {

@@ -7,10 +7,10 @@ namespace Menagerie.Bridge
 
     internal sealed class Function0<R> : Invoker
     {
-        private readonly Func<R> body;
-        private readonly Codec<R> result;
+        private Func<R> body;
+        private Codec<R> result;
 
-        internal Function0(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Func<R>)Delegate.CreateDelegate(typeof(Func<R>), target, method);
             this.result = (Codec<R>)result;
@@ -24,11 +24,11 @@ namespace Menagerie.Bridge
 
     internal sealed class Function1<A, R> : Invoker
     {
-        private readonly Func<A, R> body;
-        private readonly Parameter<A> a;
-        private readonly Codec<R> result;
+        private Func<A, R> body;
+        private Parameter<A> a;
+        private Codec<R> result;
 
-        internal Function1(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Func<A, R>)Delegate.CreateDelegate(typeof(Func<A, R>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -45,12 +45,12 @@ namespace Menagerie.Bridge
 
     internal sealed class Function2<A, B, R> : Invoker
     {
-        private readonly Func<A, B, R> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
-        private readonly Codec<R> result;
+        private Func<A, B, R> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
+        private Codec<R> result;
 
-        internal Function2(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Func<A, B, R>)Delegate.CreateDelegate(typeof(Func<A, B, R>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -69,13 +69,13 @@ namespace Menagerie.Bridge
 
     internal sealed class Function3<A, B, C, R> : Invoker
     {
-        private readonly Func<A, B, C, R> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
-        private readonly Parameter<C> c;
-        private readonly Codec<R> result;
+        private Func<A, B, C, R> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
+        private Parameter<C> c;
+        private Codec<R> result;
 
-        internal Function3(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Func<A, B, C, R>)Delegate.CreateDelegate(typeof(Func<A, B, C, R>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -96,14 +96,14 @@ namespace Menagerie.Bridge
 
     internal sealed class Function4<A, B, C, D, R> : Invoker
     {
-        private readonly Func<A, B, C, D, R> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
-        private readonly Parameter<C> c;
-        private readonly Parameter<D> d;
-        private readonly Codec<R> result;
+        private Func<A, B, C, D, R> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
+        private Parameter<C> c;
+        private Parameter<D> d;
+        private Codec<R> result;
 
-        internal Function4(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Func<A, B, C, D, R>)Delegate.CreateDelegate(typeof(Func<A, B, C, D, R>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -126,9 +126,9 @@ namespace Menagerie.Bridge
 
     internal sealed class Action0 : Invoker
     {
-        private readonly Action body;
+        private Action body;
 
-        internal Action0(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Action)Delegate.CreateDelegate(typeof(Action), target, method);
         }
@@ -142,10 +142,10 @@ namespace Menagerie.Bridge
 
     internal sealed class Action1<A> : Invoker
     {
-        private readonly Action<A> body;
-        private readonly Parameter<A> a;
+        private Action<A> body;
+        private Parameter<A> a;
 
-        internal Action1(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Action<A>)Delegate.CreateDelegate(typeof(Action<A>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -162,11 +162,11 @@ namespace Menagerie.Bridge
 
     internal sealed class Action2<A, B> : Invoker
     {
-        private readonly Action<A, B> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
+        private Action<A, B> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
 
-        internal Action2(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Action<A, B>)Delegate.CreateDelegate(typeof(Action<A, B>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -185,12 +185,12 @@ namespace Menagerie.Bridge
 
     internal sealed class Action3<A, B, C> : Invoker
     {
-        private readonly Action<A, B, C> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
-        private readonly Parameter<C> c;
+        private Action<A, B, C> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
+        private Parameter<C> c;
 
-        internal Action3(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Action<A, B, C>)Delegate.CreateDelegate(typeof(Action<A, B, C>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);
@@ -211,13 +211,13 @@ namespace Menagerie.Bridge
 
     internal sealed class Action4<A, B, C, D> : Invoker
     {
-        private readonly Action<A, B, C, D> body;
-        private readonly Parameter<A> a;
-        private readonly Parameter<B> b;
-        private readonly Parameter<C> c;
-        private readonly Parameter<D> d;
+        private Action<A, B, C, D> body;
+        private Parameter<A> a;
+        private Parameter<B> b;
+        private Parameter<C> c;
+        private Parameter<D> d;
 
-        internal Action4(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             body = (Action<A, B, C, D>)Delegate.CreateDelegate(typeof(Action<A, B, C, D>), target, method);
             a = new Parameter<A>(codecs[0], infos[0]);

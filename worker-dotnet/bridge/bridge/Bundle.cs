@@ -84,10 +84,10 @@ namespace Menagerie.Bridge
                 interfaces.ListHead(2);
                 interfaces.String(export.Contract);
                 interfaces.ListHead(export.Methods.Count);
-                foreach (KeyValuePair<string, MethodInfo> method in export.Methods)
+                foreach (Method method in export.Methods)
                 {
-                    interfaces.String(method.Key);
-                    all.Add(new Function(method.Key, method.Value, target));
+                    interfaces.String(method.Name);
+                    all.Add(new Function(method.Name, method.Info, target));
                 }
             }
             functions = all.ToArray();

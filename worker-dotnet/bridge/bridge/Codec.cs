@@ -42,26 +42,28 @@ namespace Menagerie.Bridge
     /// </summary>
     internal static class Codecs
     {
-        private static readonly Dictionary<Type, Codec> Known = new Dictionary<Type, Codec>
+        // Types and not objects: most bundles need few of them, and the time to
+        // compile each one's constructor is part of the first load.
+        private static readonly Dictionary<Type, Type> Plain = new Dictionary<Type, Type>
         {
-            { typeof(bool), new BoolCodec() },
-            { typeof(sbyte), new SByteCodec() },
-            { typeof(byte), new ByteCodec() },
-            { typeof(short), new Int16Codec() },
-            { typeof(ushort), new UInt16Codec() },
-            { typeof(int), new Int32Codec() },
-            { typeof(uint), new UInt32Codec() },
-            { typeof(long), new Int64Codec() },
-            { typeof(ulong), new UInt64Codec() },
-            { typeof(float), new SingleCodec() },
-            { typeof(double), new DoubleCodec() },
-            { typeof(char), new CharCodec() },
-            { typeof(string), new StringCodec() },
-            { typeof(byte[]), new BytesCodec() },
-            { typeof(View), new ViewCodec() },
-            { typeof(object), new ObjectCodec() },
-            { typeof(Task), new TaskCodec() },
-            { typeof(ValueTask), new ValueTaskCodec() },
+            { typeof(bool), typeof(BoolCodec) },
+            { typeof(sbyte), typeof(SByteCodec) },
+            { typeof(byte), typeof(ByteCodec) },
+            { typeof(short), typeof(Int16Codec) },
+            { typeof(ushort), typeof(UInt16Codec) },
+            { typeof(int), typeof(Int32Codec) },
+            { typeof(uint), typeof(UInt32Codec) },
+            { typeof(long), typeof(Int64Codec) },
+            { typeof(ulong), typeof(UInt64Codec) },
+            { typeof(float), typeof(SingleCodec) },
+            { typeof(double), typeof(DoubleCodec) },
+            { typeof(char), typeof(CharCodec) },
+            { typeof(string), typeof(StringCodec) },
+            { typeof(byte[]), typeof(BytesCodec) },
+            { typeof(View), typeof(ViewCodec) },
+            { typeof(object), typeof(ObjectCodec) },
+            { typeof(Task), typeof(TaskCodec) },
+            { typeof(ValueTask), typeof(ValueTaskCodec) },
         };
 
         private static readonly Dictionary<Type, Type> Generic = new Dictionary<Type, Type>
@@ -81,6 +83,8 @@ namespace Menagerie.Bridge
         };
 
         private static readonly Type[] Maps = { typeof(IDictionary<,>), typeof(IReadOnlyDictionary<,>) };
+
+        private static readonly Dictionary<Type, Codec> Known = new Dictionary<Type, Codec>();
 
         internal static Codec<T> Of<T>()
         {
@@ -105,6 +109,9 @@ namespace Menagerie.Bridge
 
         private static Codec Make(Type type)
         {
+            Type plain;
+            if (Plain.TryGetValue(type, out plain))
+                return (Codec)Activator.CreateInstance(plain, true);
             if (type.IsArray && type.GetArrayRank() == 1)
                 return Make(typeof(ArrayCodec<>), type.GetElementType());
             if (type.IsGenericType && !type.IsGenericTypeDefinition)

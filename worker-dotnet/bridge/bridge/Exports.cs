@@ -9,7 +9,14 @@ namespace Menagerie.Bridge
     {
         internal string Contract;
         internal Type Class;
-        internal List<KeyValuePair<string, MethodInfo>> Methods;
+        internal List<Method> Methods;
+    }
+
+    /// <summary>A method under its function's name.</summary>
+    internal sealed class Method
+    {
+        internal string Name;
+        internal MethodInfo Info;
     }
 
     /// <summary>Finds what an assembly exports.</summary>
@@ -71,7 +78,7 @@ namespace Menagerie.Bridge
                 throw new ContractException(type.FullName + " has no public constructor without parameters");
         }
 
-        private static List<KeyValuePair<string, MethodInfo>> ReadMethods(Type type)
+        private static List<Method> ReadMethods(Type type)
         {
             Dictionary<string, MethodInfo> methods = new Dictionary<string, MethodInfo>();
             foreach (MethodInfo method in type.GetMethods(BindingFlags.Public | BindingFlags.Instance | BindingFlags.DeclaredOnly))
@@ -85,9 +92,9 @@ namespace Menagerie.Bridge
                     throw new ContractException(type.FullName + " exports '" + name + "' twice: by " + methods[name] + " and by " + method + "; functions have no overloads, [Function(\"name\")] gives a method another name");
                 methods.Add(name, method);
             }
-            List<KeyValuePair<string, MethodInfo>> sorted = new List<KeyValuePair<string, MethodInfo>>(methods);
-            sorted.Sort((a, b) => string.CompareOrdinal(a.Key, b.Key));
-            return sorted;
+            List<string> names = new List<string>(methods.Keys);
+            names.Sort(StringComparer.Ordinal);
+            return names.ConvertAll(name => new Method { Name = name, Info = methods[name] });
         }
 
         // The methods by which a class is an IBundle or IDisposable are not

@@ -61,27 +61,38 @@ namespace Menagerie.Bridge
     internal sealed class GuestConsole : TextWriter
     {
         private readonly bool error;
-        private readonly TextWriter original;
+        private TextWriter original;
 
-        private GuestConsole(bool error, TextWriter original)
+        private GuestConsole(bool error)
         {
             this.error = error;
-            this.original = original;
         }
 
         internal static void Install()
         {
-            Console.SetOut(new GuestConsole(false, Console.Out));
-            Console.SetError(new GuestConsole(true, Console.Error));
+            Console.SetOut(new GuestConsole(false));
+            Console.SetError(new GuestConsole(true));
         }
 
-        public override Encoding Encoding => original.Encoding;
+        public override Encoding Encoding => Encoding.UTF8;
+
+        // For threads that run for no bundle. Made when it is needed: opening
+        // the console takes .NET some milliseconds.
+        private TextWriter Original
+        {
+            get
+            {
+                if (original == null)
+                    original = new StreamWriter(error ? Console.OpenStandardError() : Console.OpenStandardOutput()) { AutoFlush = true };
+                return original;
+            }
+        }
 
         public override void Write(char value)
         {
             Lane lane = Lane.Current;
             if (lane == null)
-                original.Write(value);
+                Original.Write(value);
             else
                 (error ? lane.Error : lane.Out).Append(value);
         }
@@ -104,7 +115,7 @@ namespace Menagerie.Bridge
         {
             Lane lane = Lane.Current;
             if (lane == null)
-                original.Flush();
+                Original.Flush();
             else
                 (error ? lane.Error : lane.Out).Flush();
         }

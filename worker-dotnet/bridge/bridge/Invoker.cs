@@ -10,6 +10,10 @@ namespace Menagerie.Bridge
     /// </summary>
     internal abstract class Invoker
     {
+        // Not a constructor: one with parameters is invoked by code that .NET
+        // generates for each class, which takes it a millisecond.
+        internal abstract void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result);
+
         internal abstract void Run(Reader reader, int given, Writer writer);
     }
 
@@ -52,24 +56,24 @@ namespace Menagerie.Bridge
         /// <summary>Binds a method; a null result codec means void.</summary>
         internal static Invoker Bind(MethodInfo method, object target, Codec[] codecs, Codec result)
         {
-            if (codecs.Length >= Functions.Length)
-                return new Reflected(method, target, codecs, result);
             ParameterInfo[] infos = method.GetParameters();
-            int extra = result == null ? 0 : 1;
-            Type[] types = new Type[infos.Length + extra];
+            Invoker invoker = (Invoker)Activator.CreateInstance(Class(method.ReturnType, infos), true);
+            invoker.Bind(method, target, infos, codecs, result);
+            return invoker;
+        }
+
+        private static Type Class(Type result, ParameterInfo[] infos)
+        {
+            if (infos.Length >= Functions.Length)
+                return typeof(Reflected);
+            bool isVoid = result == typeof(void);
+            Type[] types = new Type[infos.Length + (isVoid ? 0 : 1)];
             for (int i = 0; i < infos.Length; i++)
                 types[i] = infos[i].ParameterType;
-            if (result != null)
-                types[infos.Length] = method.ReturnType;
-            Type invoker = (result == null ? Actions : Functions)[infos.Length];
-            if (types.Length > 0)
-                invoker = invoker.MakeGenericType(types);
-            return (Invoker)Activator.CreateInstance(
-                invoker,
-                BindingFlags.Instance | BindingFlags.NonPublic | BindingFlags.Public,
-                null,
-                new object[] { method, target, infos, codecs, result },
-                null);
+            if (!isVoid)
+                types[infos.Length] = result;
+            Type invoker = (isVoid ? Actions : Functions)[infos.Length];
+            return types.Length == 0 ? invoker : invoker.MakeGenericType(types);
         }
     }
 
@@ -78,19 +82,19 @@ namespace Menagerie.Bridge
     {
         private const BindingFlags NoWrapping = (BindingFlags)0x02000000; // DoNotWrapExceptions
 
-        private readonly MethodInfo method;
-        private readonly object target;
-        private readonly Codec[] codecs;
-        private readonly Codec result;
-        private readonly object[] fallbacks;
+        private MethodInfo method;
+        private object target;
+        private Codec[] codecs;
+        private Codec result;
+        private object[] fallbacks;
 
-        internal Reflected(MethodInfo method, object target, Codec[] codecs, Codec result)
+        internal override void Bind(MethodInfo method, object target, ParameterInfo[] infos, Codec[] codecs, Codec result)
         {
             this.method = method;
             this.target = target;
             this.codecs = codecs;
             this.result = result;
-            fallbacks = Array.ConvertAll(method.GetParameters(), p => p.HasDefaultValue ? p.DefaultValue : null);
+            fallbacks = Array.ConvertAll(infos, p => p.HasDefaultValue ? p.DefaultValue : null);
         }
 
         internal override void Run(Reader reader, int given, Writer writer)

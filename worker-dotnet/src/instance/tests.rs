@@ -7,15 +7,20 @@ use menagerie_protocol::msgpack::Writer;
 use crate::abi::{Bytes, LoadRequest, OK, Outcome};
 use crate::clr::{self, Clr};
 use crate::search::Search;
-use crate::signal_stack;
+use crate::signals;
+
+fn search(checkout: &Path) -> Search {
+    let mut search = Search::from_environment();
+    search.runtimes.push(checkout.join("target/dotnet/runtime"));
+    search.bridges.push(checkout.join("target/dotnet"));
+    search
+}
 
 /// Loads the probe with no lane around it.
 fn load_probe() -> (&'static Clr, crate::abi::Handle) {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut search = Search::from_environment();
-    search.runtimes.push(checkout.join("target/dotnet/runtime"));
-    search.bridges.push(checkout.join("target/dotnet"));
-    signal_stack::give_up();
+    let search = search(&checkout);
+    signals::give_up_stack();
     let begin = Instant::now();
     let clr = clr::start(&search.find().unwrap()).unwrap();
     eprintln!("start: {:?}", begin.elapsed());
@@ -41,8 +46,19 @@ fn load_probe() -> (&'static Clr, crate::abi::Handle) {
 }
 
 /// The probe's functions, sorted by name as they are registered.
-const NAMES: [&str; 11] =
-    ["blob", "call", "crash", "echo", "fail", "inc", "null", "set_state", "sleep_ms", "spin", "state"];
+const NAMES: [&str; 11] = [
+    "blob",
+    "call",
+    "crash",
+    "echo",
+    "fail",
+    "inc",
+    "null",
+    "set_state",
+    "sleep_ms",
+    "spin",
+    "state",
+];
 
 /// What a call costs with no lane around it:
 /// `cargo test --release -p menagerie-worker-dotnet -- --ignored --nocapture measure`.
@@ -92,5 +108,30 @@ fn measure_calls() {
             let each = begin.elapsed() / calls;
             eprintln!("{round}: {title}: {each:?} a call");
         }
+    }
+}
+
+/// What the first loads of a process cost, with `DOTNET_` settings to try.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn measure_loads() {
+    for _ in 0..3 {
+        load_probe();
+    }
+}
+
+/// The same after a rehearsal.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn measure_loads_after_rehearsal() {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let installation = search(&checkout).find().unwrap();
+    signals::give_up_stack();
+    let clr = clr::start(&installation).unwrap();
+    let begin = Instant::now();
+    crate::rehearsal::run(clr, &installation.bridge, || false);
+    eprintln!("rehearsal: {:?}", begin.elapsed());
+    for _ in 0..3 {
+        load_probe();
     }
 }

@@ -36,7 +36,10 @@ fn probe_does_its_harmless_parts() {
     assert!(blob.len() == 100_000 && blob.iter().all(|&b| b == 0xAB));
     probe.call::<_, ()>("probe@1", "sleep_ms", (1,)).unwrap();
     let error = guest_error(probe.call::<_, ()>("probe@1", "fail", ("on purpose",)));
-    assert_eq!((&*error.type_name, &*error.message), ("System.InvalidOperationException", "on purpose"));
+    assert_eq!(
+        (&*error.type_name, &*error.message),
+        ("System.InvalidOperationException", "on purpose")
+    );
     harness.on_call(|contract, function, args| {
         assert_eq!((contract, function, args), ("greeter@1", "greet", &b"\x91\xa3Ada"[..]));
         Ok(b"\xa2Hi".to_vec())
@@ -62,12 +65,35 @@ fn c1_values_keep_their_value() {
         ("float", vec![Value::from(1.5), Value::from(f64::NEG_INFINITY)]),
         ("double", vec![Value::from(0.1), Value::from(f64::MAX), Value::from(f64::INFINITY)]),
         ("char", vec![Value::from("ß")]),
-        ("string", vec![Value::from(""), Value::from("naïve 🦊"), Value::from("x".repeat(70_000)), Value::Nil]),
-        ("bytes", vec![Value::from(&b""[..]), Value::from(vec![7u8; 300]), Value::from(vec![1u8; 5000]), Value::from(vec![2u8; 3 << 20]), Value::Nil]),
+        (
+            "string",
+            vec![
+                Value::from(""),
+                Value::from("naïve 🦊"),
+                Value::from("x".repeat(70_000)),
+                Value::Nil,
+            ],
+        ),
+        (
+            "bytes",
+            vec![
+                Value::from(&b""[..]),
+                Value::from(vec![7u8; 300]),
+                Value::from(vec![1u8; 5000]),
+                Value::from(vec![2u8; 3 << 20]),
+                Value::Nil,
+            ],
+        ),
         ("maybe", vec![int(5), Value::Nil]),
-        ("array", vec![Value::Array(vec![]), Value::Array((0..70_000).map(int).collect()), Value::Nil]),
+        (
+            "array",
+            vec![Value::Array(vec![]), Value::Array((0..70_000).map(int).collect()), Value::Nil],
+        ),
         ("list", vec![Value::Array(vec![Value::from("a"), Value::Nil])]),
-        ("nested", vec![Value::Array(vec![Value::Array(vec![Value::from(1.5)]), Value::Array(vec![])])]),
+        (
+            "nested",
+            vec![Value::Array(vec![Value::Array(vec![Value::from(1.5)]), Value::Array(vec![])])],
+        ),
         ("map", vec![Value::Map(vec![(Value::from("a"), int(1)), (Value::from("b"), int(2))])]),
         ("numbered", vec![Value::Map(vec![(int(5), Value::from("five"))])]),
         ("view", vec![Value::from(vec![9u8; 100]), Value::from(vec![9u8; 200_000])]),
@@ -80,7 +106,10 @@ fn c1_values_keep_their_value() {
     }
     let nan = one(&bundle, "double", Value::from(f64::NAN)).unwrap();
     assert!(nan.as_f64().unwrap().is_nan());
-    assert_eq!(one(&bundle, "doubled", Value::Array(vec![int(2), int(3)])).unwrap(), Value::Array(vec![int(4), int(6)]));
+    assert_eq!(
+        one(&bundle, "doubled", Value::Array(vec![int(2), int(3)])).unwrap(),
+        Value::Array(vec![int(4), int(6)])
+    );
     // Integers are fine floats as long as they stay what they are.
     assert_eq!(one(&bundle, "double", int(1 << 60)).unwrap(), Value::from((1i64 << 60) as f64));
     assert_eq!(one(&bundle, "float", Value::from(0.1)).unwrap(), Value::from(f64::from(0.1f32)));
@@ -98,7 +127,10 @@ fn c1_values_arrive_as_the_types_that_dotnet_has() {
         (Value::from("s"), "System.String"),
         (Value::from(&b"b"[..]), "System.Byte[]"),
         (Value::Array(vec![]), "System.Collections.Generic.List`1[System.Object]"),
-        (Value::Map(vec![]), "System.Collections.Generic.Dictionary`2[System.String,System.Object]"),
+        (
+            Value::Map(vec![]),
+            "System.Collections.Generic.Dictionary`2[System.String,System.Object]",
+        ),
         (mixed.clone(), "System.Collections.Generic.Dictionary`2[System.Object,System.Object]"),
     ] {
         assert_eq!(one(&bundle, "type_of", value).unwrap(), Value::from(name));
@@ -111,7 +143,8 @@ fn c1_what_dotnet_cannot_hold_is_refused() {
     let bundle = load(&harness!(), "values", &[VALUES]);
     let deep = (0..200).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
     let null_key = Value::Map(vec![(Value::Nil, Value::Nil)]);
-    let twice = Value::Map(vec![(Value::from("a"), Value::from(1)), (Value::from("a"), Value::from(2))]);
+    let twice =
+        Value::Map(vec![(Value::from("a"), Value::from(1)), (Value::from("a"), Value::from(2))]);
     for (function, value, expected) in [
         ("int", Value::from(1i64 << 40), "expected int, got the integer 1099511627776"),
         ("byte", Value::from(-1), "expected byte, got the integer -1"),
@@ -133,14 +166,26 @@ fn c1_what_dotnet_cannot_hold_is_refused() {
         ("object", deep, "nested deeper"),
     ] {
         let message = bad_arguments(one(&bundle, function, value));
-        assert!(message.contains(expected) && message.contains("argument 1"), "{function}: {message}");
+        assert!(
+            message.contains(expected) && message.contains("argument 1"),
+            "{function}: {message}"
+        );
     }
     let invalid_utf8 = bad_arguments(bundle.call_raw(VALUES, "string", b"\x91\xa1\xff"));
     assert!(invalid_utf8.contains("UTF-8"), "{invalid_utf8}");
     let extension = bad_arguments(bundle.call_raw(VALUES, "object", b"\x91\xd4\x01\x02"));
     assert!(extension.contains("0xd4"), "{extension}");
-    for truncated in [&b""[..], b"\x91", b"\x91\xa5abc", b"\x91\xdd\xff\xff\xff\xff", b"\x91\xc6\x7f\xff\xff\xff"] {
-        assert!(bad_arguments(bundle.call_raw(VALUES, "object", truncated)).contains("ends in the middle"));
+    for truncated in [
+        &b""[..],
+        b"\x91",
+        b"\x91\xa5abc",
+        b"\x91\xdd\xff\xff\xff\xff",
+        b"\x91\xc6\x7f\xff\xff\xff",
+    ] {
+        assert!(
+            bad_arguments(bundle.call_raw(VALUES, "object", truncated))
+                .contains("ends in the middle")
+        );
     }
     // The bundle is as good as before.
     assert_eq!(one(&bundle, "int", Value::from(5)).unwrap(), Value::from(5));
@@ -236,7 +281,9 @@ fn host_calls_fail_with_the_callees_error() {
     let harness = harness!();
     let bundle = load(&harness, "tasks", &["tasks@1"]);
     harness.on_call(|contract, _, _| match contract {
-        "guest@1" => Err(Failure::Guest(GuestError::new("ValueError", "boom").with_stack("line 1"))),
+        "guest@1" => {
+            Err(Failure::Guest(GuestError::new("ValueError", "boom").with_stack("line 1")))
+        }
         _ => Err(Failure::NoSuchContract { contract: contract.to_owned() }),
     });
     let caught: String = bundle.call("tasks@1", "caught", ("guest@1",)).unwrap();

@@ -13,7 +13,10 @@ fn c3_an_exception_tells_all_that_it_has() {
     assert_eq!(error.help.as_deref(), Some("try less"));
     assert_eq!(error.url.as_deref(), Some("https://example.org/help"));
     assert_eq!(error.inner.len(), 1);
-    assert_eq!((&*error.inner[0].type_name, &*error.inner[0].message), ("System.FormatException", "the cause"));
+    assert_eq!(
+        (&*error.inner[0].type_name, &*error.inner[0].message),
+        ("System.FormatException", "the cause")
+    );
 }
 
 #[test]

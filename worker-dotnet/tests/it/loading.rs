@@ -147,7 +147,10 @@ fn l5_an_exception_in_a_constructor_fails_the_load() {
     let source = BundleSource::Bytes(fixture("bad_throws"));
     let (step, error) = init_failure(harness.load(&manifest("bad_throws", &["bad@1"]), source));
     assert_eq!(step, "initialise");
-    assert_eq!((&*error.type_name, &*error.message), ("System.InvalidOperationException", "not today"));
+    assert_eq!(
+        (&*error.type_name, &*error.message),
+        ("System.InvalidOperationException", "not today")
+    );
     assert!(error.stack.contains("Bad..ctor"), "{}", error.stack);
     // Nothing of it stays: the lane would have warned.
     assert!(harness.logs().is_empty(), "{:?}", harness.logs());

@@ -7,11 +7,13 @@ mod support;
 
 /// Calls: values in both directions, tasks, calls of guests.
 mod calls;
+/// What ends the process, seen from outside.
+mod crashes;
 /// Exceptions and bad arguments, as their callers see them.
 mod failures;
-/// Loading: exports, sources, siblings, and what is refused.
-mod loading;
 /// Hooks, state, logs.
 mod hooks;
+/// Loading: exports, sources, siblings, and what is refused.
+mod loading;
 /// Rule L8: what unloading frees.
 mod unloading;

@@ -49,9 +49,8 @@ pub(crate) use harness;
 pub(crate) fn fixture(name: &str) -> Vec<u8> {
     let bridge = search().find().unwrap().bridge;
     let path = bridge.join("fixtures").join(name).with_extension("dll");
-    fs::read(&path).unwrap_or_else(|error| {
-        panic!("{}: {error}; run scripts/setup-dotnet", path.display())
-    })
+    fs::read(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}; run scripts/setup-dotnet", path.display()))
 }
 
 /// The manifest of a bundle with these contracts.

@@ -82,3 +82,25 @@ fn l9_many_rounds_leave_nothing_uncollected() {
     }
     assert!(harness.logs().is_empty(), "{:?}", harness.logs());
 }
+
+/// `cargo test --release -p menagerie-worker-dotnet -- --ignored --nocapture measure_memory`
+#[test]
+#[ignore = "a measurement, not a test"]
+fn measure_memory() {
+    let harness = harness!();
+    let resident = || {
+        let statm = fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+    };
+    let begin = std::time::Instant::now();
+    let reloaded = load(&harness, "version_one", &["version@1"]);
+    for round in 0..=10_000 {
+        if round % 1000 == 0 {
+            eprintln!("{round} rounds, {} KiB, {:?}", resident(), begin.elapsed());
+        }
+        let bundle = load(&harness, "version_one", &["version@1"]);
+        assert_eq!(bundle.call::<_, i32>("version@1", "version", ()).unwrap(), 1);
+        bundle.unload();
+        reloaded.reload().unwrap();
+    }
+}
