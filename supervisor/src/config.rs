@@ -12,6 +12,8 @@ use crate::lifecycle::RestartPolicy;
 pub struct Config {
     /// A folder to look for worker programs in, after the running program's own.
     pub worker_dir: Option<PathBuf>,
+    /// A loader's program by its full path, before any search.
+    pub worker_programs: BTreeMap<String, PathBuf>,
     /// When workers are started again.
     pub restart: RestartPolicy,
     /// Whether bundles may be reloaded while they run (L3).
@@ -62,6 +64,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             worker_dir: None,
+            worker_programs: BTreeMap::new(),
             restart: RestartPolicy::default(),
             hot_reload: true,
             deadline: Duration::from_secs(30),

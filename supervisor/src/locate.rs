@@ -18,14 +18,25 @@ pub(crate) fn program_name(loader: &str) -> String {
     format!("menagerie-worker-{loader}")
 }
 
-/// Finds a loader's worker program: beside the running program (and one folder
-/// up, where Cargo's tests and examples find it), in the configured folder, on
-/// `PATH`, in the folder that `MENAGERIE_WORKER_DIR` names; in that order.
+/// Finds a loader's worker program: the configured one if there is one
+/// ([`Config::worker_programs`]); else beside the running program (and one
+/// folder up, where Cargo's tests and examples find it), in the configured
+/// folder, on `PATH`, in the folder that `MENAGERIE_WORKER_DIR` names; in that
+/// order.
 ///
 /// # Errors
 ///
 /// [`RuntimeError::WorkerNotFound`] with every place that was looked in.
 pub fn worker_program(config: &Config, loader: &str) -> Result<PathBuf, RuntimeError> {
+    if let Some(path) = config.worker_programs.get(loader) {
+        // Who names a program wants this one, and no other in its place.
+        if is_program(path) {
+            return Ok(path.clone());
+        }
+        let program = program_name(loader);
+        let looked_in = vec![path.display().to_string()];
+        return Err(RuntimeError::WorkerNotFound { program, looked_in });
+    }
     let program = program_name(loader);
     let mut looked_in = Vec::new();
     for folder in folders(config) {
@@ -78,6 +89,20 @@ mod tests {
         assert!(worker_program(&config, "cobol").is_err(), "not executable");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         assert_eq!(worker_program(&config, "cobol").unwrap(), path);
+    }
+
+    #[test]
+    fn locate_takes_the_configured_program_and_no_other() {
+        let mut config = Config::default();
+        let this = std::env::current_exe().unwrap();
+        config.worker_programs.insert("cobol".to_owned(), this.clone());
+        assert_eq!(worker_program(&config, "cobol").unwrap(), this);
+        config.worker_programs.insert("cobol".to_owned(), "/nonexistent/cobol".into());
+        let Err(RuntimeError::WorkerNotFound { looked_in, .. }) = worker_program(&config, "cobol")
+        else {
+            panic!()
+        };
+        assert_eq!(looked_in, ["/nonexistent/cobol"]);
     }
 
     #[test]

@@ -218,7 +218,9 @@ fn map(value: Value) -> Result<Value, &'static str> {
     const EXPECTED: &str = "$map: expected a list of pairs [key, value]";
     let Value::Array(pairs) = value else { return Err(EXPECTED) };
     let pair = |value| match value {
-        Value::Array(pair) => <[Value; 2]>::try_from(pair).map(|[k, v]| (k, v)).map_err(|_| EXPECTED),
+        Value::Array(pair) => {
+            <[Value; 2]>::try_from(pair).map(|[k, v]| (k, v)).map_err(|_| EXPECTED)
+        }
         _ => Err(EXPECTED),
     };
     pairs.into_iter().map(pair).collect::<Result<_, _>>().map(Value::Map)

@@ -632,8 +632,8 @@ impl Actor {
 
     fn environment(&self, token: &str, scratch: &std::path::Path) -> BTreeMap<OsString, OsString> {
         /// Variables of the host that a worker may see (P1); and every one
-        /// that begins with `LC_`.
-        const ALLOWED: [&str; 16] = [
+        /// that begins with `LC_` or `DOTNET_`.
+        const ALLOWED: [&str; 15] = [
             "PATH",
             "HOME",
             "USER",
@@ -641,7 +641,6 @@ impl Actor {
             "TZ",
             "TMPDIR",
             "LD_LIBRARY_PATH",
-            "DOTNET_ROOT",
             "VIRTUAL_ENV",
             "PYTHONHOME",
             "RUST_BACKTRACE",
@@ -652,7 +651,9 @@ impl Actor {
             "MENAGERIE_DOTNET_BRIDGE",
         ];
         let allowed = |name: &OsString| {
-            name.to_str().is_some_and(|name| ALLOWED.contains(&name) || name.starts_with("LC_"))
+            name.to_str().is_some_and(|name| {
+                ALLOWED.contains(&name) || name.starts_with("LC_") || name.starts_with("DOTNET_")
+            })
         };
         let mut env: BTreeMap<OsString, OsString> =
             std::env::vars_os().filter(|(name, _)| allowed(name)).collect();

@@ -1,1 +1,23 @@
-fn main() {}
+//! `menagerie`: runs a supervisor, and looks at and acts on one that runs.
+
+mod args;
+mod client;
+mod command;
+mod render;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // clap ends the process itself with 2 for usage, and 0 for help.
+    let args = args::Args::parse();
+    match command::execute(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            render::complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What each command does.
+
+use hyper::Method;
+use menagerie_supervisor::{Config, default_socket, doctor};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::args::{Args, Command};
+use crate::client::{Client, CommandError, escape};
+use crate::{render, run};
+
+pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
+    let threads = if matches!(args.command, Command::Run { .. }) { 2 } else { 1 };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    runtime.block_on(dispatch(args))
+}
+
+async fn dispatch(args: Args) -> Result<(), CommandError> {
+    let Args { command, socket, json, verbose } = args;
+    let socket = socket.unwrap_or_else(default_socket);
+    let client = Client::new(&socket);
+    match command {
+        Command::Run { bundles, worker_dir, log } => {
+            run::run(&socket, &bundles, worker_dir, &log).await
+        }
+        Command::Status => show(&client, "/v1/status", json, render::status).await,
+        Command::Workers => {
+            show(&client, "/v1/workers", json, |list: &Vec<_>| render::workers(list)).await
+        }
+        Command::Bundles => {
+            show(&client, "/v1/bundles", json, |list: &Vec<_>| render::bundles(list)).await
+        }
+        Command::Crashes => {
+            show(&client, "/v1/crashes", json, |list: &Vec<_>| render::crashes(list)).await
+        }
+        Command::Events => {
+            let line = |data: &str| match serde_json::from_str(data) {
+                Ok(event) if !json => render::event(&event),
+                _ => render::line(data),
+            };
+            client.follow("/v1/events", line).await
+        }
+        Command::Call { contract, function, arguments, timeout } => {
+            let body = call_body(&contract, &function, &arguments, timeout)?;
+            let call = client.text(Method::POST, "/v1/call", Some(body));
+            match render::patiently("waiting for the answer", call).await {
+                Ok(text) => {
+                    render::line(&text);
+                    Ok(())
+                }
+                Err(error) => {
+                    if verbose && let CommandError::Problem(problem) = &error {
+                        stack(problem);
+                    }
+                    Err(error)
+                }
+            }
+        }
+        Command::Load { dir } => {
+            let dir = std::path::absolute(&dir)
+                .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
+            let body = json!({ "path": dir }).to_string();
+            let what = format!("loading {}", dir.display());
+            let answer = client.text(Method::POST, "/v1/bundles", Some(body));
+            done(&render::patiently(&what, answer).await?, json, |answer| {
+                format!("loaded {} (generation {})", text(&answer["name"]), answer["generation"])
+            })
+        }
+        Command::Reload { name } => {
+            let path = format!("/v1/bundles/{}/reload", escape(&name));
+            let answer = client.text(Method::POST, &path, None);
+            done(&render::patiently("reloading", answer).await?, json, |answer| {
+                format!("reloaded {} (generation {})", text(&answer["name"]), answer["generation"])
+            })
+        }
+        Command::Unload { name, cascade } => {
+            let path = format!("/v1/bundles/{}?cascade={cascade}", escape(&name));
+            let answer = client.text(Method::DELETE, &path, None);
+            done(&render::patiently("unloading", answer).await?, json, |answer| {
+                let names = answer["unloaded"].as_array().cloned().unwrap_or_default();
+                let names: Vec<String> = names.iter().map(text).collect();
+                format!("unloaded {}", names.join(", "))
+            })
+        }
+        Command::Restart { loader } => {
+            let path = format!("/v1/workers/{}/restart", escape(&loader));
+            let answer = client.text(Method::POST, &path, None);
+            done(&render::patiently("restarting", answer).await?, json, |answer| {
+                format!("restarted {} (process {})", text(&answer["loader"]), answer["pid"])
+            })
+        }
+        Command::Doctor { worker_dir } => {
+            let mut config = Config::default();
+            config.worker_dir = worker_dir;
+            let examine = tokio::task::spawn_blocking(move || doctor::examine(&config));
+            let report = render::patiently("looking", examine)
+                .await
+                .map_err(|error| CommandError::Failed(error.to_string()))?;
+            if json {
+                render::json(&report);
+            } else {
+                render::report(&report);
+            }
+            if report.is_usable() {
+                Ok(())
+            } else {
+                Err(CommandError::Failed("no bundle can be run on this machine yet".to_owned()))
+            }
+        }
+    }
+}
+
+/// Fetches something, and shows it to people or as it is.
+async fn show<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    as_json: bool,
+    render: impl FnOnce(&T),
+) -> Result<(), CommandError> {
+    let text = client.text(Method::GET, path, None).await?;
+    let unreadable = |error: serde_json::Error| {
+        CommandError::Failed(format!("the supervisor's answer cannot be read: {error}"))
+    };
+    if as_json {
+        render::json(&serde_json::from_str::<Value>(&text).map_err(unreadable)?);
+    } else {
+        render(&serde_json::from_str(&text).map_err(unreadable)?);
+    }
+    Ok(())
+}
+
+/// Says that an operation is done.
+fn done(
+    answer: &str,
+    as_json: bool,
+    say: impl FnOnce(&Value) -> String,
+) -> Result<(), CommandError> {
+    let value: Value = serde_json::from_str(answer)
+        .map_err(|error| CommandError::Failed(format!("the answer cannot be read: {error}")))?;
+    if as_json {
+        render::json(&value);
+    } else {
+        render::line(&say(&value));
+    }
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn call_body(
+    contract: &str,
+    function: &str,
+    arguments: &[String],
+    timeout: Option<std::time::Duration>,
+) -> Result<String, CommandError> {
+    for argument in arguments {
+        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(argument) {
+            let hint = "a string needs quotes of its own, for example '\"Ada\"'";
+            let message = format!("the argument {argument} is no JSON ({error}); {hint}");
+            return Err(CommandError::Usage(message));
+        }
+    }
+    // The arguments go in as they were written: nothing is lost on numbers.
+    let timeout = timeout.map(|t| format!(",\"timeout_ms\":{}", t.as_millis())).unwrap_or_default();
+    Ok(format!(
+        "{{\"contract\":{},\"function\":{},\"args\":[{}]{timeout}}}",
+        json!(contract),
+        json!(function),
+        arguments.join(",")
+    ))
+}
+
+/// Shows a plugin's stack.
+fn stack(problem: &Value) {
+    if let Some(stack) = problem["error"]["Guest"]["stack"].as_str()
+        && !stack.is_empty()
+    {
+        render::note(stack.trim_end());
+    }
+}

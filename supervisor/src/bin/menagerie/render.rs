@@ -1,0 +1,249 @@
+//! What people see.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table};
+use indicatif::{ProgressBar, ProgressStyle};
+use menagerie_supervisor::doctor::Report;
+use menagerie_supervisor::{
+    BundleStatus, CrashReport, Event, EventKind, Status, WorkerState, WorkerStatus,
+};
+use serde::Serialize;
+
+use crate::client::CommandError;
+
+/// Writes a line to standard output. Returns false if nobody reads it any more,
+/// which is no error: `menagerie events | head -1` is done then.
+pub(crate) fn line(text: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// Writes one line to standard error.
+pub(crate) fn complain(error: &CommandError) {
+    note(&format!("menagerie: {}", error.to_string().replace('\n', " ")));
+}
+
+/// Writes a line to standard error.
+pub(crate) fn note(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
+}
+
+pub(crate) fn json<T: Serialize>(value: &T) {
+    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+}
+
+/// A spinner on standard error that shows itself when the step takes longer
+/// than a second, and only on a terminal.
+pub(crate) async fn patiently<T>(what: &str, step: impl Future<Output = T>) -> T {
+    if !std::io::stderr().is_terminal() {
+        return step.await;
+    }
+    tokio::pin!(step);
+    tokio::select! {
+        done = &mut step => return done,
+        () = tokio::time::sleep(Duration::from_secs(1)) => {}
+    }
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    let done = step.await;
+    spinner.finish_and_clear();
+    done
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header);
+    table
+}
+
+fn dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn lower<T: std::fmt::Debug>(value: T) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+#[allow(clippy::cast_precision_loss, reason = "for people")]
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+pub(crate) fn status(status: &Status) {
+    let uptime = Duration::from_millis(status.uptime_ms);
+    let pid = status.pid;
+    line(&format!("supervisor {}, process {pid}, up {}", status.version, time(uptime)));
+    workers(&status.workers);
+    bundles(&status.bundles);
+}
+
+fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
+pub(crate) fn workers(workers: &[WorkerStatus]) {
+    if workers.is_empty() {
+        line("no workers: none has been needed yet");
+        return;
+    }
+    let mut table =
+        table(&["worker", "state", "pid", "runtime", "memory", "cpu", "restarts", "bundles"]);
+    for worker in workers {
+        let state = match (&worker.problem, worker.state) {
+            (Some(problem), WorkerState::Stopped) => format!("stopped: {problem}"),
+            (_, state) => lower(state),
+        };
+        table.add_row([
+            worker.loader.clone(),
+            state,
+            dash(worker.pid),
+            dash(worker.runtime.as_ref()),
+            dash(worker.rss_bytes.map(mebibytes)),
+            dash(worker.cpu_seconds.map(|seconds| format!("{seconds:.1} s"))),
+            worker.restarts.to_string(),
+            worker.bundles.join(", "),
+        ]);
+    }
+    line(&table.to_string());
+}
+
+pub(crate) fn bundles(bundles: &[BundleStatus]) {
+    if bundles.is_empty() {
+        line("no bundles: load one with: menagerie load DIR");
+        return;
+    }
+    let mut table =
+        table(&["bundle", "state", "provides", "generation", "calls", "failed", "p50", "p99"]);
+    for bundle in bundles {
+        let provides: Vec<String> = bundle
+            .contracts
+            .iter()
+            .map(|contract| {
+                let major = contract.version.split('.').next().unwrap_or_default();
+                format!("{}@{major}", contract.name)
+            })
+            .collect();
+        let state = match &bundle.problem {
+            Some(problem) => format!("{}: {problem}", lower(bundle.state)),
+            None => lower(bundle.state),
+        };
+        let micros = |value: Option<f64>| dash(value.map(|value| format!("{value:.1} µs")));
+        table.add_row([
+            bundle.name.clone(),
+            state,
+            provides.join(", "),
+            bundle.generation.to_string(),
+            (bundle.calls.ok + bundle.calls.failed).to_string(),
+            bundle.calls.failed.to_string(),
+            micros(bundle.calls.p50_us),
+            micros(bundle.calls.p99_us),
+        ]);
+    }
+    line(&table.to_string());
+}
+
+pub(crate) fn crashes(crashes: &[CrashReport]) {
+    if crashes.is_empty() {
+        line("no crashes");
+    }
+    for crash in crashes {
+        line(&format!(
+            "{}: worker {} (process {}, start {}) died of {}, after {}",
+            clock(crash.time_ms),
+            crash.worker,
+            crash.pid,
+            crash.incarnation,
+            crash.cause,
+            time(Duration::from_millis(crash.uptime_ms)),
+        ));
+        for call in &crash.running {
+            let age = call.age_ms.map(|ms| format!(", for {ms} ms")).unwrap_or_default();
+            line(&format!("  running: {}/{} {}{age}", call.bundle, call.contract, call.function));
+        }
+        let skip = crash.stderr.len().saturating_sub(5);
+        for text in &crash.stderr[skip..] {
+            line(&format!("  stderr: {text}"));
+        }
+    }
+}
+
+/// A time of day, in UTC.
+fn clock(ms: u64) -> String {
+    let seconds = ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+pub(crate) fn event(event: &Event) -> bool {
+    let what = match &event.kind {
+        EventKind::WorkerState { worker, state, incarnation, pid } => {
+            format!(
+                "worker {worker}: {} (start {incarnation}, process {})",
+                lower(state),
+                dash(*pid)
+            )
+        }
+        EventKind::WorkerCrashed(report) => {
+            format!("worker {} died of {}", report.worker, report.cause)
+        }
+        EventKind::WorkerUnresponsive { worker, missed } => {
+            format!("worker {worker} has missed {missed} heartbeats")
+        }
+        EventKind::StartFailed { worker, reason } => {
+            format!("worker {worker} could not be started: {reason}")
+        }
+        EventKind::BundleLoaded { bundle, worker, generation } => {
+            format!("bundle {bundle} loaded in {worker} (generation {generation})")
+        }
+        EventKind::BundleReloaded { bundle, generation } => {
+            format!("bundle {bundle} reloaded (generation {generation})")
+        }
+        EventKind::BundleFailed { bundle, step, reason } => {
+            format!("bundle {bundle} failed to {step}: {reason}")
+        }
+        EventKind::BundleUnloaded { bundle } => format!("bundle {bundle} unloaded"),
+        EventKind::DeadlineExceeded { bundle, function } => {
+            format!("bundle {bundle}: {function} exceeded its deadline")
+        }
+        EventKind::PeerRefused { pid, reason } => {
+            format!("process {} was refused: {reason}", dash(*pid))
+        }
+        other => format!("{other:?}"),
+    };
+    line(&format!("{}: {what}", clock(event.time_ms)))
+}
+
+pub(crate) fn report(report: &Report) {
+    let mut workers = table(&["worker", "", "version or problem", "remedy"]);
+    for worker in &report.workers {
+        let mark = if worker.problem.is_none() { "ok" } else { "lacks" };
+        let text = worker.problem.as_ref().or(worker.version.as_ref());
+        workers.add_row([
+            worker.loader.clone(),
+            mark.to_owned(),
+            dash(text),
+            worker.remedy.clone().unwrap_or_default(),
+        ]);
+    }
+    line(&workers.to_string());
+    let mut features = table(&["feature", "", "what it is for"]);
+    for feature in &report.features {
+        let mark = match (feature.present, feature.required) {
+            (true, _) => "ok",
+            (false, true) => "lacks",
+            (false, false) => "absent",
+        };
+        features.add_row([feature.feature.clone(), mark.to_owned(), feature.purpose.clone()]);
+    }
+    line(&features.to_string());
+}
