@@ -20,6 +20,8 @@ pub(crate) async fn run(
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Whoever read our standard error may be gone: that is no reason to fail.
+        .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());

@@ -1,0 +1,199 @@
+//! The `menagerie` program, as a person uses it: against a supervisor of its
+//! own, with the Lua worker, which is built with the workspace.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+const MENAGERIE: &str = env!("CARGO_BIN_EXE_menagerie");
+
+fn bundles() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bundles")
+}
+
+/// `menagerie run`, ended with the test.
+struct Running {
+    child: Child,
+    dir: tempfile::TempDir,
+}
+
+impl Running {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = Command::new(MENAGERIE)
+            .args(["run", "--log", "warn", "--bundles"])
+            .arg(bundles().join("greeter-lua"))
+            .arg("--bundles")
+            .arg(bundles().join("probe-lua"))
+            .arg("--socket")
+            .arg(dir.path().join("s.sock"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut seen = String::new();
+        for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+            let line = line.unwrap();
+            seen.push_str(&line);
+            seen.push('\n');
+            if line.contains("ready at") {
+                assert!(line.contains("2 of 2 bundles loaded"), "{seen}");
+                return Self { child, dir };
+            }
+        }
+        panic!("it was never ready:\n{seen}");
+    }
+
+    fn menagerie(&self, args: &[&str]) -> Output {
+        menagerie(&self.dir.path().join("s.sock"), args)
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.menagerie(args);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn worker(&self) -> Value {
+        self.json(&["status", "--json"])["workers"][0].clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn menagerie(socket: &Path, args: &[&str]) -> Output {
+    Command::new(MENAGERIE).args(args).arg("--socket").arg(socket).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn g_with_no_supervisor_it_is_3_and_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["status"][..], &["call", "a@1", "b"], &["reload", "x"]] {
+        let output = menagerie(&dir.path().join("nobody.sock"), args);
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+        assert_eq!(stderr(&output).lines().count(), 1, "{output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn g_usage_is_2() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    assert_eq!(menagerie(&socket, &["fly"]).status.code(), Some(2));
+    let output = menagerie(&socket, &["call", "greeter@1", "greet", "Ada"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("quotes of its own"), "{output:?}");
+}
+
+#[test]
+fn g_calls_answer_in_json_and_failures_in_one_line() {
+    let running = Running::start();
+    let output = running.menagerie(&["call", "greeter@1", "greet", "\"Ada\""]);
+    assert_eq!((output.status.code(), stdout(&output).trim()), (Some(0), "\"Hello, Ada\""));
+    let echoed = running.json(&["call", "probe@1", "echo", "{\"$bytes\":\"AAH/\"}"]);
+    assert_eq!(echoed, serde_json::json!({ "$bytes": "AAH/" }));
+    let output = running.menagerie(&["call", "probe@1", "fail", "\"the reason\""]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the reason") && stderr(&output).lines().count() == 1);
+    for (args, told) in [
+        (&["call", "nothing@1", "f"][..], "no loaded bundle provides"),
+        (&["call", "probe@1", "nothing"], "has no function"),
+        (&["call", "probe@1", "inc"], "bad arguments"),
+        (&["call", "--timeout", "50ms", "probe@1", "sleep_ms", "60000"], "within its deadline"),
+        (&["reload", "nobody"], "no bundle named"),
+        (&["load", "/nonexistent"], "does not exist"),
+        (&["load", "../tests/bundles/greeter-lua"], "loaded already"),
+        (&["restart", "cobol"], "no loader is named"),
+        (&["unload", "greeter-lua"], "in use by probe-lua"),
+    ] {
+        let output = running.menagerie(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(stderr(&output).contains(told), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
+fn s3_a_killed_worker_is_ready_again_with_the_counts_one_higher() {
+    let running = Running::start();
+    let before = running.worker();
+    assert_eq!((&before["state"], &before["loader"]), (&"ready".into(), &"lua".into()));
+    let pid = i32::try_from(before["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let worker = running.worker();
+        if worker["state"] == "ready" && worker["pid"] != before["pid"] {
+            break worker;
+        }
+        assert!(Instant::now() < deadline, "{worker}");
+    };
+    for count in ["incarnation", "restarts"] {
+        assert_eq!(after[count].as_u64(), before[count].as_u64().map(|n| n + 1), "{count}");
+    }
+    assert_eq!(running.json(&["call", "greeter@1", "greet", "\"Ada\""]), "Hello, Ada");
+    let crashes = running.json(&["crashes", "--json"]);
+    assert_eq!(crashes[0]["signal"], 9, "{crashes}");
+}
+
+#[test]
+fn g_bundles_come_and_go() {
+    let running = Running::start();
+    assert!(running.menagerie(&["reload", "greeter-lua"]).status.success());
+    let output = running.menagerie(&["unload", "--cascade", "greeter-lua"]);
+    assert_eq!(stdout(&output).trim(), "unloaded probe-lua, greeter-lua");
+    assert_eq!(running.json(&["bundles", "--json"]), serde_json::json!([]));
+    let dir = bundles().join("greeter-lua");
+    assert!(running.menagerie(&["load", dir.to_str().unwrap()]).status.success());
+    let bundles = running.json(&["bundles", "--json"]);
+    assert_eq!(bundles[0]["state"], "ready");
+    assert!(running.menagerie(&["restart", "lua"]).status.success());
+    assert_eq!(running.worker()["restarts"], 0, "a restart by hand is none");
+    for command in ["status", "workers", "bundles", "crashes"] {
+        let output = running.menagerie(&[command]);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn g_a_live_socket_is_refused_and_sigterm_ends_in_order() {
+    let mut running = Running::start();
+    let second = running.menagerie(&["run"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("running there already"), "{second:?}");
+    let worker = running.worker()["pid"].as_i64().unwrap();
+    let own = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
+    kill(own, Signal::SIGTERM).unwrap();
+    assert!(running.child.wait().unwrap().success());
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+    assert!(!running.dir.path().join("s.sock").exists());
+}
+
+#[test]
+fn g_doctor_tells_what_it_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = menagerie(&dir.path().join("s.sock"), &["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lua = report["workers"].as_array().unwrap().iter().find(|w| w["loader"] == "lua").unwrap();
+    assert!(lua["version"].as_str().unwrap().contains("Lua"), "{report}");
+    assert!(output.status.success(), "{report}");
+}
