@@ -28,6 +28,7 @@ lint: setup ## formatting, clippy, and what the architecture forbids
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	scripts/check-architecture
+	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; fi
 
 clean: ## remove what was built, and the runtimes that the set-up brought
 	cargo clean

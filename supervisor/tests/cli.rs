@@ -27,6 +27,7 @@ struct Running {
 impl Running {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        #[allow(clippy::zombie_processes, reason = "waited for when `Running` is dropped")]
         let mut child = Command::new(MENAGERIE)
             .args(["run", "--log", "warn", "--bundles"])
             .arg(bundles().join("greeter-lua"))

@@ -9,7 +9,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use menagerie_protocol::shm::Segment;
-use mlua::{AnyUserData, BorrowedBytes, Lua, LuaString, MetaMethod, UserData, UserDataMethods, Value, Variadic};
+use mlua::{
+    AnyUserData, BorrowedBytes, Lua, LuaString, MetaMethod, UserData, UserDataMethods, Value,
+    Variadic,
+};
 
 /// From this size on an argument is not copied but seen where it lies.
 pub(crate) const VIEW_FROM: usize = 4096;
@@ -36,6 +39,20 @@ struct View {
     /// The call that the memory belongs to.
     made: u64,
     now: Epoch,
+}
+
+impl View {
+    fn slice(&self) -> Result<&[u8], &'static str> {
+        if self.made != self.now.0.get() {
+            return Err(STALE);
+        }
+        // SAFETY: the range was a slice of the segment's mapping (seen by
+        // `offset_of`), which our `Arc` keeps mapped. The supervisor does not
+        // write what it sent before the call is answered; the epoch ends with
+        // the answer, so the call still runs, and who answers it holds no slice
+        // afterwards.
+        Ok(unsafe { std::slice::from_raw_parts(self.data, self.len) })
+    }
 }
 
 #[derive(Debug)]
@@ -105,15 +122,7 @@ impl Bytes {
         match &self.0 {
             Memory::Own(bytes) => Ok(Slice::Plain(bytes)),
             Memory::Text(text) => Ok(Slice::Text(text.as_bytes())),
-            Memory::View(view) if view.made != view.now.0.get() => Err(STALE),
-            // SAFETY: the range was a slice of the segment's mapping (seen by
-            // `offset_of`), which our `Arc` keeps mapped. The supervisor does
-            // not write what it sent before the call is answered; the epoch
-            // ends with the answer, so the call still runs, and who answers it
-            // holds no slice afterwards.
-            Memory::View(view) => {
-                Ok(Slice::Plain(unsafe { std::slice::from_raw_parts(view.data, view.len) }))
-            }
+            Memory::View(view) => view.slice().map(Slice::Plain),
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token};
 use menagerie_protocol::shm::Segment;
-use mlua::{Lua, MultiValue, Value};
+use mlua::{Lua, Table, Value};
 
 use crate::bytes::{Bytes, Epoch, VIEW_FROM};
 use crate::stack::Stack;
@@ -18,14 +18,15 @@ use crate::wide::{Int64, Wide};
 /// Where the data lies, if views of it may be given out.
 pub(crate) type Shared<'a> = Option<(&'a Arc<Segment>, &'a Epoch)>;
 
-/// The objects for bytes and wide integers, in the order of the data.
+/// Puts the objects for bytes and wide integers into the inbox, in the order
+/// of the data.
 pub(crate) fn objects(
     lua: &Lua,
     wide: &Wide,
     data: &[u8],
     shared: Shared<'_>,
-) -> mlua::Result<MultiValue> {
-    let mut objects = MultiValue::new();
+    inbox: &Table,
+) -> mlua::Result<()> {
     let mut reader = Reader::new(data);
     while !reader.rest().is_empty() {
         let value = match reader.token().map_err(mlua::Error::external)? {
@@ -42,9 +43,9 @@ pub(crate) fn objects(
             Token::UInt(v) => wide.make(lua, Int64::Unsigned(v))?,
             _ => continue,
         };
-        objects.push_back(value);
+        inbox.raw_push(value)?;
     }
-    Ok(objects)
+    Ok(())
 }
 
 /// What [`scan`] found.
@@ -57,10 +58,7 @@ pub(crate) struct Scan {
 /// Checks `count` values: well-formed, not too deep, with keys that a Lua
 /// table can hold, and nothing after them. An error comes with the number,
 /// from 0, of the value that it is in.
-pub(crate) fn scan(
-    mut reader: Reader<'_>,
-    count: usize,
-) -> Result<Scan, (usize, DecodeError)> {
+pub(crate) fn scan(mut reader: Reader<'_>, count: usize) -> Result<Scan, (usize, DecodeError)> {
     let mut scan = Scan::default();
     for at in 0..count {
         scan_value(&mut reader, 0, &mut scan).map_err(|error| (at, error))?;
@@ -102,15 +100,26 @@ fn scan_value(reader: &mut Reader<'_>, depth: usize, scan: &mut Scan) -> Result<
 /// Pushes values that were scanned.
 #[derive(Debug)]
 pub(crate) struct Decoder<'a, 's> {
-    pub(crate) stack: &'s Stack,
-    pub(crate) reader: Reader<'a>,
-    /// The index of the next of the [`objects`].
-    pub(crate) next_object: c_int,
-    /// The index of the metatable of maps.
-    pub(crate) map_metatable: c_int,
+    stack: &'s Stack,
+    reader: Reader<'a>,
+    /// The index of the table with the [`objects`], an absolute one.
+    inbox: c_int,
+    /// Which of them comes next.
+    next_object: i64,
+    /// The index of the metatable of maps, an absolute one.
+    map_metatable: c_int,
 }
 
-impl Decoder<'_, '_> {
+impl<'a, 's> Decoder<'a, 's> {
+    pub(crate) const fn new(
+        stack: &'s Stack,
+        reader: Reader<'a>,
+        inbox: c_int,
+        map_metatable: c_int,
+    ) -> Self {
+        Self { stack, reader, inbox, next_object: 1, map_metatable }
+    }
+
     /// Pushes one value; a null as nil. False if the stack or the data ends,
     /// or two keys of a map are one in Lua. May raise.
     #[must_use]
@@ -141,7 +150,7 @@ impl Decoder<'_, '_> {
     }
 
     fn push_object(&mut self) {
-        self.stack.push_copy(self.next_object);
+        self.stack.raw_get_index(self.inbox, self.next_object);
         self.next_object += 1;
     }
 

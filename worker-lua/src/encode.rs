@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_void};
 
 use menagerie_protocol::GuestError;
 use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
-use mlua::{MultiValue, UserDataRef, Value};
+use mlua::{Table, UserDataRef, Value};
 
 use crate::bytes::{Bytes, STALE, Slice};
 use crate::stack::{Kind, Stack};
@@ -36,7 +36,10 @@ impl std::fmt::Display for EncodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unsupported(kind) => {
-                write!(f, "a {kind} cannot leave Lua; nil, booleans, numbers, strings, bytes and tables of these can")
+                write!(
+                    f,
+                    "a {kind} cannot leave Lua; nil, booleans, numbers, strings, bytes and tables of these can"
+                )
             }
             Self::Cyclic => f.write_str("the table contains itself"),
             Self::TooDeep => write!(f, "tables are nested deeper than {MAX_DEPTH} levels"),
@@ -46,36 +49,52 @@ impl std::fmt::Display for EncodeError {
     }
 }
 
+/// What an [`Encoder`] writes into, outside its own frame, where no Lua error
+/// can leak it; and again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// MessagePack.
+    pub(crate) out: Vec<u8>,
+    /// Where in `out` the values belong that were set aside.
+    pub(crate) gaps: Vec<usize>,
+    /// The tables that are being written, outermost first.
+    path: Vec<*const c_void>,
+}
+
+/// A buffer that grew beyond this by one large result is given back.
+const KEEP: usize = 1 << 20;
+
+impl Scratch {
+    /// Empties it.
+    pub(crate) fn clear(&mut self) {
+        if self.out.capacity() > KEEP {
+            self.out = Vec::new();
+        }
+        self.out.clear();
+        self.gaps.clear();
+        self.path.clear();
+    }
+}
+
 /// Writes values from the stack. What only Rust can read, userdata and cdata,
-/// it moves to the bottom of the stack, to be spliced in by [`splice`].
-///
-/// It uses relative indices alone, so that these moves disturb nothing, and
-/// only methods that never raise.
+/// it sets aside in the outbox, to be spliced in by [`splice`].
 #[derive(Debug)]
 pub(crate) struct Encoder<'a> {
     pub(crate) stack: &'a Stack,
-    pub(crate) out: &'a mut Vec<u8>,
-    /// Where in `out` the moved values belong.
-    pub(crate) gaps: &'a mut Vec<usize>,
+    pub(crate) scratch: &'a mut Scratch,
+    /// The index of the table for what is set aside: an absolute one.
+    pub(crate) outbox: c_int,
     /// The metatable that makes a table a map.
     pub(crate) map_metatable: *const c_void,
-    /// The tables that are being written, outermost first.
-    pub(crate) path: &'a mut Vec<*const c_void>,
 }
 
 impl Encoder<'_> {
-    /// How many values stand at the bottom of the stack.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "each took a slot of Lua's stack")]
-    pub(crate) fn moved(&self) -> c_int {
-        self.gaps.len() as c_int
-    }
-
-    /// Writes the value on top of the stack, and leaves it there.
+    /// Writes the value on top of the stack, and leaves it there. May raise.
     pub(crate) fn value(&mut self) -> Result<(), EncodeError> {
-        if self.out.len() > MAX_SIZE {
+        if self.scratch.out.len() > MAX_SIZE {
             return Err(EncodeError::TooLarge);
         }
-        let mut writer = Writer::new(self.out);
+        let mut writer = Writer::new(&mut self.scratch.out);
         match self.stack.kind(-1) {
             Kind::Nil => writer.nil(),
             Kind::Bool => writer.bool(self.stack.to_bool(-1)),
@@ -85,7 +104,7 @@ impl Encoder<'_> {
                 Ok(text) => writer.str(text),
                 Err(_) => writer.bin(self.stack.string(-1)),
             },
-            Kind::LightUserdata if self.stack.is_null(-1) => writer.nil(),
+            Kind::LightUserdata if self.stack.to_address(-1).is_null() => writer.nil(),
             Kind::LightUserdata => return Err(EncodeError::Unsupported("light userdata")),
             Kind::Function => return Err(EncodeError::Unsupported("function")),
             Kind::Thread => return Err(EncodeError::Unsupported("coroutine")),
@@ -100,7 +119,7 @@ impl Encoder<'_> {
         const EXACT: f64 = 9_007_199_254_740_992.0;
         let value = self.stack.to_number(-1);
         let integral = value.trunc() == value && value.abs() <= EXACT;
-        let mut writer = Writer::new(self.out);
+        let mut writer = Writer::new(&mut self.scratch.out);
         // LuaJIT has one type of number: 1 and 1.0 are the same, and leave as
         // an integer. -0.0 is none.
         if integral && !(value == 0.0 && value.is_sign_negative()) {
@@ -113,7 +132,7 @@ impl Encoder<'_> {
 
     #[cfg(not(feature = "luajit"))]
     fn number(&mut self) {
-        let mut writer = Writer::new(self.out);
+        let mut writer = Writer::new(&mut self.scratch.out);
         match self.stack.to_integer(-1) {
             Some(value) => writer.int(value),
             None => writer.float(canonical(self.stack.to_number(-1))),
@@ -121,34 +140,35 @@ impl Encoder<'_> {
     }
 
     fn set_aside(&mut self) -> Result<(), EncodeError> {
-        if !self.stack.reserve(2) {
+        if !self.stack.reserve(1) {
             return Err(EncodeError::TooLarge);
         }
+        self.scratch.gaps.push(self.scratch.out.len());
+        let number = i64::try_from(self.scratch.gaps.len()).unwrap_or(i64::MAX);
         self.stack.push_copy(-1);
-        self.stack.insert(self.moved() + 1);
-        self.gaps.push(self.out.len());
+        self.stack.raw_set_index(self.outbox, number);
         Ok(())
     }
 
     fn table(&mut self) -> Result<(), EncodeError> {
         let this = self.stack.pointer(-1);
-        if self.path.contains(&this) {
+        if self.scratch.path.contains(&this) {
             return Err(EncodeError::Cyclic);
         }
-        if self.path.len() >= MAX_DEPTH || !self.stack.reserve(4) {
+        if self.scratch.path.len() >= MAX_DEPTH || !self.stack.reserve(4) {
             return Err(EncodeError::TooDeep);
         }
-        self.path.push(this);
+        self.scratch.path.push(this);
         let (pairs, is_list) = self.shape();
         if is_list {
-            Writer::new(self.out).array(pairs);
+            Writer::new(&mut self.scratch.out).array(pairs);
             for n in (1..).take(pairs) {
                 self.stack.raw_get_index(-1, n);
                 self.value()?;
                 self.stack.pop();
             }
         } else {
-            Writer::new(self.out).map(pairs);
+            Writer::new(&mut self.scratch.out).map(pairs);
             self.stack.push_nil();
             while self.stack.next(-2) {
                 self.stack.push_copy(-2);
@@ -158,7 +178,7 @@ impl Encoder<'_> {
                 self.stack.pop();
             }
         }
-        self.path.pop();
+        self.scratch.path.pop();
         Ok(())
     }
 
@@ -189,7 +209,7 @@ const fn canonical(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value }
 }
 
-/// One value that was moved: a head of a few bytes, and the bytes themselves.
+/// One value that was set aside: a head of a few bytes, and the bytes themselves.
 #[derive(Debug)]
 pub(crate) struct Splice {
     at: usize,
@@ -197,36 +217,39 @@ pub(crate) struct Splice {
     body: Option<UserDataRef<Bytes>>,
 }
 
-/// Reads the values that the encoder moved.
+/// Reads the values that were set aside, and empties the outbox.
 pub(crate) fn splice(
     wide: &Wide,
     gaps: &[usize],
-    values: MultiValue,
-) -> Result<Vec<Splice>, EncodeError> {
-    let mut splices = Vec::with_capacity(gaps.len());
-    for (&at, value) in gaps.iter().zip(values) {
-        let mut head = Vec::new();
-        let mut writer = Writer::new(&mut head);
-        let mut body = None;
-        match &value {
-            Value::UserData(data) if data.is::<Bytes>() => {
-                let unreadable = EncodeError::Unsupported("userdata");
-                let bytes = data.borrow::<Bytes>().map_err(|_| unreadable)?;
-                writer.bin_head(bytes.len());
-                body = Some(bytes);
-            }
-            _ => match wide.read(&value) {
-                Ok(Some(Int64::Signed(v))) => writer.int(v),
-                Ok(Some(Int64::Unsigned(v))) => writer.uint(v),
-                _ if matches!(value, Value::Other(_)) => {
-                    return Err(EncodeError::Unsupported("cdata"));
-                }
-                _ => return Err(EncodeError::Unsupported("userdata")),
-            },
-        }
-        splices.push(Splice { at, head, body });
+    outbox: &Table,
+) -> mlua::Result<Result<Vec<Splice>, EncodeError>> {
+    if gaps.is_empty() {
+        return Ok(Ok(Vec::new()));
     }
-    Ok(splices)
+    let values = outbox.sequence_values::<Value>().collect::<mlua::Result<Vec<_>>>()?;
+    outbox.clear()?;
+    Ok(gaps.iter().zip(values).map(|(&at, value)| splice_one(wide, at, &value)).collect())
+}
+
+fn splice_one(wide: &Wide, at: usize, value: &Value) -> Result<Splice, EncodeError> {
+    let mut head = Vec::new();
+    let mut writer = Writer::new(&mut head);
+    let mut body = None;
+    match value {
+        Value::UserData(data) if data.is::<Bytes>() => {
+            let unreadable = EncodeError::Unsupported("userdata");
+            let bytes = data.borrow::<Bytes>().map_err(|_| unreadable)?;
+            writer.bin_head(bytes.len());
+            body = Some(bytes);
+        }
+        _ => match wide.read(value) {
+            Ok(Some(Int64::Signed(v))) => writer.int(v),
+            Ok(Some(Int64::Unsigned(v))) => writer.uint(v),
+            _ if matches!(value, Value::Other(_)) => return Err(EncodeError::Unsupported("cdata")),
+            _ => return Err(EncodeError::Unsupported("userdata")),
+        },
+    }
+    Ok(Splice { at, head, body })
 }
 
 /// Shows `f` the value in pieces, in order.

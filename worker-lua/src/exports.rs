@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use menagerie_protocol::{ContractInterface, GuestError};
-use mlua::{Function, Table, Value};
+use mlua::{Table, Value};
 
 use crate::vm::Vm;
 
@@ -13,7 +13,8 @@ use crate::vm::Vm;
 pub(crate) struct Export {
     /// The name, for messages.
     pub(crate) name: String,
-    pub(crate) function: Function,
+    /// The number that [`Vm::call`] takes.
+    pub(crate) function: i64,
     /// How many arguments it takes; none if any number.
     pub(crate) arity: Option<usize>,
 }
@@ -25,8 +26,8 @@ pub(crate) struct Exports {
     pub(crate) contracts: Vec<ContractInterface>,
     /// In the order of their ids.
     pub(crate) functions: Vec<Export>,
-    pub(crate) on_load: Option<Function>,
-    pub(crate) on_unload: Option<Function>,
+    pub(crate) on_load: Option<i64>,
+    pub(crate) on_unload: Option<i64>,
 }
 
 const EXPECTED: &str =
@@ -42,8 +43,12 @@ pub(crate) fn read(vm: &Vm, file: &str, value: &Value) -> Result<Exports, GuestE
     let mut contracts = BTreeMap::new();
     for (name, value) in entries(table).map_err(&error)? {
         match (name.as_str(), value) {
-            ("on_load", Value::Function(hook)) => exports.on_load = Some(hook),
-            ("on_unload", Value::Function(hook)) => exports.on_unload = Some(hook),
+            ("on_load", Value::Function(hook)) => {
+                exports.on_load = Some(vm.add_function(&hook).map_err(|e| error(e.to_string()))?);
+            }
+            ("on_unload", Value::Function(hook)) => {
+                exports.on_unload = Some(vm.add_function(&hook).map_err(|e| error(e.to_string()))?);
+            }
             ("on_load" | "on_unload", other) => {
                 return Err(error(format!("{name} is a {}, not a function", other.type_name())));
             }
@@ -64,6 +69,7 @@ pub(crate) fn read(vm: &Vm, file: &str, value: &Value) -> Result<Exports, GuestE
                 return Err(error(format!("{contract}.{name} is a {kind}, not a function")));
             };
             let arity = vm.arity(&function).map_err(|e| error(e.to_string()))?;
+            let function = vm.add_function(&function).map_err(|e| error(e.to_string()))?;
             functions.push(name.clone());
             exports.functions.push(Export { name, function, arity });
         }

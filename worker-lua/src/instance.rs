@@ -1,19 +1,18 @@
 //! A loaded generation of a Lua bundle.
 
-use std::ffi::c_int;
 use std::rc::Rc;
 
 use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
-use mlua::{Function, MultiValue, Value};
+use mlua::Value;
 
 use crate::bytes::Epoch;
-use crate::decode::{Decoder, objects, scan};
+use crate::decode::scan;
 use crate::encode::with_pieces;
 use crate::exports::Exports;
 use crate::outcall::Converter;
 use crate::raised;
-use crate::vm::{CallError, FIRST_OBJECT, MAP_METATABLE, Vm};
+use crate::vm::{CallError, Vm};
 
 /// What answers a bundle's calls. Everything of the bundle is in its state,
 /// which goes when this is dropped.
@@ -58,28 +57,11 @@ impl LuaInstance {
             Ok(found) => found,
             Err((at, e)) => return reply.fail(bad(format!("{name}: argument {}: {e}", at + 1))),
         };
-        let mut values = MultiValue::new();
-        if found.has_objects {
+        let result = if found.has_objects {
             let shared = args.segment.map(|segment| (segment, &self.epoch));
-            match objects(&self.vm.lua, &self.converter.wide, reader.rest(), shared) {
-                Ok(objects) => values = objects,
-                Err(error) => return reply.fail(raised::from_mlua(&error)),
-            }
-        }
-        let slots = c_int::try_from(count).unwrap_or(c_int::MAX);
-        // SAFETY: the closure owns nothing; the decoder's indices are those
-        // that `call` documents; `call` reserves a slot for each argument, and
-        // the decoder what nesting needs.
-        let result = unsafe {
-            self.vm.call(&export.function, values, slots, |stack| {
-                let mut decoder = Decoder {
-                    stack,
-                    reader,
-                    next_object: FIRST_OBJECT,
-                    map_metatable: MAP_METATABLE,
-                };
-                (0..count).all(|_| decoder.push_argument())
-            })
+            self.vm.call_with_objects(export.function, reader, count, shared)
+        } else {
+            self.vm.call(export.function, reader, count)
         };
         let problem = match result {
             Ok(encoded) if encoded.splices.is_empty() => return reply.ok(encoded.out),
@@ -88,10 +70,10 @@ impl LuaInstance {
                 let sent = with_pieces(encoded.out, &encoded.splices, |pieces| {
                     reply.take().map(|reply| reply.ok_parts(pieces))
                 });
-                return match (sent, reply) {
-                    (Err(error), Some(reply)) => reply.fail(error.into_guest_error()),
-                    _ => (),
-                };
+                if let (Err(error), Some(reply)) = (sent, reply) {
+                    reply.fail(error.into_guest_error());
+                }
+                return;
             }
             Err(problem) => problem,
         };
@@ -104,15 +86,8 @@ impl LuaInstance {
     }
 
     /// Calls a hook with one value, and returns what it returns.
-    fn hook(&mut self, function: &Function, value: Value) -> Result<Option<Vec<u8>>, GuestError> {
-        let values = MultiValue::from_iter([value]);
-        // SAFETY: the closure owns nothing and pushes the one object.
-        let result = unsafe {
-            self.vm.call(function, values, 1, |stack| {
-                stack.push_copy(FIRST_OBJECT);
-                true
-            })
-        };
+    fn hook(&mut self, function: i64, value: &Value) -> Result<Option<Vec<u8>>, GuestError> {
+        let result = self.vm.call_with(function, value);
         let sent = match result {
             Ok(encoded) => with_pieces(encoded.out, &encoded.splices, |pieces| pieces.concat())
                 .map_err(CallError::Result),
@@ -148,7 +123,7 @@ impl Instance for LuaInstance {
     }
 
     fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {
-        let Some(hook) = self.exports.on_load.clone() else { return Ok(()) };
+        let Some(hook) = self.exports.on_load else { return Ok(()) };
         let lua = &self.vm.lua;
         let context = || {
             let context = lua.create_table()?;
@@ -160,12 +135,12 @@ impl Instance for LuaInstance {
             Ok(Value::Table(context))
         };
         let context = context().map_err(|e: mlua::Error| raised::from_mlua(&e))?;
-        self.hook(&hook, context).map(|_| ())
+        self.hook(hook, &context).map(|_| ())
     }
 
     fn on_unload(&mut self) -> Result<Option<Vec<u8>>, GuestError> {
-        match self.exports.on_unload.clone() {
-            Some(hook) => self.hook(&hook, Value::Nil),
+        match self.exports.on_unload {
+            Some(hook) => self.hook(hook, &Value::Nil),
             None => Ok(None),
         }
     }

@@ -40,7 +40,10 @@ impl Interrupter {
 
     /// The call has ended; true if it was asked to stop.
     pub(crate) fn end(&self) -> bool {
-        self.state.swap(IDLE, Ordering::AcqRel) == STOP
+        // One that comes between these two finds the call ended, as it has.
+        let stopped = self.is_stopped();
+        self.state.store(IDLE, Ordering::Release);
+        stopped
     }
 
     /// Whether the running call was asked to stop.

@@ -14,6 +14,7 @@ mod output;
 mod raised;
 mod require;
 mod stack;
+mod trampoline;
 mod vm;
 mod wide;
 

@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::Logger;
+use menagerie_protocol::message::LogLevel;
 use mlua::{IntoLua, Lua, LuaString, Table, Value};
 
 use crate::bytes;
@@ -118,11 +118,7 @@ fn level_of(name: &str) -> Option<LogLevel> {
 
 /// The searcher of `require`: a loader and its file, or a note where it was
 /// looked for, or an error.
-fn find(
-    lua: &Lua,
-    siblings: &Siblings,
-    name: &LuaString,
-) -> mlua::Result<(bool, Value, Value)> {
+fn find(lua: &Lua, siblings: &Siblings, name: &LuaString) -> mlua::Result<(bool, Value, Value)> {
     let error = |message: &str| Ok((false, message.into_lua(lua)?, Value::Nil));
     let name = name.to_string_lossy();
     match siblings.find(&name) {

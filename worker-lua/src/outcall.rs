@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use menagerie_protocol::msgpack::{Reader, Writer};
 use menagerie_protocol::{Failure, GuestError, Host};
-use mlua::{Function, Lua, LuaString, MultiValue, Table, Value, Variadic};
+use mlua::{Function, Lua, LuaString, Table, Value, Variadic};
 
 use crate::decode::{Decoder, objects, scan};
-use crate::encode::{EncodeError, Encoder, splice, with_pieces};
+use crate::encode::{EncodeError, Encoder, Scratch, splice, with_pieces};
 use crate::interrupt::{CANCELLED, Interrupter};
 use crate::stack::protected;
 use crate::wide::Wide;
@@ -21,72 +21,69 @@ pub(crate) struct Converter {
 }
 
 impl Converter {
-    /// Encodes values one after the other, with the head of a list before
-    /// them if `as_list`.
+    /// Encodes a list of values.
     pub(crate) fn encode(
         &self,
         lua: &Lua,
         values: Variadic<Value>,
-        as_list: bool,
     ) -> mlua::Result<Result<Vec<u8>, EncodeError>> {
-        let (mut out, mut gaps, mut path) = (Vec::new(), Vec::new(), Vec::new());
-        if as_list {
-            Writer::new(&mut out).array(values.len());
-        }
+        let mut scratch = Scratch::default();
+        Writer::new(&mut scratch.out).array(values.len());
+        let outbox = lua.create_table()?;
         let map_metatable = self.map_metatable.to_pointer();
         let mut result = Ok(());
         // SAFETY: the closure only borrows; it uses indices up to the top, and
-        // three slots of its own beside what the encoder reserves.
-        let moved: MultiValue = unsafe {
-            protected(lua, values, |stack| {
-                let mut encoder = Encoder {
-                    stack,
-                    out: &mut out,
-                    gaps: &mut gaps,
-                    map_metatable,
-                    path: &mut path,
-                };
-                for index in 1..=stack.top() {
-                    stack.push_copy(encoder.moved() + index);
+        // one slot of its own beside what the encoder reserves.
+        let (): () = unsafe {
+            protected(lua, (&outbox, values), |stack| {
+                let mut encoder =
+                    Encoder { stack, scratch: &mut scratch, outbox: 1, map_metatable };
+                for index in 2..=stack.top() {
+                    stack.push_copy(index);
                     result = encoder.value();
                     if result.is_err() {
-                        return stack.set_top(0);
+                        break;
                     }
                     stack.pop();
                 }
-                let moved = encoder.moved();
-                stack.set_top(moved);
+                stack.set_top(0);
             })
         }?;
-        Ok(result.and_then(|()| {
-            let splices = splice(&self.wide, &gaps, moved)?;
-            with_pieces(&out, &splices, |pieces| pieces.concat())
-        }))
+        if let Err(error) = result {
+            return Ok(Err(error));
+        }
+        let splices = splice(&self.wide, &scratch.gaps, &outbox)?;
+        Ok(splices
+            .and_then(|splices| with_pieces(&scratch.out, &splices, |pieces| pieces.concat())))
     }
 
     /// The Lua value of MessagePack; its bytes are copies.
     pub(crate) fn decode(&self, lua: &Lua, data: &[u8]) -> mlua::Result<Value> {
         let found = scan(Reader::new(data), 1).map_err(|(_, e)| mlua::Error::runtime(e))?;
-        let objects = match found.has_objects {
-            true => objects(lua, &self.wide, data, None)?,
-            false => MultiValue::new(),
-        };
+        let inbox = lua.create_table()?;
+        if found.has_objects {
+            objects(lua, &self.wide, data, None, &inbox)?;
+        }
         let mut pushed = false;
-        // SAFETY: the closure only borrows; its indices are the metatable's
-        // and the objects'; the decoder reserves what it needs.
+        // SAFETY: the closure only borrows; its indices are those of the inbox
+        // and the metatable; the decoder reserves what it needs.
         let value: Value = unsafe {
-            protected(lua, (&self.map_metatable, objects), |stack| {
-                if !stack.reserve(4) {
-                    return stack.set_top(0);
+            protected(lua, (&inbox, &self.map_metatable), |stack| {
+                pushed = stack.reserve(4)
+                    && Decoder::new(stack, Reader::new(data), 1, 2).push_argument();
+                if pushed {
+                    stack.insert(1);
+                    stack.set_top(1);
+                } else {
+                    stack.set_top(0);
                 }
-                let mut decoder =
-                    Decoder { stack, reader: Reader::new(data), next_object: 2, map_metatable: 1 };
-                pushed = decoder.push_argument();
-                stack.insert(1);
-                stack.set_top(1);
             })
         }?;
-        if pushed { Ok(value) } else { Err(mlua::Error::runtime("the value does not fit into Lua")) }
+        if pushed {
+            Ok(value)
+        } else {
+            Err(mlua::Error::runtime("the value does not fit into Lua"))
+        }
     }
 }
 
@@ -104,7 +101,7 @@ pub(crate) fn function(
         else {
             return refuse("call: expected a contract, a function and its arguments");
         };
-        let packed = match converter.encode(lua, args.collect(), true)? {
+        let packed = match converter.encode(lua, args.collect())? {
             Ok(packed) => packed,
             Err(error) => return refuse(&format!("call: {error}")),
         };

@@ -129,13 +129,26 @@ function os.exit()
   error("os.exit would end the worker and every bundle in it; raise an error instead", 2)
 end
 
--- Of the debug library only what looks and does not touch.
-_G.debug = { traceback = traceback, getinfo = debug.getinfo }
+-- Of the debug library only what looks and does not touch: the functions on
+-- the stack are the host's too.
+local getinfo = debug.getinfo
+
+local function harmless(info)
+  if info then info.func = nil end
+  return info
+end
+
+_G.debug = { traceback = traceback }
 package.loaded.debug = _G.debug
+
+function _G.debug.getinfo(target, ...)
+  -- One level more, for this function.
+  if type(target) == "number" then target = target + 1 end
+  return harmless((getinfo(target, ...)))
+end
 
 -- For the host.
 
-local getinfo = debug.getinfo
 local host = { map_metatable = map_metatable, xpcall = xpcall }
 
 function host.on_error(err)

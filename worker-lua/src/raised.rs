@@ -30,7 +30,8 @@ pub(crate) fn from_mlua(error: &Error) -> GuestError {
         Error::SyntaxError { message, .. } => GuestError::new("SyntaxError", message),
         Error::MemoryError(message) => GuestError::new("MemoryError", message),
         Error::RuntimeError(message) => {
-            let (message, stack) = message.split_once("\nstack traceback:").unwrap_or((message, ""));
+            let (message, stack) =
+                message.split_once("\nstack traceback:").unwrap_or((message, ""));
             GuestError::new(TYPE, message).with_stack(trim(stack))
         }
         other => GuestError::new(TYPE, other.to_string()),
@@ -85,7 +86,8 @@ fn trim(traceback: &str) -> String {
     let lines = traceback.lines().map(str::trim).filter(|line| !line.is_empty());
     let mut lines: Vec<&str> = lines.filter(|line| *line != "stack traceback:").collect();
     // LuaJIT calls them `[C]: at 0x…` and `[builtin#21]: at 0x…`.
-    while lines.last().is_some_and(|line| line.starts_with("[C]: ") || line.starts_with("[builtin")) {
+    while lines.last().is_some_and(|line| line.starts_with("[C]: ") || line.starts_with("[builtin"))
+    {
         lines.pop();
     }
     lines.join("\n")

@@ -32,6 +32,11 @@ pub(crate) enum Kind {
     Cdata,
 }
 
+/// The index of an upvalue of the running C function.
+pub(crate) const fn upvalue(n: c_int) -> c_int {
+    ffi::lua_upvalueindex(n)
+}
+
 /// Runs `f` in a protected C function whose stack holds `args`, and returns
 /// what `f` leaves on it, or the Lua error that was raised meanwhile.
 ///
@@ -39,7 +44,8 @@ pub(crate) enum Kind {
 ///
 /// - While `f` runs a method of [`Stack`] that says "may raise", no frame of
 ///   `f` owns a value with a destructor: the raise unwinds or jumps over it.
-/// - Every index that `f` passes is one that is on the stack.
+/// - Every index that `f` passes is one that is on the stack, of the kind that
+///   the method asks for.
 /// - `f` pushes no more than the 15 values that a frame has room for, beside
 ///   what it got from [`Stack::reserve`].
 pub(crate) unsafe fn protected<R: FromLuaMulti>(
@@ -52,9 +58,19 @@ pub(crate) unsafe fn protected<R: FromLuaMulti>(
     unsafe { lua.exec_raw(args, |state| f(&Stack { state })) }
 }
 
-// Each method is sound by the promises that were given to `protected`: the
-// state is live and in a protected call, indices exist, there is room.
+// Each method is sound by the promises that were given to `protected` or `of`:
+// the state is live and in a protected call, indices exist, there is room.
 impl Stack {
+    /// The stack of a running C function.
+    ///
+    /// # Safety
+    ///
+    /// The function was called by Lua with this state, in a protected call;
+    /// and it keeps the promises that [`protected`] asks for.
+    pub(crate) const unsafe fn of(state: *mut ffi::lua_State) -> Self {
+        Self { state }
+    }
+
     /// How many values there are.
     pub(crate) fn top(&self) -> c_int {
         // SAFETY: reads a live state.
@@ -140,10 +156,10 @@ impl Stack {
         unsafe { ffi::lua_topointer(self.state, index) }
     }
 
-    /// Whether the light userdata at `index` is null.
-    pub(crate) fn is_null(&self, index: c_int) -> bool {
+    /// The address that the light userdata at `index` is.
+    pub(crate) fn to_address(&self, index: c_int) -> *mut c_void {
         // SAFETY: the index exists, as promised.
-        unsafe { ffi::lua_touserdata(self.state, index) }.is_null()
+        unsafe { ffi::lua_touserdata(self.state, index) }
     }
 
     /// Whether the value at `index` has this very metatable.
@@ -260,11 +276,17 @@ impl Stack {
         unsafe { ffi::lua_setmetatable(self.state, index) };
     }
 
-    /// Calls the function below the `args` values on top, and leaves
-    /// `results` values. May raise.
-    pub(crate) fn call(&self, args: c_int, results: c_int) {
-        // SAFETY: function and arguments are there, as promised; the frame
-        // owns nothing.
-        unsafe { ffi::lua_call(self.state, args, results) }
+    /// Calls the function below the `args` values on top, with the error
+    /// handler at `handler`. Leaves its first result, or false and the error.
+    pub(crate) fn protected_call(&self, args: c_int, handler: c_int) -> bool {
+        // SAFETY: handler, function and arguments are there, as promised.
+        unsafe { ffi::lua_pcall(self.state, args, 1, handler) == ffi::LUA_OK }
+    }
+
+    /// Replaces the `upvalues` values on top by a C function that has them. May
+    /// raise.
+    pub(crate) fn push_closure(&self, function: ffi::lua_CFunction, upvalues: c_int) {
+        // SAFETY: the values are there, as promised; the frame owns nothing.
+        unsafe { ffi::lua_pushcclosure(self.state, function, upvalues) }
     }
 }

@@ -5,22 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use menagerie_protocol::GuestError;
-use mlua::{Function, Lua, LuaOptions, MultiValue, StdLib, Table, Value, ffi};
+use menagerie_protocol::msgpack::Reader;
+use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, ffi};
 
-use crate::encode::{EncodeError, Encoder, Splice, splice};
+use crate::decode::{Shared, objects};
+use crate::encode::{EncodeError, Scratch, Splice, splice};
 use crate::interrupt::Interrupter;
 use crate::outcall::Converter;
 use crate::raised;
-use crate::stack::{Stack, protected};
+use crate::trampoline::{self, Arguments, Frame, Outcome, Shelves};
 use crate::wide::Wide;
 
 /// The Lua half of the worker.
 const PRELUDE: &str = include_str!("prelude.lua");
-
-/// Indices of what [`Vm::call`] puts on the stack first.
-pub(crate) const MAP_METATABLE: c_int = 4;
-/// The first of the objects that the caller of [`Vm::call`] made.
-pub(crate) const FIRST_OBJECT: c_int = 5;
 
 /// A Lua state with the prelude run, and what the host needs of it.
 ///
@@ -36,19 +33,11 @@ pub(crate) struct Vm {
     xpcall: Function,
     on_error: Function,
     arity: Function,
+    trampoline: Function,
+    shelves: Shelves,
+    map_metatable: *const c_void,
     scratch: Scratch,
 }
-
-/// Buffers that are used again by every call.
-#[derive(Debug, Default)]
-struct Scratch {
-    out: Vec<u8>,
-    gaps: Vec<usize>,
-    path: Vec<*const c_void>,
-}
-
-/// A buffer that grew beyond this by one large result is given back.
-const KEEP: usize = 1 << 20;
 
 /// Why a call into Lua gave no value.
 #[derive(Debug)]
@@ -68,14 +57,6 @@ pub(crate) enum CallError {
 pub(crate) struct Encoded<'a> {
     pub(crate) out: &'a [u8],
     pub(crate) splices: Vec<Splice>,
-}
-
-#[derive(Clone, Copy)]
-enum Outcome {
-    Arguments,
-    Raised,
-    Result(EncodeError),
-    Done,
 }
 
 impl Vm {
@@ -100,15 +81,22 @@ impl Vm {
         let prelude: Table =
             lua.load(PRELUDE).set_name("=menagerie").call((debug, ffi, &functions))?;
         forget_library(&lua, "ffi")?;
+        let shelves = Shelves {
+            functions: lua.create_table()?,
+            inbox: lua.create_table()?,
+            outbox: lua.create_table()?,
+        };
+        let map_metatable: Table = prelude.get("map_metatable")?;
+        let on_error: Function = prelude.get("on_error")?;
         Ok(Self {
-            converter: Rc::new(Converter {
-                wide: Wide::new(&prelude)?,
-                map_metatable: prelude.get("map_metatable")?,
-            }),
+            trampoline: trampoline::create(&lua, &shelves, &map_metatable, &on_error)?,
+            shelves,
+            map_metatable: map_metatable.to_pointer(),
+            converter: Rc::new(Converter { wide: Wide::new(&prelude)?, map_metatable }),
             native: functions,
             interrupter,
             xpcall: prelude.get("xpcall")?,
-            on_error: prelude.get("on_error")?,
+            on_error,
             arity: prelude.get("arity")?,
             scratch: Scratch::default(),
             lua,
@@ -139,76 +127,93 @@ impl Vm {
         }
     }
 
-    /// Calls `function` with what `push` pushes, and encodes its first result.
-    ///
-    /// `push` finds `objects` from [`FIRST_OBJECT`] on and the metatable of
-    /// maps at [`MAP_METATABLE`]. It pushes `count` values, or returns false.
-    ///
-    /// # Safety
-    ///
-    /// `push` keeps the promises that [`protected`] asks for.
-    pub(crate) unsafe fn call(
+    /// Adds a function that [`call`](Self::call) can call, and returns its
+    /// number.
+    pub(crate) fn add_function(&self, function: &Function) -> mlua::Result<i64> {
+        self.shelves.functions.raw_push(function)?;
+        Ok(i64::try_from(self.shelves.functions.raw_len()).unwrap_or(i64::MAX))
+    }
+
+    /// Calls a function with `count` values in MessagePack, which were scanned,
+    /// and encodes its first result.
+    pub(crate) fn call(
         &mut self,
-        function: &Function,
-        objects: MultiValue,
-        count: c_int,
-        push: impl FnOnce(&Stack) -> bool,
+        function: i64,
+        reader: Reader<'_>,
+        count: usize,
     ) -> Result<Encoded<'_>, CallError> {
-        let Self { lua, converter, scratch: Scratch { out, gaps, path }, .. } = self;
-        if out.capacity() > KEEP {
-            *out = Vec::new();
-        }
-        out.clear();
-        gaps.clear();
-        path.clear();
-        let map_metatable = converter.map_metatable.to_pointer();
-        let mut outcome = Outcome::Arguments;
-        let args = (&self.xpcall, function, &self.on_error, &converter.map_metatable, objects);
+        self.run_frame(function, Arguments::Packed { reader, count })
+    }
+
+    /// As [`call`](Self::call), where [`objects`] have to be made first.
+    pub(crate) fn call_with_objects(
+        &mut self,
+        function: i64,
+        reader: Reader<'_>,
+        count: usize,
+        shared: Shared<'_>,
+    ) -> Result<Encoded<'_>, CallError> {
+        let inbox = self.shelves.inbox.clone();
+        objects(&self.lua, &self.converter.wide, reader.rest(), shared, &inbox)?;
+        let result = self.run_frame(function, Arguments::Packed { reader, count });
+        inbox.clear()?;
+        result
+    }
+
+    /// As [`call`](Self::call), with one Lua value.
+    pub(crate) fn call_with(
+        &mut self,
+        function: i64,
+        value: &Value,
+    ) -> Result<Encoded<'_>, CallError> {
+        let inbox = self.shelves.inbox.clone();
+        inbox.raw_push(value)?;
+        let result = self.run_frame(function, Arguments::Object);
+        inbox.clear()?;
+        result
+    }
+
+    fn run_frame(
+        &mut self,
+        function: i64,
+        arguments: Arguments<'_>,
+    ) -> Result<Encoded<'_>, CallError> {
+        self.scratch.clear();
+        let mut frame = Frame {
+            function,
+            arguments,
+            map_metatable: self.map_metatable,
+            scratch: &mut self.scratch,
+            outcome: Outcome::Arguments,
+        };
         self.interrupter.begin();
-        // SAFETY: the closure owns nothing but what `push` owns, which is
-        // nothing, as our caller promises; its indices are those of `args`;
-        // room is reserved for all that it pushes.
-        let result: mlua::Result<MultiValue> = unsafe {
-            protected(lua, args, |stack| {
-                outcome = Outcome::Arguments;
-                if !stack.reserve(count.saturating_add(16)) {
-                    return stack.set_top(0);
-                }
-                for index in 1..=3 {
-                    stack.push_copy(index);
-                }
-                if !push(stack) {
-                    return stack.set_top(0);
-                }
-                stack.call(count + 2, 2);
-                if !stack.to_bool(-2) {
-                    outcome = Outcome::Raised;
-                    stack.insert(1);
-                    return stack.set_top(1);
-                }
-                let mut encoder = Encoder { stack, out, gaps, map_metatable, path };
-                outcome = match encoder.value() {
-                    Ok(()) => Outcome::Done,
-                    Err(error) => Outcome::Result(error),
-                };
-                let moved = encoder.moved();
-                stack.set_top(moved);
-            })
-        };
+        let result = trampoline::call(&self.trampoline, &mut frame);
         let stopped = self.interrupter.end();
-        let values = match (result, outcome) {
-            (Ok(values), Outcome::Done) => values,
-            _ if stopped => return Err(CallError::Cancelled),
-            (Ok(_), Outcome::Arguments) => return Err(CallError::Arguments),
-            (Ok(_), Outcome::Result(error)) => return Err(CallError::Result(error)),
-            (Ok(values), Outcome::Raised) => {
-                let info = values.into_iter().next().unwrap_or(Value::Nil);
-                return Err(CallError::Raised(raised::caught(&info)));
+        let outcome = frame.outcome;
+        let Shelves { outbox, .. } = &self.shelves;
+        match (result, outcome) {
+            (Ok(()), Outcome::Done) => {}
+            (result, outcome) => {
+                let info = outbox.raw_get::<Value>(1);
+                outbox.clear()?;
+                result?;
+                return Err(match outcome {
+                    _ if stopped => CallError::Cancelled,
+                    Outcome::Arguments => CallError::Arguments,
+                    Outcome::Result(error) => CallError::Result(error),
+                    _ => CallError::Raised(raised::caught(&info?)),
+                });
             }
-            (Err(error), _) => return Err(CallError::Raised(raised::from_mlua(&error))),
-        };
-        let splices = splice(&converter.wide, gaps, values).map_err(CallError::Result)?;
-        Ok(Encoded { out, splices })
+        }
+        let gaps = &self.scratch.gaps;
+        let splices = splice(&self.converter.wide, gaps, outbox)?.map_err(CallError::Result)?;
+        Ok(Encoded { out: &self.scratch.out, splices })
+    }
+}
+
+impl From<mlua::Error> for CallError {
+    fn from(error: mlua::Error) -> Self {
+        Self::Raised(raised::from_mlua(&error))
     }
 }
 

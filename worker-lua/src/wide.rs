@@ -109,6 +109,8 @@ mod puc {
 
     struct Uint64(u64);
 
+    type Operator = fn(i128, i128) -> Option<i128>;
+
     /// Either operand as a number that holds both kinds.
     fn operand(value: &Value) -> mlua::Result<i128> {
         match value {
@@ -136,7 +138,7 @@ mod puc {
 
     impl UserData for Uint64 {
         fn add_methods<M: UserDataMethods<Self>>(methods: &mut M) {
-            let operators: [(MetaMethod, fn(i128, i128) -> Option<i128>); 5] = [
+            let operators: [(MetaMethod, Operator); 5] = [
                 (MetaMethod::Add, i128::checked_add),
                 (MetaMethod::Sub, i128::checked_sub),
                 (MetaMethod::Mul, i128::checked_mul),

@@ -49,7 +49,7 @@ pub(crate) enum Command {
 #[derive(Clone, Debug)]
 pub(crate) enum Current {
     /// Nothing runs; why, if it could not be started.
-    Down(Option<RuntimeError>),
+    Down(Option<Box<RuntimeError>>),
     /// It is being started, or will be.
     Coming,
     /// It runs.
@@ -120,7 +120,7 @@ impl Worker {
             match &*current.borrow_and_update() {
                 Current::Up(process) => return Ok(Arc::clone(process)),
                 Current::Coming | Current::Down(None) => {}
-                Current::Down(Some(error)) => return Err(error.clone()),
+                Current::Down(Some(error)) => return Err((**error).clone()),
                 Current::Quarantined => {
                     let problem = "it died too often and is quarantined".to_owned();
                     let worker = self.name.clone();
@@ -485,7 +485,7 @@ impl Actor {
             };
             bundle.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
         }
-        self.current.send_replace(Current::Down(Some(error)));
+        self.current.send_replace(Current::Down(Some(Box::new(error))));
         None
     }
 

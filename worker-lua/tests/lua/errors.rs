@@ -2,7 +2,9 @@ use menagerie_protocol::{BundleSource, GuestError, LoaderError};
 
 use super::{folder, guest_error, harness, probe, try_load};
 
-fn init_error(result: Result<menagerie_protocol::testing::TestBundle, LoaderError>) -> (String, GuestError) {
+fn init_error(
+    result: Result<menagerie_protocol::testing::TestBundle, LoaderError>,
+) -> (String, GuestError) {
     match result {
         Err(LoaderError::InitFailed { step, error, .. }) => (step, error),
         other => panic!("expected a failed init, got {other:?}"),
@@ -130,7 +132,10 @@ fn errors_of_the_module_point_at_the_caller() {
          function probe.exit() os.exit(1) end",
     );
     let error = guest_error(bundle.call::<_, ()>("probe@1", "f", ()));
-    assert_eq!(error.message, "main.lua:4: log: the level is one of trace, debug, info, warn, error");
+    assert_eq!(
+        error.message,
+        "main.lua:4: log: the level is one of trace, debug, info, warn, error"
+    );
     let error = guest_error(bundle.call::<_, ()>("probe@1", "exit", ()));
     assert!(error.message.contains("os.exit would end the worker"), "{error:?}");
 }

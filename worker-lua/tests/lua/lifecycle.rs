@@ -22,7 +22,8 @@ fn bundles_share_no_globals() {
     let harness = harness();
     let code = "counter = (counter or 0) + 1
         return { ['probe@1'] = { count = function() counter = counter + 1 return counter end } }";
-    let manifest = |name: &str| super::MANIFEST.replace("name = \"probe\"", &format!("name = \"{name}\""));
+    let manifest =
+        |name: &str| super::MANIFEST.replace("name = \"probe\"", &format!("name = \"{name}\""));
     let source = || menagerie_protocol::BundleSource::Code(code.to_owned());
     let first = harness.load(&manifest("first"), source()).unwrap();
     let second = harness.load(&manifest("second"), source()).unwrap();
@@ -37,6 +38,8 @@ fn b_standard_library_is_there() {
            assert(math.floor(1.5) == 1 and ('x'):rep(2) == 'xx' and #table.concat({ 1, 2 }) == 2)
            assert(os.time() > 0 and io.open and coroutine.wrap and load('return 1')() == 1)
            assert(type(debug.traceback()) == 'string' and debug.getinfo(1).currentline > 0)
+           assert(debug.getinfo(1).short_src == 'main.lua' and debug.getinfo(probe.check, 'u').nparams == 0)
+           for level = 0, 9 do assert(not (debug.getinfo(level, 'f') or {}).func) end
            assert(not debug.sethook and not debug.setmetatable)
            return true
          end",

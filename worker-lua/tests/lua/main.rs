@@ -26,7 +26,8 @@ use menagerie_protocol::{BundleSource, Failure, GuestError, LoaderError};
 use menagerie_worker_lua::LuaLoader;
 
 /// A manifest for a bundle from memory.
-const MANIFEST: &str = "name = \"probe\"\nversion = \"1.0.0\"\nloader = \"lua\"\nprovides = [\"probe@1\"]\n";
+const MANIFEST: &str =
+    "name = \"probe\"\nversion = \"1.0.0\"\nloader = \"lua\"\nprovides = [\"probe@1\"]\n";
 
 fn harness() -> Arc<Harness> {
     Harness::new(LuaLoader::new())

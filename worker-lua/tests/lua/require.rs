@@ -70,7 +70,10 @@ fn require_says_where_it_looked() {
 fn l4_from_memory_there_are_no_siblings() {
     let (_harness, bundle) = probe("function probe.get(name) return require(name) end");
     let error = guest_error(bundle.call::<_, String>("probe@1", "get", ("util",)));
-    assert!(error.message.contains("'probe' was loaded from memory: it has no directory"), "{error:?}");
+    assert!(
+        error.message.contains("'probe' was loaded from memory: it has no directory"),
+        "{error:?}"
+    );
 }
 
 #[test]

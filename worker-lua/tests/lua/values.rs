@@ -220,7 +220,9 @@ fn c1_nesting_is_limited_on_the_way_in() {
     };
     assert_eq!(echo(&bundle, &nested(MAX_DEPTH)), Ok(nested(MAX_DEPTH)));
     let refused = echo(&bundle, &nested(MAX_DEPTH + 1));
-    assert!(matches!(&refused, Err(Failure::BadArguments { message }) if message.contains("argument 1")));
+    assert!(
+        matches!(&refused, Err(Failure::BadArguments { message }) if message.contains("argument 1"))
+    );
 }
 
 #[test]
@@ -287,7 +289,7 @@ fn c2_large_bytes_cross_both_ways() {
     let echoed: ByteBuf = bundle.call("probe@1", "echo", (&sent,)).unwrap();
     assert_eq!(echoed, big);
     let wrapped: (ByteBuf, ByteBuf, ByteBuf) = bundle.call("probe@1", "wrap", (&sent,)).unwrap();
-    assert!(wrapped.0 == big && wrapped.1 == &big[..2] && wrapped.2 == big);
+    assert!(wrapped.0 == big && wrapped.1 == big[..2] && wrapped.2 == big);
     let made: ByteBuf = bundle.call("probe@1", "make", (1 << 20,)).unwrap();
     assert_eq!(made, vec![b'x'; 1 << 20]);
 }
