@@ -70,13 +70,13 @@ impl CallState {
     }
 
     /// How a function that returned `status` has ended.
-    pub(crate) fn outcome(&mut self, status: c_int) -> Result<Parts<'_>, Failure> {
+    pub(crate) fn outcome(&mut self, status: c_int) -> Result<Parts<'_>, Box<Failure>> {
         if let Some(failure) = self.failure.take() {
-            return Err(*failure);
+            return Err(failure);
         }
         if status != abi::OK {
             let message = format!("the function returned {status} and said no more");
-            return Err(GuestError::new("Error", message).into());
+            return Err(boxed(GuestError::new("Error", message)));
         }
         let result = &self.head.result;
         // SAFETY: the buffer is this worker's `Vec`, and holds as many bytes.
@@ -181,14 +181,20 @@ impl Drop for CallState {
 }
 
 /// What a bundle in C has written is exactly one value.
-fn check_value(value: &[u8]) -> Result<(), Failure> {
+fn check_value(value: &[u8]) -> Result<(), Box<Failure>> {
     let mut reader = Reader::new(value);
     let problem = match reader.skip() {
         Ok(_) if reader.rest().is_empty() => return Ok(()),
         Ok(_) => "more than one value was written".to_owned(),
         Err(error) => error.to_string(),
     };
-    Err(GuestError::new("MenagerieMisuse", format!("the result is not one value: {problem}")).into())
+    let message = format!("the result is not one value: {problem}");
+    Err(boxed(GuestError::new("MenagerieMisuse", message)))
+}
+
+/// A failure is large, and every call carries the place for one.
+fn boxed(error: GuestError) -> Box<Failure> {
+    Box::new(error.into())
 }
 
 /// The call behind the guest's pointer.

@@ -284,7 +284,10 @@ pub(crate) unsafe extern "C" fn read_null(reader: *mut abi::Reader) -> c_int {
     unsafe { read(reader, &mut (), as_c::null) }
 }
 
-pub(crate) unsafe extern "C" fn read_raw(reader: *mut abi::Reader, value: *mut abi::Bytes) -> c_int {
+pub(crate) unsafe extern "C" fn read_raw(
+    reader: *mut abi::Reader,
+    value: *mut abi::Bytes,
+) -> c_int {
     // SAFETY: the guest's reader is valid, by the contract of menagerie.h.
     let mut cursor = Reader::new(unsafe { rest(reader) });
     let Ok(raw) = cursor.skip() else { return abi::FAILED };

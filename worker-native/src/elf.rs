@@ -109,7 +109,9 @@ fn foreign(start: &[u8]) -> String {
         "is an ELF file that ends within its header"
     } else if start.starts_with(b"MZ") {
         "is a library for Windows, not an ELF file"
-    } else if start.starts_with(&[0xcf, 0xfa, 0xed, 0xfe]) || start.starts_with(&[0xca, 0xfe, 0xba, 0xbe]) {
+    } else if start.starts_with(&[0xcf, 0xfa, 0xed, 0xfe])
+        || start.starts_with(&[0xca, 0xfe, 0xba, 0xbe])
+    {
         "is a library for macOS, not an ELF file"
     } else if start.starts_with(b"!<arch>") {
         "is a static library (an archive), not a shared one; link it with -shared"

@@ -96,8 +96,7 @@ impl ShownFailure {
 }
 
 fn to_abi(error: &GuestError, arena: &mut Vec<Vec<abi::Error>>) -> abi::Error {
-    let optional =
-        |text: &Option<String>| text.as_deref().map_or(abi::Str::NONE, abi::Str::of);
+    let optional = |text: &Option<String>| text.as_deref().map_or(abi::Str::NONE, abi::Str::of);
     let inner: Vec<_> = error.inner.iter().map(|cause| to_abi(cause, arena)).collect();
     let shown = abi::Error {
         type_name: abi::Str::of(&error.type_name),

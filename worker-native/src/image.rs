@@ -11,6 +11,7 @@
 
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -54,8 +55,12 @@ impl Image {
             }
         };
         elf::check(&file).map_err(io)?.map_err(unusable)?;
-        let seals =
-            SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        // Not F_SEAL_WRITE: the kernel then waits for pages that the copying
+        // still holds, and may give up with EBUSY.
+        let seals = SealFlag::F_SEAL_SHRINK
+            | SealFlag::F_SEAL_GROW
+            | SealFlag::F_SEAL_SEAL
+            | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|e| io(e.into()))?;
         Ok(Self { file })
     }
@@ -65,17 +70,22 @@ impl Image {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
 
-    /// Whether any of it is mapped into this process.
-    pub(crate) fn is_mapped(&self) -> io::Result<bool> {
+    /// Where it is mapped in this process.
+    pub(crate) fn mapped(&self) -> io::Result<Vec<Range<usize>>> {
         let inode = self.file.metadata()?.ino().to_string();
         let maps = std::fs::read_to_string("/proc/self/maps")?;
-        // address, permissions, offset, device, inode, name
-        Ok(maps.lines().any(|line| {
-            let mut fields = line.split_ascii_whitespace().skip(4);
-            fields.next() == Some(&inode)
-                && fields.next().is_some_and(|name| name.starts_with("/memfd:"))
-        }))
+        Ok(maps.lines().filter_map(|line| range_of(line, &inode)).collect())
     }
+}
+
+/// The addresses of a line of `/proc/self/maps`, if it is of this file:
+/// addresses, permissions, offset, device, inode, name.
+fn range_of(line: &str, inode: &str) -> Option<Range<usize>> {
+    let mut fields = line.split_ascii_whitespace();
+    let (start, end) = fields.next()?.split_once('-')?;
+    let of_this_file = fields.nth(3) == Some(inode) && fields.next()?.starts_with("/memfd:");
+    let address = |text| usize::from_str_radix(text, 16).ok();
+    of_this_file.then_some(address(start)?..address(end)?)
 }
 
 /// A copy, or nothing if the file was changed while it was read.

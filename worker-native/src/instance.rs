@@ -1,12 +1,11 @@
 //! A generation that is loaded: its functions, and how they are called.
 
-use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use menagerie_protocol::msgpack::Writer;
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
 
-use crate::call::CallState;
+use crate::call::{CallState, Parts};
 use crate::host::LaneHost;
 use crate::registrar::{Entry, Function};
 
@@ -34,27 +33,44 @@ impl NativeInstance {
         Self { functions, on_load, on_unload, call: NonNull::from(call), _host: host }
     }
 
-    /// The call, between the times that the guest has it.
-    fn call(&mut self) -> &mut CallState {
-        // SAFETY: the box of `new`, which only this instance refers to while no
-        // guest code runs; the borrow of `self` keeps it so.
-        unsafe { self.call.as_mut() }
-    }
-
-    fn run(&self, entry: Entry) -> c_int {
-        // SAFETY: the library is mapped as long as this instance exists; the
-        // pointer is to the whole call, to which no reference exists now.
-        unsafe { (entry.run)(self.call.as_ptr().cast(), entry.userdata) }
+    /// Runs a function or hook from its arguments to its answer. `check` may
+    /// refuse the arguments before; `answer` is given the result while all that
+    /// it refers to is still there.
+    fn invoke<R>(
+        call: NonNull<CallState>,
+        entry: Entry,
+        args: &[u8],
+        check: impl FnOnce(&mut CallState) -> Result<(), String>,
+        answer: impl FnOnce(Result<Parts<'_>, Box<Failure>>) -> R,
+    ) -> R {
+        let pointer = call.as_ptr();
+        // SAFETY: the box of `new`, which nobody else refers to now.
+        let call = unsafe { &mut *pointer };
+        call.begin(args);
+        let outcome = match check(call) {
+            // SAFETY: the library is mapped as long as the instance exists. The
+            // pointer is to the whole call, and `call` is not used until the
+            // guest has returned.
+            Ok(()) => Ok(unsafe { (entry.run)(pointer.cast(), entry.userdata) }),
+            Err(message) => Err(Box::new(Failure::BadArguments { message })),
+        };
+        // SAFETY: as above; the guest does not have the call any more.
+        let call = unsafe { &mut *pointer };
+        let answered = answer(outcome.and_then(|status| call.outcome(status)));
+        call.end();
+        answered
     }
 
     /// Runs a hook, and returns its result.
     fn run_hook(&mut self, entry: Entry, args: &[u8]) -> Result<Vec<u8>, GuestError> {
-        self.call().begin(args);
-        let status = self.run(entry);
-        let call = self.call();
-        let outcome = call.outcome(status).map(|parts| parts.concat());
-        call.end();
-        outcome.map_err(|failure| match failure {
+        let outcome = Self::invoke(
+            self.call,
+            entry,
+            args,
+            |_| Ok(()),
+            |outcome| outcome.map(|parts| parts.concat()),
+        );
+        outcome.map_err(|failure| match *failure {
             Failure::Guest(error) => error,
             other => GuestError::new("BadArguments", other.to_string()),
         })
@@ -70,27 +86,18 @@ impl Drop for NativeInstance {
 
 impl Instance for NativeInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
-        // SAFETY: the box of `new`, as in `call`; written out, because the
-        // function is borrowed from `self` meanwhile.
-        let call = unsafe { &mut *self.call.as_ptr() };
         let Some(function) = self.functions.get(function as usize) else {
             return reply.fail(GuestError::new("MenagerieError", "there is no such function"));
         };
-        call.begin(args.bytes);
-        if let Some(params) = &function.params
-            && let Err(message) = call.check(params, args.bytes)
-        {
-            return reply.fail(Failure::BadArguments { message });
-        }
-        let status = self.run(function.entry);
-        // SAFETY: as above; the guest does not have the call any more.
-        let call = unsafe { &mut *self.call.as_ptr() };
-        match call.outcome(status) {
+        let check = |call: &mut CallState| match &function.params {
+            Some(params) => call.check(params, args.bytes),
+            None => Ok(()),
+        };
+        Self::invoke(self.call, function.entry, args.bytes, check, |outcome| match outcome {
             Ok([value, []]) => reply.ok(value),
             Ok(parts) => reply.ok_parts(&parts),
-            Err(failure) => reply.fail(failure),
-        }
-        call.end();
+            Err(failure) => reply.fail(*failure),
+        });
     }
 
     fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {

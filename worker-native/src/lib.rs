@@ -10,6 +10,7 @@ mod errors;
 mod host;
 mod image;
 mod instance;
+mod keys;
 mod library;
 mod loader;
 mod params;

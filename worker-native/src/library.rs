@@ -9,6 +9,7 @@ use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::{LoaderError, Logger};
 
 use crate::image::Image;
+use crate::keys;
 
 const INIT: &str = "menagerie_init";
 const VERSION: &str = "menagerie_abi_version";
@@ -71,15 +72,18 @@ impl Library {
         })
     }
 
-    /// Unmaps the library. No code of it may run or be called any more: the
-    /// lane's thread has ended, and with it its thread-local destructors.
-    pub(crate) fn close(self, logger: &Logger) {
+    /// Unmaps the library, and tells whether it is gone. No code of it may be
+    /// called any more: the lane's thread has ended, and with it its
+    /// thread-local destructors.
+    pub(crate) fn close(self, logger: &Logger) -> bool {
         let name = self.artifact.display();
+        keys::delete_those_of(&self.image.mapped().unwrap_or_default());
         if let Err(error) = self.handle.close() {
             let problem = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             logger.log(LogLevel::Error, "menagerie", &format!("{name}: dlclose failed: {problem}"));
         }
-        if self.image.is_mapped().unwrap_or(false) {
+        let gone = self.image.mapped().is_ok_and(|ranges| ranges.is_empty());
+        if !gone {
             let message = format!(
                 "{name} stays mapped after dlclose: a thread that it started still runs, or it is \
                  C++ with unique symbols (compile with -fno-gnu-unique)"
@@ -89,6 +93,7 @@ impl Library {
             // path, and would return it to whoever gets the number next.
             std::mem::forget(self.image);
         }
+        gone
     }
 }
 

@@ -25,12 +25,12 @@ impl NativeLoader {
     /// What the status shows: the platform that libraries are loaded for.
     #[must_use]
     pub fn runtime_version() -> String {
-        let (major, minor) =
-            (menagerie_guest::abi::ABI_MAJOR, menagerie_guest::abi::ABI_MINOR);
+        let (major, minor) = (menagerie_guest::abi::ABI_MAJOR, menagerie_guest::abi::ABI_MINOR);
         format!("{} {}, menagerie.h {major}.{minor}", std::env::consts::OS, std::env::consts::ARCH)
     }
 
-    fn start(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {
+    /// Maps the bundle's library, and registers what it adds.
+    fn start(manifest: &ManifestData, runtime: &Runtime) -> Result<NativeInstance, LoaderError> {
         let library = Library::open(&manifest.artifact()?)?;
         let entry = library.entry();
         let host = LaneHost::new(runtime);
@@ -39,8 +39,10 @@ impl NativeLoader {
         // thread, which may have left thread-local values behind.
         let (table, logger) = (host.table(), runtime.logger());
         runtime.after_thread(move || {
-            library.close(&logger);
-            drop(table);
+            if !library.close(&logger) {
+                // What is left of it may still log.
+                std::mem::forget(table);
+            }
         });
         let init_failed = |error| LoaderError::init(runtime.bundle_name(), "initialise", error);
         // SAFETY: the library has said that it is of this version; it stays
@@ -52,9 +54,7 @@ impl NativeLoader {
             runtime.register(ContractInterface { contract, functions: names })?;
             functions.extend(exported);
         }
-        let instance = NativeInstance::new(functions, added.on_load, added.on_unload, host);
-        runtime.install(Box::new(instance));
-        Ok(())
+        Ok(NativeInstance::new(functions, added.on_load, added.on_unload, host))
     }
 }
 
@@ -83,7 +83,8 @@ impl BundleLoader for NativeLoader {
                 kind: source.kind().to_owned(),
             });
         };
-        self.start(manifest, runtime)
+        runtime.install(Box::new(Self::start(manifest, runtime)?));
+        Ok(())
     }
 
     fn reload(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {

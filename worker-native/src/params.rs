@@ -100,17 +100,26 @@ impl Params {
     /// Checks arguments, and notes where each of them is; if they do not fit,
     /// what is wrong with which.
     pub(crate) fn check(&self, args: &[u8], spans: &mut Vec<Span>) -> Result<(), String> {
-        index(args, spans).map_err(|e| e.to_string())?;
-        if spans.len() != self.0.len() {
-            return Err(self.wrong_count(spans.len()));
+        spans.clear();
+        let mut reader = Reader::new(args);
+        let count = reader.array().map_err(|e| e.to_string())?;
+        if count != self.0.len() {
+            return Err(self.wrong_count(count));
         }
-        for ((name, kind), span) in self.0.iter().zip(spans) {
-            let value = &args[span.start..span.end];
-            let token = Reader::new(value).token().map_err(|e| e.to_string())?;
+        for (name, kind) in &self.0 {
+            let mut next = reader.clone();
+            let token = next.token().map_err(|e| e.to_string())?;
             if !kind.takes(&token) {
                 let (expected, found) = (kind.expected(), token.kind());
                 return Err(format!("argument '{name}': expected {expected}, found {found}"));
             }
+            let start = args.len() - reader.rest().len();
+            if matches!(token, Token::Array(_) | Token::Map(_)) {
+                reader.skip().map_err(|e| e.to_string())?;
+            } else {
+                reader = next;
+            }
+            spans.push(Span { start, end: args.len() - reader.rest().len() });
         }
         Ok(())
     }
@@ -120,7 +129,8 @@ impl Params {
         let expected = self.0.len();
         let s = if expected == 1 { "" } else { "s" };
         let names: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
-        let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+        let names =
+            if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
         format!("expected {expected} argument{s}{names}, got {found}")
     }
 }
@@ -153,15 +163,20 @@ mod tests {
 
     #[test]
     fn params_name_the_argument_that_is_wrong() {
-        let check = |params: &str, args: &[u8]| {
-            Params::parse(params).unwrap().check(args, &mut Vec::new())
-        };
+        let check =
+            |params: &str, args: &[u8]| Params::parse(params).unwrap().check(args, &mut Vec::new());
         assert_eq!(check("a: i64, b: u64", &[0x92, 1, 2]), Ok(()));
         assert_eq!(check("a: f64", &[0x91, 1]), Ok(()));
         assert_eq!(check("", &[0x91, 1]).unwrap_err(), "expected 0 arguments, got 1");
-        assert_eq!(check("a: i64, b: u64", &[0x91, 1]).unwrap_err(), "expected 2 arguments (a, b), got 1");
+        assert_eq!(
+            check("a: i64, b: u64", &[0x91, 1]).unwrap_err(),
+            "expected 2 arguments (a, b), got 1"
+        );
         let negative = check("a: i64, b: u64", &[0x92, 1, 0xff]).unwrap_err();
-        assert_eq!(negative, "argument 'b': expected an integer that is not negative, found integer");
+        assert_eq!(
+            negative,
+            "argument 'b': expected an integer that is not negative, found integer"
+        );
         assert!(check("a: string", &[0x91, 0xc0]).unwrap_err().ends_with("found null"));
         assert!(check("a: any", &[0x91]).is_err());
     }

@@ -56,7 +56,14 @@ pub unsafe fn init(
             let (name, params) = (abi::Str::of(name), abi::Str::NONE);
             // SAFETY: the registrar is the worker's, and the texts are static.
             let status = unsafe {
-                (worker.add_function)(registrar, contract, name, params, Some(*function), null_mut())
+                (worker.add_function)(
+                    registrar,
+                    contract,
+                    name,
+                    params,
+                    Some(*function),
+                    null_mut(),
+                )
             };
             if status != abi::OK {
                 return status;

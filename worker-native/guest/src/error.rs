@@ -130,10 +130,13 @@ impl<E: StdError + 'static> From<E> for Error {
 /// `ParseIntError` for `core::num::error::ParseIntError`.
 fn short_type_name<T: ?Sized>() -> String {
     let mut short = String::new();
-    for part in std::any::type_name::<T>().split_inclusive(|c: char| !c.is_alphanumeric() && c != '_') {
+    for part in
+        std::any::type_name::<T>().split_inclusive(|c: char| !c.is_alphanumeric() && c != '_')
+    {
         if part.ends_with(':') {
             // Part of a path: what stands before it in this word goes.
-            let keep = short.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |at| at + 1);
+            let keep =
+                short.rfind(|c: char| !c.is_alphanumeric() && c != '_').map_or(0, |at| at + 1);
             short.truncate(keep);
         } else {
             short.push_str(part);

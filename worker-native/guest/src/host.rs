@@ -1,7 +1,7 @@
 //! The worker, as this library was introduced to it.
 
 use std::fmt;
-use std::ptr::{null_mut, NonNull};
+use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::call::failure;

@@ -4,12 +4,8 @@ use std::any::Any;
 use std::cell::Cell;
 use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::OnceLock;
-use std::thread::ThreadId;
 
 use crate::Error;
-
-/// The thread that the bundle's functions run on.
-static LANE: OnceLock<ThreadId> = OnceLock::new();
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
@@ -17,6 +13,10 @@ type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 static PRINT: OnceLock<Hook> = OnceLock::new();
 
 thread_local! {
+    /// Whether this is the thread that the bundle's functions run on.
+    static LANE: Cell<bool> = const { Cell::new(false) };
+
+    /// Where this thread's last panic was.
     static PLACE: Cell<Option<String>> = const { Cell::new(None) };
 }
 
@@ -24,8 +24,8 @@ thread_local! {
 /// not printed too. (This library's copy of the standard library is its own,
 /// so no other code's panics are touched.)
 pub(crate) fn watch() {
-    let lane = std::thread::current().id();
-    if LANE.set(lane).is_ok() && PRINT.set(take_hook()).is_ok() {
+    LANE.set(true);
+    if PRINT.set(take_hook()).is_ok() {
         // A function has no captures, so this box takes no memory: what a
         // library leaves on the heap is still there after it is unmapped.
         set_hook(Box::new(note));
@@ -33,7 +33,7 @@ pub(crate) fn watch() {
 }
 
 fn note(info: &PanicHookInfo<'_>) {
-    if LANE.get() == Some(&std::thread::current().id()) {
+    if LANE.get() {
         // No backtrace: capturing one maps the debug information of every
         // library, and those maps would stay when this library goes.
         PLACE.set(info.location().map(|place| format!("at {place}")));

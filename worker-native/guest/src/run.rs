@@ -14,20 +14,38 @@ use crate::{ByteBuf, Bytes, Context, Error, Raw, abi, panic};
 /// Bytes from this size on are not copied into the answer's buffer first.
 const LARGE: usize = 4096;
 
-/// How a call fails.
+/// How a call fails. In a box, because it is carried through every call, most
+/// of which do not fail.
 #[derive(Debug)]
-pub enum Fault {
+pub struct Fault(Box<Kind>);
+
+#[derive(Debug)]
+enum Kind {
     /// By the function's own error.
     Guest(Error),
     /// By arguments that it does not take.
     BadArguments(String),
 }
 
+impl Fault {
+    #[cold]
+    fn guest(error: Error) -> Self {
+        Self(Box::new(Kind::Guest(error)))
+    }
+
+    #[cold]
+    fn bad_arguments(message: String) -> Self {
+        Self(Box::new(Kind::BadArguments(message)))
+    }
+}
+
 /// A call that runs; `'a` ends when it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct CallRef<'a> {
     call: NonNull<abi::Call>,
-    life: PhantomData<&'a abi::Call>,
+    /// Neither longer nor shorter than `'a`: a view that is sent has to stay as
+    /// long as the call itself, not merely as long as this reference to it.
+    life: PhantomData<fn(&'a ()) -> &'a ()>,
 }
 
 /// Runs a function's or hook's body, and tells the worker how it ended.
@@ -46,11 +64,12 @@ where
     match catch_unwind(AssertUnwindSafe(|| body(call))) {
         Ok(Ok(())) => abi::OK,
         Ok(Err(fault)) => call.fail(&fault),
-        Err(payload) => call.fail(&Fault::Guest(panic::caught(payload))),
+        Err(payload) => call.fail(&Fault::guest(panic::caught(payload))),
     }
 }
 
 impl<'a> CallRef<'a> {
+    #[inline]
     fn host(self) -> &'a abi::Host {
         // SAFETY: the worker's call is valid during 'a.
         let host = unsafe { (*self.call.as_ptr()).host };
@@ -58,6 +77,7 @@ impl<'a> CallRef<'a> {
         unsafe { &*host }
     }
 
+    #[inline]
     fn arg_bytes(self) -> &'a [u8] {
         // SAFETY: the worker's call is valid during 'a.
         let args = unsafe { (*self.call.as_ptr()).args };
@@ -65,6 +85,7 @@ impl<'a> CallRef<'a> {
         unsafe { args.as_slice() }
     }
 
+    #[inline]
     fn result(self) -> ResultBuf<'a> {
         // SAFETY: the worker's call is valid during 'a.
         let writer = unsafe { &raw mut (*self.call.as_ptr()).result };
@@ -76,11 +97,12 @@ impl<'a> CallRef<'a> {
     /// # Errors
     ///
     /// There are more or fewer.
+    #[inline]
     pub fn args(self, names: &'static [&'static str]) -> Result<Args<'a>, Fault> {
         let mut decoder = Decoder::new(self.arg_bytes());
-        let count = decoder.list().map_err(|e| Fault::BadArguments(e.to_string()))?;
+        let count = decoder.list().map_err(|e| Fault::bad_arguments(e.to_string()))?;
         if count != names.len() {
-            return Err(Fault::BadArguments(wrong_count(count, names)));
+            return Err(Fault::bad_arguments(wrong_count(count, names)));
         }
         Ok(Args { decoder, names })
     }
@@ -105,8 +127,8 @@ impl<'a> CallRef<'a> {
     #[cold]
     fn fail(self, fault: &Fault) -> c_int {
         let host = self.host();
-        match fault {
-            Fault::Guest(error) => {
+        match &*fault.0 {
+            Kind::Guest(error) => {
                 let mut arena = Vec::new();
                 let error = error.to_abi(&mut arena);
                 // SAFETY: the call is the worker's; the error is valid while
@@ -114,7 +136,7 @@ impl<'a> CallRef<'a> {
                 unsafe { (host.fail)(self.call.as_ptr(), &raw const error) }
             }
             // SAFETY: the call is the worker's, and it copies the text.
-            Fault::BadArguments(message) => unsafe {
+            Kind::BadArguments(message) => unsafe {
                 (host.bad_arguments)(self.call.as_ptr(), abi::Str::of(message))
             },
         }
@@ -160,7 +182,7 @@ impl<'a> Args<'a> {
 
 #[cold]
 fn bad_argument(name: &str, error: &CodecError) -> Fault {
-    Fault::BadArguments(format!("argument '{name}': {error}"))
+    Fault::bad_arguments(format!("argument '{name}': {error}"))
 }
 
 /// The worker's buffer for the result.
@@ -169,13 +191,23 @@ struct ResultBuf<'a> {
     host: &'a abi::Host,
 }
 
+impl ResultBuf<'_> {
+    #[cold]
+    fn reserve(&mut self, more: usize) {
+        // SAFETY: the writer is part of the worker's call, which is running,
+        // and the worker grows its own buffer.
+        unsafe { (self.host.reserve)(self.writer, more) };
+    }
+}
+
 impl Out for ResultBuf<'_> {
+    // Inlined, so that a piece of known length, as most are, is one store.
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
         // SAFETY: the writer is part of the worker's call, which is running.
         let writer = unsafe { &*self.writer };
         if writer.capacity - writer.len < bytes.len() {
-            // SAFETY: as above; the worker grows its own buffer.
-            unsafe { (self.host.reserve)(self.writer, bytes.len()) };
+            self.reserve(bytes.len());
         }
         // SAFETY: as above; nothing else refers to the writer meanwhile.
         let writer = unsafe { &mut *self.writer };
@@ -219,7 +251,7 @@ impl<T> Returned<Result<T, Error>> {
     ///
     /// The function failed.
     pub fn settle(self) -> Result<T, Fault> {
-        self.0.expect("settled once").map_err(Fault::Guest)
+        self.0.expect("settled once").map_err(Fault::guest)
     }
 }
 
@@ -230,7 +262,7 @@ impl<T, E: std::error::Error + 'static> Returned<Result<T, E>> {
     ///
     /// The function failed.
     pub fn settle(self) -> Result<T, Fault> {
-        self.0.expect("settled once").map_err(|e| Fault::Guest(e.into()))
+        self.0.expect("settled once").map_err(|e| Fault::guest(e.into()))
     }
 }
 
@@ -246,7 +278,7 @@ pub trait SettleDisplayed<T> {
 
 impl<T, E: Display> SettleDisplayed<T> for Returned<Result<T, E>> {
     fn settle(self) -> Result<T, Fault> {
-        self.0.expect("settled once").map_err(|e| Fault::Guest(Error::displayed(&e)))
+        self.0.expect("settled once").map_err(|e| Fault::guest(Error::displayed(&e)))
     }
 }
 
@@ -336,6 +368,6 @@ pub trait SendSerialized {
 impl<T: Serialize> SendSerialized for Sending<T> {
     fn send(self, call: CallRef<'_>) -> Result<(), Fault> {
         encode(&mut call.result(), &self.0)
-            .map_err(|e| Fault::Guest(Error::new("BadValue", format!("the result: {e}"))))
+            .map_err(|e| Fault::guest(Error::new("BadValue", format!("the result: {e}"))))
     }
 }

@@ -44,7 +44,10 @@ fn problem_of_source(name: &str, source: &str) -> String {
 fn files_that_are_no_libraries_are_named() {
     assert_eq!(problem_of_bytes("empty", b""), "is empty");
     assert_eq!(problem_of_bytes("text", &[b'x'; 500]), "is not an ELF shared library");
-    assert_eq!(problem_of_bytes("script", b"#!/bin/sh\n"), "is a script, not an ELF shared library");
+    assert_eq!(
+        problem_of_bytes("script", b"#!/bin/sh\n"),
+        "is a script, not an ELF shared library"
+    );
 }
 
 #[test]
@@ -68,7 +71,8 @@ fn libraries_for_other_machines_are_named() {
 
 #[test]
 fn unresolved_symbols_are_named() {
-    let source = format!("extern int nowhere(void);\nint somewhere(void) {{ return nowhere(); }}\n{WORKS}");
+    let source =
+        format!("extern int nowhere(void);\nint somewhere(void) {{ return nowhere(); }}\n{WORKS}");
     let problem = problem_of_source("unresolved", &source);
     assert_eq!(problem, "cannot be loaded: undefined symbol: nowhere");
 }
@@ -83,7 +87,9 @@ fn libraries_that_are_no_bundles_are_named() {
 
 #[test]
 fn other_versions_of_the_interface_are_refused_before_anything_is_called() {
-    for (name, version) in [("newer_minor", "0x10001"), ("newer_major", "0x20000"), ("older_major", "0")] {
+    for (name, version) in
+        [("newer_minor", "0x10001"), ("newer_major", "0x20000"), ("older_major", "0")]
+    {
         let source = format!(
             "#include <stdlib.h>\nconst unsigned menagerie_abi_version = {version};\n\
              int menagerie_init(void) {{ abort(); }}\n"

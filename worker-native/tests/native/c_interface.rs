@@ -88,7 +88,10 @@ fn functions_that_say_little_have_an_outcome_still() {
     let bundle = by_hand("outcomes");
     assert_eq!(call(&bundle, "nothing", vec![]).unwrap(), Value::Nil);
     assert_eq!(call(&bundle, "last_result_counts", vec![]).unwrap(), 2.into());
-    assert_eq!(guest(call(&bundle, "status_only", vec![])).message, "the function returned -3 and said no more");
+    assert_eq!(
+        guest(call(&bundle, "status_only", vec![])).message,
+        "the function returned -3 and said no more"
+    );
     assert_eq!(guest(call(&bundle, "fails_but_says_ok", vec![])).type_name, "Hidden");
     assert_eq!(
         call(&bundle, "refuses", vec![]).unwrap_err(),

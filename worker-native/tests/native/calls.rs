@@ -52,7 +52,8 @@ fn greeters_greet() {
         let bundle = Folder::sample("greeter", language).load(&harness);
         let text: String = bundle.call("greeter@1", "greet", ("Ada",)).unwrap();
         assert_eq!(text, "Hello, Ada");
-        let texts: Vec<String> = bundle.call("greeter@1", "greet_all", (["Ada", "é", ""],)).unwrap();
+        let texts: Vec<String> =
+            bundle.call("greeter@1", "greet_all", (["Ada", "é", ""],)).unwrap();
         assert_eq!(texts, ["Hello, Ada", "Hello, é", "Hello, "]);
         let texts: Vec<String> = bundle.call("greeter@1", "greet_all", ([""; 0],)).unwrap();
         assert!(texts.is_empty());
@@ -68,7 +69,16 @@ fn probes_export_their_functions_in_order() {
         assert_eq!(contracts.len(), 1);
         assert_eq!(contracts[0].contract, "probe@1");
         let expected = [
-            "inc", "echo", "fail", "crash", "spin", "sleep_ms", "null", "blob", "call", "state",
+            "inc",
+            "echo",
+            "fail",
+            "crash",
+            "spin",
+            "sleep_ms",
+            "null",
+            "blob",
+            "call",
+            "state",
             "set_state",
         ];
         assert_eq!(contracts[0].functions, expected);
@@ -145,8 +155,7 @@ fn rust_types_are_what_serde_makes_of_them() {
     assert_eq!(text, "é [1, 2] None");
     let text: String = call(("", Bytes::new(&[]), Some(0.5))).unwrap();
     assert_eq!(text, " [] Some(0.5)");
-    let message =
-        bad_arguments(bundle.call::<_, String>("fixture@1", "join", ("", "text", 1.0)));
+    let message = bad_arguments(bundle.call::<_, String>("fixture@1", "join", ("", "text", 1.0)));
     assert_eq!(message, "argument 'bytes': expected bytes, found a string");
 
     let args = Value::Array(vec![
@@ -172,8 +181,7 @@ fn c2_views_of_bytes_go_out_again() {
     let bundle = Folder::fixture("views_of_bytes").load(&harness);
     for len in [0_u32, 8, 4096, 20_000, 2_000_000] {
         let bytes: Vec<u8> = (0..len).map(|i| (i % 251).to_le_bytes()[0]).collect();
-        let middle: ByteBuf =
-            bundle.call("fixture@1", "middle", (Bytes::new(&bytes),)).unwrap();
+        let middle: ByteBuf = bundle.call("fixture@1", "middle", (Bytes::new(&bytes),)).unwrap();
         let quarter = bytes.len() / 4;
         assert!(middle.as_ref() == &bytes[quarter..bytes.len() - quarter], "{len}");
         let filled: ByteBuf = bundle.call("fixture@1", "fill", (9, len)).unwrap();
@@ -186,7 +194,8 @@ fn values_nest_as_deep_as_the_limit_and_no_deeper() {
     let harness = harness();
     let bundle = Folder::fixture("nesting").load(&harness);
     bundle.call_raw("fixture@1", "nested", &encoded(&Value::Array(vec![128.into()]))).unwrap();
-    let error = guest(bundle.call_raw("fixture@1", "nested", &encoded(&Value::Array(vec![129.into()]))));
+    let error =
+        guest(bundle.call_raw("fixture@1", "nested", &encoded(&Value::Array(vec![129.into()]))));
     assert_eq!(error.type_name, "BadValue");
     let mut args = vec![0x91; 5000];
     args.push(0xc0);
@@ -239,7 +248,8 @@ fn c5_calls_to_others_bring_values_and_failures() {
         "greet" => Ok([&[0x92][..], &encoded(&contract.into()), args].concat()),
         "blob" => Ok(encoded(&Value::Binary(vec![5; 1_000_000]))),
         "fail" => {
-            let inner = GuestError { code: Some("7".to_owned()), ..GuestError::new("Cause", "deep") };
+            let inner =
+                GuestError { code: Some("7".to_owned()), ..GuestError::new("Cause", "deep") };
             let error = GuestError { inner: vec![inner], ..GuestError::new("ValueError", "bad") };
             Err(error.with_stack("line 1").into())
         }
@@ -278,7 +288,10 @@ fn c5_calls_to_others_bring_values_and_failures() {
     assert_eq!(call(Value::Nil).unwrap()[1], Value::Array(vec![]));
     assert_eq!(guest(call(5.into())).code.as_deref(), Some("BadArguments"));
     let error = guest(bundle.call::<_, ()>("fixture@1", "call_in_error", ()));
-    assert_eq!((error.type_name.as_str(), error.code.as_deref()), ("CallError", Some("NoSuchFunction")));
+    assert_eq!(
+        (error.type_name.as_str(), error.code.as_deref()),
+        ("CallError", Some("NoSuchFunction"))
+    );
 }
 
 #[test]

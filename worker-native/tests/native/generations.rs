@@ -120,7 +120,10 @@ fn use_thread_locals(folder: &Folder, harness: &Arc<Harness>) {
     // A panic leaves its place in a thread-local value of its own.
     assert!(bundle.call::<_, ()>("fixture@1", "panic_text", ()).is_err());
     let lines = folder.maps();
-    assert!(lines.iter().any(|line| line.contains("r-xp") && line.contains("/memfd:")), "{lines:#?}");
+    assert!(
+        lines.iter().any(|line| line.contains("r-xp") && line.contains("/memfd:")),
+        "{lines:#?}"
+    );
     bundle.unload();
 }
 
@@ -166,4 +169,35 @@ fn l8_a_library_that_stays_mapped_is_reported() {
     // What is loaded next is not the library that stayed.
     folder.compile(VERSIONED, &["-DVERSION=2"]);
     assert_eq!(version(&folder.load(&harness)), 2);
+}
+
+#[test]
+fn l9_thread_keys_that_libraries_forget_are_given_back() {
+    // A process has 1,024 of them. Rust's standard library takes one for each
+    // copy of itself, like this library, and keeps it.
+    let source = r#"
+        #include <menagerie.h>
+        #include <pthread.h>
+        static void destructor(void *value) { (void)value; }
+        static int use(mg_call *call, void *userdata) {
+            pthread_key_t key, mine;
+            (void)userdata;
+            if (pthread_key_create(&key, destructor) || pthread_setspecific(key, &key))
+                return mg_fail(call, "OutOfKeys", "there are no keys left");
+            /* One that it deletes itself is none of the worker's business. */
+            if (pthread_key_create(&mine, destructor) || pthread_key_delete(mine)) return MG_FAILED;
+            return mg_return_null(call);
+        }
+        int menagerie_init(const mg_host *host, mg_registrar *registrar) {
+            (void)host;
+            return mg_add_function(registrar, "keys@1", "use", "", use, NULL);
+        }"#;
+    let harness = harness();
+    let folder = Folder::c("forgets_keys", r#"["keys@1"]"#, source);
+    let bundle = folder.load(&harness);
+    for _ in 0..1100 {
+        bundle.call::<_, ()>("keys@1", "use", ()).unwrap();
+        bundle.reload().unwrap();
+    }
+    bundle.unload();
 }

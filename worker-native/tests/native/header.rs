@@ -28,7 +28,9 @@ fn header_is_clean_c_and_cpp() {
     for standard in ["-std=c++11", "-std=c++17", "-std=c++20"] {
         compiles("c++", standard, "cpp", &USE.replace("use(", "used(")).unwrap();
     }
-    assert!(compiles("cc", "-std=c99", "c", "#include <menagerie.h>\nint x = mg_nothing;\n").is_err());
+    assert!(
+        compiles("cc", "-std=c99", "c", "#include <menagerie.h>\nint x = mg_nothing;\n").is_err()
+    );
 }
 
 /// The name of each field of a type in C, and where abi.rs has it.
@@ -62,12 +64,59 @@ fn header_and_abi_rs_agree() {
     layout!(out, Call, "mg_call", host, args, result);
     layout!(out, Registrar, "mg_registrar", host);
     layout!(
-        out, Host, "mg_host", abi_version, generation, bundle, log, add_function, on_load, on_unload,
-        init_failed, arg_count, arg_kind, arg_bool, arg_i64, arg_u64, arg_f64, arg_str, arg_bytes,
-        arg_raw, result, return_bytes, return_raw, return_view, fail, bad_arguments, peek, read_null,
-        read_bool, read_i64, read_u64, read_f64, read_str, read_bytes, read_list, read_map, read_raw,
-        reserve, write_null, write_bool, write_i64, write_u64, write_f64, write_str, write_bytes,
-        write_list, write_map, write_raw, writer_new, writer_free, call, answer_free, failure
+        out,
+        Host,
+        "mg_host",
+        abi_version,
+        generation,
+        bundle,
+        log,
+        add_function,
+        on_load,
+        on_unload,
+        init_failed,
+        arg_count,
+        arg_kind,
+        arg_bool,
+        arg_i64,
+        arg_u64,
+        arg_f64,
+        arg_str,
+        arg_bytes,
+        arg_raw,
+        result,
+        return_bytes,
+        return_raw,
+        return_view,
+        fail,
+        bad_arguments,
+        peek,
+        read_null,
+        read_bool,
+        read_i64,
+        read_u64,
+        read_f64,
+        read_str,
+        read_bytes,
+        read_list,
+        read_map,
+        read_raw,
+        reserve,
+        write_null,
+        write_bool,
+        write_i64,
+        write_u64,
+        write_f64,
+        write_str,
+        write_bytes,
+        write_list,
+        write_map,
+        write_raw,
+        writer_new,
+        writer_free,
+        call,
+        answer_free,
+        failure
     );
     for (name, value) in [
         ("MENAGERIE_ABI_VERSION", abi::ABI_VERSION),

@@ -22,14 +22,21 @@ pub(crate) fn include() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("guest/include")
 }
 
-/// A library of this package's examples, which cargo builds with the tests.
+/// A library of this package's examples, which cargo builds with the tests, if
+/// it is not asked for one test program only.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().unwrap().parent().unwrap();
-    profile.join("examples").join(format!("lib{name}.so"))
+    let library = profile.join("examples").join(format!("lib{name}.so"));
+    assert!(
+        library.exists(),
+        "cargo build -p menagerie-worker-native --examples builds {library:?}"
+    );
+    library
 }
 
 /// Runs a compiler over a source; what it says if it fails.
+#[allow(clippy::disallowed_methods, reason = "a compiler is no worker")]
 pub(crate) fn compile(compiler: &str, arguments: &[&OsStr]) -> Result<(), String> {
     let output = Command::new(compiler).arg("-I").arg(include()).args(arguments).output().unwrap();
     match output.status.success() {
@@ -95,7 +102,8 @@ impl Folder {
 
     fn compile_file(&self, source: &Path, flags: &[&str]) {
         let object = self.path().join("object");
-        let mut arguments = ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o"].map(OsStr::new).to_vec();
+        let mut arguments =
+            ["-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o"].map(OsStr::new).to_vec();
         arguments.push(object.as_os_str());
         arguments.push(source.as_os_str());
         arguments.extend(flags.iter().map(OsStr::new));

@@ -3,7 +3,8 @@
 use proc_macro2::TokenStream;
 use syn::parse::{Parse, ParseStream};
 use syn::{
-    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result, Token, Type,
+    Attribute, Error, FnArg, Ident, ImplItem, ImplItemFn, ItemImpl, LitStr, Pat, Result, Token,
+    Type,
 };
 
 use crate::expand;
@@ -26,11 +27,16 @@ impl Parse for Arguments {
             part = true;
         }
         if !input.is_empty() {
-            return Err(input.error("expected #[contract(\"name@1\")] or #[contract(\"name@1\", part)]"));
+            return Err(
+                input.error("expected #[contract(\"name@1\")] or #[contract(\"name@1\", part)]")
+            );
         }
         let value = contract.value();
         if value.is_empty() || value.contains(char::is_whitespace) || value.starts_with('@') {
-            return Err(Error::new(contract.span(), "a contract is a name and a major version: \"greeter@1\""));
+            return Err(Error::new(
+                contract.span(),
+                "a contract is a name and a major version: \"greeter@1\"",
+            ));
         }
         Ok(Self { contract, part })
     }
@@ -84,7 +90,10 @@ fn read(function: &mut ImplItemFn) -> Result<Function> {
     let snake_case = name.starts_with(|c: char| c.is_ascii_lowercase())
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if role == Role::Export && !snake_case {
-        return Err(Error::new(signature.ident.span(), "the names of exported functions are snake_case"));
+        return Err(Error::new(
+            signature.ident.span(),
+            "the names of exported functions are snake_case",
+        ));
     }
     let mut params = Vec::new();
     for (index, input) in signature.inputs.iter().enumerate() {
@@ -143,4 +152,71 @@ fn take_role(attributes: &mut Vec<Attribute>) -> Result<Role> {
 pub(crate) fn name(ident: &Ident) -> String {
     let name = ident.to_string();
     name.strip_prefix("r#").map_or(name.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use quote::quote;
+
+    use super::*;
+
+    fn error(attribute: TokenStream, item: TokenStream) -> String {
+        contract(attribute, item).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn contract_exports_functions_and_hooks() {
+        let item = quote! {
+            impl A {
+                fn f(a: &str, mut b: Vec<u8>, (c, d): (i64, i64)) -> i64 { 1 }
+                #[menagerie_guest::on_load]
+                fn loaded() {}
+            }
+        };
+        let out = contract(quote!("a@1"), item.clone()).unwrap().to_string();
+        assert!(out.contains(r#"("f" , < A > :: __menagerie_f)"#), "{out}");
+        assert!(
+            out.contains(r#"[& "a" , & "b" , & "3"]"#) || out.contains(r#"["a" , "b" , "3"]"#),
+            "{out}"
+        );
+        assert!(out.contains(
+            "on_load : :: core :: option :: Option :: Some (< A > :: __menagerie_loaded)"
+        ));
+        assert!(out.contains("on_unload : :: core :: option :: Option :: None"));
+        assert!(out.contains(":: menagerie_guest :: bundle ! (A)"));
+        assert!(!out.contains("# [menagerie_guest :: on_load]"));
+        let part = contract(quote!("a@1", part), item).unwrap().to_string();
+        assert!(!part.contains("bundle !"));
+    }
+
+    #[test]
+    fn contract_explains_what_it_does_not_take() {
+        let cases = [
+            (quote!(impl A { fn f(&self) {} }), "no self"),
+            (quote!(impl A { async fn f() {} }), "not async"),
+            (quote!(impl A { fn f<T>(t: T) {} }), "no type parameters"),
+            (quote!(impl A { fn f(t: impl Copy) {} }), "no type parameters"),
+            (quote!(impl A { fn greetAll() {} }), "snake_case"),
+            (
+                quote!(
+                    impl<T> A<T> {
+                        fn f() {}
+                    }
+                ),
+                "has no parameters",
+            ),
+            (quote!(impl Clone for A { fn f() {} }), "own functions"),
+            (quote!(impl A { #[on_load] #[on_unload] fn f() {} }), "one hook at most"),
+            (quote!(impl A { #[on_unload] fn f(a: i64) {} }), "takes nothing"),
+            (quote!(impl A { #[on_load] fn f(a: A, b: A) {} }), "or nothing"),
+        ];
+        for (item, expected) in cases {
+            let message = error(quote!("a@1"), item);
+            assert!(message.contains(expected), "{message}");
+        }
+        let item = quote!(impl A {});
+        assert!(error(quote!("a@1", whole), item.clone()).contains("part"));
+        assert!(error(quote!("a b"), item.clone()).contains("a name and a major version"));
+        assert!(contract(quote!(), item).is_err());
+    }
 }

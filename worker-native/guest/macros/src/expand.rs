@@ -6,7 +6,11 @@ use syn::ItemImpl;
 
 use crate::contract::{Arguments, Function, Role, name};
 
-pub(crate) fn expand(arguments: &Arguments, item: &ItemImpl, functions: &[Function]) -> TokenStream {
+pub(crate) fn expand(
+    arguments: &Arguments,
+    item: &ItemImpl,
+    functions: &[Function],
+) -> TokenStream {
     let ty = &item.self_ty;
     let contract = &arguments.contract;
     let shims = functions.iter().map(shim);
@@ -14,7 +18,8 @@ pub(crate) fn expand(arguments: &Arguments, item: &ItemImpl, functions: &[Functi
         let (cfg, name, shim) = (&function.cfg, name(&function.ident), shim_name(function));
         quote!(#(#cfg)* (#name, <#ty>::#shim))
     });
-    let (on_load, on_unload) = (hook(item, functions, Role::OnLoad), hook(item, functions, Role::OnUnload));
+    let (on_load, on_unload) =
+        (hook(item, functions, Role::OnLoad), hook(item, functions, Role::OnUnload));
     let entry = (!arguments.part).then(|| quote!(::menagerie_guest::bundle!(#ty);));
     quote! {
         #item
@@ -57,7 +62,8 @@ fn hook(item: &ItemImpl, functions: &[Function], role: Role) -> TokenStream {
 fn shim(function: &Function) -> TokenStream {
     let (cfg, ident, shim) = (&function.cfg, &function.ident, shim_name(function));
     let labels = function.params.iter().map(|(label, _)| label);
-    let locals: Vec<_> = (0..function.params.len()).map(|i| format_ident!("argument_{i}")).collect();
+    let locals: Vec<_> =
+        (0..function.params.len()).map(|i| format_ident!("argument_{i}")).collect();
     let types = function.params.iter().map(|(_, ty)| ty);
     let arguments = match function.role {
         Role::OnLoad => quote! {

@@ -13,10 +13,10 @@ use proc_macro::TokenStream;
 /// #[menagerie_guest::contract("image.decode@1")]
 /// impl Images {
 ///     /// Bytes are views of what the caller sent.
-///     fn size(png: &[u8]) -> Result<(u32, u32), png::DecodingError> { … }
+///     fn size(png: &[u8]) -> Result<(u32, u32), png::DecodingError> { ... }
 ///
 ///     /// Any type of serde's will do; structs are maps.
-///     fn resize(image: Image<'_>, scale: Option<f64>) -> ByteBuf { … }
+///     fn resize(image: Image<'_>, scale: Option<f64>) -> ByteBuf { ... }
 /// }
 /// ```
 ///
@@ -61,8 +61,9 @@ pub fn on_unload(_attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// `#[contract]` takes the hooks' attributes off; one that is expanded stands
 /// elsewhere.
 fn misplaced(name: &str, item: TokenStream) -> TokenStream {
-    let message =
-        format!("#[{name}] marks a function of an impl that is marked #[menagerie_guest::contract]");
+    let message = format!(
+        "#[{name}] marks a function of an impl that is marked #[menagerie_guest::contract]"
+    );
     let mut out = TokenStream::from(
         syn::Error::new(proc_macro2::Span::call_site(), message).into_compile_error(),
     );

@@ -25,6 +25,7 @@ impl<'de> Decoder<'de> {
     }
 
     /// The head of a list.
+    #[inline]
     pub(crate) fn list(&mut self) -> Result<usize, CodecError> {
         match next(&mut self.rest)? {
             Token::Array(len) => {
@@ -69,7 +70,11 @@ impl<'de> Decoder<'de> {
         Ok(value)
     }
 
-    fn visit<V: Visitor<'de>>(&mut self, token: Token<'de>, visitor: V) -> Result<V::Value, CodecError> {
+    fn visit<V: Visitor<'de>>(
+        &mut self,
+        token: Token<'de>,
+        visitor: V,
+    ) -> Result<V::Value, CodecError> {
         match token {
             Token::Nil => visitor.visit_unit(),
             Token::Bool(value) => visitor.visit_bool(value),
@@ -233,7 +238,10 @@ impl<'de> MapAccess<'de> for &mut Elements<'_, 'de> {
         seed.deserialize(&mut *self.decoder).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, CodecError> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, CodecError> {
         seed.deserialize(&mut *self.decoder)
     }
 
@@ -251,7 +259,10 @@ impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
     type Error = CodecError;
     type Variant = Self;
 
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), CodecError> {
+    fn variant_seed<V: DeserializeSeed<'de>>(
+        self,
+        seed: V,
+    ) -> Result<(V::Value, Self), CodecError> {
         let variant = seed.deserialize(&mut *self.decoder)?;
         Ok((variant, self))
     }
@@ -264,11 +275,18 @@ impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
         serde::Deserialize::deserialize(self.decoder)
     }
 
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, CodecError> {
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(
+        self,
+        seed: T,
+    ) -> Result<T::Value, CodecError> {
         seed.deserialize(self.decoder)
     }
 
-    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, CodecError> {
+    fn tuple_variant<V: Visitor<'de>>(
+        self,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, CodecError> {
         self.decoder.deserialize_any(visitor)
     }
 

@@ -34,7 +34,10 @@ impl Out for Vec<u8> {
 }
 
 /// Appends one value to `out`.
-pub(crate) fn encode<T: Serialize + ?Sized>(out: &mut impl Out, value: &T) -> Result<(), CodecError> {
+pub(crate) fn encode<T: Serialize + ?Sized>(
+    out: &mut impl Out,
+    value: &T,
+) -> Result<(), CodecError> {
     value.serialize(Encoder { out, depth: 0, raw: false })
 }
 
@@ -205,12 +208,14 @@ impl<'a, O: Out> Serializer for Encoder<'a, O> {
         if let Ok(value) = i64::try_from(value) {
             return self.serialize_i64(value);
         }
-        let value = u64::try_from(value).map_err(|_| CodecError::custom("an integer beyond 64 bits"))?;
+        let value =
+            u64::try_from(value).map_err(|_| CodecError::custom("an integer beyond 64 bits"))?;
         self.serialize_u64(value)
     }
 
     fn serialize_u128(self, value: u128) -> Result<(), CodecError> {
-        let value = u64::try_from(value).map_err(|_| CodecError::custom("an integer beyond 64 bits"))?;
+        let value =
+            u64::try_from(value).map_err(|_| CodecError::custom("an integer beyond 64 bits"))?;
         self.serialize_u64(value)
     }
 
@@ -294,7 +299,11 @@ impl<'a, O: Out> Serializer for Encoder<'a, O> {
         self.nest(Some(len), false)
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, len: usize) -> Result<Nested<'a, O>, CodecError> {
+    fn serialize_tuple_struct(
+        self,
+        _: &'static str,
+        len: usize,
+    ) -> Result<Nested<'a, O>, CodecError> {
         self.nest(Some(len), false)
     }
 
@@ -358,7 +367,11 @@ impl<O: Out> Nested<'_, O> {
         self.value(value)
     }
 
-    fn field<T: Serialize + ?Sized>(&mut self, key: &'static str, value: &T) -> Result<(), CodecError> {
+    fn field<T: Serialize + ?Sized>(
+        &mut self,
+        key: &'static str,
+        value: &T,
+    ) -> Result<(), CodecError> {
         self.element(key)?;
         self.value(value)
     }
@@ -368,7 +381,9 @@ impl<O: Out> Nested<'_, O> {
             Head::Promised(len) if len == self.written => {}
             Head::Promised(len) => {
                 let written = self.written;
-                return Err(CodecError::new(format_args!("{written} elements where {len} were announced")));
+                return Err(CodecError::new(format_args!(
+                    "{written} elements where {len} were announced"
+                )));
             }
             Head::FillIn(at) => {
                 let len = u32::try_from(self.written).map_err(CodecError::new)?;

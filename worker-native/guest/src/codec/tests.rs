@@ -38,7 +38,9 @@ enum Mode {
 
 #[test]
 fn codec_carries_structs_and_enums() {
-    for mode in [Mode::Plain, Mode::Rotated(-300), Mode::Cut { left: 1, right: 255 }, Mode::Pair(-1, 1)] {
+    for mode in
+        [Mode::Plain, Mode::Rotated(-300), Mode::Cut { left: 1, right: 255 }, Mode::Pair(-1, 1)]
+    {
         let image =
             Image { name: "é", size: (70_000, 3), data: Bytes(&[0; 300]), scale: None, mode };
         let bytes = encoded(&image);
@@ -79,9 +81,18 @@ fn serde_bytes(bytes: &[u8]) -> impl Serialize + '_ {
 #[test]
 fn c1_codec_never_changes_the_kind() {
     let bytes = encoded(&Bytes(b"text"));
-    assert_eq!(decoded::<String>(&bytes).unwrap_err().to_string(), "expected a string, found bytes");
-    assert_eq!(decoded::<&[u8]>(&encoded("text")).unwrap_err().to_string(), "expected bytes, found a string");
-    assert_eq!(decoded::<ByteBuf>(&encoded(&[1, 2])).unwrap_err().to_string(), "expected bytes, found a list");
+    assert_eq!(
+        decoded::<String>(&bytes).unwrap_err().to_string(),
+        "expected a string, found bytes"
+    );
+    assert_eq!(
+        decoded::<&[u8]>(&encoded("text")).unwrap_err().to_string(),
+        "expected bytes, found a string"
+    );
+    assert_eq!(
+        decoded::<ByteBuf>(&encoded(&[1, 2])).unwrap_err().to_string(),
+        "expected bytes, found a list"
+    );
     assert!(decoded::<i64>(&encoded(&1.0)).is_err());
     assert!(decoded::<i8>(&encoded(&128)).is_err());
     assert!(decoded::<u64>(&encoded(&-1)).is_err());
@@ -128,7 +139,13 @@ fn codec_refuses_broken_data() {
         assert!(decoded::<Value>(&whole[..end]).is_err(), "{end}");
         assert!(decoded::<Raw<'_>>(&whole[..end]).is_err(), "{end}");
     }
-    for bytes in [&[0xdd, 0xff, 0xff, 0xff, 0xff][..], &[0xc1], &[0xd4, 1, 2], &[0xa1, 0xff], &[0xc6, 0x7f, 0, 0, 0]] {
+    for bytes in [
+        &[0xdd, 0xff, 0xff, 0xff, 0xff][..],
+        &[0xc1],
+        &[0xd4, 1, 2],
+        &[0xa1, 0xff],
+        &[0xc6, 0x7f, 0, 0, 0],
+    ] {
         assert!(decoded::<Value>(bytes).is_err(), "{bytes:x?}");
     }
 }

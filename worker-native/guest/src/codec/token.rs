@@ -68,6 +68,7 @@ fn text<'a>(rest: &mut &'a [u8], len: usize) -> Result<Token<'a>, CodecError> {
 }
 
 /// Takes the next token off `rest`.
+#[inline]
 pub(super) fn next<'a>(rest: &mut &'a [u8]) -> Result<Token<'a>, CodecError> {
     let [marker] = fixed(rest)?;
     Ok(match marker {

@@ -55,7 +55,9 @@ impl Fixture {
     fn on_load(context: Context<'_>) -> Result<(), Error> {
         let state: Option<String> = context.state.map(|state| state.decode()).transpose()?;
         match state.as_deref() {
-            Some("refuse") => Err(Error::new("Refused", "this state is not for me").with_code("E1")),
+            Some("refuse") => {
+                Err(Error::new("Refused", "this state is not for me").with_code("E1"))
+            }
             _ => Ok(()),
         }
     }
@@ -85,7 +87,10 @@ impl Fixture {
         format!("{text} {bytes:?} {number:?}")
     }
 
-    fn mirror(points: Vec<Point>, names: BTreeMap<String, i64>) -> (Vec<Point>, BTreeMap<i64, String>) {
+    fn mirror(
+        points: Vec<Point>,
+        names: BTreeMap<String, i64>,
+    ) -> (Vec<Point>, BTreeMap<i64, String>) {
         let points = points.into_iter().map(|p| Point { x: -p.x, y: p.y }).collect();
         (points, names.into_iter().map(|(name, n)| (n, name)).collect())
     }
