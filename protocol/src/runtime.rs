@@ -39,7 +39,9 @@ pub struct Runtime {
 pub(crate) struct InterruptControl {
     how: Mutex<Option<Arc<dyn Interrupt>>>,
     /// The call that `Instance::call` is running, or 0.
-    pub(crate) current: AtomicU64,
+    current: AtomicU64,
+    /// The call that is being asked to stop, or 0.
+    stopping: AtomicU64,
 }
 
 impl fmt::Debug for InterruptControl {
@@ -49,15 +51,34 @@ impl fmt::Debug for InterruptControl {
 }
 
 impl InterruptControl {
-    /// Asks a call to stop.
+    /// `Instance::call` begins with a call. Called by the lane's thread.
+    pub(crate) fn begin(&self, call: u64) {
+        self.current.store(call, Ordering::Release);
+    }
+
+    /// It has returned. An interrupt that is on its way to this call has
+    /// arrived when this returns: it does not hit the next one.
+    pub(crate) fn end(&self, call: u64) {
+        // SYNC: call ended. With `stop`: either that sees that the call has
+        // ended, or we see that it is at it.
+        self.current.store(0, Ordering::SeqCst);
+        while self.stopping.load(Ordering::SeqCst) == call {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Asks a call to stop. Called by the control thread.
     pub(crate) fn stop(&self, call: u64) {
         let how = self.how.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(how) = how else { return };
-        if self.current.load(Ordering::Acquire) == call {
+        self.stopping.store(call, Ordering::SeqCst);
+        // SYNC: call ended. With `end`.
+        if self.current.load(Ordering::SeqCst) == call {
             how.interrupt();
         } else {
             how.cancel(call);
         }
+        self.stopping.store(0, Ordering::SeqCst);
     }
 }
 

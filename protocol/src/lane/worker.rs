@@ -237,7 +237,7 @@ impl WorkerLane {
         let begun = self.begun.get() + 1;
         self.begun.set(begun);
         self.memory.begun().store(begun, Ordering::Relaxed);
-        self.interrupt.current.store(head.call, Ordering::Release);
+        self.interrupt.begin(head.call);
         let reply = Reply::new(head.call, Rc::clone(self));
         if head.flags & FLAG_BULK == 0 {
             instance.call(head.function, Args { bytes: payload, segment: None }, reply);
@@ -249,7 +249,7 @@ impl WorkerLane {
             self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
             instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
         }
-        self.interrupt.current.store(0, Ordering::Release);
+        self.interrupt.end(head.call);
     }
 
     fn bulk(&self, payload: &[u8]) -> (Arc<Segment>, std::ops::Range<usize>) {
