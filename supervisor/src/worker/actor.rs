@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::{ENV_SCRATCH, ENV_SOCKET, ENV_TOKEN, ToWorker};
-use menagerie_protocol::{Failure, RuntimeError};
+use menagerie_protocol::{Failure, LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
@@ -213,7 +213,14 @@ impl Actor {
                 biased;
                 end = ended => {
                     let end = end.unwrap_or(End::Unknown);
-                    self.died(end)
+                    match self.unloadable(end).await {
+                        Some(error) => {
+                            self.child = None;
+                            self.cannot_start(error);
+                            Action::None
+                        }
+                        None => self.died(end),
+                    }
                 }
                 command = self.queue.recv() => match command {
                     Some(Command::Wanted) => self.input(Input::Wanted),
@@ -487,6 +494,28 @@ impl Actor {
         }
         self.current.send_replace(Current::Down(Some(Box::new(error))));
         None
+    }
+
+    /// Whether the process ended because the system's loader did not find a
+    /// library that the program is linked with, such as libpython: starting it
+    /// again would not help.
+    async fn unloadable(&mut self, end: End) -> Option<RuntimeError> {
+        /// What ld.so(8) exits with.
+        const LOADER_FAILED: i32 = 127;
+        let child = self.child.as_mut()?;
+        if end != End::Exit(LOADER_FAILED) || child.process.is_some() {
+            return None;
+        }
+        drop(tokio::time::timeout(STDERR_PATIENCE, &mut child.stderr_done).await);
+        let lines = child.tail.lines();
+        let problem = lines.iter().find(|line| line.contains("shared libraries"))?.clone();
+        drop(std::fs::remove_dir_all(&child.scratch));
+        Some(RuntimeError::Loader(LoaderError::RuntimeMissing {
+            runtime: format!("the library that the worker '{}' is linked with", self.name),
+            problem,
+            remedy: "Install it, or build the worker again; `menagerie doctor` says more"
+                .to_owned(),
+        }))
     }
 
     fn died(&mut self, end: End) -> Action {
