@@ -28,15 +28,58 @@ pub struct GuestError {
     /// A page that helps, where the guest gives one.
     #[serde(default)]
     pub url: Option<String>,
-    /// Causes, outermost first.
-    #[serde(default)]
+    /// Causes, outermost first, at most [`MAX_CAUSES`] deep.
+    #[serde(default, deserialize_with = "inner_errors")]
     pub inner: Vec<GuestError>,
+}
+
+/// How deep causes may nest: a worker cuts them there, and more is refused, so
+/// that no recursion over them can exhaust a stack.
+pub const MAX_CAUSES: usize = 32;
+
+/// Reads causes, and refuses those that nest too deep before it reads them.
+fn inner_errors<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<GuestError>, D::Error> {
+    thread_local! {
+        static DEPTH: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    }
+    struct Level;
+    impl Drop for Level {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get() - 1);
+        }
+    }
+    DEPTH.set(DEPTH.get() + 1);
+    let _level = Level;
+    if DEPTH.get() > MAX_CAUSES + 1 {
+        return Err(serde::de::Error::custom("causes are nested too deep"));
+    }
+    Vec::deserialize(from)
 }
 
 impl GuestError {
     /// An error with a type and a message, and nothing else.
     pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_name: type_name.into(), message: message.into(), ..Self::default() }
+    }
+
+    /// The same error without the causes beyond [`MAX_CAUSES`].
+    #[must_use]
+    pub fn cut(self) -> Self {
+        self.cut_at(MAX_CAUSES)
+    }
+
+    fn cut_at(mut self, depth: usize) -> Self {
+        if depth == 0 {
+            // Dropping a chain recurses as deep as it is, so it is taken apart.
+            let mut rest = std::mem::take(&mut self.inner);
+            while let Some(mut error) = rest.pop() {
+                rest.append(&mut error.inner);
+            }
+        } else {
+            let inner = std::mem::take(&mut self.inner);
+            self.inner = inner.into_iter().map(|error| error.cut_at(depth - 1)).collect();
+        }
+        self
     }
 
     /// The same error with a stack.
@@ -422,4 +465,30 @@ pub enum RuntimeError {
     /// The supervisor is shutting down.
     #[error("the supervisor is shutting down")]
     ShuttingDown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+
+    fn chain(depth: usize) -> GuestError {
+        (0..depth).fold(GuestError::new("E", "end"), |inner, _| GuestError {
+            inner: vec![inner],
+            ..GuestError::new("E", "link")
+        })
+    }
+
+    #[test]
+    fn c3_causes_are_cut_and_deeper_ones_refused() {
+        let cut = Failure::Guest(chain(200).cut());
+        let bytes = codec::encode(&cut).unwrap();
+        assert_eq!(codec::decode::<Failure>(&bytes).unwrap(), cut);
+        let deep = Failure::Guest(chain(60));
+        let bytes = codec::encode(&deep).unwrap();
+        assert!(codec::decode::<Failure>(&bytes).is_err());
+        // Refused again and again: the depth is counted anew each time.
+        let bytes = codec::encode(&cut).unwrap();
+        assert!(codec::decode::<Failure>(&bytes).is_ok());
+    }
 }

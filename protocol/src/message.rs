@@ -56,7 +56,7 @@ pub enum ToWorker {
     Welcome,
     /// Start a lane and load a bundle on it. With it come four descriptors:
     /// the memfd that the supervisor writes, the memfd that the worker writes,
-    /// the eventfd that wakes the supervisor, the eventfd that wakes the lane.
+    /// the wake socket that wakes the supervisor, the wake socket that wakes the lane.
     Load(Box<LoadRequest>),
     /// Ask the guest to stop a call (S6).
     Interrupt {

@@ -312,7 +312,11 @@ impl Reply {
     /// [`Failure::Cancelled`], or one that an inner call ended in.
     pub fn fail(mut self, failure: impl Into<Failure>) {
         if let Some(lane) = self.lane.take() {
-            lane.fail(self.call, &failure.into());
+            let failure = match failure.into() {
+                Failure::Guest(error) => Failure::Guest(error.cut()),
+                other => other,
+            };
+            lane.fail(self.call, &failure);
         }
     }
 }

@@ -130,10 +130,7 @@ async fn c3_the_guests_own_error(suffix: &str) {
 
 async fn c3_what_is_not_there_or_does_not_fit(suffix: &str) {
     let setup = setup(suffix).await;
-    assert!(matches!(
-        setup.supervisor.contract("nothing@1"),
-        Err(Failure::NoSuchContract { .. })
-    ));
+    assert!(matches!(setup.supervisor.contract("nothing@1"), Err(Failure::NoSuchContract { .. })));
     assert!(matches!(
         setup.probe.call::<_, ()>("nothing", ()).await,
         Err(Failure::NoSuchFunction { available, .. }) if available.contains(&"inc".to_owned())
@@ -145,7 +142,10 @@ async fn c3_what_is_not_there_or_does_not_fit(suffix: &str) {
         assert!(matches!(outcome, Err(Failure::BadArguments { .. })), "{outcome:?}");
     }
     let outcome = setup.probe.call::<_, i64>("inc", ("x",)).await;
-    assert!(matches!(outcome, Err(Failure::BadArguments { .. } | Failure::Guest(_))), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(Failure::BadArguments { .. } | Failure::Guest(_))),
+        "{outcome:?}"
+    );
     let outcome = setup.probe.call::<_, String>("inc", (1,)).await;
     assert!(matches!(outcome, Err(Failure::BadValue { .. })), "{outcome:?}");
     assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
@@ -172,7 +172,8 @@ async fn s3_killed_in_the_middle_of_work_it_answers_again(suffix: &str) {
     let (before, cause) = loop {
         let before = setup.pid().unwrap();
         let probe = setup.probe.clone();
-        let working = tokio::spawn(async move { probe.call::<_, Value>("sleep_ms", (2000,)).await });
+        let working =
+            tokio::spawn(async move { probe.call::<_, Value>("sleep_ms", (2000,)).await });
         wait_for("the call to be sent", || {
             let status = setup.supervisor.status();
             status.bundles.iter().any(|b| b.calls.in_flight > 0).then_some(())

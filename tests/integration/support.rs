@@ -1,9 +1,14 @@
-//! Starting supervisors, and waiting for conditions.
+//! Starting supervisors, waiting for conditions, and what else all tests use.
 
-use std::path::Path;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use menagerie_supervisor::{Config, Supervisor};
+use menagerie_supervisor::{
+    Config, CrashReport, EventKind, NextEvent, Supervisor, WorkerState, WorkerStatus,
+};
 
 /// Long enough for any machine; a test that waits for so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,5 +45,123 @@ pub(crate) async fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Optio
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Panics of any thread since [`run`] began.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs a test on a runtime of its own. It fails if it does not end, even if
+/// it blocks the runtime's threads for ever, and if any thread panics, the
+/// supervisor's included.
+pub(crate) fn run(test: impl Future<Output = ()> + Send + 'static) {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        PANICS.lock().unwrap().push(panic.to_string());
+        default(panic);
+    }));
+    let (done, ended) = channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        // Never dropped: that would wait for threads that a failed test blocks.
+        let runtime = std::mem::ManuallyDrop::new(runtime);
+        runtime.block_on(test);
+        done.send(()).unwrap();
+    });
+    match ended.recv_timeout(PATIENCE * 3) {
+        Ok(()) => assert_eq!(*PANICS.lock().unwrap(), [""; 0], "somebody panicked"),
+        Err(RecvTimeoutError::Timeout) => panic!("the test hangs"),
+        Err(RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().unwrap_err());
+        }
+    }
+}
+
+/// The status of a loader's worker.
+pub(crate) fn worker(supervisor: &Supervisor, loader: &str) -> Option<WorkerStatus> {
+    supervisor.status().workers.into_iter().find(|worker| worker.loader == loader)
+}
+
+/// Waits until a loader's worker is ready in an incarnation after `before`.
+pub(crate) async fn ready_after(
+    supervisor: &Supervisor,
+    loader: &str,
+    before: u64,
+) -> WorkerStatus {
+    wait_for("the worker to be ready", || {
+        worker(supervisor, loader)
+            .filter(|worker| worker.state == WorkerState::Ready && worker.incarnation > before)
+    })
+    .await
+}
+
+/// Waits for a worker's crash report number `count`.
+pub(crate) async fn report(supervisor: &Supervisor, loader: &str, count: usize) -> CrashReport {
+    wait_for("the crash report", || {
+        supervisor.crashes().into_iter().filter(|crash| crash.worker == loader).nth(count - 1)
+    })
+    .await
+}
+
+/// Every event since it was made.
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Arc<Mutex<Vec<EventKind>>>);
+
+impl Recorder {
+    pub(crate) fn of(supervisor: &Supervisor) -> Self {
+        let recorder = Self::default();
+        let (seen, mut events) = (Arc::clone(&recorder.0), supervisor.events());
+        tokio::spawn(async move {
+            while let Some(next) = events.next().await {
+                if let NextEvent::Event(event) = next {
+                    seen.lock().unwrap().push(event.kind);
+                }
+            }
+        });
+        recorder
+    }
+
+    pub(crate) fn all(&self) -> Vec<EventKind> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for an event.
+    pub(crate) async fn wait<T>(&self, what: &str, pick: impl Fn(&EventKind) -> Option<T>) -> T {
+        wait_for(what, || self.all().iter().find_map(&pick)).await
+    }
+}
+
+/// Whether a process is there, dead ones that nobody has reaped included.
+pub(crate) fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// A bundle made for one test.
+pub(crate) struct Bundle {
+    folder: tempfile::TempDir,
+}
+
+impl Bundle {
+    /// A bundle of these files: names and contents.
+    pub(crate) fn of(files: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        Self { folder }
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, content: &str) {
+        std::fs::write(self.folder.path().join(name), content).unwrap();
     }
 }

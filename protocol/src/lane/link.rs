@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::wait::{
-    Mode, Spinner, Waker, announce_awake, announce_sleep, eventfd_drain, eventfd_wake,
-    futex_wait_nonzero, futex_wake,
+    Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait_nonzero,
+    futex_wake, wake,
 };
 use super::{LaneMemory, RingMemory};
 use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
@@ -45,7 +45,7 @@ pub struct Tx {
     waker: Waker,
     memory: LaneMemory,
     side: Side,
-    /// Wakes the other side when it sleeps by eventfd.
+    /// Wakes the other side when it sleeps by wake socket.
     peer_event: Arc<OwnedFd>,
 }
 
@@ -78,7 +78,7 @@ impl Tx {
         match self.waker.wake_needed(word, self.producer.position()) {
             None => {}
             Some(Mode::Futex) => futex_wake(self.producer.header(position)),
-            Some(Mode::EventFd) => eventfd_wake(self.peer_event.as_fd()),
+            Some(Mode::Socket) => wake(self.peer_event.as_fd()),
         }
         Ok(())
     }
@@ -110,7 +110,7 @@ pub struct Rx {
 }
 
 impl Rx {
-    /// The receiving end of this side; `event` is its own eventfd.
+    /// The receiving end of this side; `event` is its own wake socket.
     #[must_use]
     pub fn new(memory: &LaneMemory, shape: Shape, side: Side, event: Arc<OwnedFd>) -> Self {
         let ring = match side {
@@ -167,7 +167,7 @@ impl Rx {
         self.consumer.is_empty()
     }
 
-    /// The eventfd of this side.
+    /// The wake socket of this side.
     #[must_use]
     pub const fn event(&self) -> &Arc<OwnedFd> {
         &self.event
@@ -193,11 +193,11 @@ impl Rx {
         self.spinner.slept(started.elapsed());
     }
 
-    /// Says that this side now waits on its eventfd. Returns false, and does
+    /// Says that this side now waits on its wake socket. Returns false, and does
     /// not say so, if a frame is there already.
     pub fn arm(&mut self) -> bool {
         let position = self.consumer.position();
-        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::EventFd);
+        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::Socket);
         if self.consumer.is_empty() {
             return true;
         }
@@ -210,8 +210,8 @@ impl Rx {
         announce_awake(self.side.sleep_word(&self.memory));
     }
 
-    /// Makes the eventfd unreadable.
+    /// Makes the wake socket unreadable.
     pub fn drain_event(&self) {
-        eventfd_drain(&self.event);
+        drain_wakes(&self.event);
     }
 }

@@ -16,12 +16,12 @@
 //! as woken would lose its wake-up.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 
 /// How a consumer sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub enum Mode {
     /// On the header word of its next frame, by futex(2).
     Futex = 1,
-    /// On its eventfd.
-    EventFd = 2,
+    /// On its wake socket, among other descriptors.
+    Socket = 2,
 }
 
 /// The consumer's half: says on `word` that this side is about to sleep until
@@ -70,7 +70,7 @@ impl Waker {
         self.woken = value;
         match value & 3 {
             1 => Some(Mode::Futex),
-            2 => Some(Mode::EventFd),
+            2 => Some(Mode::Socket),
             // Only a peer that does not keep the protocol writes this.
             _ => None,
         }
@@ -111,27 +111,40 @@ pub fn futex_wake(word: &AtomicU64) {
     }
 }
 
-/// A non-blocking eventfd.
+/// What wakes a side that sleeps in its event loop: the end that it waits on,
+/// and the end that the other side wakes it by.
+///
+/// It is a pair of datagram sockets and not an eventfd, whose non-blocking mode
+/// belongs to both sides: a hostile worker could turn that off and fill the
+/// counter, and the supervisor's next wake-up would block for ever. Here each
+/// end is its own, and every operation says itself that it must not block.
+/// Datagram sockets also do not tell one end that the other was closed, which
+/// would be readable for ever.
 ///
 /// # Errors
 ///
-/// As `eventfd(2)`.
-pub fn eventfd() -> io::Result<OwnedFd> {
-    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-    let event = EventFd::from_value_and_flags(0, flags)?;
-    Ok(event.into())
+/// As `socketpair(2)`.
+pub fn wake_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?)
 }
 
-/// Makes an eventfd readable. It cannot block: a counter that is full is
-/// readable already.
-pub fn eventfd_wake(fd: BorrowedFd<'_>) {
-    let _ = nix::unistd::write(fd, &1_u64.to_ne_bytes());
+/// Wakes the side that waits on the other end. If the queue is full, that side
+/// is being woken already.
+pub fn wake(fd: BorrowedFd<'_>) {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let _ = send(fd.as_raw_fd(), &[1], flags);
 }
 
-/// Makes an eventfd unreadable.
-pub fn eventfd_drain(fd: &OwnedFd) {
-    let mut count = [0; 8];
-    let _ = nix::unistd::read(fd.as_fd(), &mut count);
+/// Takes the wake-ups that have come. Bounded, so that a peer that sends
+/// without end cannot keep us here.
+pub fn drain_wakes(fd: &OwnedFd) {
+    let mut byte = [0; 1];
+    for _ in 0..64 {
+        if recv(fd.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT).is_err() {
+            return;
+        }
+    }
 }
 
 /// The longest time that a thread spins for something that usually comes soon.
@@ -233,8 +246,8 @@ mod tests {
         assert_eq!(waker.wake_needed(&word, 2), Some(Mode::Futex));
         assert_eq!(waker.wake_needed(&word, 3), None);
         announce_awake(&word);
-        announce_sleep(&word, 3, Mode::EventFd);
-        assert_eq!(waker.wake_needed(&word, 4), Some(Mode::EventFd));
+        announce_sleep(&word, 3, Mode::Socket);
+        assert_eq!(waker.wake_needed(&word, 4), Some(Mode::Socket));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub struct Consumer<M> {
     memory: M,
     shape: Shape,
     next: u64,
+    /// Whether the last frame was padding: a producer pads before a frame only,
+    /// so two in a row would be a way to keep us busy for ever.
+    padded: bool,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -35,7 +38,7 @@ impl<M: Memory> Consumer<M> {
     /// The memory is smaller than the shape.
     pub fn new(memory: M, shape: Shape) -> Self {
         assert!(memory.ring().len() >= shape.words());
-        Self { memory, shape, next: 0 }
+        Self { memory, shape, next: 0, padded: false }
     }
 
     /// The memory.
@@ -77,9 +80,14 @@ impl<M: Memory> Consumer<M> {
             }
             let frame = self.check(header)?;
             if frame.head.kind == Kind::Pad {
+                if self.padded {
+                    return Err(Corrupt::Kind { slot: self.next, kind: Kind::Pad as u8 });
+                }
+                self.padded = true;
                 self.release(frame);
                 continue;
             }
+            self.padded = false;
             return Ok(Some(frame));
         }
     }

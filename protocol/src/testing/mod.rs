@@ -16,7 +16,7 @@ use crate::codec;
 use crate::error::{Failure, GuestError, LoaderError};
 use crate::instance::ContractInterface;
 use crate::lane::link::{Rx, Side, Tx};
-use crate::lane::wait::eventfd;
+use crate::lane::wait::wake_pair;
 use crate::lane::{BulkRef, DEFAULT_SLOTS, INLINE_MAX, LaneMemory};
 use crate::loader::BundleLoader;
 use crate::loader::bundle_source::BundleSource;
@@ -169,10 +169,8 @@ impl Harness {
         let lane = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let shape = Shape::new(u64::from(DEFAULT_SLOTS));
         let made = LaneMemory::create(shape).expect("shared memory");
-        let supervisor_event = eventfd().expect("an eventfd");
-        let lane_event = eventfd().expect("an eventfd");
-        let event_clone = supervisor_event.try_clone().expect("a descriptor");
-        let lane_clone = lane_event.try_clone().expect("a descriptor");
+        let (supervisor_event, event_clone) = wake_pair().expect("sockets");
+        let (lane_clone, lane_event) = wake_pair().expect("sockets");
         let request = LoadRequest {
             lane,
             generation,

@@ -5,9 +5,9 @@
 //!
 //! Whoever waits for a reply and can lock the receiving end is the *leader*:
 //! it reads, and completes every reply that it finds. A leader that is a
-//! blocking caller may sleep on the ring itself; an async one arms the eventfd
+//! blocking caller may sleep on the ring itself; an async one arms the wake socket
 //! and returns to its runtime, where the lane's pump reads on. A leader that
-//! leaves while calls are pending arms the eventfd, so that there is always
+//! leaves while calls are pending arms the wake socket, so that there is always
 //! somebody who will be woken. An idle lane is not armed: nothing is due.
 
 mod bulk;
@@ -35,7 +35,7 @@ use std::time::Duration;
 use menagerie_protocol::ContractInterface;
 use menagerie_protocol::contract::ContractId;
 use menagerie_protocol::lane::link::{Rx, Side, Tx};
-use menagerie_protocol::lane::wait::eventfd;
+use menagerie_protocol::lane::wait::wake_pair;
 use menagerie_protocol::lane::{LaneMemory, NewLane};
 use menagerie_protocol::message::{LaneId, ToWorker};
 use menagerie_protocol::ring::{Corrupt, Shape};
@@ -173,9 +173,9 @@ impl Draft {
     ) -> io::Result<(Self, Vec<OwnedFd>)> {
         let shape = Shape::new(u64::from(limits.ring_slots));
         let NewLane { memory, down, up, .. } = LaneMemory::create(shape)?;
-        let event = eventfd()?;
-        let lane_event = eventfd()?;
-        let fds = vec![down, up, event.try_clone()?, lane_event.try_clone()?];
+        let (event, wakes_us) = wake_pair()?;
+        let (wakes_lane, lane_event) = wake_pair()?;
+        let fds = vec![down, up, wakes_us, wakes_lane];
         let draft = Self {
             id,
             generation,

@@ -1,6 +1,7 @@
 //! A reply's value, where it stands.
 
 use menagerie_protocol::Failure;
+use menagerie_protocol::msgpack::MAX_DEPTH;
 use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
@@ -46,7 +47,10 @@ impl Payload {
         segment: Option<&DownSegment>,
     ) -> Result<R, Failure> {
         self.with(segment, |bytes| {
-            rmp_serde::from_slice(bytes).map_err(|error| Failure::BadValue {
+            let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
+            // A bundle may return lists as deep as it likes.
+            decoder.set_max_depth(MAX_DEPTH);
+            R::deserialize(&mut decoder).map_err(|error| Failure::BadValue {
                 message: format!("the result does not fit {}: {error}", std::any::type_name::<R>()),
             })
         })

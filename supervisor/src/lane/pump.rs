@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use menagerie_protocol::lane::wait::eventfd_drain;
+use menagerie_protocol::lane::wait::drain_wakes;
 use tokio::io::Interest;
 use tokio::task::AbortHandle;
 
@@ -32,7 +32,7 @@ impl Lane {
         let lane = Arc::clone(self);
         let task = runtime.spawn(async move {
             while let Ok(mut ready) = event.readable().await {
-                eventfd_drain(event.get_ref());
+                drain_wakes(event.get_ref());
                 ready.clear_ready();
                 lane.pump();
             }

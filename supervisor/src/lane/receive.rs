@@ -146,7 +146,7 @@ impl Lane {
         Ok(bytes)
     }
 
-    /// Gives leadership up. While calls are pending the eventfd stays armed,
+    /// Gives leadership up. While calls are pending the wake socket stays armed,
     /// so that the pump is woken for them.
     #[inline]
     fn step_down<'l>(self: &'l Arc<Self>, mut receiving: MutexGuard<'l, Receiving>) {

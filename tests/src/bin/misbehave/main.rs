@@ -1,0 +1,101 @@
+//! A worker that misbehaves, one fault for each run. `MISBEHAVE` names the
+//! fault, as `NAME` or `NAME:ARGUMENT`; `MISBEHAVE_TIMES` says how many
+//! incarnations commit it (all, if it is not set), so that a test can watch the
+//! recovery: those after it are honest.
+//!
+//! Where the point of a fault is its bytes, they are written by hand, after
+//! `docs/protocol.md`, and not by our types.
+
+mod control;
+mod greeting;
+mod honest;
+mod lane;
+mod random;
+mod ring;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use control::Control;
+use greeting::Greeting;
+use nix::sys::signal::{SigHandler, Signal, signal};
+
+fn main() -> ExitCode {
+    let times = variable("MISBEHAVE_TIMES").parse().unwrap_or(u64::MAX);
+    if incarnation() > times {
+        return honest::serve();
+    }
+    let fault = variable("MISBEHAVE");
+    let (name, argument) = fault.split_once(':').unwrap_or((&fault, ""));
+    commit(name, argument);
+    hang()
+}
+
+/// Commits the fault. Afterwards the process hangs about, if it is still alive.
+fn commit(name: &str, argument: &str) {
+    match name {
+        // No hello, or one that is to be refused.
+        "exit" => std::process::exit(argument.parse().unwrap_or(1)),
+        "stderr" => greeting::complain_and_die(),
+        "no-hello" => {}
+        "silent" => hold(greeting::connect()),
+        "wrong-magic" => Greeting { magic: 0xdead_beef, ..Greeting::honest() }.say(),
+        "wrong-version" => Greeting { version: (9, 3), ..Greeting::honest() }.say(),
+        "later-minor-version" => {
+            Greeting { version: (1, 200), ..Greeting::honest() }.say();
+        }
+        "wrong-token" => Greeting { token: "0".repeat(32), ..Greeting::honest() }.say(),
+        "wrong-loader" => Greeting { loader: "python", ..Greeting::honest() }.say(),
+        "half-a-frame" => greeting::say(&Greeting::honest().frame()[..20]),
+        "huge-length" => greeting::say(&[0xff; 4]),
+        "garbage" => greeting::say(&greeting::framed(&[0xee; 100])),
+        "another-message" => greeting::say(&greeting::framed(&[8, 1])),
+        "descriptors" => greeting::say_with_descriptors(argument.parse().unwrap_or(1)),
+        "hello-by-proxy" => greeting::by_proxy(),
+        "crowd" => greeting::crowd(),
+        // An honest hello, then faults on the control channel.
+        "second-hello" => hold(control::second_hello(Control::open())),
+        "close" => drop(Control::open()),
+        "control" => hold(control::say(Control::open(), argument)),
+        "on-load" => hold(control::on_load(Control::open(), argument)),
+        "loaded" => control::once_loaded(Control::open(), argument),
+        "deaf" => {
+            ignore_signals();
+            control::deaf(Control::open());
+        }
+        // An honest load, then faults in the lane's memory, at its first call.
+        "ring" => ring::commit(lane::serve_first_call(Control::open()), argument),
+        "random" => random::scribble(lane::serve_first_call(Control::open()), incarnation()),
+        _ => std::process::exit(97),
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// Which start of the worker this is: its scratch folder ends in the number.
+fn incarnation() -> u64 {
+    let scratch = variable("MENAGERIE_SCRATCH");
+    scratch.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(1)
+}
+
+/// What a polite request to go meets.
+fn ignore_signals() {
+    for which in [Signal::SIGTERM, Signal::SIGABRT] {
+        // SAFETY: ignoring a signal installs no handler.
+        let ignored = unsafe { signal(which, SigHandler::SigIgn) };
+        assert!(ignored.is_ok());
+    }
+}
+
+/// Keeps something open for as long as the process lives.
+fn hold<T>(what: T) {
+    std::mem::forget(what);
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_secs(3600));
+    }
+}
