@@ -198,3 +198,57 @@ fn g_doctor_tells_what_it_found() {
     assert!(lua["version"].as_str().unwrap().contains("Lua"), "{report}");
     assert!(output.status.success(), "{report}");
 }
+
+/// Waits until a process has gone.
+fn wait_until_gone(pid: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "process {pid} lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn s7_no_worker_outlives_a_host_that_is_killed() {
+    let mut running = Running::start();
+    let worker = running.worker()["pid"].as_i64().unwrap();
+    let socket = running.dir.path().join("s.sock");
+    // Busy in a call that nothing stops softly.
+    let mut spinning = Command::new(MENAGERIE)
+        .args(["call", "probe@1", "spin", "--socket"])
+        .arg(socket)
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running.json(&["bundles", "--json"])[1]["calls"]["in_flight"] != 1 {
+        assert!(Instant::now() < deadline, "the call never begins");
+    }
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    wait_until_gone(worker);
+    drop(spinning.wait());
+}
+
+#[test]
+fn s2_a_stranger_on_the_control_socket_is_turned_away() {
+    use std::io::{Read, Write};
+    let running = Running::start();
+    let pid = running.worker()["pid"].as_i64().unwrap();
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let path = environment
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"MENAGERIE_CONTROL_SOCKET="))
+        .unwrap();
+    let path = PathBuf::from(String::from_utf8(path.to_vec()).unwrap());
+    for nonsense in
+        [&b"\xff\xff\xff\xff"[..], b"\x03\x00\x00\x00\xfa\xfa\xfa", b"GET / HTTP/1.1\r\n\r\n"]
+    {
+        let mut stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stranger.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stranger.write_all(nonsense).unwrap();
+        // Closed, not answered; a reset is as good.
+        assert!(matches!(stranger.read(&mut [0; 16]), Ok(0) | Err(_)));
+        assert_eq!(running.json(&["call", "greeter@1", "greet", "\"Ada\""]), "Hello, Ada");
+    }
+    assert_eq!(running.worker()["pid"].as_i64(), Some(pid));
+}

@@ -153,3 +153,31 @@ fn check(hello: &Hello) -> Option<Refusal> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use menagerie_protocol::SupportedLanguage;
+
+    use super::*;
+
+    #[test]
+    fn s2_another_version_or_another_program_is_refused() {
+        let hello = Hello {
+            magic: MAGIC,
+            version: PROTOCOL_VERSION,
+            token: String::new(),
+            loader: "lua".to_owned(),
+            language: SupportedLanguage::Lua,
+            supports_hot_reload: true,
+            runtime: String::new(),
+            features: vec!["unknown".to_owned()],
+        };
+        assert_eq!(check(&hello), None);
+        let (major, minor) = PROTOCOL_VERSION;
+        assert_eq!(check(&Hello { version: (major, minor + 1), ..hello.clone() }), None);
+        let other = (major + 1, 0);
+        let refusal = check(&Hello { version: other, ..hello.clone() });
+        assert_eq!(refusal, Some(Refusal::Version(other)));
+        assert_eq!(check(&Hello { magic: 7, ..hello }), Some(Refusal::Magic(7)));
+    }
+}
