@@ -7,8 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::wait::{
-    Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait_nonzero,
-    futex_wake, wake,
+    Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait, futex_wake, wake,
 };
 use super::{LaneMemory, RingMemory};
 use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
@@ -66,6 +65,19 @@ impl Tx {
         }
     }
 
+    /// Publishes a frame that the other side does not expect: whoever reads
+    /// there may have gone, without a word that it sleeps, as nothing was due.
+    /// So it is woken in any case.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_unexpected(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
+        self.send(head, parts)?;
+        wake(self.peer_event.as_fd());
+        Ok(())
+    }
+
     /// Publishes a frame, and wakes the other side if it sleeps.
     ///
     /// # Errors
@@ -73,14 +85,24 @@ impl Tx {
     /// The ring is full, or the other side's position is nonsense.
     #[inline]
     pub fn send(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
-        let position = self.producer.push(head, parts)?;
+        self.producer.push(head, parts)?;
         let word = self.side.other().sleep_word(&self.memory);
         match self.waker.wake_needed(word, self.producer.position()) {
             None => {}
-            Some(Mode::Futex) => futex_wake(self.producer.header(position)),
-            Some(Mode::Socket) => wake(self.peer_event.as_fd()),
+            Some((Mode::Futex, position)) => futex_wake(self.producer.header(position)),
+            Some((Mode::Socket, _)) => wake(self.peer_event.as_fd()),
         }
         Ok(())
+    }
+
+    /// As [`Producer::has_room`].
+    ///
+    /// # Errors
+    ///
+    /// The other side's position is nonsense.
+    #[inline]
+    pub fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
+        self.producer.has_room(len)
     }
 
     /// The position after the last frame.
@@ -187,7 +209,7 @@ impl Rx {
         announce_sleep(self.side.sleep_word(&self.memory), position, Mode::Futex);
         let started = Instant::now();
         if self.consumer.is_empty() {
-            futex_wait_nonzero(self.consumer.next_header(), timeout);
+            futex_wait(self.consumer.next_header(), self.consumer.stale(), timeout);
         }
         announce_awake(self.side.sleep_word(&self.memory));
         self.spinner.slept(started.elapsed());

@@ -13,6 +13,7 @@
 //! | 24 | unused | how many calls it has begun |
 //! | 512… | the down ring | the up ring |
 
+pub mod hand_over;
 pub mod link;
 pub mod wait;
 pub mod worker;
@@ -27,7 +28,7 @@ use crate::ring::{Memory, SLOT_WORDS, Shape};
 use crate::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
 
 /// What word 0 says: `MNGL` and the layout's version.
-pub const LAYOUT: u64 = u64::from_be_bytes(*b"MNGL\0\0\0\x01");
+pub const LAYOUT: u64 = u64::from_be_bytes(*b"MNGL\0\0\0\x02");
 
 const PAGE_WORDS: usize = 512;
 const WORD_HEAD: usize = 8;

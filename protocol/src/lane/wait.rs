@@ -18,10 +18,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+
+use crate::ring::Word;
 
 /// How a consumer sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +38,16 @@ pub enum Mode {
 /// The consumer's half: says on `word` that this side is about to sleep until
 /// the frame at `position` is there. The ring has to be looked at once more
 /// between this and the sleep.
-pub fn announce_sleep(word: &AtomicU64, position: u64, mode: Mode) {
+pub fn announce_sleep<W: Word>(word: &W, position: u64, mode: Mode) {
     // Positions count slots: they do not reach 2^62.
     word.store(((position + 1) << 2) | mode as u64, Ordering::Relaxed);
-    // SYNC: sleep announced. Pairs with the fence in `Waker::wake_needed`:
+    // SYNC: sleep announced. Pairs with the fence in `Producer::push`:
     // either we see the frame, or the producer sees our announcement.
-    fence(Ordering::SeqCst);
+    W::fence(Ordering::SeqCst);
 }
 
 /// Says that this side is awake again.
-pub fn announce_awake(word: &AtomicU64) {
+pub fn announce_awake<W: Word>(word: &W) {
     word.store(0, Ordering::Relaxed);
 }
 
@@ -57,27 +59,31 @@ pub struct Waker {
 
 impl Waker {
     /// Whether the other side sleeps for a frame before `end`, the position
-    /// after the last one published, and has not been woken for it; called
-    /// after a frame was published.
+    /// after the last one published, and has not been woken for it: how it
+    /// sleeps, and for which position. Called after a frame was published.
+    ///
+    /// The position may be that of the frame behind padding: the sleeper may
+    /// have passed over the padding before the frame was there.
     #[inline]
-    pub fn wake_needed(&mut self, word: &AtomicU64, end: u64) -> Option<Mode> {
-        // SYNC: sleep announced. Pairs with the fence in `announce_sleep`.
-        fence(Ordering::SeqCst);
-        let value = word.load(Ordering::Relaxed);
+    pub fn wake_needed<W: Word>(&mut self, word: &W, end: u64) -> Option<(Mode, u64)> {
+        // SYNC: sleep announced. Pairs with the fence in `announce_sleep`; the
+        // fence of this side is in `Producer::push`.
+        let value = word.load(Ordering::SeqCst);
         if value == 0 || value == self.woken || value >> 2 > end {
             return None;
         }
         self.woken = value;
+        let position = (value >> 2).wrapping_sub(1);
         match value & 3 {
-            1 => Some(Mode::Futex),
-            2 => Some(Mode::Socket),
+            1 => Some((Mode::Futex, position)),
+            2 => Some((Mode::Socket, position)),
             // Only a peer that does not keep the protocol writes this.
             _ => None,
         }
     }
 }
 
-/// The low half of a header word, which is zero until the frame is there.
+/// The low half of a header word, which changes when the frame is there.
 #[cfg(target_endian = "little")]
 const fn futex_word(word: &AtomicU64) -> *mut u32 {
     word.as_ptr().cast()
@@ -86,8 +92,9 @@ const fn futex_word(word: &AtomicU64) -> *mut u32 {
 #[cfg(not(target_endian = "little"))]
 compile_error!("the futex protocol takes the low half of a word to come first");
 
-/// Sleeps until `word` is not zero, somebody wakes it, or `timeout` has passed.
-pub fn futex_wait_nonzero(word: &AtomicU64, timeout: Option<Duration>) {
+/// Sleeps for as long as the low half of `word` is `expected`, until somebody
+/// wakes it or `timeout` has passed.
+pub fn futex_wait(word: &AtomicU64, expected: u32, timeout: Option<Duration>) {
     let spec = timeout.map(|t| libc::timespec {
         tv_sec: libc::time_t::try_from(t.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(t.subsec_nanos()),
@@ -98,7 +105,7 @@ pub fn futex_wait_nonzero(word: &AtomicU64, timeout: Option<Duration>) {
     // null or points to a live timespec. Every outcome (woken, value changed,
     // interrupted, timed out) means the same: look again.
     unsafe {
-        libc::syscall(libc::SYS_futex, futex_word(word), libc::FUTEX_WAIT, 0_u32, spec_ptr);
+        libc::syscall(libc::SYS_futex, futex_word(word), libc::FUTEX_WAIT, expected, spec_ptr);
     }
 }
 
@@ -149,15 +156,16 @@ pub fn drain_wakes(fd: &OwnedFd) {
 
 /// The longest time that a thread spins for something that usually comes soon.
 /// Waking a sleeping thread on another virtual CPU was measured at 55 µs
-/// (`DESIGN.md`, chapter Speed): spinning for longer than sleeping would cost
-/// gains nothing.
-pub const MAX_SPIN: Duration = Duration::from_micros(50);
+/// (`DESIGN.md`, chapter Speed), up to 120 µs on a busy machine. A spin has to
+/// outlast the other side's wake-up: else, once both have slept, each falls
+/// asleep while the other is being woken, and the lane never gets hot again.
+pub const MAX_SPIN: Duration = Duration::from_micros(200);
 
 /// A wait that took longer counts against spinning: after a sleep, the wake-up
 /// itself is part of what was measured.
-const SHORT_SLEEP: Duration = Duration::from_micros(250);
+const SHORT_SLEEP: Duration = Duration::from_micros(400);
 
-/// Threads of this process that spin at this moment.
+/// Threads of this process that have spun for a while, and spin on.
 static SPINNING: AtomicU32 = AtomicU32::new(0);
 
 fn max_spinners() -> u32 {
@@ -182,6 +190,10 @@ impl Default for Spinner {
     }
 }
 
+/// Looks before a spinner counts as one and reads the clock: a hot lane's reply
+/// is there by then, and a shared counter would cost it a tenth of its time.
+const FIRST_LOOKS: u32 = 64;
+
 impl Spinner {
     /// So many long waits in a row, and spinning stops.
     const MAX_SCORE: u8 = 4;
@@ -193,16 +205,27 @@ impl Spinner {
         if ready() {
             return true;
         }
-        self.score > 0 && self.spin_slow(&mut ready)
+        if self.score == 0 || max_spinners() == 0 {
+            return false;
+        }
+        for _ in 0..FIRST_LOOKS {
+            std::hint::spin_loop();
+            if ready() {
+                self.score = Self::MAX_SCORE;
+                return true;
+            }
+        }
+        self.spin_on(&mut ready)
     }
 
-    fn spin_slow(&mut self, ready: &mut impl FnMut() -> bool) -> bool {
+    #[cold]
+    fn spin_on(&mut self, ready: &mut impl FnMut() -> bool) -> bool {
         if SPINNING.fetch_add(1, Ordering::Relaxed) >= max_spinners() {
             SPINNING.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
+        let started = Instant::now();
         // The clock is read once in a while: it costs as much as many looks.
-        let mut started: Option<Instant> = None;
         let found = 'spin: loop {
             for _ in 0..64 {
                 if ready() {
@@ -210,10 +233,8 @@ impl Spinner {
                 }
                 std::hint::spin_loop();
             }
-            match started {
-                None => started = Some(Instant::now()),
-                Some(started) if started.elapsed() > MAX_SPIN => break false,
-                Some(_) => {}
+            if started.elapsed() > MAX_SPIN {
+                break false;
             }
         };
         SPINNING.fetch_sub(1, Ordering::Relaxed);
@@ -243,11 +264,11 @@ mod tests {
         let mut waker = Waker::default();
         assert_eq!(waker.wake_needed(&word, 1), None);
         announce_sleep(&word, 1, Mode::Futex);
-        assert_eq!(waker.wake_needed(&word, 2), Some(Mode::Futex));
+        assert_eq!(waker.wake_needed(&word, 2), Some((Mode::Futex, 1)));
         assert_eq!(waker.wake_needed(&word, 3), None);
         announce_awake(&word);
         announce_sleep(&word, 3, Mode::Socket);
-        assert_eq!(waker.wake_needed(&word, 4), Some(Mode::Socket));
+        assert_eq!(waker.wake_needed(&word, 4), Some((Mode::Socket, 3)));
     }
 
     #[test]
@@ -258,7 +279,7 @@ mod tests {
         // next one before the producer looks.
         announce_sleep(&word, 1, Mode::Futex);
         assert_eq!(waker.wake_needed(&word, 1), None);
-        assert_eq!(waker.wake_needed(&word, 2), Some(Mode::Futex));
+        assert_eq!(waker.wake_needed(&word, 2), Some((Mode::Futex, 1)));
     }
 
     #[test]

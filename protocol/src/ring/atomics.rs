@@ -1,7 +1,7 @@
 //! The one place that atomics of shared memory come from, so that loom can
 //! stand in for them.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// A word of shared memory.
 pub trait Word {
@@ -9,6 +9,13 @@ pub trait Word {
     fn load(&self, ordering: Ordering) -> u64;
     /// Stores it.
     fn store(&self, value: u64, ordering: Ordering);
+    /// A fence among words of this type, and everything else.
+    fn fence(ordering: Ordering);
+    /// Stores it with release, then a sequentially consistent fence.
+    fn store_and_fence(&self, value: u64) {
+        self.store(value, Ordering::Release);
+        Self::fence(Ordering::SeqCst);
+    }
 }
 
 impl Word for AtomicU64 {
@@ -21,6 +28,21 @@ impl Word for AtomicU64 {
     fn store(&self, value: u64, ordering: Ordering) {
         Self::store(self, value, ordering);
     }
+
+    #[inline]
+    fn fence(ordering: Ordering) {
+        fence(ordering);
+    }
+
+    /// On x86 one exchange does both, in a quarter of the time of `mfence`. It
+    /// is as good in the language's model, where the other side's fence pairs
+    /// with the sequentially consistent operations on this side, this exchange
+    /// and the load of the sleep word (C++20, [atomics.order]/4).
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn store_and_fence(&self, value: u64) {
+        self.swap(value, Ordering::SeqCst);
+    }
 }
 
 #[cfg(loom)]
@@ -31,6 +53,10 @@ impl Word for loom::sync::atomic::AtomicU64 {
 
     fn store(&self, value: u64, ordering: Ordering) {
         Self::store(self, value, ordering);
+    }
+
+    fn fence(ordering: Ordering) {
+        loom::sync::atomic::fence(ordering);
     }
 }
 

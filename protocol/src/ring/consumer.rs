@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{
-    Corrupt, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory, Shape, Word,
-    slots_for,
+    Corrupt, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory, SLOT_WORDS,
+    Shape, Word, slots_for,
 };
 
 /// A frame that was found and not released yet. Its head and length were
@@ -25,6 +25,8 @@ pub struct Consumer<M> {
     memory: M,
     shape: Shape,
     next: u64,
+    /// What the low half of the next header is until it is published.
+    stale: u32,
     /// Whether the last frame was padding: a producer pads before a frame only,
     /// so two in a row would be a way to keep us busy for ever.
     padded: bool,
@@ -38,7 +40,7 @@ impl<M: Memory> Consumer<M> {
     /// The memory is smaller than the shape.
     pub fn new(memory: M, shape: Shape) -> Self {
         assert!(memory.ring().len() >= shape.words());
-        Self { memory, shape, next: 0, padded: false }
+        Self { memory, shape, next: 0, stale: shape.stale(0), padded: false }
     }
 
     /// The memory.
@@ -52,16 +54,24 @@ impl<M: Memory> Consumer<M> {
         self.next
     }
 
-    /// The word that turns non-zero when the next frame is published: what a
-    /// consumer sleeps on.
+    /// The word that changes when the next frame is published: what a consumer
+    /// sleeps on, for as long as its low half is [`stale`](Self::stale).
+    #[inline]
     pub fn next_header(&self) -> &M::Word {
         &self.memory.ring()[self.shape.index(self.next)]
+    }
+
+    /// See [`next_header`](Self::next_header).
+    #[inline]
+    #[must_use]
+    pub const fn stale(&self) -> u32 {
+        self.stale
     }
 
     /// Whether nothing is there, by one load.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.next_header().load(Relaxed) == 0
+        low(self.next_header().load(Relaxed)) == self.stale
     }
 
     /// The next frame, if one was published. Padding is passed over.
@@ -75,7 +85,7 @@ impl<M: Memory> Consumer<M> {
             // SYNC: frame published. Pairs with the release store in
             // `Producer::publish`.
             let header = self.next_header().load(Acquire);
-            if header == 0 {
+            if low(header) == self.stale {
                 return Ok(None);
             }
             let frame = self.check(header)?;
@@ -95,7 +105,7 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     fn check(&self, header: u64) -> Result<Frame, Corrupt> {
         let slot = self.next;
-        if header & 0xffff_ffff != u64::from(self.shape.mark(slot)) {
+        if low(header) != self.shape.mark(slot) {
             return Err(Corrupt::Mark { slot, header });
         }
         let len = header >> 32;
@@ -131,17 +141,25 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     pub fn copy_payload(&self, frame: &Frame, out: &mut Vec<u8>) {
         assert_eq!(frame.position, self.next, "the frame was released");
-        let at = self.shape.index(frame.position) + FRAME_WORDS;
-        let words = &self.memory.ring()[at..at + frame.len.div_ceil(8)];
-        out.reserve(words.len() * 8);
+        let at = self.shape.index(frame.position);
         let end = out.len() + frame.len;
-        for word in words {
-            out.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+        out.reserve(frame.len + 8);
+        let mut skip = FRAME_WORDS;
+        for slot in self.memory.ring()[at..].chunks(SLOT_WORDS) {
+            if out.len() >= end {
+                break;
+            }
+            let words = (end - out.len()).div_ceil(8).min(SLOT_WORDS - skip);
+            for word in &slot[skip..skip + words] {
+                out.extend_from_slice(&word.load(Relaxed).to_le_bytes());
+            }
+            skip = 1;
         }
         out.truncate(end);
     }
 
-    /// Copies a payload of at most `N * 8` bytes to `out`, without allocating.
+    /// Copies a payload of at most `N * 8` bytes, that fits in a frame's first
+    /// slot, to `out`, without allocating.
     ///
     /// # Panics
     ///
@@ -149,9 +167,10 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     pub fn copy_small<const N: usize>(&self, frame: &Frame, out: &mut [[u8; 8]; N]) {
         assert_eq!(frame.position, self.next, "the frame was released");
+        let count = frame.len.div_ceil(8);
+        assert!(count <= N && count <= SLOT_WORDS - FRAME_WORDS, "the payload is larger");
         let at = self.shape.index(frame.position) + FRAME_WORDS;
-        let words = &self.memory.ring()[at..at + frame.len.div_ceil(8)];
-        assert!(words.len() <= N, "the payload is larger");
+        let words = &self.memory.ring()[at..at + count];
         for (raw, word) in out.iter_mut().zip(words) {
             *raw = word.load(Relaxed).to_le_bytes();
         }
@@ -161,8 +180,16 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     pub fn release(&mut self, frame: Frame) {
         self.next = frame.position + slots_for(frame.len);
+        self.stale = self.shape.stale(self.next);
         // SYNC: slots released. Pairs with the acquire load in
         // `Producer::refresh_head`.
         self.memory.head().store(self.next, Release);
     }
+}
+
+/// The low half of a header word.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
+const fn low(header: u64) -> u32 {
+    header as u32
 }

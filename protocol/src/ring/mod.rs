@@ -3,17 +3,20 @@
 //!
 //! # How a frame is published
 //!
-//! Slots are numbered from 0 without end; slot `n` lies at `n % slots`. A frame
-//! takes the slots that it needs, contiguously; one that would wrap is preceded
-//! by a padding frame up to the end. The first word of a frame's first slot is
-//! its *header*: a mark that depends on the lap, and the frame's length. The
-//! header is stored last, with release; the consumer waits for it with acquire.
-//! So a small call is one cache line, and no index line bounces beside it.
+//! Slots are numbered from 0 without end; slot `n` lies at `n % slots`, in lap
+//! `n / slots`. A frame takes the slots that it needs, contiguously; one that
+//! would wrap is preceded by a padding frame up to the end. The first word of
+//! every slot carries the *mark* of its lap: in a frame's first slot it is the
+//! *header*, with the frame's length, in the further ones it says that it is
+//! none. The header is stored last, with release; the consumer waits for it
+//! with acquire. So a small call is one cache line, and no index line bounces
+//! beside it.
 //!
-//! What lets the consumer tell a header from a leftover of the lap before: the
-//! producer keeps the header words of all free slots that it may reach zero,
-//! always one slot at least beyond what it publishes. It clears a few at a time
-//! after publishing, when nobody waits for it.
+//! What lets the consumer tell a header from a leftover of the lap before is the
+//! mark: a slot that was not written in this lap has the mark of the lap before,
+//! or zero in the first. Payloads never stand in a slot's first word, so nothing
+//! has to be cleared, which would cost a cache line's way from CPU to CPU for
+//! each call.
 //!
 //! # Who may write what
 //!
@@ -26,8 +29,10 @@
 
 mod atomics;
 mod consumer;
+#[cfg(all(test, loom))]
+mod models;
 mod producer;
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use atomics::{Memory, Word};
@@ -42,8 +47,13 @@ pub const SLOT_WORDS: usize = 8;
 pub const SLOT_BYTES: usize = SLOT_WORDS * 8;
 /// Words of a frame before its payload: header, kind and function, call id.
 pub const FRAME_WORDS: usize = 3;
-/// Bytes of a frame before its payload.
-pub const FRAME_BYTES: usize = FRAME_WORDS * 8;
+/// Payload bytes in a frame's first slot.
+pub const FIRST_BYTES: usize = (SLOT_WORDS - FRAME_WORDS) * 8;
+/// Payload bytes in each further slot: its first word is a mark.
+pub const NEXT_BYTES: usize = (SLOT_WORDS - 1) * 8;
+/// The high half of the first word of a frame's further slots: no length that a
+/// frame can have.
+const CONTINUATION: u64 = 0xffff_ffff << 32;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +139,7 @@ pub enum Corrupt {
 /// How many slots a frame with a payload of `len` bytes takes.
 #[must_use]
 pub const fn slots_for(len: usize) -> u64 {
-    (FRAME_BYTES + len).div_ceil(SLOT_BYTES) as u64
+    1 + len.saturating_sub(FIRST_BYTES).div_ceil(NEXT_BYTES) as u64
 }
 
 /// The shape of a ring: how many slots, and how large a frame may be.
@@ -168,7 +178,7 @@ impl Shape {
     #[must_use]
     #[allow(clippy::cast_possible_truncation, reason = "at most 2^20 slots")]
     pub const fn max_payload(self) -> usize {
-        (self.slots as usize / 4) * SLOT_BYTES - FRAME_BYTES
+        (self.slots as usize / 4 - 1) * NEXT_BYTES + FIRST_BYTES
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "masked to below 2^20")]
@@ -184,6 +194,12 @@ impl Shape {
     #[allow(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
     const fn mark(self, position: u64) -> u32 {
         ((position / self.slots) & 0x7fff_ffff) as u32 | 0x8000_0000
+    }
+
+    /// The low half of a slot's first word until something is published there:
+    /// the mark of the lap before, or zero in the first.
+    const fn stale(self, position: u64) -> u32 {
+        if position < self.slots { 0 } else { self.mark(position - self.slots) }
     }
 
     const fn header(self, position: u64, len: usize) -> u64 {

@@ -1,8 +1,11 @@
 //! The producer's end of a ring.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use super::{Corrupt, FRAME_WORDS, FrameHead, Kind, Memory, Shape, Word, slots_for};
+use super::{
+    CONTINUATION, Corrupt, FIRST_BYTES, FRAME_WORDS, FrameHead, Kind, Memory, NEXT_BYTES,
+    SLOT_WORDS, Shape, Word, slots_for,
+};
 
 /// Why a frame was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,6 @@ pub struct Producer<M> {
     tail: u64,
     /// The consumer's position as last seen.
     head: u64,
-    /// The header words of `tail..clear` are zero.
-    clear: u64,
 }
 
 impl<M: Memory> Producer<M> {
@@ -40,7 +41,7 @@ impl<M: Memory> Producer<M> {
     /// The memory is smaller than the shape.
     pub fn new(memory: M, shape: Shape) -> Self {
         assert!(memory.ring().len() >= shape.words());
-        Self { memory, shape, tail: 0, head: 0, clear: shape.slots() }
+        Self { memory, shape, tail: 0, head: 0 }
     }
 
     /// The memory.
@@ -54,9 +55,37 @@ impl<M: Memory> Producer<M> {
         self.tail
     }
 
-    /// Publishes a frame. The payload is the concatenation of `parts`.
-    /// Returns the position that was published first (the frame's, or that of
-    /// padding before it), whose header the consumer may be sleeping on.
+    /// Whether there is room for a frame with a payload of `len` bytes. What is
+    /// said to fit goes on fitting: the consumer only makes more room.
+    ///
+    /// # Errors
+    ///
+    /// The consumer's position is nonsense.
+    #[inline]
+    pub fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
+        let slots = slots_for(len);
+        let need = self.padding(slots) + slots;
+        if self.free() < need {
+            self.refresh_head()?;
+        }
+        Ok(self.free() >= need)
+    }
+
+    #[inline]
+    const fn free(&self) -> u64 {
+        self.head + self.shape.slots() - self.tail
+    }
+
+    /// The padding that has to go before a frame.
+    #[inline]
+    const fn padding(&self, slots: u64) -> u64 {
+        let left = self.shape.left_in_lap(self.tail);
+        if slots > left { left } else { 0 }
+    }
+
+    /// Publishes a frame. The payload is the concatenation of `parts`. A
+    /// sequentially consistent fence follows, for a look at the other side's
+    /// sleep word.
     ///
     /// # Errors
     ///
@@ -66,32 +95,22 @@ impl<M: Memory> Producer<M> {
     ///
     /// The payload is larger than [`Shape::max_payload`].
     #[inline]
-    pub fn push(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<u64, Full> {
+    pub fn push(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(
             len <= self.shape.max_payload(),
             "payload of {len} bytes is too large for the ring"
         );
+        if !self.has_room(len)? {
+            return Err(Full::Busy);
+        }
         let slots = slots_for(len);
-        let left = self.shape.left_in_lap(self.tail);
-        let pad = if slots > left { left } else { 0 };
-        // One slot beyond the frame has to be clear as well: the consumer
-        // looks for its next header there.
-        let need = pad + slots + 1;
-        if self.clear - self.tail < need {
-            self.reclaim(need)?;
-        }
-        let first = self.tail;
+        let pad = self.padding(slots);
         if pad > 0 {
-            let head = FrameHead { kind: Kind::Pad, flags: 0, function: 0, call: 0 };
-            let len = usize::try_from(pad).unwrap_or(0) * super::SLOT_BYTES - super::FRAME_BYTES;
-            self.publish(head, len, &[]);
-            self.tail += pad;
+            self.pad(pad);
         }
-        self.publish(head, len, parts);
-        self.tail += slots;
-        self.clear_ahead(2 * (slots + pad));
-        Ok(first)
+        self.publish(head, len, slots, parts);
+        Ok(())
     }
 
     /// How far the consumer has read.
@@ -109,29 +128,97 @@ impl<M: Memory> Producer<M> {
         &self.memory.ring()[self.shape.index(position)]
     }
 
+    #[cold]
+    fn pad(&mut self, slots: u64) {
+        let head = FrameHead { kind: Kind::Pad, flags: 0, function: 0, call: 0 };
+        let len = usize::try_from(slots - 1).unwrap_or(0) * NEXT_BYTES + FIRST_BYTES;
+        self.publish(head, len, slots, &[]);
+    }
+
     #[inline]
-    fn publish(&self, head: FrameHead, len: usize, parts: &[&[u8]]) {
+    fn publish(&mut self, head: FrameHead, len: usize, slots: u64, parts: &[&[u8]]) {
         let at = self.shape.index(self.tail);
         let ring = self.memory.ring();
         ring[at + 1].store(head.pack(), Relaxed);
         ring[at + 2].store(head.call, Relaxed);
-        if let [part] = parts {
-            store_bytes(&ring[at + FRAME_WORDS..], part);
-        } else if !parts.is_empty() {
-            store_parts(&ring[at + FRAME_WORDS..], parts);
+        if slots == 1 {
+            if let [part] = parts {
+                store_bytes(&ring[at + FRAME_WORDS..at + SLOT_WORDS], part);
+            } else {
+                let mut whole = [0; FIRST_BYTES];
+                let mut filled = 0;
+                for part in parts {
+                    whole[filled..filled + part.len()].copy_from_slice(part);
+                    filled += part.len();
+                }
+                store_bytes(&ring[at + FRAME_WORDS..at + SLOT_WORDS], &whole[..filled]);
+            }
+        } else {
+            self.continuations(at, slots);
+            self.spread(at, parts);
         }
         // SYNC: frame published. Pairs with the acquire load in `Consumer::peek`.
-        ring[at].store(self.shape.header(self.tail, len), Release);
+        // The fence is for `Waker::wake_needed`.
+        ring[at].store_and_fence(self.shape.header(self.tail, len));
+        self.tail += slots;
     }
 
-    /// Makes room for `need` slots, if the consumer has left it.
+    /// Marks the further slots of a frame as of this lap, so that the next lap
+    /// tells them from headers of its own.
+    fn continuations(&self, at: usize, slots: u64) {
+        let mark = u64::from(self.shape.mark(self.tail)) | CONTINUATION;
+        let further = self.memory.ring()[at..].chunks(SLOT_WORDS).skip(1);
+        for slot in further.take(usize::try_from(slots - 1).unwrap_or(0)) {
+            slot[0].store(mark, Relaxed);
+        }
+    }
+
+    /// Stores the parts of a large payload: what the first slot holds, and then
+    /// slot by slot.
+    fn spread(&self, at: usize, parts: &[&[u8]]) {
+        let ring = self.memory.ring();
+        let mut slots = ring[at..].chunks(SLOT_WORDS);
+        let mut words = slots.next().map_or(&ring[..0], |first| &first[FRAME_WORDS..]);
+        let mut raw = [0_u8; 8];
+        let mut filled = 0;
+        let mut put = |value: u64| {
+            if words.is_empty() {
+                words = slots.next().map_or(&ring[..0], |next| &next[1..]);
+            }
+            if let Some((first, rest)) = words.split_first() {
+                first.store(value, Relaxed);
+                words = rest;
+            }
+        };
+        for part in parts {
+            let mut part = *part;
+            if filled > 0 {
+                let take = part.len().min(8 - filled);
+                raw[filled..filled + take].copy_from_slice(&part[..take]);
+                filled += take;
+                part = &part[take..];
+                if filled < 8 {
+                    continue;
+                }
+                put(u64::from_le_bytes(raw));
+            }
+            let chunks = part.chunks_exact(8);
+            let rest = chunks.remainder();
+            for chunk in chunks {
+                raw.copy_from_slice(chunk);
+                put(u64::from_le_bytes(raw));
+            }
+            raw = [0; 8];
+            raw[..rest.len()].copy_from_slice(rest);
+            filled = rest.len();
+        }
+        if filled > 0 {
+            raw[filled..].fill(0);
+            put(u64::from_le_bytes(raw));
+        }
+    }
+
     #[cold]
-    fn reclaim(&mut self, need: u64) -> Result<(), Full> {
-        self.refresh_head()?;
-        self.clear_ahead(self.shape.slots());
-        if self.clear - self.tail < need { Err(Full::Busy) } else { Ok(()) }
-    }
-
     fn refresh_head(&mut self) -> Result<(), Corrupt> {
         // SYNC: slots released. Pairs with the release store in
         // `Consumer::release`: the consumer has read what we overwrite.
@@ -141,24 +228,6 @@ impl<M: Memory> Producer<M> {
         }
         self.head = head;
         Ok(())
-    }
-
-    /// Clears the headers of up to `most` slots that the consumer has left.
-    /// A position that is nonsense is left for `reclaim` to report.
-    #[inline]
-    fn clear_ahead(&mut self, most: u64) {
-        let slots = self.shape.slots();
-        if self.clear == self.head + slots
-            && (self.clear - self.tail > slots / 2 || self.refresh_head().is_err())
-        {
-            return;
-        }
-        let end = (self.head + slots).min(self.clear + most);
-        let ring = self.memory.ring();
-        while self.clear < end {
-            ring[self.shape.index(self.clear)].store(0, Relaxed);
-            self.clear += 1;
-        }
     }
 }
 
@@ -177,23 +246,5 @@ fn store_bytes<W: Word>(words: &[W], bytes: &[u8]) {
         let mut raw = [0; 8];
         raw[..rest.len()].copy_from_slice(rest);
         word.store(u64::from_le_bytes(raw), Relaxed);
-    }
-}
-
-/// As [`store_bytes`], over the concatenation of `parts`.
-fn store_parts<W: Word>(words: &[W], parts: &[&[u8]]) {
-    let mut raw = [0_u8; 8];
-    let mut filled = 0;
-    let mut at = 0;
-    for byte in parts.iter().flat_map(|part| part.iter()) {
-        raw[filled] = *byte;
-        filled += 1;
-        if filled == 8 {
-            words[at].store(u64::from_le_bytes(raw), Relaxed);
-            (raw, filled, at) = ([0; 8], 0, at + 1);
-        }
-    }
-    if filled > 0 {
-        words[at].store(u64::from_le_bytes(raw), Relaxed);
     }
 }

@@ -61,11 +61,11 @@ fn ring_delivers_in_order_and_empties() {
 #[test]
 fn ring_says_full_and_loses_nothing() {
     let (mut tx, mut rx, _) = pair(8);
-    for i in 0..7_u8 {
+    for i in 0..8_u8 {
         tx.push(CALL, &[&[i]]).unwrap();
     }
     assert_eq!(tx.push(CALL, &[b"no"]), Err(Full::Busy));
-    for i in 0..7_u8 {
+    for i in 0..8_u8 {
         assert_eq!(take(&mut rx).unwrap().1, [i]);
     }
     tx.push(CALL, &[b"yes"]).unwrap();
@@ -78,7 +78,7 @@ fn ring_payload_that_looks_like_a_header_is_not_taken_for_one() {
     // Every word of every slot is, at some time, a valid header of a lap.
     for lap in 0..200_u64 {
         let fake = Shape::new(8).header((lap + 1) * 8, 8).to_le_bytes();
-        let payload: Vec<u8> = fake.iter().copied().cycle().take(104).collect();
+        let payload: Vec<u8> = fake.iter().copied().cycle().take(96).collect();
         tx.push(CALL, &[&payload]).unwrap();
         assert_eq!(take(&mut rx).unwrap().1, payload);
         assert_eq!(take(&mut rx), None);
@@ -86,12 +86,37 @@ fn ring_payload_that_looks_like_a_header_is_not_taken_for_one() {
 }
 
 #[test]
+fn ring_frames_of_every_size_arrive_whole() {
+    let (mut tx, mut rx, _) = pair(64);
+    for len in 0..=Shape::new(64).max_payload() {
+        let payload: Vec<u8> = (0..len).map(|i| (i % 251).to_le_bytes()[0]).collect();
+        for split in [0, 1, 7, 8, 39, 40, 41, 96, 97] {
+            let (a, b) = payload.split_at(split.min(len));
+            tx.push(CALL, &[a, b]).unwrap();
+            assert_eq!(take(&mut rx).unwrap().1, payload, "{len} bytes, split at {split}");
+        }
+    }
+}
+
+#[test]
+fn ring_is_empty_in_every_lap_until_something_is_published() {
+    let (mut tx, mut rx, _) = pair(8);
+    for len in [0, 40, 41, 96, 0, 20, 90, 3].into_iter().cycle().take(500) {
+        assert!(rx.is_empty());
+        assert_eq!(take(&mut rx), None);
+        tx.push(CALL, &[&vec![0xff; len]]).unwrap();
+        assert!(!rx.is_empty());
+        assert_eq!(take(&mut rx).unwrap().1, vec![0xff; len]);
+    }
+}
+
+#[test]
 fn ring_consumer_position_that_is_nonsense_is_reported() {
-    for nonsense in [u64::MAX, 1 << 40, 9] {
+    for nonsense in [u64::MAX, 1 << 40, 11] {
         let (mut tx, _rx, heap) = pair(8);
         heap.head.store(nonsense, Relaxed);
-        let mut outcome = Ok(0);
-        for _ in 0..9 {
+        let mut outcome = Ok(());
+        for _ in 0..10 {
             outcome = tx.push(CALL, &[b"x"]);
             if outcome.is_err() {
                 break;

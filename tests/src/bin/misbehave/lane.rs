@@ -108,13 +108,24 @@ impl Lane {
         WORD_RING + slot * SLOT_WORDS
     }
 
+    /// The mark of a position's lap.
+    fn mark(&self, position: u64) -> u64 {
+        (position / self.slots) & 0x7fff_ffff | 0x8000_0000
+    }
+
+    /// What stands there until something is published.
+    fn stale(&self, position: u64) -> u64 {
+        if position < self.slots { 0 } else { self.mark(position - self.slots) }
+    }
+
     /// Waits for the next frame of the down ring, and returns its call.
     pub(crate) fn next_call(&mut self) -> u64 {
         loop {
             let at = self.word(self.read);
             let words = self.down.words();
             let header = words[at].load(SeqCst);
-            if header == 0 {
+            // Nothing of this lap yet: what stands there is of the lap before.
+            if header & 0xffff_ffff == self.stale(self.read) {
                 std::thread::sleep(Duration::from_micros(100));
                 continue;
             }
@@ -143,21 +154,24 @@ impl Lane {
     pub(crate) fn put(&mut self, frame: &Frame) {
         let words = self.up.words();
         let at = self.word(self.position);
-        // What comes after it is not there yet.
         let slots = slots_for(frame.payload.len() as u64);
-        words[self.word(self.position + slots)].store(0, SeqCst);
-        for (index, chunk) in frame.payload.chunks(8).enumerate() {
+        for slot in 1..slots {
+            words[self.word(self.position + slot)]
+                .store(self.mark(self.position) | 0xffff_ffff << 32, SeqCst);
+        }
+        // Five words in the first slot, seven in each further one.
+        let places = (3..8).chain((1_usize..).flat_map(|slot| slot * 8 + 1..slot * 8 + 8));
+        for (place, chunk) in places.zip(frame.payload.chunks(8)) {
             let mut raw = [0; 8];
             raw[..chunk.len()].copy_from_slice(chunk);
-            words[at + 3 + index].store(u64::from_le_bytes(raw), SeqCst);
+            words[at + place].store(u64::from_le_bytes(raw), SeqCst);
         }
         words[at + 1]
             .store(u64::from_le_bytes([frame.kind, frame.flags, 0, 0, 0, 0, 0, 0]), SeqCst);
         words[at + 2].store(frame.call, SeqCst);
-        let lap = u32::try_from((self.position / self.slots) & 0x7fff_ffff).unwrap_or(0);
-        let mark = frame.mark.unwrap_or(lap | 0x8000_0000);
+        let mark = frame.mark.map_or(self.mark(self.position), u64::from);
         let len = frame.len.unwrap_or(u32::try_from(frame.payload.len()).unwrap_or(u32::MAX));
-        words[at].store(u64::from(mark) | u64::from(len) << 32, SeqCst);
+        words[at].store(mark | u64::from(len) << 32, SeqCst);
         self.wake(self.position);
         self.position += slots;
     }
@@ -165,7 +179,7 @@ impl Lane {
     /// As [`put`](Self::put), once the supervisor has read what is in the way.
     pub(crate) fn put_fairly(&mut self, frame: &Frame) {
         let slots = slots_for(frame.payload.len() as u64);
-        while self.position + slots + 1 > self.down.words()[WORD_READ].load(SeqCst) + self.slots {
+        while self.position + slots > self.down.words()[WORD_READ].load(SeqCst) + self.slots {
             std::hint::spin_loop();
         }
         self.put(frame);
@@ -195,7 +209,8 @@ impl Lane {
     }
 }
 
-/// A frame of three words and the payload, in slots.
+/// The slots of a frame: 40 bytes of payload in the first, 56 in each further
+/// one.
 fn slots_for(len: u64) -> u64 {
-    (24 + len).div_ceil(64)
+    1 + len.saturating_sub(40).div_ceil(56)
 }
