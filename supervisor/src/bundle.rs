@@ -103,7 +103,10 @@ impl Bundle {
         let manifest = self.manifest.load();
         let route = self.route();
         let (state, problem, in_flight) = match &**route {
-            Route::Up(lane) => (BundleState::Ready, None, lane.in_flight()),
+            Route::Up(lane) => {
+                let in_flight = u32::try_from(lane.in_flight()).unwrap_or(u32::MAX);
+                (BundleState::Ready, None, in_flight)
+            }
             Route::Waiting(state) => (*state, None, 0),
             Route::Down(state, failure) => (*state, Some(failure.to_string()), 0),
         };
@@ -152,10 +155,34 @@ const SAMPLES: usize = 1024;
 /// Counts of calls, and a sample of their latencies.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    ok: AtomicU64,
+    /// Values that came back, one count for each lane that may still add to
+    /// it: its reader counts by a plain store, where a counter that all callers
+    /// share would cost a hot call a twentieth of its time.
+    values: Mutex<Values>,
     failed: AtomicU64,
     /// The latest latencies in nanoseconds, in a ring.
     samples: Mutex<(Vec<u64>, usize)>,
+}
+
+#[derive(Debug, Default)]
+struct Values {
+    lanes: Vec<Arc<AtomicU64>>,
+    /// Of lanes that are no more.
+    before: u64,
+}
+
+impl Values {
+    /// Adds up what lanes that are no more have counted.
+    fn settle(&mut self) {
+        let before = &mut self.before;
+        self.lanes.retain_mut(|count| match Arc::get_mut(count) {
+            Some(last) => {
+                *before += *last.get_mut();
+                false
+            }
+            None => true,
+        });
+    }
 }
 
 impl Counters {
@@ -163,10 +190,24 @@ impl Counters {
     /// costs about a tenth of a hot call.
     pub(crate) const SAMPLE_EVERY: u64 = 16;
 
-    #[inline]
-    pub(crate) fn count(&self, ok: bool) {
-        let counter = if ok { &self.ok } else { &self.failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+    /// A count of values for one more lane.
+    pub(crate) fn for_lane(&self) -> Arc<AtomicU64> {
+        let count = Arc::default();
+        let mut values = lock(&self.values);
+        values.settle();
+        values.lanes.push(Arc::clone(&count));
+        count
+    }
+
+    fn ok(&self) -> u64 {
+        let mut values = lock(&self.values);
+        values.settle();
+        let now: u64 = values.lanes.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        values.before + now
+    }
+
+    pub(crate) fn count_failure(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn sample(&self, took: Duration) {
@@ -190,7 +231,7 @@ impl Counters {
             values.get(index).map(|nanos| *nanos as f64 / 1000.0)
         };
         CallStatus {
-            ok: self.ok.load(Ordering::Relaxed),
+            ok: self.ok(),
             failed: self.failed.load(Ordering::Relaxed),
             in_flight,
             p50_us: at(50),
@@ -202,6 +243,21 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_add_up_lanes_that_are_no_more() {
+        let counters = Counters::default();
+        let first = counters.for_lane();
+        first.store(3, Ordering::Relaxed);
+        let second = counters.for_lane();
+        second.store(4, Ordering::Relaxed);
+        assert_eq!(counters.status(0).ok, 7);
+        drop(first);
+        assert_eq!(counters.status(0).ok, 7);
+        drop(second);
+        let _third = counters.for_lane();
+        assert_eq!(counters.status(0).ok, 7);
+    }
 
     #[test]
     fn counters_keep_the_latest_samples() {

@@ -1,9 +1,9 @@
 //! Calling a contract's functions.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,14 @@ use menagerie_protocol::Failure;
 use menagerie_protocol::contract::ContractId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::coop;
 
 use crate::bundle::{Bundle, Counters, Route};
 use crate::core::Core;
 use crate::events::EventKind;
-use crate::lane::{ArgsBuffer, Done, DownSegment, Lane, Outcome, Payload, Ready, Refused, Ticket};
+use crate::lane::{
+    ArgsBuffer, Done, DownSegment, Lane, LaneContract, Outcome, Payload, Ready, Refused, Ticket,
+};
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
@@ -26,6 +29,10 @@ pub struct Contract {
     bundle: Arc<Bundle>,
     id: ContractId,
     deadline: Duration,
+    /// The lane that served the bundle when the handle was made, and the
+    /// contract's place there. While it takes calls it is the bundle's route:
+    /// one look at it spares the route's own look-up.
+    first: Option<(Arc<Lane>, usize)>,
 }
 
 /// How often a task that shares its lane with others would rather be polled
@@ -36,7 +43,14 @@ const PATIENCE: u32 = 64;
 impl Contract {
     pub(crate) fn new(core: Arc<Core>, bundle: Arc<Bundle>, id: ContractId) -> Self {
         let deadline = core.config.deadline;
-        Self { core, bundle, id, deadline }
+        let first = match &**bundle.route() {
+            Route::Up(lane) => {
+                let at = lane.contracts.iter().position(|contract| contract.id.same_major(&id));
+                at.map(|at| (Arc::clone(lane), at))
+            }
+            Route::Waiting(_) | Route::Down(..) => None,
+        };
+        Self { core, bundle, id, deadline, first }
     }
 
     /// The name of the bundle that serves it.
@@ -128,7 +142,7 @@ impl Contract {
                 Sent::Call(lane, ticket) => {
                     let call = InFlight {
                         contract: self,
-                        lane,
+                        lane: &lane,
                         ticket,
                         clock: &mut clock,
                         patience: PATIENCE,
@@ -152,7 +166,7 @@ impl Contract {
         let mut clock = Clock::new(self.deadline);
         let outcome = loop {
             let step = match self.send(function, args, &mut clock)? {
-                Sent::Call(lane, ticket) => self.wait_blocking(lane, ticket, &mut clock),
+                Sent::Call(lane, ticket) => self.wait_blocking(&lane, ticket, &mut clock),
                 Sent::NotYet(Wait::Room) => {
                     std::thread::sleep(Duration::from_micros(50));
                     clock.check().map(|()| Step::Again)
@@ -177,7 +191,13 @@ impl Contract {
         function: &str,
         args: &A,
         clock: &mut Clock,
-    ) -> Result<Sent, Failure> {
+    ) -> Result<Sent<'_>, Failure> {
+        if let Some((lane, at)) = &self.first
+            && lane.is_open()
+            && let Some(contract) = lane.contracts.get(*at)
+        {
+            return self.send_on(Road::First(lane), contract, function, args, clock);
+        }
         let route = self.bundle.route();
         let lane = match &**route {
             Route::Up(lane) => lane,
@@ -187,6 +207,18 @@ impl Contract {
         let contract = lane
             .contract(&self.id)
             .ok_or_else(|| Failure::NoSuchContract { contract: self.id.to_string() })?;
+        self.send_on(Road::Now(Arc::clone(lane)), contract, function, args, clock)
+    }
+
+    #[inline]
+    fn send_on<'c, A: Encode>(
+        &'c self,
+        lane: Road<'c>,
+        contract: &LaneContract,
+        function: &str,
+        args: &A,
+        clock: &mut Clock,
+    ) -> Result<Sent<'c>, Failure> {
         let Some(id) = contract.function(function) else {
             return Err(Failure::NoSuchFunction {
                 contract: self.id.to_string(),
@@ -194,15 +226,16 @@ impl Contract {
                 available: contract.functions.clone(),
             });
         };
-        let (encoded, mut segment) = args.encode(lane)?;
-        let sampled = lane.calls.fetch_add(1, Ordering::Relaxed) % Counters::SAMPLE_EVERY == 0;
-        if sampled {
+        let (encoded, mut segment) = args.encode(&lane)?;
+        if lane.samples_next(Counters::SAMPLE_EVERY) {
             clock.start();
         }
-        match lane.send_call(id, &encoded, &mut segment, clock.started) {
-            Ok(ticket) => Ok(Sent::Call(Arc::clone(lane), ticket)),
+        let sent = lane.send_call(id, &encoded, &mut segment);
+        drop(encoded);
+        match sent {
+            Ok(ticket) => Ok(Sent::Call(lane, ticket)),
             Err(Refused::Busy) => Ok(Sent::NotYet(Wait::Room)),
-            Err(Refused::Dead) => Ok(Sent::NotYet(Wait::After(Arc::clone(lane)))),
+            Err(Refused::Dead) => Ok(Sent::NotYet(Wait::After(lane.into_owned()))),
             Err(Refused::Overloaded) => Err(Failure::Overloaded {
                 bundle: self.bundle.name.clone(),
                 limit: lane.limits.max_in_flight,
@@ -213,14 +246,23 @@ impl Contract {
     #[inline]
     fn wait_blocking(
         &self,
-        lane: Arc<Lane>,
+        lane: &Arc<Lane>,
         ticket: Ticket,
         clock: &mut Clock,
     ) -> Result<Step, TimedOut> {
-        match lane.wait_blocking(ticket, &mut || clock.deadline()) {
+        let mut noted = false;
+        let mut deadline = || {
+            let deadline = clock.deadline();
+            if !noted && let Some(started) = clock.started {
+                noted = true;
+                lane.sent_at(ticket, started);
+            }
+            deadline
+        };
+        match lane.wait_blocking(ticket, &mut deadline) {
             Some(done) => Ok(Step::Done(done)),
             None => {
-                self.give_up(&lane, ticket, Some(Duration::ZERO));
+                self.give_up(lane, ticket, Some(Duration::ZERO));
                 Err(TimedOut)
             }
         }
@@ -304,7 +346,9 @@ impl Contract {
 
     #[inline]
     fn count(&self, outcome: &Result<Value, Failure>, clock: &Clock) {
-        self.bundle.counters.count(outcome.is_ok());
+        if outcome.is_err() {
+            self.bundle.counters.count_failure();
+        }
         if let Some(started) = clock.started {
             self.bundle.counters.sample(started.elapsed());
         }
@@ -314,9 +358,38 @@ impl Contract {
 /// A value, and the segment that it may stand in.
 type Value = (Payload, Option<DownSegment>);
 
+/// The lane that a call goes to.
+enum Road<'c> {
+    /// The one that its handle knows.
+    First(&'c Arc<Lane>),
+    /// The one that serves the bundle now.
+    Now(Arc<Lane>),
+}
+
+impl Road<'_> {
+    fn into_owned(self) -> Arc<Lane> {
+        match self {
+            Self::First(lane) => Arc::clone(lane),
+            Self::Now(lane) => lane,
+        }
+    }
+}
+
+impl Deref for Road<'_> {
+    type Target = Arc<Lane>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Lane> {
+        match self {
+            Self::First(lane) => lane,
+            Self::Now(lane) => lane,
+        }
+    }
+}
+
 /// What became of an attempt to send.
-enum Sent {
-    Call(Arc<Lane>, Ticket),
+enum Sent<'c> {
+    Call(Road<'c>, Ticket),
     NotYet(Wait),
 }
 
@@ -400,7 +473,7 @@ impl Encode for Raw<'_> {
 /// A call that was sent, as a future; dropped early, it is cancelled (C7).
 struct InFlight<'c> {
     contract: &'c Contract,
-    lane: Arc<Lane>,
+    lane: &'c Arc<Lane>,
     ticket: Ticket,
     clock: &'c mut Clock,
     patience: u32,
@@ -413,8 +486,14 @@ impl Future for InFlight<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
+        // A task whose calls are answered at once would never let another one
+        // run. What tokio's budget does here as well: the call is on its way
+        // when the task yields, so that tasks on one lane get in step, and the
+        // worker has several calls at a time.
+        let Poll::Ready(progress) = coop::poll_proceed(cx) else { return Poll::Pending };
         let patience = this.patience;
         if let Poll::Ready(done) = this.lane.poll_wait(cx, this.ticket, &mut this.patience) {
+            progress.made_progress();
             this.ended = true;
             return Poll::Ready(Ok(Step::Done(done)));
         }
@@ -423,14 +502,18 @@ impl Future for InFlight<'_> {
             return Poll::Pending;
         }
         if this.timer.is_none() {
-            let Some(deadline) = this.clock.deadline() else { return Poll::Pending };
+            let deadline = this.clock.deadline();
+            if let Some(started) = this.clock.started {
+                this.lane.sent_at(this.ticket, started);
+            }
+            let Some(deadline) = deadline else { return Poll::Pending };
             this.timer = Some(this.contract.core.timer(deadline));
         }
         if let Some(timer) = &mut this.timer
             && timer.as_mut().poll(cx).is_ready()
         {
             this.ended = true;
-            this.contract.give_up(&this.lane, this.ticket, Some(Duration::ZERO));
+            this.contract.give_up(this.lane, this.ticket, Some(Duration::ZERO));
             this.lane.pump();
             return Poll::Ready(Err(TimedOut));
         }
@@ -442,7 +525,7 @@ impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if !self.ended {
             let left = self.clock.left();
-            self.contract.give_up(&self.lane, self.ticket, left);
+            self.contract.give_up(self.lane, self.ticket, left);
             // This task may have been the one that read for all.
             self.lane.pump();
         }

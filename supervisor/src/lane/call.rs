@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
@@ -55,14 +54,13 @@ impl Lane {
         }
     }
 
-    /// Sends a call. `sent` is now, if somebody has looked at the clock.
+    /// Sends a call.
     #[inline]
     pub(crate) fn send_call(
         &self,
         function: u32,
         args: &Encoded<'_>,
         segment: &mut Option<DownSegment>,
-        sent: Option<Instant>,
     ) -> Result<Ticket, Refused> {
         let (payload, bulk) = args.frame();
         let mut sending = lock(&self.tx);
@@ -71,23 +69,29 @@ impl Lane {
         if !self.is_open() {
             return Err(Refused::Dead);
         }
-        let number = sending.sent;
-        let Some(ticket) = self.slots.open(number, function, sent, segment.take()) else {
+        // Before a slot is taken: what stands in a slot can be answered, even by
+        // a worker that has not seen it yet and guesses.
+        match sending.tx.has_room(payload.len()) {
+            Ok(true) => {}
+            Ok(false) => return Err(Refused::Busy),
+            Err(corrupt) => return Err(self.full(Full::Corrupt(corrupt))),
+        }
+        let number = self.sent.load(Ordering::Relaxed);
+        let Some(ticket) = self.slots.open(number, function, segment.take()) else {
             return Err(Refused::Overloaded);
         };
-        self.pending.fetch_add(1, Ordering::SeqCst);
+        // Whoever sends holds `tx`, so nobody else writes the count.
+        self.sent.store(number + 1, Ordering::Release);
         let flags = if bulk { FLAG_BULK } else { 0 };
         let head = FrameHead { kind: Kind::Call, flags, function, call: ticket.wire() };
         match sending.tx.send(head, &[payload]) {
-            Ok(()) => {
-                sending.sent += 1;
-                Ok(ticket)
-            }
+            Ok(()) => Ok(ticket),
+            // It had room. A worker that takes that back is being killed, and the
+            // lane's end ends the call.
             Err(full) => {
-                *segment = self.slots.withdraw(ticket);
-                self.pending.fetch_sub(1, Ordering::SeqCst);
                 drop(sending);
-                Err(self.full(full))
+                let _dead = self.full(full);
+                Ok(ticket)
             }
         }
     }
@@ -170,19 +174,16 @@ impl Lane {
         self: &Arc<Self>,
         failure: impl Fn() -> Failure,
     ) -> Vec<super::slots::Running> {
-        self.dead.store(true, Ordering::Release);
+        self.dead.store(true, Ordering::SeqCst);
         // Whoever is sending now has sent when we have had the lock.
         drop(lock(&self.tx));
-        self.read_what_is_left();
-        let begun = self.memory.begun().load(Ordering::Relaxed);
-        let (running, waiters, ended) = self.slots.fail_all(begun, |started| {
-            if started { Outcome::Failed(Box::new(failure())) } else { Outcome::NotBegun }
+        let failed = self.read_what_is_left(|begun| {
+            self.slots.fail_all(begun, |started| {
+                if started { Outcome::Failed(Box::new(failure())) } else { Outcome::NotBegun }
+            })
         });
-        self.pending.fetch_sub(ended, Ordering::SeqCst);
-        for waiter in waiters {
-            waiter.wake();
-        }
-        running
+        Self::wake_all(failed.waiters);
+        failed.running
     }
 }
 

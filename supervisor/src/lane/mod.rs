@@ -12,6 +12,7 @@
 
 mod bulk;
 mod call;
+mod lead;
 mod payload;
 mod pump;
 mod receive;
@@ -30,10 +31,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::ContractInterface;
 use menagerie_protocol::contract::ContractId;
+use menagerie_protocol::lane::hand_over::HandOver;
 use menagerie_protocol::lane::link::{Rx, Side, Tx};
 use menagerie_protocol::lane::wait::wake_pair;
 use menagerie_protocol::lane::{LaneMemory, NewLane};
@@ -61,6 +63,8 @@ pub(crate) trait LanePeer: Send + Sync {
     /// A caller has gone while its call runs: the guest is asked to stop, and
     /// if it still runs after `until_kill` the worker is killed.
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>);
+    /// There is more to read than one turn takes: the lane's pump is to go on.
+    fn read_on(&self, lane: &Arc<Lane>);
     /// Hands over a call that a guest made.
     fn outcall(&self, lane: &Arc<Lane>, call: u64, payload: Vec<u8>);
 }
@@ -87,8 +91,28 @@ pub(crate) enum Violation {
 pub(crate) struct LaneContract {
     pub(crate) id: ContractId,
     pub(crate) functions: Vec<String>,
+    /// What tells the functions' names apart at a look.
+    keys: Vec<NameKey>,
     /// The id of its first function.
     first: u32,
+}
+
+/// A name's length and first bytes: names are short, and comparing two words
+/// costs a hot call less than comparing strings one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NameKey(usize, u64);
+
+impl NameKey {
+    const WHOLE: usize = 8;
+
+    #[inline]
+    fn of(name: &str) -> Self {
+        let mut raw = [0; Self::WHOLE];
+        for (raw, byte) in raw.iter_mut().zip(name.as_bytes()) {
+            *raw = *byte;
+        }
+        Self(name.len(), u64::from_le_bytes(raw))
+    }
 }
 
 pub(crate) struct Lane {
@@ -99,10 +123,15 @@ pub(crate) struct Lane {
     pub(crate) limits: LaneLimits,
     memory: LaneMemory,
     tx: Mutex<Sending>,
-    rx: Mutex<Receiving>,
+    rx: HandOver<Receiving>,
     slots: Slots,
-    /// Calls that are sent and not answered.
-    pending: AtomicU32,
+    /// Calls sent so far, written by who holds `tx`: a call's number among them
+    /// says whether the worker had begun it.
+    sent: AtomicU64,
+    /// Calls that have ended so far, written by who holds `rx`.
+    answered: AtomicU64,
+    /// Values that went to callers who were still there; as `answered`.
+    values: Arc<AtomicU64>,
     /// Calls of guests that are not answered yet.
     outcalls: AtomicU32,
     /// Set once, when the worker has died or the lane was unloaded.
@@ -116,8 +145,6 @@ pub(crate) struct Lane {
     up_segments: Mutex<HashMap<u32, Arc<Mapping>>>,
     down: DownPool,
     next_segment: AtomicU32,
-    /// Calls so far, for the sampling of latencies.
-    pub(crate) calls: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -131,9 +158,6 @@ pub(crate) struct LaneLimits {
 
 struct Sending {
     tx: Tx,
-    /// Calls sent so far: a call's number among them says whether the worker
-    /// had begun it.
-    sent: u64,
     /// Segments of answers and commands, until the worker has read beyond.
     lent: Vec<(u64, bulk::DownSegment)>,
 }
@@ -187,11 +211,13 @@ impl Draft {
         Ok((draft, fds))
     }
 
-    /// The lane, once the worker has said what it serves.
+    /// The lane, once the worker has said what it serves. `values` is where
+    /// it counts the values that come back.
     pub(crate) fn finish(
         self,
         contracts: &[ContractInterface],
         peer: Arc<dyn LanePeer>,
+        values: Arc<AtomicU64>,
     ) -> Arc<Lane> {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
@@ -200,7 +226,9 @@ impl Draft {
         let mut served = Vec::new();
         for contract in contracts {
             let Ok(id) = contract.contract.parse() else { continue };
-            served.push(LaneContract { id, functions: contract.functions.clone(), first });
+            let functions = contract.functions.clone();
+            let keys = functions.iter().map(|name| NameKey::of(name)).collect();
+            served.push(LaneContract { id, functions, keys, first });
             first += u32::try_from(contract.functions.len()).unwrap_or(u32::MAX);
         }
         Arc::new(Lane {
@@ -210,10 +238,12 @@ impl Draft {
             peer,
             limits: self.limits,
             memory: self.made,
-            tx: Mutex::new(Sending { tx, sent: 0, lent: Vec::new() }),
-            rx: Mutex::new(Receiving { rx, armed: false, broken: false }),
+            tx: Mutex::new(Sending { tx, lent: Vec::new() }),
+            rx: HandOver::new(Receiving { rx, armed: false, broken: false }),
             slots: Slots::new(self.limits.max_in_flight),
-            pending: AtomicU32::new(0),
+            sent: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            values,
             outcalls: AtomicU32::new(0),
             dead: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -222,7 +252,6 @@ impl Draft {
             up_segments: Mutex::default(),
             down: DownPool::default(),
             next_segment: AtomicU32::new(1),
-            calls: AtomicU64::new(0),
         })
     }
 }
@@ -233,9 +262,22 @@ impl Lane {
         self.contracts.iter().find(|contract| contract.id.same_major(wanted))
     }
 
-    /// Calls that are sent and not answered.
-    pub(crate) fn in_flight(&self) -> u32 {
-        self.pending.load(Ordering::SeqCst)
+    /// Calls that are sent and have not ended.
+    #[inline]
+    pub(crate) fn in_flight(&self) -> u64 {
+        let answered = self.answered.load(Ordering::Acquire);
+        self.sent.load(Ordering::Acquire).saturating_sub(answered)
+    }
+
+    /// Whether the next call is one of those whose time is taken.
+    #[inline]
+    pub(crate) fn samples_next(&self, every: u64) -> bool {
+        self.sent.load(Ordering::Relaxed).is_multiple_of(every)
+    }
+
+    /// Takes note of when a call was sent, for reports of what ran.
+    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant) {
+        self.slots.sent_at(ticket, sent);
     }
 
     /// Takes no more calls. Those that were sent are counted by
@@ -252,6 +294,7 @@ impl Lane {
     }
 
     /// Whether it takes calls.
+    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         !self.is_dead() && !self.closed.load(Ordering::Acquire)
     }
@@ -279,7 +322,31 @@ impl LaneContract {
     /// The id of a function, if there is one of this name.
     #[inline]
     pub(crate) fn function(&self, name: &str) -> Option<u32> {
-        let at = self.functions.iter().position(|function| function == name)?;
+        let wanted = NameKey::of(name);
+        let mut keys = self.keys.iter().enumerate();
+        let (at, _) = keys.find(|(at, key)| {
+            **key == wanted && (name.len() <= NameKey::WHOLE || self.functions[*at] == name)
+        })?;
         u32::try_from(at).ok().map(|at| self.first + at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contract_finds_functions_by_their_whole_names() {
+        let functions: Vec<String> =
+            ["greet", "greet_all", "greet_allo", "g", ""].map(str::to_owned).to_vec();
+        let keys = functions.iter().map(|name| NameKey::of(name)).collect();
+        let id = "greeter@1".parse().unwrap();
+        let contract = LaneContract { id, functions, keys, first: 10 };
+        for (at, name) in (10..).zip(["greet", "greet_all", "greet_allo", "g", ""]) {
+            assert_eq!(contract.function(name), Some(at), "{name}");
+        }
+        for none in ["gree", "greeting", "greet_alm", "greet_all_", "h", "\0"] {
+            assert_eq!(contract.function(none), None, "{none}");
+        }
     }
 }

@@ -1,9 +1,7 @@
-//! Reading replies, and waiting for them.
+//! Reading what the worker has sent.
 
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, MutexGuard, TryLockError};
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::BulkRef;
@@ -19,8 +17,29 @@ pub(crate) type Done = (Outcome, Option<DownSegment>);
 /// Calls that a guest may have open at once.
 const MAX_OUTCALLS: u32 = 1024;
 
+/// Frames that are read in one go, at most. A worker that never stops sending
+/// would keep its reader for ever otherwise, beyond every deadline.
+const MAX_FRAMES: u32 = 4096;
+
+/// How reading in one go has ended.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// With the reader's own outcome; more may be there.
+    Own(Done),
+    /// With nothing left.
+    All,
+    /// With something left: the reader has to look after its own affairs.
+    More,
+}
+
+/// Adds to a count that only this thread writes: a plain store will do.
+#[inline]
+fn add(count: &AtomicU64, more: u64) {
+    count.store(count.load(Ordering::Relaxed) + more, Ordering::Release);
+}
+
 impl Receiving {
-    fn disarm(&mut self) {
+    pub(super) fn disarm(&mut self) {
         if self.armed {
             self.rx.disarm();
             self.armed = false;
@@ -29,27 +48,29 @@ impl Receiving {
 }
 
 impl Lane {
-    fn try_lead(&self) -> Option<MutexGuard<'_, Receiving>> {
-        match self.rx.try_lock() {
-            Ok(rx) => Some(rx),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
-    }
-
-    /// Reads every frame that is there.
+    /// Reads the frames that are there, up to the answer to the reader's own
+    /// call.
     #[inline]
-    fn drain(self: &Arc<Self>, receiving: &mut Receiving) {
-        while !receiving.broken {
+    pub(super) fn read(self: &Arc<Self>, receiving: &mut Receiving, own: Option<Ticket>) -> Read {
+        for _ in 0..MAX_FRAMES {
+            if receiving.broken {
+                return Read::All;
+            }
             let frame = match receiving.rx.peek() {
-                Ok(None) => return,
+                Ok(None) => return Read::All,
                 Ok(Some(frame)) => frame,
-                Err(corrupt) => return self.broken(receiving, Violation::Ring(corrupt)),
+                Err(corrupt) => {
+                    self.broken(receiving, Violation::Ring(corrupt));
+                    return Read::All;
+                }
             };
-            if let Err(violation) = self.handle(receiving, frame) {
-                self.broken(receiving, violation);
+            match self.handle(receiving, frame, own) {
+                Ok(None) => {}
+                Ok(Some(done)) => return Read::Own(done),
+                Err(violation) => self.broken(receiving, violation),
             }
         }
+        Read::More
     }
 
     #[cold]
@@ -59,18 +80,33 @@ impl Lane {
     }
 
     #[inline]
-    fn handle(self: &Arc<Self>, receiving: &mut Receiving, frame: Frame) -> Result<(), Violation> {
+    fn handle(
+        self: &Arc<Self>,
+        receiving: &mut Receiving,
+        frame: Frame,
+        own: Option<Ticket>,
+    ) -> Result<Option<Done>, Violation> {
         match frame.head.kind {
             Kind::Reply => {
                 let ticket = Ticket::from_wire(frame.head.call);
+                let unknown = Violation::NoSuchCall(frame.head.call);
+                if own == Some(ticket) {
+                    let done = self
+                        .slots
+                        .complete_own(ticket, |segment| self.outcome(receiving, &frame, segment))
+                        .ok_or(unknown)??;
+                    receiving.rx.release(frame);
+                    self.answered(1);
+                    return Ok(Some(done));
+                }
                 let waiter = self
                     .slots
                     .complete(ticket, |segment| self.outcome(receiving, &frame, segment))
-                    .ok_or(Violation::NoSuchCall(frame.head.call))??;
+                    .ok_or(unknown)??;
                 receiving.rx.release(frame);
-                self.pending.fetch_sub(1, Ordering::SeqCst);
+                self.answered(1);
                 waiter.wake();
-                Ok(())
+                Ok(None)
             }
             Kind::Call => {
                 let mut payload = Vec::new();
@@ -83,10 +119,16 @@ impl Lane {
                     return Err(Violation::TooManyOutcalls(MAX_OUTCALLS));
                 }
                 self.peer.outcall(self, frame.head.call, payload);
-                Ok(())
+                Ok(None)
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),
         }
+    }
+
+    /// Counts calls that have ended. Whoever does holds the receiving end.
+    #[inline]
+    pub(super) fn answered(&self, calls: u64) {
+        add(&self.answered, calls);
     }
 
     /// A call that the guest made has been answered.
@@ -108,8 +150,19 @@ impl Lane {
             let mut bytes = [0; Payload::SMALL];
             bytes.copy_from_slice(words.as_flattened());
             let len = u8::try_from(frame.len).unwrap_or(0);
+            add(&self.values, 1);
             return Ok(Outcome::Value(Payload::Small { len, bytes }));
         }
+        self.large_outcome(receiving, frame, segment)
+    }
+
+    fn large_outcome(
+        &self,
+        receiving: &Receiving,
+        frame: &Frame,
+        segment: Option<&DownSegment>,
+    ) -> Result<Outcome, Violation> {
+        let flags = frame.head.flags;
         let mut inline = Vec::new();
         receiving.rx.copy_payload(frame, &mut inline);
         if flags & FLAG_ECHO != 0 {
@@ -121,10 +174,12 @@ impl Lane {
                 return Err(Violation::Bulk("another call's arguments"));
             }
             let (start, len) = (range.start, range.len());
+            add(&self.values, 1);
             return Ok(Outcome::Value(Payload::Echo { start, len }));
         }
         let bytes = if flags & FLAG_BULK == 0 { inline } else { self.copy_bulk(&inline)? };
         if flags & FLAG_FAILURE == 0 {
+            add(&self.values, 1);
             return Ok(Outcome::Value(Payload::Heap(bytes)));
         }
         let failure = codec::decode(&bytes).map_err(|_| Violation::Failure)?;
@@ -146,181 +201,33 @@ impl Lane {
         Ok(bytes)
     }
 
-    /// Gives leadership up. While calls are pending the wake socket stays armed,
-    /// so that the pump is woken for them.
-    #[inline]
-    fn step_down<'l>(self: &'l Arc<Self>, mut receiving: MutexGuard<'l, Receiving>) {
-        loop {
-            while self.pending.load(Ordering::SeqCst) > 0 && !receiving.broken && !receiving.armed {
-                if receiving.rx.arm() {
-                    receiving.armed = true;
-                } else {
-                    self.drain(&mut receiving);
-                }
-            }
-            let covered = receiving.armed || receiving.broken;
-            drop(receiving);
-            // SYNC: leader gone. A caller raises `pending`, then fails to lock
-            // `rx`; we unlock `rx`, then look at `pending`. With both fences
-            // one of us sees the other.
-            fence(Ordering::SeqCst);
-            if covered || self.pending.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            match self.try_lead() {
-                Some(next) => receiving = next,
-                None => return,
-            }
-        }
-    }
-
-    /// Waits on this thread until the call has ended, or until `deadline`, which
-    /// is asked for only when the call does not end at once.
-    pub(crate) fn wait_blocking(
+    /// The worker is dead, and nothing is sent any more: reads what it had
+    /// published, then ends every call.
+    pub(super) fn read_what_is_left(
         self: &Arc<Self>,
-        ticket: Ticket,
-        deadline: &mut impl FnMut() -> Option<Instant>,
-    ) -> Option<Done> {
-        loop {
-            if let Some(done) = self.slots.take(ticket) {
-                return Some(done);
-            }
-            fence(Ordering::SeqCst);
-            if !self.is_dead()
-                && let Some(mut receiving) = self.try_lead()
-                && !receiving.broken
-            {
-                receiving.disarm();
-                let done = self.lead(&mut receiving, ticket, deadline);
-                self.step_down(receiving);
-                if done.is_some() {
-                    self.call_next_leader();
-                    return done;
-                }
-            } else if self.slots.wait(ticket, Waiter::Thread(std::thread::current())) {
-                match deadline() {
-                    None => std::thread::park(),
-                    Some(deadline) => {
-                        std::thread::park_timeout(
-                            deadline.saturating_duration_since(Instant::now()),
-                        );
-                    }
-                }
-            }
-            if deadline().is_some_and(|deadline| Instant::now() >= deadline) {
-                return self.slots.take(ticket);
-            }
-        }
-    }
-
-    /// Reads until the call has ended, the deadline has passed, or the lane is
-    /// no more.
-    #[inline]
-    fn lead(
-        self: &Arc<Self>,
-        receiving: &mut Receiving,
-        ticket: Ticket,
-        deadline: &mut impl FnMut() -> Option<Instant>,
-    ) -> Option<Done> {
-        loop {
-            self.drain(receiving);
-            if let Some(done) = self.slots.take(ticket) {
-                return Some(done);
-            }
-            if receiving.rx.spin() {
-                continue;
-            }
-            if receiving.broken || self.is_dead() {
-                return None;
-            }
-            let left = deadline().map(|d| d.saturating_duration_since(Instant::now()));
-            if left == Some(Duration::ZERO) {
-                return None;
-            }
-            self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
-            receiving.rx.sleep(left);
-        }
-    }
-
-    /// A blocking leader that leaves hands over to another one that is parked:
-    /// it reads sooner than the pump.
-    #[inline]
-    fn call_next_leader(&self) {
-        if self.pending.load(Ordering::Relaxed) > 0
-            && let Some(thread) = self.slots.any_thread()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Looks for the call's end from a task. `patience` is how often the task
-    /// would rather be polled again at once than woken.
-    pub(crate) fn poll_wait(
-        self: &Arc<Self>,
-        cx: &Context<'_>,
-        ticket: Ticket,
-        patience: &mut u32,
-    ) -> Poll<Done> {
-        if let Some(done) = self.slots.take(ticket) {
-            return Poll::Ready(done);
-        }
-        fence(Ordering::SeqCst);
-        if let Some(mut receiving) = self.try_lead() {
-            receiving.disarm();
-            self.drain(&mut receiving);
-            let alone = self.pending.load(Ordering::Relaxed) == 1;
-            if alone && !receiving.broken && receiving.rx.spin() {
-                self.drain(&mut receiving);
-            }
-            if let Some(done) = self.slots.take(ticket) {
-                self.step_down(receiving);
-                return Poll::Ready(done);
-            }
-            // Others are at work on this lane: let their tasks run, which send
-            // and read as well, before anybody goes to sleep.
-            if !alone && *patience > 0 && !receiving.broken {
-                *patience -= 1;
-                drop(receiving);
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let waits = self.slots.wait(ticket, Waiter::Task(cx.waker().clone()));
-            self.step_down(receiving);
-            if waits {
-                return Poll::Pending;
-            }
-        } else if self.slots.wait(ticket, Waiter::Task(cx.waker().clone())) {
-            return Poll::Pending;
-        }
-        match self.slots.take(ticket) {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
-    }
-
-    /// The pump was woken: reads what is there.
-    pub(crate) fn pump(self: &Arc<Self>) {
-        if let Some(mut receiving) = self.try_lead() {
-            receiving.disarm();
-            self.drain(&mut receiving);
-            self.step_down(receiving);
-        }
-        // Otherwise somebody leads, and arms again when leaving.
-    }
-
-    /// The worker is dead: reads what it had published.
-    pub(super) fn read_what_is_left(self: &Arc<Self>) {
+        end: impl FnOnce(u64) -> super::slots::Failed,
+    ) -> super::slots::Failed {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let mut receiving = loop {
-            if let Some(receiving) = self.try_lead() {
+            if let Some(receiving) = self.rx.take() {
                 break receiving;
             }
             // A leader may sleep on the ring; nobody else will wake it now.
             self.memory.wake_supervisor(shape, self.leader_at.load(Ordering::SeqCst));
             std::thread::yield_now();
         };
-        self.drain(&mut receiving);
+        // Bounded, as the lane may be one that a living worker has unloaded.
+        for _ in 0..=self.limits.ring_slots / MAX_FRAMES {
+            if !matches!(self.read(&mut receiving, None), Read::More) {
+                break;
+            }
+        }
         receiving.broken = true;
+        let failed = end(self.memory.begun().load(Ordering::Relaxed));
+        self.answered(failed.ended);
+        // Whoever wanted the lead meanwhile finds its outcome by itself.
+        drop(receiving);
+        failed
     }
 
     /// The caller has gone. Returns whether the worker was running the call.
@@ -333,5 +240,12 @@ impl Lane {
     /// Whether the worker has begun the call and not answered it.
     pub(crate) fn is_running(&self, ticket: Ticket) -> bool {
         self.slots.is_running(ticket, self.memory.begun().load(Ordering::Relaxed))
+    }
+
+    /// Wakes callers whose calls have ended.
+    pub(super) fn wake_all(waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            waiter.wake();
+        }
     }
 }

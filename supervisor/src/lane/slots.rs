@@ -1,10 +1,26 @@
 //! The calls in flight on a lane.
+//!
+//! A slot's life is one word: which use of the slot it is (its generation), and
+//! the phase of that use. The common call, whose caller reads its own reply,
+//! takes no lock and no read-modify-write here: who may store a phase is settled
+//! by who else is locked out.
+//!
+//! | phase | entered by | holding |
+//! | --- | --- | --- |
+//! | free → sent | a caller that sends | the lane's sending end |
+//! | sent → asleep | the caller | nothing: by compare-exchange |
+//! | sent, asleep → abandoned | the caller that gives up | nothing: by compare-exchange |
+//! | sent, asleep → done | the leader | the lane's receiving end; by exchange |
+//! | sent → free | the caller that reads its own reply | the lane's receiving end |
+//! | done → free | the caller | nothing: only it is left |
+//! | abandoned → free | the leader | the lane's receiving end |
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::task::Waker;
 use std::thread::Thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::bulk::DownSegment;
 use super::{Outcome, lock};
@@ -51,227 +67,466 @@ impl Waiter {
     }
 }
 
-enum Status {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
     Free,
-    Waiting(Waiter),
+    /// The caller looks by itself, or has not begun to wait.
+    Sent,
+    /// The caller sleeps; its waiter is there.
+    Asleep,
     /// The caller has gone; the answer is thrown away.
     Abandoned,
-    Done(Outcome),
+    /// The outcome is there.
+    Done,
 }
 
-struct Slot {
-    state: Mutex<SlotState>,
-}
-
-struct SlotState {
+/// The state word: generation and phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
     generation: u32,
-    status: Status,
+    phase: Phase,
+}
+
+impl State {
+    const fn pack(self) -> u64 {
+        ((self.generation as u64) << 32) | self.phase as u64
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "both halves are 32 bits")]
+    const fn unpack(word: u64) -> Self {
+        let phase = match word as u32 {
+            1 => Phase::Sent,
+            2 => Phase::Asleep,
+            3 => Phase::Abandoned,
+            4 => Phase::Done,
+            _ => Phase::Free,
+        };
+        Self { generation: (word >> 32) as u32, phase }
+    }
+}
+
+/// One call's place. A cache line and more of its own, so that callers on
+/// different CPUs do not disturb each other.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Slot {
+    state: AtomicU64,
     /// The call's number among all of its lane.
-    number: u64,
-    function: u32,
-    /// When it was sent, if somebody has looked at the clock.
-    sent: Option<Instant>,
+    number: AtomicU64,
+    /// When it was sent, in nanoseconds since the lane was made; 0 if nobody
+    /// has looked at the clock.
+    sent: AtomicU64,
+    function: AtomicU32,
+    /// Whether `segment` is taken.
+    bulk: AtomicU32,
     /// Where its arguments stand; kept until the outcome is taken, because it
     /// may be an echo of them.
-    segment: Option<DownSegment>,
+    segment: Mutex<Option<DownSegment>>,
+    outcome: Mutex<Option<Outcome>>,
+    waiter: Mutex<Option<Waiter>>,
+}
+
+impl Slot {
+    fn state(&self) -> State {
+        State::unpack(self.state.load(Acquire))
+    }
+
+    /// Whether this use of the slot is in flight, and its caller has not gone.
+    fn is_awaited(&self, ticket: Ticket) -> bool {
+        let state = self.state();
+        state.generation == ticket.generation && matches!(state.phase, Phase::Sent | Phase::Asleep)
+    }
+
+    fn take_segment(&self) -> Option<DownSegment> {
+        if self.bulk.load(Relaxed) == 0 {
+            return None;
+        }
+        self.bulk.store(0, Relaxed);
+        lock(&self.segment).take()
+    }
+
+    /// Ends this use. Everything of it has been taken out.
+    fn free(&self, generation: u32) {
+        // SYNC: slot free. Pairs with the acquire load in `Slots::open`.
+        self.state.store(State { generation, phase: Phase::Free }.pack(), Release);
+    }
+
+    /// Moves from either phase of an awaited call to another, by its caller.
+    fn leave(&self, ticket: Ticket, to: Phase) -> bool {
+        let generation = ticket.generation;
+        let to = State { generation, phase: to }.pack();
+        [Phase::Sent, Phase::Asleep].into_iter().any(|phase| {
+            let from = State { generation, phase }.pack();
+            self.state.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
+        })
+    }
 }
 
 /// A call that was running when its worker died.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Running {
     pub(crate) function: u32,
-    pub(crate) sent: Option<Instant>,
+    /// How long it had run, if somebody had looked at the clock.
+    pub(crate) age: Option<Duration>,
 }
 
+/// What [`Slots::fail_all`] has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Failed {
+    /// The calls that the worker had begun.
+    pub(crate) running: Vec<Running>,
+    /// Who has to be woken.
+    pub(crate) waiters: Vec<Waiter>,
+    /// How many calls there were.
+    pub(crate) ended: u64,
+}
+
+#[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
-    free: Mutex<Vec<u32>>,
-    used: AtomicU32,
+    /// The slot that was freed last: it is in the cache, and the next to be
+    /// taken. Only a hint.
+    last_freed: AtomicU32,
+    epoch: Instant,
 }
 
 impl Slots {
     pub(crate) fn new(capacity: u32) -> Self {
-        let slot = || Slot {
-            state: Mutex::new(SlotState {
-                generation: 0,
-                status: Status::Free,
-                number: 0,
-                function: 0,
-                sent: None,
-                segment: None,
-            }),
-        };
         Self {
-            slots: (0..capacity).map(|_| slot()).collect(),
-            // The last one freed is the next one taken: it is in the cache.
-            free: Mutex::new((0..capacity).rev().collect()),
-            used: AtomicU32::new(0),
+            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            last_freed: AtomicU32::new(0),
+            epoch: Instant::now(),
         }
     }
 
+    fn get(&self, index: u32) -> Option<&Slot> {
+        self.slots.get(index as usize)
+    }
+
     /// Takes a slot for a call, `None` if all are taken.
+    ///
+    /// The caller holds the lane's sending end: nobody else takes slots.
     #[inline]
     pub(crate) fn open(
         &self,
         number: u64,
         function: u32,
-        sent: Option<Instant>,
         segment: Option<DownSegment>,
     ) -> Option<Ticket> {
-        let index = lock(&self.free).pop()?;
-        self.used.fetch_add(1, Ordering::Relaxed);
-        let mut slot = lock(&self.slots[index as usize].state);
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.status = Status::Waiting(Waiter::Nobody);
-        slot.number = number;
-        slot.function = function;
-        slot.sent = sent;
-        slot.segment = segment;
-        Some(Ticket { index, generation: slot.generation })
-    }
-
-    /// Takes a call back that was not sent after all.
-    pub(crate) fn withdraw(&self, ticket: Ticket) -> Option<DownSegment> {
-        let mut slot = lock(&self.slots[ticket.index as usize].state);
-        let segment = slot.segment.take();
-        self.close(ticket.index, &mut slot);
-        segment
-    }
-
-    fn close(&self, index: u32, slot: &mut SlotState) {
-        slot.status = Status::Free;
-        slot.segment = None;
-        self.used.fetch_sub(1, Ordering::Relaxed);
-        lock(&self.free).push(index);
+        let hint = self.last_freed.load(Relaxed);
+        let free = |index: u32| {
+            let slot = self.get(index)?;
+            let state = slot.state();
+            (state.phase == Phase::Free).then_some((index, slot, state.generation))
+        };
+        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let (index, slot, generation) =
+            free(hint).or_else(|| (1..count).find_map(|by| free((hint + by) % count)))?;
+        // The next one is probably free as well, when many calls are sent in a row.
+        if count > 1 {
+            self.last_freed.store((index + 1) % count, Relaxed);
+        }
+        let generation = generation.wrapping_add(1);
+        slot.number.store(number, Relaxed);
+        slot.sent.store(0, Relaxed);
+        slot.function.store(function, Relaxed);
+        if segment.is_some() {
+            *lock(&slot.segment) = segment;
+            slot.bulk.store(1, Relaxed);
+        }
+        slot.state.store(State { generation, phase: Phase::Sent }.pack(), Release);
+        Some(Ticket { index, generation })
     }
 
     /// Takes the outcome of a call, if it is there; its slot is free then.
     /// What the outcome may refer to comes with it.
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<(Outcome, Option<DownSegment>)> {
-        let mut slot = lock(&self.slots[ticket.index as usize].state);
-        debug_assert_eq!(slot.generation, ticket.generation);
-        if !matches!(slot.status, Status::Done(_)) {
+        let slot = self.get(ticket.index)?;
+        let state = slot.state();
+        if state.generation != ticket.generation || state.phase != Phase::Done {
             return None;
         }
-        let status = std::mem::replace(&mut slot.status, Status::Free);
-        let segment = slot.segment.take();
-        self.close(ticket.index, &mut slot);
-        match status {
-            Status::Done(outcome) => Some((outcome, segment)),
-            _ => None,
-        }
+        let outcome = lock(&slot.outcome).take();
+        let segment = slot.take_segment();
+        slot.free(ticket.generation);
+        self.last_freed.store(ticket.index, Relaxed);
+        outcome.map(|outcome| (outcome, segment))
+    }
+
+    /// Takes note of when the call was sent, for reports of what ran.
+    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant) {
+        let Some(slot) = self.get(ticket.index) else { return };
+        let nanos = sent.saturating_duration_since(self.epoch).as_nanos();
+        slot.sent.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Relaxed);
     }
 
     /// Says who waits. Returns false if the outcome is there already.
     pub(crate) fn wait(&self, ticket: Ticket, waiter: Waiter) -> bool {
-        let mut slot = lock(&self.slots[ticket.index as usize].state);
-        match &mut slot.status {
-            Status::Waiting(old) => {
-                *old = waiter;
-                true
-            }
-            _ => false,
+        let Some(slot) = self.get(ticket.index) else { return false };
+        *lock(&slot.waiter) = Some(waiter);
+        if slot.leave(ticket, Phase::Asleep) {
+            return true;
         }
+        *lock(&slot.waiter) = None;
+        false
     }
 
     /// The caller gives up. Returns whether the call was still in flight.
     pub(crate) fn abandon(&self, ticket: Ticket) -> bool {
-        let mut slot = lock(&self.slots[ticket.index as usize].state);
-        if slot.generation != ticket.generation {
-            return false;
+        let Some(slot) = self.get(ticket.index) else { return false };
+        if slot.leave(ticket, Phase::Abandoned) {
+            return true;
         }
-        match slot.status {
-            Status::Waiting(_) => {
-                slot.status = Status::Abandoned;
-                true
-            }
-            Status::Done(_) => {
-                self.close(ticket.index, &mut slot);
-                false
-            }
-            Status::Free | Status::Abandoned => false,
+        drop(self.take(ticket));
+        false
+    }
+
+    /// Completes a call whose caller is the one that reads: its outcome goes
+    /// straight back. `None` if it is not in flight.
+    ///
+    /// The caller holds the lane's receiving end.
+    #[inline]
+    pub(crate) fn complete_own<E>(
+        &self,
+        ticket: Ticket,
+        outcome: impl FnOnce(Option<&DownSegment>) -> Result<Outcome, E>,
+    ) -> Option<Result<(Outcome, Option<DownSegment>), E>> {
+        let slot = self.get(ticket.index)?;
+        if !slot.is_awaited(ticket) {
+            return None;
         }
+        let segment = slot.take_segment();
+        let outcome = match outcome(segment.as_ref()) {
+            Ok(outcome) => outcome,
+            // Nonsense: the call goes on waiting, for its lane's end.
+            Err(error) => return Some(Err(error)),
+        };
+        slot.free(ticket.generation);
+        self.last_freed.store(ticket.index, Relaxed);
+        Some(Ok((outcome, segment)))
     }
 
     /// Completes a call. `None` if there is no such call in flight: then the
     /// worker answers what nobody asked. `outcome` sees the segment with the
     /// arguments.
+    ///
+    /// The caller holds the lane's receiving end.
     #[inline]
     pub(crate) fn complete<E>(
         &self,
         ticket: Ticket,
         outcome: impl FnOnce(Option<&DownSegment>) -> Result<Outcome, E>,
     ) -> Option<Result<Waiter, E>> {
-        let mut slot = lock(&self.slots.get(ticket.index as usize)?.state);
-        if slot.generation != ticket.generation {
+        let slot = self.get(ticket.index)?;
+        let state = slot.state();
+        if state.generation != ticket.generation {
             return None;
         }
-        match slot.status {
-            Status::Waiting(_) => {
-                let outcome = match outcome(slot.segment.as_ref()) {
-                    Ok(outcome) => outcome,
-                    Err(e) => return Some(Err(e)),
-                };
-                match std::mem::replace(&mut slot.status, Status::Done(outcome)) {
-                    Status::Waiting(waiter) => Some(Ok(waiter)),
-                    _ => Some(Ok(Waiter::Nobody)),
-                }
-            }
-            Status::Abandoned => {
-                self.close(ticket.index, &mut slot);
+        match state.phase {
+            Phase::Free | Phase::Done => None,
+            Phase::Abandoned => {
+                self.throw_away(ticket, slot);
                 Some(Ok(Waiter::Nobody))
             }
-            Status::Free | Status::Done(_) => None,
+            Phase::Sent | Phase::Asleep => {
+                let outcome = if slot.bulk.load(Relaxed) == 0 {
+                    outcome(None)
+                } else {
+                    outcome(lock(&slot.segment).as_ref())
+                };
+                match outcome {
+                    Ok(outcome) => Some(Ok(self.finish(ticket, slot, outcome))),
+                    Err(error) => Some(Err(error)),
+                }
+            }
         }
     }
 
-    /// Ends every call in flight: `outcome` is told whether the worker had
-    /// begun it. Returns what was running, and who has to be woken.
-    pub(crate) fn fail_all(
-        &self,
-        begun: u64,
-        mut outcome: impl FnMut(bool) -> Outcome,
-    ) -> (Vec<Running>, Vec<Waiter>, u32) {
-        let (mut running, mut waiters, mut ended) = (Vec::new(), Vec::new(), 0);
-        for (index, slot) in (0_u32..).zip(&self.slots) {
-            let mut slot = lock(&slot.state);
-            let started = slot.number < begun;
-            match slot.status {
-                Status::Waiting(_) => {
-                    let done = Status::Done(outcome(started));
-                    if let Status::Waiting(waiter) = std::mem::replace(&mut slot.status, done) {
-                        waiters.push(waiter);
-                    }
-                }
-                Status::Abandoned => self.close(index, &mut slot),
-                Status::Free | Status::Done(_) => continue,
+    /// Hands an outcome over to the call's caller, who may be going meanwhile.
+    fn finish(&self, ticket: Ticket, slot: &Slot, outcome: Outcome) -> Waiter {
+        *lock(&slot.outcome) = Some(outcome);
+        let done = State { generation: ticket.generation, phase: Phase::Done };
+        // SYNC: outcome there. Pairs with the acquire load in `take`.
+        match State::unpack(slot.state.swap(done.pack(), AcqRel)).phase {
+            Phase::Asleep => lock(&slot.waiter).take().unwrap_or(Waiter::Nobody),
+            Phase::Abandoned => {
+                self.throw_away(ticket, slot);
+                Waiter::Nobody
             }
-            ended += 1;
+            Phase::Free | Phase::Sent | Phase::Done => Waiter::Nobody,
+        }
+    }
+
+    fn throw_away(&self, ticket: Ticket, slot: &Slot) {
+        drop(lock(&slot.outcome).take());
+        drop(slot.take_segment());
+        drop(lock(&slot.waiter).take());
+        slot.free(ticket.generation);
+        self.last_freed.store(ticket.index, Relaxed);
+    }
+
+    /// Ends every call in flight: `outcome` is told whether the worker had
+    /// begun it.
+    ///
+    /// The caller holds the lane's receiving end, and nothing is sent any more.
+    pub(crate) fn fail_all(&self, begun: u64, mut outcome: impl FnMut(bool) -> Outcome) -> Failed {
+        let mut failed = Failed::default();
+        for (index, slot) in (0_u32..).zip(&self.slots) {
+            let state = slot.state();
+            let ticket = Ticket { index, generation: state.generation };
+            let started = slot.number.load(Relaxed) < begun;
+            let running = Running { function: slot.function.load(Relaxed), age: self.age(slot) };
+            match state.phase {
+                Phase::Free | Phase::Done => continue,
+                Phase::Sent | Phase::Asleep => {
+                    failed.waiters.push(self.finish(ticket, slot, outcome(started)));
+                }
+                Phase::Abandoned => self.throw_away(ticket, slot),
+            }
+            failed.ended += 1;
             if started {
-                running.push(Running { function: slot.function, sent: slot.sent });
+                failed.running.push(running);
             }
         }
-        (running, waiters, ended)
+        failed
+    }
+
+    fn age(&self, slot: &Slot) -> Option<Duration> {
+        match slot.sent.load(Relaxed) {
+            0 => None,
+            sent => Some(self.epoch.elapsed().saturating_sub(Duration::from_nanos(sent))),
+        }
     }
 
     /// Whether a call is in flight and the worker has begun it.
     pub(crate) fn is_running(&self, ticket: Ticket, begun: u64) -> bool {
-        let Some(slot) = self.slots.get(ticket.index as usize) else { return false };
-        let slot = lock(&slot.state);
-        slot.generation == ticket.generation
-            && matches!(slot.status, Status::Waiting(_) | Status::Abandoned)
-            && slot.number < begun
+        let Some(slot) = self.get(ticket.index) else { return false };
+        let state = slot.state();
+        state.generation == ticket.generation
+            && matches!(state.phase, Phase::Sent | Phase::Asleep | Phase::Abandoned)
+            && slot.number.load(Relaxed) < begun
     }
 
-    /// A task or thread that waits, other than by itself: a new leader.
+    /// A thread that is parked for a call: a new leader.
     pub(crate) fn any_thread(&self) -> Option<Thread> {
-        if self.used.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        self.slots.iter().find_map(|slot| match &lock(&slot.state).status {
-            Status::Waiting(Waiter::Thread(thread)) => Some(thread.clone()),
-            _ => None,
+        self.slots.iter().find_map(|slot| {
+            if slot.state().phase != Phase::Asleep {
+                return None;
+            }
+            match &*lock(&slot.waiter) {
+                Some(Waiter::Thread(thread)) => Some(thread.clone()),
+                _ => None,
+            }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lane::Payload;
+
+    fn value(n: u8) -> Outcome {
+        Outcome::Value(Payload::Heap(vec![n]))
+    }
+
+    fn complete(slots: &Slots, ticket: Ticket) -> Option<Waiter> {
+        slots.complete::<()>(ticket, |_| Ok(value(1))).map(Result::unwrap)
+    }
+
+    #[test]
+    fn slots_give_an_outcome_once() {
+        let slots = Slots::new(2);
+        let ticket = slots.open(0, 7, None).unwrap();
+        assert!(slots.take(ticket).is_none());
+        assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
+        assert!(complete(&slots, ticket).is_none(), "answered twice");
+        assert!(matches!(slots.take(ticket), Some((Outcome::Value(_), None))));
+        assert!(slots.take(ticket).is_none());
+        assert!(complete(&slots, ticket).is_none(), "answered after it was taken");
+    }
+
+    #[test]
+    fn slots_tell_uses_of_one_slot_apart() {
+        let slots = Slots::new(1);
+        let first = slots.open(0, 0, None).unwrap();
+        assert!(slots.open(1, 0, None).is_none(), "no more than there are");
+        complete(&slots, first);
+        slots.take(first).unwrap();
+        let second = slots.open(1, 0, None).unwrap();
+        assert_ne!(first, second);
+        assert!(complete(&slots, first).is_none());
+        assert!(!slots.abandon(first));
+        assert!(slots.is_running(second, 2));
+        assert!(!slots.is_running(second, 1));
+    }
+
+    #[test]
+    fn slots_wake_who_sleeps() {
+        let slots = Slots::new(4);
+        let ticket = slots.open(0, 0, None).unwrap();
+        assert!(slots.wait(ticket, Waiter::Thread(std::thread::current())));
+        assert!(slots.any_thread().is_some());
+        assert!(matches!(complete(&slots, ticket), Some(Waiter::Thread(_))));
+        assert!(slots.any_thread().is_none());
+        assert!(!slots.wait(ticket, Waiter::Nobody), "the outcome is there");
+        assert!(slots.take(ticket).is_some());
+    }
+
+    #[test]
+    fn slots_of_callers_that_went_are_freed_by_the_answer() {
+        let slots = Slots::new(1);
+        let ticket = slots.open(0, 0, None).unwrap();
+        assert!(slots.abandon(ticket));
+        assert!(slots.open(1, 0, None).is_none(), "its answer is still due");
+        assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
+        assert!(slots.open(1, 0, None).is_some());
+    }
+
+    #[test]
+    fn slots_abandoned_after_the_answer_are_free_at_once() {
+        let slots = Slots::new(1);
+        let ticket = slots.open(0, 0, None).unwrap();
+        complete(&slots, ticket);
+        assert!(!slots.abandon(ticket));
+        assert!(slots.open(1, 0, None).is_some());
+    }
+
+    #[test]
+    fn slots_fail_what_had_begun_and_give_back_the_rest() {
+        let slots = Slots::new(4);
+        let begun = slots.open(0, 3, None).unwrap();
+        slots.sent_at(begun, Instant::now());
+        let waiting = slots.open(1, 4, None).unwrap();
+        let gone = slots.open(2, 5, None).unwrap();
+        assert!(slots.abandon(gone));
+        let failed =
+            slots.fail_all(1, |started| if started { value(0) } else { Outcome::NotBegun });
+        assert_eq!((failed.ended, failed.running.len()), (3, 1));
+        assert_eq!(failed.running[0].function, 3);
+        assert!(failed.running[0].age.is_some());
+        assert!(matches!(slots.take(begun), Some((Outcome::Value(_), _))));
+        assert!(matches!(slots.take(waiting), Some((Outcome::NotBegun, _))));
+    }
+
+    #[test]
+    fn slots_give_the_readers_own_outcome_straight_back() {
+        let slots = Slots::new(1);
+        let ticket = slots.open(0, 0, None).unwrap();
+        let own = slots.complete_own::<()>(ticket, |_| Ok(value(9)));
+        assert!(matches!(own, Some(Ok((Outcome::Value(_), None)))));
+        assert!(slots.complete_own::<()>(ticket, |_| Ok(value(9))).is_none());
+        assert!(slots.open(1, 0, None).is_some());
+    }
+
+    #[test]
+    fn slots_whose_answer_is_nonsense_go_on_waiting_for_the_lanes_end() {
+        let slots = Slots::new(1);
+        let ticket = slots.open(0, 0, None).unwrap();
+        assert!(matches!(slots.complete_own(ticket, |_| Err(())), Some(Err(()))));
+        let failed = slots.fail_all(1, |_| value(0));
+        assert_eq!(failed.ended, 1);
+        assert!(slots.take(ticket).is_some());
     }
 }

@@ -228,7 +228,7 @@ impl Process {
             }
         };
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(&contracts, peer);
+        let lane = draft.finish(&contracts, peer, bundle.counters.for_lane());
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -351,9 +351,7 @@ impl Process {
                     bundle: entry.bundle.name.clone(),
                     contract,
                     function,
-                    age_ms: call
-                        .sent
-                        .map(|sent| u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX)),
+                    age_ms: call.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
                 });
             }
         }
@@ -400,6 +398,11 @@ impl LanePeer for Process {
                 process.kill("a call that did not end within its deadline and grace");
             }
         });
+    }
+
+    fn read_on(&self, lane: &Arc<Lane>) {
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move { lane.pump() });
     }
 
     fn outcall(&self, lane: &Arc<Lane>, call: u64, payload: Vec<u8>) {
