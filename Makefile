@@ -5,7 +5,11 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
-.PHONY: help setup build demo test lint clean
+# A build of its own: `--cfg loom` is part of every crate's build.
+LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
+WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
+
+.PHONY: help setup build demo test loom bench lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +27,15 @@ demo: build ## all five languages answer, are killed, and answer again
 test: build ## all tests
 	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc
+
+loom: setup ## check the lanes' protocols by their models
+	CARGO_TARGET_DIR=$(LOOM) RUSTFLAGS="--cfg loom" \
+		cargo nextest run --locked --release --package menagerie-protocol --lib models::
+
+bench: setup ## measure calls beside what the machine allows; writes docs/bench
+	cargo build --locked --release --package menagerie-supervisor $(WORKERS)
+	scripts/build-native-bundles release
+	$(or $(CARGO_TARGET_DIR),target)/release/menagerie bench --out docs/bench $(BENCH)
 
 lint: setup ## formatting, clippy, and what the architecture forbids
 	cargo fmt --all --check

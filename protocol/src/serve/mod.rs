@@ -2,6 +2,7 @@
 //! otherwise.
 
 mod environment;
+mod in_process;
 mod lanes;
 
 pub use environment::EnvironmentError;
@@ -29,10 +30,16 @@ const EXIT_NO_SUPERVISOR: u8 = 3;
 /// is what the status shows, for example `CPython 3.11.7`. Must be called on
 /// the main thread.
 ///
+/// With `--in-process` on the command line it serves nobody, and measures what
+/// one bundle's calls cost in this very process, for `menagerie bench`.
+///
 /// It returns only if the worker could not begin: afterwards it ends the
 /// process itself, because a VM's own exit handlers must not run while lanes
 /// still use it.
 pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: String) -> ExitCode {
+    if let Some(in_process) = in_process::InProcess::from_args(std::env::args().skip(1)) {
+        return in_process.run(loader);
+    }
     let environment = match WorkerEnvironment::read() {
         Ok(environment) => environment,
         Err(error) => {
@@ -51,9 +58,13 @@ pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: String) -> ExitCode 
     }
 }
 
-#[allow(clippy::print_stderr, reason = "a worker's standard error is its supervisor's to read")]
 fn complain(error: &dyn std::error::Error) {
-    eprintln!("menagerie worker: {error}");
+    complain_text(&error.to_string());
+}
+
+#[allow(clippy::print_stderr, reason = "a worker's standard error is its supervisor's to read")]
+fn complain_text(problem: &str) {
+    eprintln!("menagerie worker: {problem}");
 }
 
 /// Ends the process without running exit handlers.

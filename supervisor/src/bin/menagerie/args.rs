@@ -94,6 +94,42 @@ pub(crate) enum Command {
         /// native, python, lua, js or dotnet
         loader: String,
     },
+    /// Measure what calls cost on this machine, beside what the machine allows
+    #[command(after_help = "Figures mean something only in a build with optimisation, on a \
+        machine that does nothing else.\nGroups: null, await, vm, tasks, idle-10ms, bytes, \
+        noticed, start, idle.")]
+    Bench {
+        /// Fewer turns: less exact, in a minute
+        #[arg(long)]
+        quick: bool,
+        /// Only this group; may be repeated
+        #[arg(long, value_name = "GROUP")]
+        only: Vec<String>,
+        /// Write bench.json and bench.svg into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// The folder of the sample bundles
+        #[arg(long, value_name = "DIR", default_value = "tests/bundles")]
+        bundles: PathBuf,
+        /// A folder with the worker programs, looked in after this program's own
+        #[arg(long, value_name = "DIR")]
+        worker_dir: Option<PathBuf>,
+    },
+    /// The other process of a floor; started by `bench`
+    #[command(hide = true)]
+    BenchPeer {
+        /// The shared memory
+        memory: String,
+    },
+    /// A host that does nothing; started by `bench`
+    #[command(hide = true)]
+    BenchIdle {
+        /// The bundles that it loads
+        dirs: Vec<PathBuf>,
+        /// A folder with the worker programs
+        #[arg(long)]
+        worker_dir: Option<PathBuf>,
+    },
     /// Show which workers, runtimes and kernel features this machine has, and
     /// how to get what lacks
     Doctor {

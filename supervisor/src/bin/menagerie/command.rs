@@ -7,9 +7,25 @@ use serde_json::{Value, json};
 
 use crate::args::{Args, Command};
 use crate::client::{Client, CommandError, escape};
-use crate::{render, run};
+use crate::{bench, render, run};
 
 pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
+    let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
+    // These measure threads and runtimes, and bring their own.
+    let args = match args.command {
+        Command::Bench { quick, only, out, bundles, worker_dir } => {
+            let json = args.json;
+            let options = bench::Options { quick, only, out, bundles, worker_dir, json };
+            return bench::run(&options);
+        }
+        Command::BenchPeer { memory } => {
+            return bench::peer::main(&memory).map_err(|error| failed(&error));
+        }
+        Command::BenchIdle { dirs, worker_dir } => {
+            return bench::idle_main(&dirs, worker_dir).map_err(|error| failed(&error));
+        }
+        command => Args { command, ..args },
+    };
     let threads = if matches!(args.command, Command::Run { .. }) { 2 } else { 1 };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
@@ -92,6 +108,9 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
             done(&render::patiently("restarting", answer).await?, json, |answer| {
                 format!("restarted {} (process {})", text(&answer["loader"]), answer["pid"])
             })
+        }
+        Command::Bench { .. } | Command::BenchPeer { .. } | Command::BenchIdle { .. } => {
+            unreachable!("they have been executed without this runtime")
         }
         Command::Doctor { worker_dir } => {
             let mut config = Config::default();

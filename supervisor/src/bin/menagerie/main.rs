@@ -1,6 +1,7 @@
 //! `menagerie`: runs a supervisor, and looks at and acts on one that runs.
 
 mod args;
+mod bench;
 mod client;
 mod command;
 mod render;

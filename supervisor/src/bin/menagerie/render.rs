@@ -55,7 +55,16 @@ pub(crate) async fn patiently<T>(what: &str, step: impl Future<Output = T>) -> T
     done
 }
 
-fn table(header: &[&str]) -> Table {
+/// Shows rows of cells.
+pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut table = new_table(header);
+    for cells in rows {
+        table.add_row(cells);
+    }
+    line(&table.to_string());
+}
+
+fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header);
@@ -98,7 +107,7 @@ pub(crate) fn workers(workers: &[WorkerStatus]) {
         return;
     }
     let mut table =
-        table(&["worker", "state", "pid", "runtime", "memory", "cpu", "restarts", "bundles"]);
+        new_table(&["worker", "state", "pid", "runtime", "memory", "cpu", "restarts", "bundles"]);
     for worker in workers {
         let state = match (&worker.problem, worker.state) {
             (Some(problem), WorkerState::Stopped) => format!("stopped: {problem}"),
@@ -124,7 +133,7 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
         return;
     }
     let mut table =
-        table(&["bundle", "state", "provides", "generation", "calls", "failed", "p50", "p99"]);
+        new_table(&["bundle", "state", "provides", "generation", "calls", "failed", "p50", "p99"]);
     for bundle in bundles {
         let provides: Vec<String> = bundle
             .contracts
@@ -224,7 +233,7 @@ pub(crate) fn event(event: &Event) -> bool {
 }
 
 pub(crate) fn report(report: &Report) {
-    let mut workers = table(&["worker", "", "version or problem", "remedy"]);
+    let mut workers = new_table(&["worker", "", "version or problem", "remedy"]);
     for worker in &report.workers {
         let mark = if worker.problem.is_none() { "ok" } else { "lacks" };
         let text = worker.problem.as_ref().or(worker.version.as_ref());
@@ -236,7 +245,7 @@ pub(crate) fn report(report: &Report) {
         ]);
     }
     line(&workers.to_string());
-    let mut features = table(&["feature", "", "what it is for"]);
+    let mut features = new_table(&["feature", "", "what it is for"]);
     for feature in &report.features {
         let mark = match (feature.present, feature.required) {
             (true, _) => "ok",
