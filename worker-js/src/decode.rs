@@ -16,6 +16,8 @@ pub(crate) enum DecodeFailure {
     Data(DecodeError),
     /// The engine refused: a string too long for it, or no memory left.
     Engine(&'static str),
+    /// A map with two keys that are one in JavaScript: a value would be lost.
+    SameKey,
 }
 
 impl From<DecodeError> for DecodeFailure {
@@ -29,6 +31,7 @@ impl std::fmt::Display for DecodeFailure {
         match self {
             Self::Data(error) => error.fmt(f),
             Self::Engine(what) => write!(f, "the engine could not create a {what}"),
+            Self::SameKey => f.write_str("a map has the same key twice"),
         }
     }
 }
@@ -100,16 +103,18 @@ fn map<'s>(
     len: usize,
     depth: usize,
 ) -> Result<v8::Local<'s, v8::Value>, DecodeFailure> {
-    let mut keys = reader.clone();
-    let mut all_strings = true;
+    let mut ahead = reader.clone();
+    let mut keys = Vec::with_capacity(len);
     for _ in 0..len {
-        if !matches!(keys.token()?, Token::Str(_)) {
-            all_strings = false;
-            break;
-        }
-        keys.skip()?;
+        let Token::Str(key) = ahead.token()? else { break };
+        keys.push(key);
+        ahead.skip()?;
     }
-    if all_strings {
+    if keys.len() == len {
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(DecodeFailure::SameKey);
+        }
         let object = v8::Object::new(scope);
         for _ in 0..len {
             let Token::Str(key) = reader.token()? else { unreachable!("every key is a string") };
@@ -127,6 +132,10 @@ fn map<'s>(
         let key = nested(scope, reader, borrowed, depth + 1)?;
         let value = nested(scope, reader, borrowed, depth + 1)?;
         map.set(scope, key, value).ok_or(DecodeFailure::Engine("map entry"))?;
+    }
+    // 1 and 1.0 are one key as well.
+    if map.size() != len {
+        return Err(DecodeFailure::SameKey);
     }
     Ok(map.into())
 }

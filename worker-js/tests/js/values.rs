@@ -103,6 +103,16 @@ fn c1_maps_keep_their_keys() {
     let seen: (bool, Vec<String>, Option<bool>) = bundle.call("test@1", "proto", (&evil,)).unwrap();
     assert_eq!(seen, (true, vec!["__proto__".to_owned()], None));
 
+    // The same key twice, as text, and as two numbers that are one.
+    for twice in
+        [&b"\x91\x82\xa1k\x01\xa1k\x02"[..], b"\x91\x82\x01\x01\xcb\x3f\xf0\0\0\0\0\0\0\x02"]
+    {
+        let refused = bundle.call_raw("test@1", "echo", twice);
+        let named =
+            matches!(&refused, Err(Failure::BadArguments { message }) if message.contains("twice"));
+        assert!(named, "{refused:?}");
+    }
+
     let made = bundle.call_raw("test@1", "made", &[0x90]).unwrap();
     let mut reader = Reader::new(&made);
     assert_eq!(reader.token(), Ok(Token::Map(3)));
