@@ -13,5 +13,19 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    write_lines_at_once();
     menagerie_protocol::serve::serve(NativeLoader::new(), runtime)
+}
+
+/// C's standard output is a pipe here, which the library would gather for
+/// kilobytes: a bundle's lines would come late, and those before a crash never.
+fn write_lines_at_once() {
+    unsafe extern "C" {
+        static stdout: *mut libc::FILE;
+    }
+    // SAFETY: the C library sets it before `main`, and nobody else assigns it.
+    let stream = unsafe { stdout };
+    // SAFETY: the stream is open and nothing was written to it yet; without a
+    // buffer of ours the library takes its own.
+    unsafe { libc::setvbuf(stream, std::ptr::null_mut(), libc::_IOLBF, 0) };
 }
