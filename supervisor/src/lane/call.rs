@@ -100,7 +100,7 @@ impl Lane {
         match full {
             Full::Busy => Refused::Busy,
             Full::Corrupt(corrupt) => {
-                self.peer.violation(self.id, Violation::Ring(corrupt));
+                self.violated(Violation::Ring(corrupt));
                 Refused::Dead
             }
         }
@@ -161,7 +161,7 @@ impl Lane {
         if !sending.lent.is_empty() {
             match sending.tx.consumed() {
                 Ok(consumed) => sending.lent.retain(|(position, _)| *position >= consumed),
-                Err(corrupt) => self.peer.violation(self.id, Violation::Ring(corrupt)),
+                Err(corrupt) => self.violated(Violation::Ring(corrupt)),
             }
         }
         Ok(())

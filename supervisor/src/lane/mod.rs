@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,11 @@ use menagerie_protocol::shm::Mapping;
 
 use bulk::DownPool;
 use slots::Slots;
+
+/// A reason to take no calls: a hand-over, or an unload.
+const CLOSED: u8 = 1;
+/// A reason to take no calls: the worker has written nonsense.
+const BROKEN: u8 = 2;
 
 /// Encoded arguments, and the segment that they stand in if they are large.
 pub(crate) type Ready<'l> = (Encoded<'l>, Option<DownSegment>);
@@ -136,8 +141,8 @@ pub(crate) struct Lane {
     outcalls: AtomicU32,
     /// Set once, when the worker has died or the lane was unloaded.
     dead: AtomicBool,
-    /// Set while no calls are taken: at a hand-over, or before an unload.
-    closed: AtomicBool,
+    /// Not zero while no calls are taken: [`CLOSED`], [`BROKEN`].
+    closed: AtomicU8,
     /// Where a leader sleeps, so that it can be woken when the worker dies.
     leader_at: AtomicU64,
     event: Arc<OwnedFd>,
@@ -246,7 +251,7 @@ impl Draft {
             values,
             outcalls: AtomicU32::new(0),
             dead: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
+            closed: AtomicU8::new(0),
             leader_at: AtomicU64::new(0),
             event: self.event,
             up_segments: Mutex::default(),
@@ -283,20 +288,29 @@ impl Lane {
     /// Takes no more calls. Those that were sent are counted by
     /// [`in_flight`](Self::in_flight) when this returns.
     pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        self.closed.fetch_or(CLOSED, Ordering::Release);
         // Whoever is sending now has sent when we have had the lock.
         drop(lock(&self.tx));
     }
 
     /// Takes calls again.
     pub(crate) fn open(&self) {
-        self.closed.store(false, Ordering::Release);
+        self.closed.fetch_and(!CLOSED, Ordering::Release);
     }
 
     /// Whether it takes calls.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        !self.is_dead() && !self.closed.load(Ordering::Acquire)
+        !self.is_dead() && self.closed.load(Ordering::Acquire) == 0
+    }
+
+    /// The worker does not keep the protocol: it is reported, and until it has
+    /// died no call is taken, so that callers wait for its end instead of
+    /// trying again and again.
+    #[cold]
+    fn violated(&self, what: Violation) {
+        self.closed.fetch_or(BROKEN, Ordering::Release);
+        self.peer.violation(self.id, what);
     }
 
     /// Whether its worker has died, or it was unloaded.

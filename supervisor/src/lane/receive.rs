@@ -76,7 +76,7 @@ impl Lane {
     #[cold]
     fn broken(&self, receiving: &mut Receiving, violation: Violation) {
         receiving.broken = true;
-        self.peer.violation(self.id, violation);
+        self.violated(violation);
     }
 
     #[inline]
