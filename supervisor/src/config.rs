@@ -135,11 +135,36 @@ impl Config {
         }
         Ok(())
     }
+
+    /// Makes all paths absolute: workers run in folders of their own, and the
+    /// host may change its own folder.
+    pub(crate) fn absolute_paths(&mut self) -> std::io::Result<()> {
+        let places = self.worker_dir.iter_mut().chain(&mut self.python_venv);
+        for path in places.chain(self.worker_programs.values_mut()) {
+            *path = std::path::absolute(&*path)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn config_paths_are_made_absolute() {
+        let here = std::env::current_dir().unwrap();
+        let mut config = Config {
+            worker_dir: Some("workers".into()),
+            python_venv: Some("/venv".into()),
+            ..Config::default()
+        };
+        config.worker_programs.insert("lua".to_owned(), "./lua/../worker".into());
+        config.absolute_paths().unwrap();
+        assert_eq!(config.worker_dir, Some(here.join("workers")));
+        assert_eq!(config.python_venv, Some("/venv".into()));
+        assert_eq!(config.worker_programs["lua"], here.join("lua/../worker"));
+    }
 
     #[test]
     fn config_defaults_are_sound_and_nonsense_is_refused() {

@@ -65,7 +65,8 @@ fn folders(config: &Config) -> Vec<PathBuf> {
     if let Some(path) = std::env::var_os("PATH") {
         folders.extend(std::env::split_paths(&path).filter(|folder| folder.is_absolute()));
     }
-    folders.extend(std::env::var_os(ENV_WORKER_DIR).map(PathBuf::from));
+    // Workers run in folders of their own.
+    folders.extend(std::env::var_os(ENV_WORKER_DIR).and_then(|dir| std::path::absolute(dir).ok()));
     folders
 }
 

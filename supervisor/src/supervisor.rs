@@ -82,9 +82,10 @@ impl SupervisorBuilder {
     /// # Errors
     ///
     /// [`StartError`].
-    pub fn start(self) -> Result<Supervisor, StartError> {
+    pub fn start(mut self) -> Result<Supervisor, StartError> {
         self.config.check()?;
         let system = |what| move |source| StartError::System { what, source };
+        self.config.absolute_paths().map_err(system("current folder"))?;
         let (runtime, own) = match tokio::runtime::Handle::try_current() {
             Ok(handle) => (handle, None),
             Err(_) => {
