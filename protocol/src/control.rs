@@ -15,8 +15,11 @@ use thiserror::Error;
 
 use crate::codec::{self, CodecError, MAX_MESSAGE};
 
-/// The most descriptors that travel with one message.
-pub const MAX_FDS: usize = 4;
+/// The most descriptors that the kernel lets travel with one write
+/// (`SCM_MAX_FD`, unix(7)). There is room for all of them, although a message
+/// has four at most: those for which there is none could not be told from
+/// others, and never be closed.
+const MAX_FDS: usize = 253;
 
 /// Why the channel cannot go on.
 #[derive(Debug, Error)]
@@ -30,6 +33,9 @@ pub enum ControlError {
     /// A message that is none.
     #[error(transparent)]
     Codec(#[from] CodecError),
+    /// Descriptors came where none are expected.
+    #[error("descriptors came that nobody asked for")]
+    UnexpectedDescriptors,
     /// A message announced descriptors that did not come with it.
     #[error("descriptors are missing")]
     MissingDescriptors,
@@ -66,6 +72,9 @@ pub fn send_some(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[RawFd]) -> io::Res
         }
     }
 }
+
+/// A buffer that a message has made larger than this is not kept.
+const KEEP: usize = 64 << 10;
 
 /// What has been received and not been taken yet.
 #[derive(Debug, Default)]
@@ -126,6 +135,9 @@ impl Inbox {
         }
         let message = codec::decode(&self.bytes[4..4 + len])?;
         self.bytes.drain(..4 + len);
+        if self.bytes.is_empty() && self.bytes.capacity() > KEEP {
+            self.bytes = Vec::new();
+        }
         Ok(Some(message))
     }
 
@@ -138,9 +150,10 @@ impl Inbox {
         self.fds.pop_front().ok_or(ControlError::MissingDescriptors)
     }
 
-    /// Closes descriptors that nobody asked for.
-    pub fn discard_descriptors(&mut self) {
-        self.fds.clear();
+    /// Whether a descriptor has come and was not taken.
+    #[must_use]
+    pub fn has_descriptors(&self) -> bool {
+        !self.fds.is_empty()
     }
 }
 
@@ -215,6 +228,23 @@ mod tests {
         assert!(matches!(inbox.descriptor(), Err(ControlError::MissingDescriptors)));
         drop(a);
         assert!(matches!(connection.receive::<ToWorker>(&mut inbox), Err(ControlError::Closed)));
+    }
+
+    #[test]
+    fn control_takes_every_descriptor_that_may_come_and_closes_it() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (mut held, sent) = UnixStream::pair().unwrap();
+        let fds = vec![sent.as_raw_fd(); MAX_FDS];
+        assert_eq!(send_some(a.as_fd(), &[1], &fds).unwrap(), 1);
+        drop(sent);
+        let mut inbox = Inbox::default();
+        assert!(!inbox.has_descriptors());
+        assert_eq!(inbox.receive(b.as_fd()).unwrap(), 1);
+        assert!(inbox.has_descriptors());
+        assert_eq!(inbox.fds.len(), MAX_FDS);
+        drop(inbox);
+        // Nobody has the other end any more.
+        assert_eq!(std::io::Read::read(&mut held, &mut [0]).unwrap(), 0);
     }
 
     #[test]

@@ -367,6 +367,19 @@ pub enum LoaderError {
         /// The system's own words.
         problem: String,
     },
+    /// Code or bytes in memory, with the manifest, beyond what one message to a
+    /// worker may hold.
+    #[error(
+        "bundle '{bundle}' has {size} bytes in memory, over the limit of {limit} bytes; load it from its folder"
+    )]
+    SourceTooLarge {
+        /// The bundle.
+        bundle: String,
+        /// The size of the message.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
 }
 
 impl LoaderError {

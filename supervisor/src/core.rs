@@ -158,7 +158,9 @@ impl Core {
             let manifest = ManifestData::clone(&bundle.manifest.load());
             match process.load(&bundle, manifest, &bundle.source, false).await {
                 Ok(loaded) => break (process, loaded),
-                Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_dead() => {}
+                Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_ending() => {
+                    process.ended().await;
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -205,7 +207,7 @@ impl Core {
                 });
             }
             // The next incarnation tries again.
-            Err(_) if process.is_dead() => {}
+            Err(_) if process.is_ending() => {}
             Err(error) => {
                 let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
                 let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
@@ -261,7 +263,7 @@ impl Core {
             return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
         }
         let running = serving.take().filter(|old| !old.process.is_dead());
-        let Some(Serving { process, loaded: mut old }) = running else {
+        let Some(Serving { process, loaded: old }) = running else {
             // Nothing runs that could hand over: it is loaded anew.
             let loaded = process.load(bundle, manifest.clone(), &bundle.source, false).await?;
             bundle.manifest.store(Arc::new(manifest));
@@ -269,14 +271,14 @@ impl Core {
             *serving = Some(Serving { process, loaded });
             return Ok(bundle.status());
         };
-        let mut new = match process.load(bundle, manifest.clone(), &bundle.source, true).await {
+        let new = match process.load(bundle, manifest.clone(), &bundle.source, true).await {
             Ok(new) => new,
             Err(error) => {
                 *serving = Some(Serving { process, loaded: old });
                 return Err(error);
             }
         };
-        let handed_over = self.hand_over(bundle, &process, &mut old, &mut new).await;
+        let handed_over = self.hand_over(bundle, &process, &old, &new).await;
         let (stays, goes) = if handed_over.is_ok() { (new, old) } else { (old, new) };
         if handed_over.is_ok() {
             bundle.manifest.store(Arc::new(manifest));
@@ -300,8 +302,8 @@ impl Core {
         &self,
         bundle: &Arc<Bundle>,
         process: &Process,
-        old: &mut crate::worker::process::Loaded,
-        new: &mut crate::worker::process::Loaded,
+        old: &crate::worker::process::Loaded,
+        new: &crate::worker::process::Loaded,
     ) -> Result<(), RuntimeError> {
         bundle.set_route(Route::Waiting(BundleState::Waiting));
         old.lane.close();
@@ -368,7 +370,9 @@ impl Core {
             loaded.lane.close();
             // Calls in flight finish on the old code, or meet their deadlines.
             let longest = self.config.drain.max(self.config.deadline + self.config.grace);
-            process.drain(&loaded.lane, longest).await;
+            if !process.drain(&loaded.lane, longest).await {
+                process.kill(format!("a call did not end before the unload of '{name}'"));
+            }
             drop(process.unload(loaded).await);
         }
         self.events.emit(EventKind::BundleUnloaded { bundle: name.to_owned() });
@@ -399,17 +403,19 @@ impl Core {
         Ok(order)
     }
 
+    /// Where the calls of a bundle go whose worker stops.
+    pub(crate) fn retired(restart: bool) -> Route {
+        if restart {
+            Route::Waiting(BundleState::Waiting)
+        } else {
+            Route::Down(BundleState::Unloading, Box::new(Failure::ShuttingDown))
+        }
+    }
+
     /// Takes a bundle out of a worker that is to stop; it stays wanted.
     pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
-        let route = || {
-            if restart {
-                Route::Waiting(BundleState::Waiting)
-            } else {
-                Route::Down(BundleState::Unloading, Box::new(Failure::ShuttingDown))
-            }
-        };
         let mut serving = bundle.serving.lock().await;
-        bundle.set_route(route());
+        bundle.set_route(Self::retired(restart));
         let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
         if let Some(Serving { loaded, .. }) = ours
             && !process.is_dead()

@@ -15,6 +15,13 @@ pub(crate) fn usage(pid: u32) -> Option<Usage> {
     parse(&stat, u64::try_from(page).ok()?, u64::try_from(ticks).ok()?)
 }
 
+/// The process that started it, or that has it now; `None` if it has ended.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 #[allow(clippy::cast_precision_loss, reason = "seconds for people")]
 fn parse(stat: &str, page: u64, ticks: u64) -> Option<Usage> {
     // The name, in parentheses, may itself hold spaces and parentheses.
@@ -33,6 +40,7 @@ mod tests {
     fn stat_of_this_process_is_read() {
         let usage = usage(std::process::id()).unwrap();
         assert!(usage.rss_bytes > 100_000, "{usage:?}");
+        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use menagerie_protocol::{Failure, LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
+use super::gate::Gate;
 use super::listener::Connected;
 use super::output::{self, Tail};
 use super::process::{Process, ProcessParts};
@@ -22,7 +23,7 @@ use super::reap::{self, End};
 use super::spawn::{self, Limits, SpawnRequest, Spawned};
 use crate::bundle::Route;
 use crate::core::Core;
-use crate::events::{EventKind, now_ms};
+use crate::events::{EventKind, Events, NextEvent, now_ms};
 use crate::lane::lock;
 use crate::lifecycle::{Action, Input, Lifecycle, State, WorkerState};
 use crate::locate;
@@ -109,20 +110,32 @@ impl Worker {
     pub(crate) async fn process(&self) -> Result<Arc<Process>, RuntimeError> {
         let mut current = self.current.clone();
         current.mark_unchanged();
-        if let Current::Up(process) = &*current.borrow() {
-            return Ok(Arc::clone(process));
+        let dying = match &*current.borrow() {
+            Current::Up(process) if !process.is_ending() => return Ok(Arc::clone(process)),
+            Current::Up(_) => true,
+            _ => false,
+        };
+        // One whose process is about to go learns of it, and starts the next.
+        if !dying {
+            self.send(Command::Wanted);
         }
-        self.send(Command::Wanted);
         loop {
             if current.changed().await.is_err() {
                 return Err(RuntimeError::ShuttingDown);
             }
             match &*current.borrow_and_update() {
                 Current::Up(process) => return Ok(Arc::clone(process)),
-                Current::Coming | Current::Down(None) => {}
+                Current::Coming => {}
+                // Stopped since: it is wanted all the same.
+                Current::Down(None) => self.send(Command::Wanted),
                 Current::Down(Some(error)) => return Err((**error).clone()),
                 Current::Quarantined => {
-                    let problem = "it died too often and is quarantined".to_owned();
+                    let problem = match &lock(&self.view).last_crash {
+                        Some(crash) => {
+                            format!("it died too often and is quarantined; last: {}", crash.cause)
+                        }
+                        None => "it died too often and is quarantined".to_owned(),
+                    };
                     let worker = self.name.clone();
                     return Err(RuntimeError::WorkerUnavailable { worker, problem });
                 }
@@ -223,6 +236,13 @@ impl Actor {
                     }
                 }
                 command = self.queue.recv() => match command {
+                    Some(Command::Wanted) if *self.core.stopping.borrow() => {
+                        let error = Box::new(RuntimeError::ShuttingDown);
+                        if self.child.is_none() {
+                            self.current.send_replace(Current::Down(Some(error)));
+                        }
+                        Action::None
+                    }
                     Some(Command::Wanted) => self.input(Input::Wanted),
                     Some(Command::Restored(incarnation)) if incarnation == self.life.incarnation() => {
                         self.input(Input::Loaded)
@@ -321,6 +341,9 @@ impl Actor {
         }
         let token = random::token();
         let connected = self.core.control.expect(token.clone());
+        // From before the start on: what the process says may be refused before
+        // we know its pid.
+        let events = self.core.events.subscribe();
         let request = SpawnRequest {
             program,
             env: self.environment(&token, &scratch),
@@ -345,7 +368,8 @@ impl Actor {
             let slot = Arc::clone(&process_slot);
             move || lock(&slot).as_ref().and_then(|process| process.probable_bundle())
         };
-        let (tail, stderr_done) = output::follow(&self.name, stdout, stderr, whose);
+        let gate = Gate::default();
+        let (tail, stderr_done) = output::follow(&self.name, &gate, stdout, stderr, whose);
         let now = Instant::now();
         self.child = Some(Child {
             pid,
@@ -362,11 +386,11 @@ impl Actor {
             kill_at: None,
         });
         lock(&self.view).pid = Some(pid);
-        let outcome = self.handshake(connected).await;
+        let outcome = self.handshake(connected, events).await;
         self.core.control.forget(&token);
         match outcome {
             Ok(Some(connected)) => {
-                self.up(connected, &process_slot);
+                self.up(connected, &process_slot, gate);
                 None
             }
             // It has died: the main loop reaps it.
@@ -382,12 +406,14 @@ impl Actor {
     }
 
     /// Waits for the hello of the process that was started: `None` if the
-    /// process ended first.
+    /// process ended first. Requests to stop are not kept waiting by it.
     async fn handshake(
         &mut self,
-        connected: tokio::sync::oneshot::Receiver<Result<Connected, super::listener::Refusal>>,
+        mut connected: tokio::sync::oneshot::Receiver<Result<Connected, super::listener::Refusal>>,
+        mut events: Events,
     ) -> Result<Option<Connected>, String> {
         let Some(child) = &self.child else { return Ok(None) };
+        let pid = child.pid;
         let config = &self.core.config;
         // Starting a .NET or JavaScript VM takes its time (S6).
         let slow = matches!(self.name.as_str(), "dotnet" | "js");
@@ -397,31 +423,63 @@ impl Actor {
             .try_clone()
             .and_then(|fd| watch(fd, tokio::io::Interest::READABLE))
             .map_err(|error| format!("its pidfd cannot be watched: {error}"))?;
-        let mut stop = self.core.stopping.subscribe();
-        tokio::select! {
-            biased;
-            connected = connected => match connected {
-                Ok(Ok(connected)) => {
-                    if connected.pid != Some(child.pid) {
-                        return Err(format!("protocol violation: the hello came from process {:?}", connected.pid));
+        let mut stopping = self.core.stopping.subscribe();
+        let too_late = tokio::time::sleep(limit);
+        tokio::pin!(too_late);
+        loop {
+            tokio::select! {
+                biased;
+                // What it said was no hello, or not its own: nobody else tells us.
+                event = events.next() => {
+                    if let Some(NextEvent::Event(event)) = event
+                        && let EventKind::PeerRefused { pid: Some(refused), reason } = event.kind
+                        && refused == pid
+                    {
+                        return Err(format!("handshake failed: {reason}"));
                     }
-                    if connected.hello.loader != self.name {
-                        return Err(format!("protocol violation: it is the loader '{}'", connected.hello.loader));
-                    }
-                    Ok(Some(connected))
                 }
-                Ok(Err(refusal)) => Err(format!("handshake failed: {refusal}")),
-                Err(_) => Err("handshake failed: nobody listens".to_owned()),
-            },
-            _ = watched.readable() => Ok(None),
-            _ = stop.wait_for(|stop| *stop) => Err("the supervisor is shutting down".to_owned()),
-            () = tokio::time::sleep(limit) => {
-                Err(format!("handshake failed: no hello within {limit:?}"))
+                connected = &mut connected => return match connected {
+                    Ok(Ok(connected)) => self.check_hello(connected, pid).map(Some),
+                    Ok(Err(refusal)) => Err(format!("handshake failed: {refusal}")),
+                    Err(_) => Err("handshake failed: nobody listens".to_owned()),
+                },
+                _ = watched.readable() => return Ok(None),
+                command = self.queue.recv() => match command {
+                    Some(Command::Stop { restart }) => return Err(self.stop_starting(restart)),
+                    Some(Command::Wanted | Command::Restored(_)) => {}
+                    None => return Err("the supervisor is gone".to_owned()),
+                },
+                _ = stopping.wait_for(|stop| *stop) => return Err(self.stop_starting(false)),
+                () = &mut too_late => {
+                    return Err(format!("handshake failed: no hello within {limit:?}"));
+                }
             }
         }
     }
 
-    fn up(&mut self, connected: Connected, slot: &Mutex<Option<Arc<Process>>>) {
+    fn check_hello(&self, connected: Connected, pid: u32) -> Result<Connected, String> {
+        if connected.pid != Some(pid) {
+            return Err(format!(
+                "protocol violation: the hello came from process {:?}",
+                connected.pid
+            ));
+        }
+        if connected.hello.loader != self.name {
+            let loader = &connected.hello.loader;
+            let loader: String = loader.chars().take(64).collect();
+            return Err(format!("protocol violation: it is the loader '{loader}'"));
+        }
+        Ok(connected)
+    }
+
+    /// It is to stop before it has said hello: there is nothing to drain.
+    fn stop_starting(&mut self, restart: bool) -> String {
+        // What drains is the process, and it is killed for this very reason.
+        let _ = self.input(Input::Stop { restart });
+        "it was asked to stop while it started".to_owned()
+    }
+
+    fn up(&mut self, connected: Connected, slot: &Mutex<Option<Arc<Process>>>, gate: Gate) {
         let Some(child) = &mut self.child else { return };
         let Connected { mut channel, hello, .. } = connected;
         {
@@ -439,14 +497,24 @@ impl Actor {
             sender: channel.sender(),
             config: Arc::clone(&self.core.config),
             router: self.core.router(),
+            gate,
         });
         process.send(&ToWorker::Welcome);
         let reader = Arc::clone(&process);
         tokio::spawn(async move {
+            /// Messages in a row, at most: the runtime's timers and the other
+            /// workers have their turn beside one that never stops talking.
+            const IN_A_ROW: u32 = 32;
+            let mut count = 0_u32;
             let error = loop {
                 match channel.receive().await {
                     Ok(message) => reader.receive(message),
                     Err(error) => break error,
+                }
+                count += 1;
+                if count == IN_A_ROW {
+                    count = 0;
+                    tokio::task::yield_now().await;
                 }
             };
             // A process that ends closes its socket too: its end is the better
@@ -621,7 +689,8 @@ impl Actor {
     }
 
     /// Ends the process in an orderly way: calls may finish, bundles run their
-    /// hooks; then SIGTERM, then SIGKILL.
+    /// hooks; then SIGTERM, then SIGKILL. A call, a load or a hook that hangs
+    /// does not keep anybody waiting for longer than all may drain (S6).
     fn drain(&self) {
         let Some(child) = &self.child else { return };
         let pidfd = Arc::clone(&child.pidfd);
@@ -635,17 +704,26 @@ impl Actor {
         bundles.reverse();
         let core = Arc::clone(&self.core);
         tokio::spawn(async move {
-            for bundle in &bundles {
-                core.retire(bundle, &process, restart).await;
+            let retired = async {
+                for bundle in &bundles {
+                    core.retire(bundle, &process, restart).await;
+                }
+            };
+            let limit = core.config.drain;
+            let mut patience = core.config.term_timeout;
+            if tokio::time::timeout(limit, retired).await.is_err() {
+                patience = Duration::ZERO;
+                for bundle in &bundles {
+                    bundle.set_route(Core::retired(restart));
+                }
             }
             process.send(&ToWorker::Shutdown);
             for signal in [Signal::SIGTERM, Signal::SIGKILL] {
                 tokio::select! {
                     () = process.ended() => return,
-                    () = tokio::time::sleep(core.config.term_timeout) => {
-                        spawn::signal(&pidfd, signal);
-                    }
+                    () = tokio::time::sleep(patience) => spawn::signal(&pidfd, signal),
                 }
+                patience = core.config.term_timeout;
             }
         });
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
+use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::control::{ControlError, Inbox, frame, send_some};
 use menagerie_protocol::message::{ToSupervisor, ToWorker};
 use tokio::io::Interest;
@@ -22,16 +23,29 @@ pub(crate) struct Channel {
 /// A message on its way out, with its descriptors.
 type Outgoing = (Vec<u8>, Vec<OwnedFd>);
 
-/// Sends to a worker from anywhere. What cannot be sent is dropped: the
-/// worker's death is noticed elsewhere.
+/// Messages on their way to a worker, at most: far more than one that reads its
+/// channel ever leaves, so that one that does not is noticed.
+const MAX_OUTGOING: usize = 1 << 16;
+
+/// Sends to a worker from anywhere. What is sent to a worker that has gone is
+/// dropped: its death is noticed elsewhere.
 #[derive(Clone, Debug)]
-pub(crate) struct Sender(mpsc::UnboundedSender<Outgoing>);
+pub(crate) struct Sender(mpsc::Sender<Outgoing>);
+
+/// Why a message was not sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unsent {
+    #[error("a control message cannot be encoded: {0}")]
+    Codec(#[from] CodecError),
+    #[error("it does not read its control channel: {MAX_OUTGOING} messages wait")]
+    Full,
+}
 
 impl Sender {
-    pub(crate) fn send(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
-        match frame(message) {
-            Ok(bytes) => drop(self.0.send((bytes, fds))),
-            Err(error) => tracing::error!("a control message cannot be sent: {error}"),
+    pub(crate) fn send(&self, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), Unsent> {
+        match self.0.try_send((frame(message)?, fds)) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Unsent::Full),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
 }
@@ -53,9 +67,6 @@ impl Channel {
     pub(crate) async fn receive(&mut self) -> Result<ToSupervisor, ControlError> {
         loop {
             if let Some(message) = self.inbox.take()? {
-                // Workers have no descriptors to send; those that come are
-                // closed, so that they cannot exhaust ours.
-                self.inbox.discard_descriptors();
                 return Ok(message);
             }
             let inbox = &mut self.inbox;
@@ -63,6 +74,11 @@ impl Channel {
                 .socket
                 .async_io(Interest::READABLE, |socket| inbox.receive(socket.as_fd()))
                 .await?;
+            // Workers have none to send, and a message of many bytes could bring
+            // so many that the host has none left.
+            if self.inbox.has_descriptors() {
+                return Err(ControlError::UnexpectedDescriptors);
+            }
             if count == 0 {
                 return Err(ControlError::Closed);
             }
@@ -71,7 +87,7 @@ impl Channel {
 
     /// Starts the task that writes.
     pub(crate) fn sender(&self) -> Sender {
-        let (sender, mut queue) = mpsc::unbounded_channel::<Outgoing>();
+        let (sender, mut queue) = mpsc::channel::<Outgoing>(MAX_OUTGOING);
         let socket = Arc::clone(&self.socket);
         tokio::spawn(async move {
             while let Some((bytes, fds)) = queue.recv().await {
@@ -81,14 +97,6 @@ impl Channel {
             }
         });
         Sender(sender)
-    }
-
-    /// The process at the other end, by SO_PEERCRED (unix(7)).
-    pub(crate) fn peer_pid(&self) -> Option<u32> {
-        let fd = self.socket.get_ref();
-        let credentials =
-            nix::sys::socket::getsockopt(fd, nix::sys::socket::sockopt::PeerCredentials).ok()?;
-        u32::try_from(credentials.pid()).ok()
     }
 }
 

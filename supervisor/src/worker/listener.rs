@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use interprocess::local_socket::tokio::prelude::*;
 use interprocess::local_socket::tokio::{Listener, Stream};
@@ -15,13 +15,13 @@ use menagerie_protocol::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor};
 use tokio::sync::oneshot;
 
 use super::connection::Channel;
+use super::strangers::Strangers;
 use crate::events::{EventBus, EventKind};
 use crate::lane::lock;
+use crate::proc_stat;
 
 /// How long a peer may take to say hello once it is connected.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Peers that have not said hello yet, at most: strangers cannot pile up.
-const MAX_STRANGERS: usize = 64;
 
 /// A worker that has said hello.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) enum Refusal {
     Version((u16, u16)),
     #[error("nobody was started with its token")]
     Token,
+    #[error("too many connections have not said hello yet")]
+    Crowd,
 }
 
 type Expected = Arc<Mutex<HashMap<String, oneshot::Sender<Result<Connected, Refusal>>>>>;
@@ -89,14 +91,26 @@ impl ControlSocket {
 }
 
 async fn accept(listener: Listener, expected: Expected, events: Arc<EventBus>) {
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_STRANGERS));
+    let strangers = Strangers::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok(stream) => {
+            Ok(Stream::UdSocket(stream)) => {
+                let Ok(socket) = OwnedFd::try_from(stream) else { continue };
+                let pid = peer_pid(&socket);
+                let known = pid.unwrap_or(0);
+                let is_child = || proc_stat::parent(known) == Some(std::process::id());
+                let Some(place) = strangers.enter(known, is_child) else {
+                    if strangers.worth_telling(Instant::now()) {
+                        let reason = Refusal::Crowd.to_string();
+                        events.emit(EventKind::PeerRefused { pid, reason });
+                    }
+                    // A peer may connect for ever: others have their turn.
+                    tokio::task::yield_now().await;
+                    continue;
+                };
                 let (expected, events) = (Arc::clone(&expected), Arc::clone(&events));
                 tokio::spawn(async move {
-                    greet(stream, &expected, &events).await;
+                    greet(socket, pid, &expected, &events).await;
                     drop(place);
                 });
             }
@@ -109,11 +123,15 @@ async fn accept(listener: Listener, expected: Expected, events: Arc<EventBus>) {
     }
 }
 
-async fn greet(stream: Stream, expected: &Expected, events: &EventBus) {
-    let Stream::UdSocket(stream) = stream;
-    let Ok(socket) = OwnedFd::try_from(stream) else { return };
+/// The process at the other end, by SO_PEERCRED (unix(7)).
+fn peer_pid(socket: &OwnedFd) -> Option<u32> {
+    let credentials =
+        nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+    u32::try_from(credentials.pid()).ok()
+}
+
+async fn greet(socket: OwnedFd, pid: Option<u32>, expected: &Expected, events: &EventBus) {
     let Ok(mut channel) = Channel::new(socket) else { return };
-    let pid = channel.peer_pid();
     let hello = match tokio::time::timeout(HELLO_TIMEOUT, channel.receive()).await {
         Ok(Ok(ToSupervisor::Hello(hello))) => Ok(hello),
         Ok(Ok(_)) => Err(Refusal::NoHello("it said something else".to_owned())),

@@ -4,17 +4,22 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use menagerie_protocol::message::{LogLevel, LogRecord};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
+use super::gate::{Gate, Verdict};
 use crate::lane::lock;
 
 /// Lines of standard error in a crash report.
 const KEPT_LINES: usize = 100;
-/// A longer line is cut here, in bytes.
+/// A longer line of a stream goes on in the next one, in bytes; a longer record
+/// is cut.
 const MAX_LINE: usize = 16 << 10;
+/// A longer name is cut here, in bytes.
+const MAX_NAME: usize = 256;
 
 /// The last lines of a worker's standard error.
 #[derive(Clone, Debug, Default)]
@@ -61,26 +66,29 @@ pub(crate) async fn read_lines(pipe: OwnedFd, mut line: impl FnMut(&str)) {
 /// Follows both of a worker's pipes. `bundle` says whose line it may be.
 pub(crate) fn follow(
     worker: &str,
+    gate: &Gate,
     stdout: OwnedFd,
     stderr: OwnedFd,
     bundle: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) -> (Tail, tokio::task::JoinHandle<()>) {
     let tail = Tail::default();
     let kept = tail.clone();
-    let record = |worker: &str, level, target: &str, line: &str, bundle: Option<String>| {
-        let (target, message) = (target.to_owned(), line.to_owned());
-        log_record(worker, &LogRecord { bundle, level, target, message });
-    };
-    let name = worker.to_owned();
+    let record =
+        |worker: &str, gate: &Gate, level, target: &str, line: &str, bundle: Option<String>| {
+            let (target, message) = (target.to_owned(), line.to_owned());
+            log_record(worker, gate, LogRecord { bundle, level, target, message });
+        };
+    let (name, counted) = (worker.to_owned(), gate.clone());
     let whose = bundle.clone();
     drop(tokio::spawn(async move {
-        read_lines(stdout, |line| record(&name, LogLevel::Info, "stdout", line, whose())).await;
+        read_lines(stdout, |line| record(&name, &counted, LogLevel::Info, "stdout", line, whose()))
+            .await;
     }));
-    let name = worker.to_owned();
+    let (name, counted) = (worker.to_owned(), gate.clone());
     let errors = tokio::spawn(async move {
         read_lines(stderr, |line| {
             kept.push(line);
-            record(&name, LogLevel::Warn, "stderr", line, bundle());
+            record(&name, &counted, LogLevel::Warn, "stderr", line, bundle());
         })
         .await;
     });
@@ -88,8 +96,38 @@ pub(crate) fn follow(
 }
 
 /// A record of a worker or a bundle becomes a `tracing` event with `worker`,
-/// `bundle` and `source` as fields.
-pub(crate) fn log_record(worker: &str, record: &LogRecord) {
+/// `bundle` and `source` as fields, unless the worker says too much.
+pub(crate) fn log_record(worker: &str, gate: &Gate, record: LogRecord) {
+    let Verdict { passes, dropped } =
+        gate.judge(record.message.len().min(MAX_LINE), Instant::now());
+    if let Some(count) = dropped {
+        let message = format!("it logs too much: {count} lines were dropped");
+        let (level, target) = (LogLevel::Warn, "menagerie".to_owned());
+        emit(worker, &LogRecord { bundle: None, level, target, message });
+    }
+    if passes {
+        let LogRecord { bundle, level, target, message } = record;
+        let bundle = bundle.map(|bundle| cut(bundle, MAX_NAME));
+        let (target, message) = (cut(target, MAX_NAME), cut(message, MAX_LINE));
+        emit(worker, &LogRecord { bundle, level, target, message });
+    }
+}
+
+/// A text of at most `most` bytes and a few words about the rest.
+fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let (len, mut end) = (text.len(), most);
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.shrink_to_fit();
+        text.push_str(&format!("… ({} bytes more)", len - end));
+    }
+    text
+}
+
+fn emit(worker: &str, record: &LogRecord) {
     let LogRecord { bundle, level, target: source, message } = record;
     let bundle = bundle.as_deref();
     macro_rules! event {
@@ -103,5 +141,35 @@ pub(crate) fn log_record(worker: &str, record: &LogRecord) {
         LogLevel::Info => event!(info),
         LogLevel::Warn => event!(warn),
         LogLevel::Error => event!(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn output_texts_are_cut_between_characters() {
+        assert_eq!(cut("short".to_owned(), 5), "short");
+        assert_eq!(cut("ééé".to_owned(), 3), "é… (4 bytes more)");
+    }
+
+    #[tokio::test]
+    async fn output_of_any_bytes_becomes_lines() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut writer = writer;
+            writer.write_all(b"one\r\ntwo\n\n\xff\xfe\0\n").unwrap();
+            writer.write_all(&vec![b'x'; 3 * MAX_LINE]).unwrap();
+            writer.write_all(b"\nno end").unwrap();
+        });
+        let mut lines = Vec::new();
+        read_lines(reader.into(), |line| lines.push(line.to_owned())).await;
+        thread.join().unwrap();
+        assert_eq!(lines[..4], ["one", "two", "", "\u{fffd}\u{fffd}\0"]);
+        assert!(lines[4..7].iter().all(|line| line.len() == MAX_LINE));
+        assert_eq!(lines[7..], ["no end"]);
     }
 }

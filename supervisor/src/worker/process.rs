@@ -6,22 +6,23 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
+use menagerie_protocol::contract::ContractId;
 use menagerie_protocol::message::{LaneCommand, LaneId, LoadRequest, ToSupervisor, ToWorker};
 use menagerie_protocol::{
     BundleSource, Failure, GuestError, LoaderError, ManifestData, RuntimeError,
 };
 use nix::sys::signal::Signal;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{oneshot, watch};
 
-use super::connection::Sender;
+use super::connection::{Sender, Unsent};
+use super::gate::Gate;
+use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::lane::{Draft, Lane, LaneLimits, LanePeer, Pump, Refused, Ticket, Violation, lock};
 use crate::status::RunningCall;
-
-/// What a lane's operations wait for.
-type Mailbox = mpsc::UnboundedSender<ToSupervisor>;
 
 /// Routes guests' own calls; the supervisor's.
 pub(crate) type OutcallRouter = dyn Fn(&Arc<Bundle>, &Arc<Lane>, u64, Vec<u8>) + Send + Sync;
@@ -34,7 +35,9 @@ pub(crate) struct Process {
     sender: Sender,
     config: Arc<Config>,
     runtime: tokio::runtime::Handle,
-    mailboxes: Mutex<HashMap<LaneId, Mailbox>>,
+    questions: Mutex<Questions>,
+    /// Segments that lanes wanted before they were in `lanes`.
+    early_wants: Mutex<Vec<(LaneId, u64)>>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
     next_lane: AtomicU32,
     /// True from the process's end on.
@@ -44,6 +47,7 @@ pub(crate) struct Process {
     /// The last heartbeat that was answered.
     pub(crate) pong: AtomicU64,
     router: Arc<OutcallRouter>,
+    gate: Gate,
     this: Weak<Process>,
 }
 
@@ -68,6 +72,7 @@ pub(crate) struct ProcessParts {
     pub(crate) sender: Sender,
     pub(crate) config: Arc<Config>,
     pub(crate) router: Arc<OutcallRouter>,
+    pub(crate) gate: Gate,
 }
 
 impl Process {
@@ -80,7 +85,9 @@ impl Process {
             sender: parts.sender,
             config: parts.config,
             runtime: tokio::runtime::Handle::current(),
-            mailboxes: Mutex::default(),
+            questions: Mutex::default(),
+            early_wants: Mutex::default(),
+            gate: parts.gate,
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
             dead: watch::Sender::new(false),
@@ -92,7 +99,16 @@ impl Process {
     }
 
     pub(crate) fn send(&self, message: &ToWorker) {
-        self.sender.send(message, Vec::new());
+        self.send_with(message, Vec::new());
+    }
+
+    /// Sends a message that always fits.
+    fn send_with(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
+        match self.sender.send(message, fds) {
+            Ok(()) => {}
+            Err(error @ Unsent::Full) => self.kill(format!("protocol violation: {error}")),
+            Err(error @ Unsent::Codec(_)) => tracing::error!("{error}"),
+        }
     }
 
     pub(crate) fn signal(&self, signal_: Signal) {
@@ -109,63 +125,87 @@ impl Process {
         lock(&self.reason).clone()
     }
 
-    /// Handles a message from the worker. What does not belong to a lane that
-    /// is waiting is ignored: its operation has timed out.
+    /// Handles a message from the worker.
     pub(crate) fn receive(&self, message: ToSupervisor) {
-        let lane = match &message {
+        if let Some((asked, lane)) = Asked::by(&message) {
+            if let Err(Unasked) = lock(&self.questions).answer(lane, asked, message) {
+                self.kill(format!(
+                    "protocol violation on lane {lane}: an answer that nobody asked for"
+                ));
+            }
+            return;
+        }
+        match message {
             ToSupervisor::Pong { nonce } => {
-                self.pong.fetch_max(*nonce, Ordering::Relaxed);
-                return;
+                self.pong.fetch_max(nonce, Ordering::Relaxed);
             }
             ToSupervisor::Log(record) => {
-                super::output::log_record(&self.worker, record);
-                return;
+                super::output::log_record(&self.worker, &self.gate, record);
             }
             ToSupervisor::WantSegment { lane, len } => {
-                let found = lock(&self.lanes).get(lane).map(|entry| Arc::clone(&entry.lane));
-                if let Some(found) = found
-                    && let Err(violation) = found.grant_up_segment(*len)
-                {
-                    self.violation(*lane, violation);
+                let found = {
+                    let lanes = lock(&self.lanes);
+                    let found = lanes.get(&lane).map(|entry| Arc::clone(&entry.lane));
+                    if found.is_none() {
+                        self.keep_want(lane, len);
+                    }
+                    found
+                };
+                if let Some(found) = found {
+                    self.grant(&found, len);
                 }
-                return;
             }
-            ToSupervisor::Hello(_) => {
-                self.kill("protocol violation: a second hello");
-                return;
-            }
-            ToSupervisor::Loaded { lane, .. }
-            | ToSupervisor::LoadFailed { lane, .. }
-            | ToSupervisor::Finished { lane, .. }
-            | ToSupervisor::Resumed { lane, .. }
-            | ToSupervisor::Unloaded { lane } => *lane,
-        };
-        if let Some(mailbox) = lock(&self.mailboxes).get(&lane) {
-            drop(mailbox.send(message));
+            // Answers were handled above.
+            _ => self.kill("protocol violation: a second hello"),
+        }
+    }
+
+    /// A lane wants a segment before we have taken note that it has loaded.
+    /// Called with `lanes` locked.
+    fn keep_want(&self, lane: LaneId, len: u64) {
+        /// More than honest lanes want in so short a time.
+        const MAX: usize = 64;
+        let mut early = lock(&self.early_wants);
+        // What has been there for longest is of a lane that has gone.
+        if early.len() == MAX {
+            early.remove(0);
+        }
+        early.push((lane, len));
+    }
+
+    fn grant(&self, lane: &Lane, len: u64) {
+        if let Err(violation) = lane.grant_up_segment(len) {
+            self.violation(lane.id, violation);
         }
     }
 
     fn gone(&self) -> RuntimeError {
-        RuntimeError::WorkerUnavailable {
-            worker: self.worker.clone(),
-            problem: "it died before it had answered".to_owned(),
-        }
+        let problem = match self.kill_reason() {
+            Some(reason) => format!("it died before it had answered: {reason}"),
+            None => "it died before it had answered".to_owned(),
+        };
+        RuntimeError::WorkerUnavailable { worker: self.worker.clone(), problem }
     }
 
-    /// Waits for a message of a lane, but not longer than `limit`, and not
-    /// beyond the process's death.
+    /// Waits for an answer of a lane, but not longer than a step may take, and
+    /// not beyond the process's death. What does not answer in time hangs in
+    /// the guest's own code, and costs the process its life: nothing else would
+    /// stop it.
     async fn answer(
         &self,
-        mailbox: &mut mpsc::UnboundedReceiver<ToSupervisor>,
+        answer: oneshot::Receiver<ToSupervisor>,
         step: &str,
-        limit: Duration,
+        bundle: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
+        let limit = self.config.load_timeout;
         let mut dead = self.dead.subscribe();
         tokio::select! {
             biased;
-            Some(message) = mailbox.recv() => Ok(message),
+            // Dropped unanswered, when the process has died.
+            answer = answer => answer.map_err(|_| self.gone()),
             _ = dead.wait_for(|dead| *dead) => Err(self.gone()),
             () = tokio::time::sleep(limit) => {
+                self.kill(format!("'{step}' of '{bundle}' did not end within {limit:?}"));
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
                 Err(RuntimeError::TimedOut { step: step.to_owned(), limit_ms })
             }
@@ -192,8 +232,6 @@ impl Process {
             problem: format!("no lane can be made: {error}"),
         };
         let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
-        let (mailbox, mut messages) = mpsc::unbounded_channel();
-        lock(&self.mailboxes).insert(id, mailbox);
         let request = LoadRequest {
             lane: id,
             generation,
@@ -203,52 +241,83 @@ impl Process {
             ring_slots: limits.ring_slots,
             max_payload: limits.max_payload,
         };
-        self.sender.send(&ToWorker::Load(Box::new(request)), fds);
-        let answer = self.answer(&mut messages, "load", self.config.load_timeout).await;
-        let outcome = match answer {
-            Ok(ToSupervisor::Loaded { contracts, .. }) => Ok(contracts),
-            Ok(ToSupervisor::LoadFailed { error, .. }) => Err(RuntimeError::Loader(error)),
-            Ok(_) => {
-                self.kill("protocol violation: an answer to another question");
-                Err(self.gone())
-            }
-            Err(error) => {
-                if matches!(error, RuntimeError::TimedOut { .. }) {
-                    // What hangs in a bundle's init cannot be stopped otherwise.
-                    self.kill(format!("the load of '{}' timed out", bundle.name));
+        let answer = lock(&self.questions).ask(id, Asked::Load);
+        if let Err(error) = self.sender.send(&ToWorker::Load(Box::new(request)), fds) {
+            lock(&self.questions).take_back(id);
+            return Err(self.cannot_send(&bundle.name, &error));
+        }
+        let contracts = match self.answer(answer, "load", &bundle.name).await? {
+            ToSupervisor::Loaded { contracts, .. } => {
+                let odd = contracts.iter().find(|c| c.contract.parse::<ContractId>().is_err());
+                if let Some(odd) = odd {
+                    let name: String = odd.contract.chars().take(64).collect();
+                    self.kill(format!("protocol violation on lane {id}: '{name}' is no contract"));
+                    return Err(self.gone());
                 }
-                Err(error)
+                contracts
             }
-        };
-        let contracts = match outcome {
-            Ok(contracts) => contracts,
-            Err(error) => {
-                lock(&self.mailboxes).remove(&id);
-                return Err(error);
-            }
+            ToSupervisor::LoadFailed { error, .. } => return Err(RuntimeError::Loader(error)),
+            _ => return Err(self.gone()),
         };
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
         let lane = draft.finish(&contracts, peer, bundle.counters.for_lane());
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
-        {
+        let wants: Vec<u64> = {
             let mut lanes = lock(&self.lanes);
             if *self.dead.borrow() {
                 return Err(self.gone());
             }
             let entry = Entry { lane: Arc::clone(&lane), bundle: Arc::clone(bundle), _pump: pump };
             lanes.insert(id, entry);
+            let mut early = lock(&self.early_wants);
+            early.extract_if(.., |(of, _)| *of == id).map(|(_, len)| len).collect()
+        };
+        for len in wants {
+            self.grant(&lane, len);
         }
-        Ok(Loaded { lane, messages })
+        Ok(Loaded { lane, bundle: bundle.name.clone() })
     }
 
-    async fn command(&self, lane: &Lane, command: LaneCommand) -> Result<(), RuntimeError> {
+    fn cannot_send(&self, bundle: &str, error: &Unsent) -> RuntimeError {
+        match error {
+            Unsent::Codec(CodecError::TooLarge(size)) => {
+                RuntimeError::Loader(LoaderError::SourceTooLarge {
+                    bundle: bundle.to_owned(),
+                    size: *size as u64,
+                    limit: MAX_MESSAGE as u64,
+                })
+            }
+            other => {
+                self.kill(format!("protocol violation: {other}"));
+                self.gone()
+            }
+        }
+    }
+
+    /// Sends a command on a lane's ring, and waits for its answer.
+    async fn command(
+        &self,
+        loaded: &Loaded,
+        command: LaneCommand,
+        asked: Asked,
+        step: &str,
+    ) -> Result<ToSupervisor, RuntimeError> {
+        let Loaded { lane, bundle } = loaded;
+        let limit = Instant::now() + self.config.load_timeout;
+        let answer = lock(&self.questions).ask(lane.id, asked);
         loop {
             match lane.send_command(&command) {
-                Ok(()) => return Ok(()),
-                Err(Refused::Dead) => return Err(self.gone()),
+                Ok(()) => return self.answer(answer, step, bundle).await,
                 // The ring is full of calls; the lane works them off.
-                Err(Refused::Busy | Refused::Overloaded) => {
+                Err(Refused::Busy | Refused::Overloaded) if Instant::now() < limit => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err(_) => {
+                    lock(&self.questions).take_back(lane.id);
+                    if !self.is_dead() && !lane.is_dead() {
+                        self.kill(format!("lane {} of '{bundle}' reads nothing", lane.id));
+                    }
+                    return Err(self.gone());
                 }
             }
         }
@@ -257,10 +326,9 @@ impl Process {
     /// Runs the lane's `on_unload`, and returns the state.
     pub(crate) async fn finish(
         &self,
-        loaded: &mut Loaded,
+        loaded: &Loaded,
     ) -> Result<Result<Option<Vec<u8>>, GuestError>, RuntimeError> {
-        self.command(&loaded.lane, LaneCommand::Finish).await?;
-        match self.answer(&mut loaded.messages, "on_unload", self.config.load_timeout).await? {
+        match self.command(loaded, LaneCommand::Finish, Asked::Finish, "on_unload").await? {
             ToSupervisor::Finished { state, .. } => Ok(state),
             _ => Err(self.gone()),
         }
@@ -269,34 +337,22 @@ impl Process {
     /// Runs the lane's `on_load` with a state.
     pub(crate) async fn resume(
         &self,
-        loaded: &mut Loaded,
+        loaded: &Loaded,
         state: Option<Vec<u8>>,
     ) -> Result<Result<(), GuestError>, RuntimeError> {
-        self.command(&loaded.lane, LaneCommand::Resume { state }).await?;
-        match self.answer(&mut loaded.messages, "on_load", self.config.load_timeout).await? {
+        let command = LaneCommand::Resume { state };
+        match self.command(loaded, command, Asked::Resume, "on_load").await? {
             ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
             _ => Err(self.gone()),
         }
     }
 
     /// Ends the lane; everything of its generation is freed when this returns.
-    pub(crate) async fn unload(&self, mut loaded: Loaded) -> Result<(), RuntimeError> {
-        let sent = self.command(&loaded.lane, LaneCommand::Unload).await;
-        let outcome = match sent {
-            Ok(()) => {
-                let limit = self.config.load_timeout;
-                self.answer(&mut loaded.messages, "unload", limit).await.map(drop)
-            }
-            Err(error) => Err(error),
-        };
-        if matches!(outcome, Err(RuntimeError::TimedOut { .. })) {
-            self.kill(format!("the unload of lane {} timed out", loaded.lane.id));
-        }
-        let id = loaded.lane.id;
-        drop(lock(&self.lanes).remove(&id));
-        lock(&self.mailboxes).remove(&id);
+    pub(crate) async fn unload(&self, loaded: Loaded) -> Result<(), RuntimeError> {
+        let outcome = self.command(&loaded, LaneCommand::Unload, Asked::Unload, "unload").await;
+        drop(lock(&self.lanes).remove(&loaded.lane.id));
         loaded.lane.end(|| Failure::Cancelled);
-        outcome
+        outcome.map(drop)
     }
 
     /// Waits until no call runs on a lane, but not longer than `limit`.
@@ -355,13 +411,18 @@ impl Process {
                 });
             }
         }
-        lock(&self.mailboxes).clear();
+        lock(&self.questions).clear();
         running
     }
 
     /// Whether it has ended.
     pub(crate) fn is_dead(&self) -> bool {
         *self.dead.borrow()
+    }
+
+    /// Whether it has ended, or was killed and will.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_dead() || lock(&self.reason).is_some()
     }
 
     /// Waits for its end.
@@ -371,16 +432,16 @@ impl Process {
     }
 }
 
-/// A lane that has loaded its bundle, with the messages that are for it.
+/// A lane that has loaded its bundle.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) lane: Arc<Lane>,
-    messages: mpsc::UnboundedReceiver<ToSupervisor>,
+    bundle: String,
 }
 
 impl LanePeer for Process {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
-        self.sender.send(&message, fds);
+        self.send_with(&message, fds);
     }
 
     fn violation(&self, lane: LaneId, what: Violation) {
