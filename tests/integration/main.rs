@@ -8,6 +8,13 @@ mod support;
 // The same cases for every language: calls, values, errors, hooks, recovery.
 mod conformance;
 
+// What a host or a bundle gets wrong, in every language: the error is typed and
+// clear, and nobody else notices.
+mod bad_input;
+
+// What bundles print and log reaches the host's `tracing`, with its origin.
+mod output;
+
 // A worker that misbehaves, by one switch for each fault: no hello, half a
 // frame, a scribbled ring. What becomes of it, and that nobody else is touched.
 mod faults;

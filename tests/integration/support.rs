@@ -1,5 +1,6 @@
 //! Starting supervisors, waiting for conditions, and what else all tests use.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -9,6 +10,12 @@ use std::time::{Duration, Instant};
 use menagerie_supervisor::{
     Config, CrashReport, EventKind, NextEvent, Supervisor, WorkerState, WorkerStatus,
 };
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Long enough for any machine; a test that waits for so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -23,17 +30,85 @@ pub(crate) fn config() -> Config {
 }
 
 pub(crate) fn start_with(config: Config) -> Supervisor {
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(
-            std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
-        ))
-        .with_test_writer()
+    let shown = tracing_subscriber::EnvFilter::new(
+        std::env::var("RUST_LOG").unwrap_or_else(|_| "info,menagerie::bundle=warn".to_owned()),
+    );
+    let _ = tracing_subscriber::registry()
+        .with(tracing_subscriber::fmt::layer().with_test_writer().with_filter(shown))
+        .with(Ear.with_filter(LevelFilter::INFO))
         .try_init();
     Supervisor::builder().config(config).start().unwrap()
 }
 
 pub(crate) fn start() -> Supervisor {
     start_with(config())
+}
+
+/// A line of a worker or a bundle, as the host's `tracing` has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) level: Level,
+    pub(crate) worker: Option<String>,
+    pub(crate) bundle: Option<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) message: String,
+}
+
+/// The last lines of all supervisors of this process.
+static LINES: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
+
+/// As many as [`LINES`] keeps: some tests flood the log.
+const MAX_LINES: usize = 4096;
+
+pub(crate) fn lines() -> Vec<Line> {
+    LINES.lock().unwrap().iter().cloned().collect()
+}
+
+/// The first line like this.
+pub(crate) fn find_line(like: impl Fn(&Line) -> bool) -> Option<Line> {
+    LINES.lock().unwrap().iter().find(|line| like(line)).cloned()
+}
+
+/// Listens to what workers and bundles say.
+struct Ear;
+
+impl<S: Subscriber> Layer<S> for Ear {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if event.metadata().target() != "menagerie::bundle" {
+            return;
+        }
+        let mut line = Line {
+            level: *event.metadata().level(),
+            worker: None,
+            bundle: None,
+            source: None,
+            message: String::new(),
+        };
+        event.record(&mut line);
+        let mut lines = LINES.lock().unwrap();
+        if lines.len() == MAX_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let value = value.to_owned();
+        match field.name() {
+            "worker" => self.worker = Some(value),
+            "bundle" => self.bundle = Some(value),
+            "source" => self.source = Some(value),
+            _ => {}
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
+    }
 }
 
 /// Waits until `condition` says something.
@@ -55,6 +130,17 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// it blocks the runtime's threads for ever, and if any thread panics, the
 /// supervisor's included.
 pub(crate) fn run(test: impl Future<Output = ()> + Send + 'static) {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2);
+    run_on(builder, test);
+}
+
+/// As [`run`], with the supervisor's tasks and the test on one thread.
+pub(crate) fn run_on_one_thread(test: impl Future<Output = ()> + Send + 'static) {
+    run_on(tokio::runtime::Builder::new_current_thread(), test);
+}
+
+fn run_on(mut builder: tokio::runtime::Builder, test: impl Future<Output = ()> + Send + 'static) {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICS.lock().unwrap().push(panic.to_string());
@@ -62,11 +148,7 @@ pub(crate) fn run(test: impl Future<Output = ()> + Send + 'static) {
     }));
     let (done, ended) = channel();
     let thread = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = builder.enable_all().build().unwrap();
         // Never dropped: that would wait for threads that a failed test blocks.
         let runtime = std::mem::ManuallyDrop::new(runtime);
         runtime.block_on(test);

@@ -130,6 +130,24 @@ static int set_state(mg_call *call, void *userdata) {
     return keep(&self->after, mg_arg_raw(call, 0));
 }
 
+/* A result that cannot leave: there is no such value. */
+static int misfit(mg_call *call, void *userdata) {
+    (void)userdata;
+    static const uint8_t nothing[] = {0xc1};
+    return mg_return_raw(call, mg_bytes_of(nothing, sizeof nothing));
+}
+
+static int say(mg_call *call, void *userdata) {
+    (void)userdata;
+    mg_str text = mg_arg_str(call, 0);
+    char line[256];
+    printf("%.*s on stdout\n", (int)text.len, text.ptr);
+    fprintf(stderr, "%.*s on stderr\n", (int)text.len, text.ptr);
+    snprintf(line, sizeof line, "%.*s in the log", (int)text.len, text.ptr);
+    mg_log(call->host, MG_WARN, line);
+    return mg_return_null(call);
+}
+
 int menagerie_init(const mg_host *host, mg_registrar *registrar) {
     static const struct {
         const char *name;
@@ -147,6 +165,8 @@ int menagerie_init(const mg_host *host, mg_registrar *registrar) {
         {"call", "contract: string, function: string, args: list", call_other},
         {"state", "", state},
         {"set_state", "value: any", set_state},
+        {"misfit", "", misfit},
+        {"say", "text: string", say},
     };
     (void)host;
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)

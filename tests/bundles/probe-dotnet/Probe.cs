@@ -44,6 +44,16 @@ public sealed class Probe : IBundle
 
     public void SetState(object value) => handOver = value;
 
+    // A result that cannot leave.
+    public object Misfit() => DateTime.MinValue;
+
+    public void Say(string text)
+    {
+        Console.WriteLine(text + " on stdout");
+        Console.Error.WriteLine(text + " on stderr");
+        Log.Warn(text + " in the log");
+    }
+
     public void OnLoad(Context context) => loadedWith = context.State;
 
     public object OnUnload() => handOver;

@@ -1,5 +1,5 @@
 // Does one thing of every kind that a bundle can do, for the tests.
-import { abort, call } from "menagerie";
+import { abort, call, log } from "menagerie";
 
 let loadedWith = null;
 let toKeep = null;
@@ -55,6 +55,15 @@ export default {
     set_state(value) {
       // Large bytes are the caller's own: what outlives the call is a copy.
       toKeep = value instanceof Uint8Array ? value.slice() : value;
+    },
+
+    // A result that cannot leave.
+    misfit: () => () => {},
+
+    say(text) {
+      print(`${text} on stdout`);
+      console.error(`${text} on the console`);
+      log("warn", `${text} in the log`);
     },
   },
 };

@@ -52,6 +52,17 @@ function probe.set_state(value)
   kept = value
 end
 
+-- A result that cannot leave.
+function probe.misfit()
+  return print
+end
+
+function probe.say(text)
+  print(text .. " on stdout")
+  io.stderr:write(text, " on stderr\n")
+  menagerie.log("warn", text .. " in the log")
+end
+
 return {
   ["probe@1"] = probe,
 

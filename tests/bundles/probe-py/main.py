@@ -1,7 +1,9 @@
 """Does what a plugin may do, the bad things too, so that tests can watch."""
 
 import asyncio
+import logging
 import os
+import sys
 from typing import Any
 
 import menagerie
@@ -74,3 +76,17 @@ def state() -> Any:
 def set_state(value: Any) -> None:
     global _kept
     _kept = value
+
+
+@menagerie.export("probe@1")
+def misfit() -> Any:
+    # A result that cannot leave.
+    return object()
+
+
+@menagerie.export("probe@1")
+def say(text: str) -> None:
+    print(text, "on stdout")
+    print(text, "on stderr", file=sys.stderr)
+    logging.getLogger("probe").error("%s by logging", text)
+    menagerie.log("warn", f"{text} in the log")

@@ -1,9 +1,11 @@
 //! Does what tests and benchmarks ask for, good and bad.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "`say` is there to print")]
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use menagerie_guest::{ByteBuf, CallError, CodecError, Context, Raw, Value, info};
+use menagerie_guest::{ByteBuf, CallError, CodecError, Context, Raw, Value, info, warn};
 
 /// What was handed over from the previous generation.
 static BEFORE: Mutex<Value> = Mutex::new(Value::Null);
@@ -93,5 +95,16 @@ impl Probe {
 
     fn set_state(value: Value) {
         *lock(&AFTER) = value;
+    }
+
+    /// A result that cannot leave: it is nested too deep.
+    fn misfit() -> Value {
+        (0..1000).fold(Value::Null, |inner, _| Value::List(vec![inner]))
+    }
+
+    fn say(text: &str) {
+        println!("{text} on stdout");
+        eprintln!("{text} on stderr");
+        warn!("{text} in the log");
     }
 }

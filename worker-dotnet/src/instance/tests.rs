@@ -46,14 +46,16 @@ fn load_probe() -> (&'static Clr, crate::abi::Handle) {
 }
 
 /// The probe's functions, sorted by name as they are registered.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 13] = [
     "blob",
     "call",
     "crash",
     "echo",
     "fail",
     "inc",
+    "misfit",
     "null",
+    "say",
     "set_state",
     "sleep_ms",
     "spin",

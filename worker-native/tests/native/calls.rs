@@ -80,6 +80,8 @@ fn probes_export_their_functions_in_order() {
             "call",
             "state",
             "set_state",
+            "misfit",
+            "say",
         ];
         assert_eq!(contracts[0].functions, expected);
     }
