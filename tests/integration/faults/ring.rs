@@ -56,6 +56,7 @@ faults! { is_a_violation:
     s2_a_failure_that_cannot_be_decoded("ring:failure-garbage", "a failure that cannot be decoded");
     s2_a_failure_that_announces_too_much("ring:failure-bomb", "a failure that cannot be decoded");
     s2_a_failure_that_is_nested_too_deep("ring:failure-deep", "a failure that cannot be decoded");
+    s2_padding_without_end("ring:pads", "there is no frame kind 3");
     s2_calls_of_its_own_without_end("ring:calls", "more than 1024 calls of its own at once");
 }
 
@@ -155,4 +156,22 @@ fn c4_an_idempotent_function_is_run_again() {
         assert_eq!(stage.report(1).await.exit_code, Some(5));
         stage.end().await;
     });
+}
+
+/// The first call is answered in spite of the fault; nobody is killed for it.
+async fn is_answered(fault: &'static str, _: &'static str) {
+    let stage = Stage::set(hasty_once(fault)).await;
+    let probe = stage.load().await;
+    assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 7);
+    assert!(stage.supervisor.crashes().is_empty());
+    stage.supervisor.restart("native").await.unwrap();
+    stage.serves_again().await;
+    stage.end().await;
+}
+
+faults! { is_answered:
+    c3_a_sleep_word_that_is_nonsense("ring:sleep-nonsense", "");
+    c5_a_call_of_its_own_that_is_garbage("ring:call-garbage", "");
+    s2_a_wake_socket_that_was_made_blocking("ring:blocking-wake", "");
+    s2_a_wake_socket_that_is_always_full("ring:blocking-drain", "");
 }

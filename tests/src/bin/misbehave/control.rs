@@ -176,8 +176,8 @@ pub(crate) fn once_loaded(mut control: Control, how: &str) {
     let speaker = control.attend(how == "mute", |_, _, _| {});
     let record = |len| {
         ToSupervisor::Log(LogRecord {
-            bundle: Some(manifest.name.clone()),
-            level: LogLevel::Debug,
+            bundle: Some(manifest.name.repeat(len / 100)),
+            level: LogLevel::Info,
             target: "log".to_owned(),
             message: "x".repeat(len),
         })

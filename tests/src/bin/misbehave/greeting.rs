@@ -106,13 +106,10 @@ pub(crate) fn by_proxy() {
     hold(child);
 }
 
-/// More silent peers than the control socket will wait for.
+/// More silent peers than the control socket will wait for, and then a hello.
 pub(crate) fn crowd() {
-    let honest = connect();
     hold((0..100).map(|_| connect()).collect::<Vec<_>>());
-    let mut honest = honest;
-    drop(honest.write_all(&Greeting::honest().frame()));
-    hold(honest);
+    Greeting::honest().say();
 }
 
 /// Says why, at length, and exits.

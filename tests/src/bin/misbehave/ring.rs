@@ -64,6 +64,9 @@ pub(crate) fn commit(mut lane: Lane, what: &str) {
         "value-huge-list" => Frame { payload: vec![0xdd, 0xff, 0xff, 0xff, 0xff], ..answer },
         "value-huge-bytes" => Frame { payload: vec![0xc6, 0xff, 0xff, 0xff, 0xff], ..answer },
         "value-huge-map" => Frame { payload: vec![0xdf, 0xff, 0xff, 0xff, 0xff], ..answer },
+        "value-huge-text" => Frame { payload: vec![0xdb, 0xff, 0xff, 0xff, 0xff], ..answer },
+        "value-no-text" => Frame { payload: vec![0xa2, 0xff, 0xfe], ..answer },
+        "value-reserved" => Frame { payload: vec![0xc1], ..answer },
         "value-deep" => Frame { payload: vec![0x91; 10_000], ..answer },
         "twice" => {
             lane.put(&answer);
@@ -131,11 +134,9 @@ fn beside_the_point(mut lane: Lane, what: &str, answer: &Frame) {
         }
         "blocking-drain" => {
             make_blocking(&lane.supervisor_event);
-            for _ in 0..2000 {
-                for _ in 0..20 {
+            for _ in 0..100 {
+                for _ in 0..1000 {
                     lane.wake(0);
-                    let mut count = [0; 8];
-                    let _ = nix::unistd::read(lane.supervisor_event.as_fd(), &mut count);
                 }
                 std::thread::sleep(Duration::from_micros(50));
             }
