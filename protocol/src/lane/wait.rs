@@ -283,6 +283,15 @@ mod tests {
     }
 
     #[test]
+    fn waker_names_the_frame_behind_the_padding() {
+        let word = AtomicU64::new(0);
+        // Padding at 6 and 7 and a frame at 8 and 9 are published in one go; the
+        // consumer has read the padding before the frame was there.
+        announce_sleep(&word, 8, Mode::Futex);
+        assert_eq!(Waker::default().wake_needed(&word, 10), Some((Mode::Futex, 8)));
+    }
+
+    #[test]
     fn waker_ignores_modes_that_do_not_exist() {
         assert_eq!(Waker::default().wake_needed(&AtomicU64::new(7), 1), None);
     }
