@@ -76,14 +76,51 @@ pub struct ContractRequest {
 }
 
 impl ContractRequest {
-    /// Whether `provided` serves this request: same name, same major if one
-    /// was asked for, and at least the minor and patch that were asked for.
+    /// The same request; what it leaves open is as `other` has it, as long as
+    /// both agree so far.
     #[must_use]
-    pub fn is_served_by(&self, provided: &ContractId) -> bool {
-        self.name == provided.name
-            && self.major.is_none_or(|major| major == provided.major)
-            && (provided.minor, provided.patch)
-                >= (self.minor.unwrap_or(0), self.patch.unwrap_or(0))
+    pub fn narrowed_by(mut self, other: &Self) -> Self {
+        if self.major.is_none() || self.major == other.major {
+            self.major = other.major;
+            if self.minor.is_none() {
+                (self.minor, self.patch) = (other.minor, other.patch);
+            }
+        }
+        self
+    }
+}
+
+/// How closely the version of a contract or a bundle must match the one that
+/// was asked for (R1). A part that was not asked for matches every one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compatibility {
+    /// The same major version, and at least the minor.
+    #[default]
+    Strict,
+    /// The same major version.
+    Relaxed,
+    /// Any version.
+    Yolo,
+}
+
+impl Compatibility {
+    /// Whether `provided` serves a request.
+    #[must_use]
+    pub fn serves(self, provided: &ContractId, request: &ContractRequest) -> bool {
+        provided.name == request.name
+            && self.accepts((provided.major, provided.minor), (request.major, request.minor))
+    }
+
+    /// Whether a version, major and minor, will do for one that was asked for.
+    #[must_use]
+    pub fn accepts(self, found: (u32, u32), asked: (Option<u32>, Option<u32>)) -> bool {
+        let same_major = asked.0.is_none_or(|major| major == found.0);
+        match self {
+            Self::Strict => same_major && found.1 >= asked.1.unwrap_or(0),
+            Self::Relaxed => same_major,
+            Self::Yolo => true,
+        }
     }
 }
 
@@ -171,7 +208,42 @@ mod tests {
             ("b", false),
         ] {
             let request: ContractRequest = request.parse().unwrap();
-            assert_eq!(request.is_served_by(&provided), served, "{request}");
+            assert_eq!(Compatibility::Strict.serves(&provided, &request), served, "{request}");
+        }
+    }
+
+    #[test]
+    fn r1_compatibility_is_strict_relaxed_or_yolo() {
+        let provided: ContractId = "a@2.3.4".parse().unwrap();
+        for (request, strict, relaxed, yolo) in [
+            ("a", true, true, true),
+            ("a@2", true, true, true),
+            ("a@2.3", true, true, true),
+            ("a@2.3.9", true, true, true),
+            ("a@2.4", false, true, true),
+            ("a@1", false, false, true),
+            ("a@3", false, false, true),
+            ("b@2", false, false, false),
+        ] {
+            let request: ContractRequest = request.parse().unwrap();
+            let served = [Compatibility::Strict, Compatibility::Relaxed, Compatibility::Yolo]
+                .map(|rule| rule.serves(&provided, &request));
+            assert_eq!(served, [strict, relaxed, yolo], "{request}");
+        }
+    }
+
+    #[test]
+    fn request_is_narrowed_by_what_was_declared() {
+        for (asked, declared, narrowed) in [
+            ("a", "a@1.2.3", "a@1.2.3"),
+            ("a@1", "a@1.2", "a@1.2"),
+            ("a@1.5", "a@1.2.3", "a@1.5"),
+            ("a@2", "a@1.2", "a@2"),
+            ("a", "a", "a"),
+        ] {
+            let (asked, declared): (ContractRequest, ContractRequest) =
+                (asked.parse().unwrap(), declared.parse().unwrap());
+            assert_eq!(asked.narrowed_by(&declared).to_string(), narrowed);
         }
     }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::BundleId;
+use crate::loader::manifest::DependencyKind;
 
 /// An error that the guest's own code raised, told in its language's terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Error, Serialize, Deserialize)]
@@ -203,6 +204,16 @@ pub enum Failure {
     /// The supervisor is shutting down.
     #[error("the supervisor is shutting down")]
     ShuttingDown,
+    /// A function of the host's panicked (C5).
+    #[error("the host's function '{function}' of '{contract}' panicked: {message}")]
+    HostPanicked {
+        /// The contract.
+        contract: String,
+        /// The function.
+        function: String,
+        /// What the panic says.
+        message: String,
+    },
 }
 
 impl Failure {
@@ -427,21 +438,35 @@ pub enum RuntimeError {
         /// The bundles of the ring.
         participants: Vec<String>,
     },
-    /// A bundle that another one needs is not loaded (R3).
-    #[error("bundle '{bundle}' needs bundle '{dependency}', which is not loaded")]
+    /// A bundle that another one needs is not loaded, or not in that version
+    /// (R3).
+    #[error("bundle '{bundle}' needs bundle '{dependency}', {}", match .found {
+        None => "which is not loaded; load it first".to_owned(),
+        Some(version) => format!("but version {version} is loaded"),
+    })]
     DependencyNotFound {
         /// The bundle.
         bundle: String,
-        /// What it needs.
+        /// What it needs: a name, or a name and a version.
         dependency: String,
+        /// The version that is loaded, where that is what is wrong.
+        found: Option<String>,
     },
     /// A contract that a bundle needs has no provider (R3).
-    #[error("bundle '{bundle}' needs contract '{contract}', which no loaded bundle provides")]
+    #[error("bundle '{bundle}' needs contract '{contract}', which {}", match (.kind, .provider) {
+        (DependencyKind::Host, _) => "the host does not provide".to_owned(),
+        (DependencyKind::Guest, None) => "no loaded bundle provides".to_owned(),
+        (DependencyKind::Guest, Some(name)) => format!("bundle '{name}' does not provide"),
+    })]
     UnsatisfiedCapability {
         /// The bundle.
         bundle: String,
         /// The contract.
         contract: String,
+        /// Whether the host or a bundle should provide it.
+        kind: DependencyKind,
+        /// The bundle that should provide it, where it has to be that one.
+        provider: Option<String>,
     },
     /// Others depend on the bundle (R4).
     #[error("bundle '{bundle}' is in use by {}; unload them first, or use cascade", .dependents.join(", "))]

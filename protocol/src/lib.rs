@@ -24,7 +24,7 @@ pub mod serve;
 pub mod shm;
 pub mod testing;
 
-pub use contract::{ContractId, ContractRequest};
+pub use contract::{Compatibility, ContractId, ContractRequest};
 pub use error::{Failure, GuestError, LoaderError, RuntimeError};
 pub use id::BundleId;
 pub use instance::{Args, ContractInterface, FunctionId, Instance, Interrupt};

@@ -211,7 +211,7 @@ impl Runtime {
     /// Calls of this bundle to other bundles' contracts and the host's.
     #[must_use]
     pub fn host(&self) -> Host {
-        Host { lane: Rc::clone(&self.lane) }
+        Host { lane: Rc::clone(&self.lane), parent: 0 }
     }
 
     /// The bundle's log.
@@ -337,6 +337,7 @@ pub type OnReply = Box<dyn FnOnce(Result<Vec<u8>, Failure>)>;
 #[derive(Clone)]
 pub struct Host {
     lane: Rc<WorkerLane>,
+    parent: u64,
 }
 
 impl fmt::Debug for Host {
@@ -346,6 +347,19 @@ impl fmt::Debug for Host {
 }
 
 impl Host {
+    /// The same, for calls that serve this call ([`Reply::call_id`]; 0 where it
+    /// is not known). Without it they serve the one that
+    /// [`Instance::call`](crate::Instance::call) is running, which an
+    /// asynchronous function has left when it goes on after an await.
+    #[must_use]
+    pub fn for_call(&self, call: u64) -> Self {
+        Self { lane: Rc::clone(&self.lane), parent: call }
+    }
+
+    fn serving(&self) -> u64 {
+        if self.parent == 0 { self.lane.current() } else { self.parent }
+    }
+
     /// Calls `function` of `contract` (as the bundle writes it: `kv@1`, or
     /// `bundle/kv@1`) with a MessagePack array of arguments, and blocks the
     /// lane's thread until the answer, a MessagePack value, is there. Calls to
@@ -357,7 +371,8 @@ impl Host {
     pub fn call(&self, contract: &str, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
         let answer = Rc::new(Cell::new(None));
         let slot = Rc::clone(&answer);
-        self.lane.call(contract, function, args, Box::new(move |result| slot.set(Some(result))))?;
+        let then = Box::new(move |result| slot.set(Some(result)));
+        self.lane.call((contract, function, args), self.serving(), true, then)?;
         loop {
             if let Some(result) = answer.take() {
                 return result;
@@ -379,7 +394,7 @@ impl Host {
         args: &[u8],
         then: OnReply,
     ) -> Result<(), Failure> {
-        self.lane.call_deferred(contract, function, args, then)
+        self.lane.call_deferred((contract, function, args), self.serving(), then)
     }
 }
 

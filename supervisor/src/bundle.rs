@@ -112,7 +112,7 @@ impl Bundle {
         };
         let contracts = match &**route {
             Route::Up(lane) => lane
-                .contracts
+                .contracts()
                 .iter()
                 .map(|contract| ContractStatus {
                     name: contract.id.name.clone(),
@@ -120,15 +120,7 @@ impl Bundle {
                     functions: contract.functions.clone(),
                 })
                 .collect(),
-            _ => manifest
-                .provides
-                .iter()
-                .map(|id| ContractStatus {
-                    name: id.name.clone(),
-                    version: version_of(id),
-                    functions: Vec::new(),
-                })
-                .collect(),
+            _ => promised(&manifest),
         };
         BundleStatus {
             name: self.name.clone(),
@@ -143,6 +135,16 @@ impl Bundle {
             problem,
         }
     }
+}
+
+/// What a manifest says that its bundle provides.
+pub(crate) fn promised(manifest: &ManifestData) -> Vec<ContractStatus> {
+    let contract = |id: &menagerie_protocol::ContractId| ContractStatus {
+        name: id.name.clone(),
+        version: version_of(id),
+        functions: Vec::new(),
+    };
+    manifest.provides.iter().map(contract).collect()
 }
 
 fn version_of(id: &menagerie_protocol::ContractId) -> String {

@@ -33,6 +33,8 @@ pub struct Contract {
     /// contract's place there. While it takes calls it is the bundle's route:
     /// one look at it spares the route's own look-up.
     first: Option<(Arc<Lane>, usize)>,
+    /// The wait of another bundle that its calls are made for, 0 for none.
+    origin: u64,
 }
 
 /// How often a task that shares its lane with others would rather be polled
@@ -45,12 +47,18 @@ impl Contract {
         let deadline = core.config.deadline;
         let first = match &**bundle.route() {
             Route::Up(lane) => {
-                let at = lane.contracts.iter().position(|contract| contract.id.same_major(&id));
+                let at = lane.contracts().iter().position(|contract| contract.id.same_major(&id));
                 at.map(|at| (Arc::clone(lane), at))
             }
             Route::Waiting(_) | Route::Down(..) => None,
         };
-        Self { core, bundle, id, deadline, first }
+        Self { core, bundle, id, deadline, first, origin: 0 }
+    }
+
+    /// The same, for a bundle's calls: `origin` says which of its waits it is.
+    pub(crate) const fn on_behalf_of(mut self, origin: u64) -> Self {
+        self.origin = origin;
+        self
     }
 
     /// The name of the bundle that serves it.
@@ -194,7 +202,7 @@ impl Contract {
     ) -> Result<Sent<'_>, Failure> {
         if let Some((lane, at)) = &self.first
             && lane.is_open()
-            && let Some(contract) = lane.contracts.get(*at)
+            && let Some(contract) = lane.contracts().get(*at)
         {
             return self.send_on(Road::First(lane), contract, function, args, clock);
         }
@@ -230,7 +238,7 @@ impl Contract {
         if lane.samples_next(Counters::SAMPLE_EVERY) {
             clock.start();
         }
-        let sent = lane.send_call(id, &encoded, &mut segment);
+        let sent = lane.send_call((id, self.origin), &encoded, &mut segment);
         drop(encoded);
         match sent {
             Ok(ticket) => Ok(Sent::Call(lane, ticket)),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use menagerie_protocol::Compatibility;
+
 use crate::lifecycle::RestartPolicy;
 
 /// The settings of a supervisor. The defaults are those of `DESIGN.md`.
@@ -18,6 +20,9 @@ pub struct Config {
     pub restart: RestartPolicy,
     /// Whether bundles may be reloaded while they run (L3).
     pub hot_reload: bool,
+    /// How closely versions must match where contracts and bundles are looked
+    /// up (R1).
+    pub compatibility: Compatibility,
     /// How long a call may take, unless its contract or the call itself says
     /// otherwise; zero means for ever (S6).
     pub deadline: Duration,
@@ -67,6 +72,7 @@ impl Default for Config {
             worker_programs: BTreeMap::new(),
             restart: RestartPolicy::default(),
             hot_reload: true,
+            compatibility: Compatibility::Strict,
             deadline: Duration::from_secs(30),
             grace: Duration::from_millis(500),
             max_in_flight: 1024,

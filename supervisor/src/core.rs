@@ -6,19 +6,23 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::loader::manifest::ParsedManifest;
 use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
 use tokio::sync::watch;
 
 use crate::bundle::{Bundle, Route, Serving};
 use crate::config::Config;
+use crate::discovery::Broken;
 use crate::events::{EventBus, EventKind};
+use crate::host::HostContracts;
 use crate::lane::lock;
 use crate::locate::LOADERS;
-use crate::outcall::{self, Waits};
+use crate::outcall;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleState, BundleStatus, CrashReport};
+use crate::waits::Waits;
 use crate::worker::actor::Worker;
 use crate::worker::listener::ControlSocket;
 use crate::worker::process::{OutcallRouter, Process, hook_failed};
@@ -34,6 +38,10 @@ pub(crate) struct Core {
     /// True from the beginning of the shutdown on.
     pub(crate) stopping: watch::Sender<bool>,
     pub(crate) registry: Mutex<Registry>,
+    /// Bundles that were found and could not be loaded.
+    pub(crate) broken: Mutex<Broken>,
+    /// What the host itself provides.
+    pub(crate) host: Arc<HostContracts>,
     pub(crate) workers: Mutex<BTreeMap<String, Arc<Worker>>>,
     pub(crate) crashes: Mutex<VecDeque<CrashReport>>,
     pub(crate) waits: Waits,
@@ -71,14 +79,18 @@ impl Core {
         lock(&self.registry).of_loader(loader)
     }
 
+    /// Whether the host serves a request.
+    fn host(&self) -> impl Fn(&ContractRequest) -> bool + '_ {
+        |request| self.host.serves(request, self.config.compatibility)
+    }
+
     /// What hands guests' own calls on.
     pub(crate) fn router(&self) -> Arc<OutcallRouter> {
         let core = self.this.clone();
         let runtime = self.runtime.clone();
-        Arc::new(move |bundle, lane, call, payload| {
+        Arc::new(move |outcall| {
             let Some(core) = core.upgrade() else { return };
-            let (bundle, lane) = (Arc::clone(bundle), Arc::clone(lane));
-            runtime.spawn(outcall::route(core, bundle, lane, call, payload));
+            runtime.spawn(outcall::route(core, outcall));
         })
     }
 
@@ -109,8 +121,12 @@ impl Core {
     /// Loads a bundle from its folder.
     pub(crate) async fn load_dir(&self, dir: &Path) -> Result<BundleStatus, RuntimeError> {
         let parsed = ManifestData::read(dir)?;
-        let source = BundleSource::Path(parsed.manifest.dir.clone());
-        self.load(parsed, source).await
+        let dir = parsed.manifest.dir.clone();
+        let outcome = self.load(parsed, BundleSource::Path(dir.clone())).await;
+        if outcome.is_ok() {
+            lock(&self.broken).remove(&dir);
+        }
+        outcome
     }
 
     /// Loads a bundle.
@@ -144,7 +160,7 @@ impl Core {
         let bundle = Bundle::new(manifest, source);
         {
             let mut registry = lock(&self.registry);
-            registry.check_dependencies(&bundle.manifest.load())?;
+            registry.check_dependencies(&bundle.manifest.load(), self.host())?;
             registry.reserve(&bundle)?;
         }
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
@@ -221,25 +237,10 @@ impl Core {
         }
     }
 
-    /// Reloads a bundle while it serves (L6).
-    pub(crate) async fn reload(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
-        let bundle = lock(&self.registry).get(name)?;
-        let outcome = self.reload_bundle(&bundle).await;
-        match &outcome {
-            Ok(status) => self.events.emit(EventKind::BundleReloaded {
-                bundle: name.to_owned(),
-                generation: status.generation,
-            }),
-            Err(error) => self.events.emit(EventKind::BundleFailed {
-                bundle: name.to_owned(),
-                step: "reload".to_owned(),
-                reason: error.to_string(),
-            }),
-        }
-        outcome
-    }
-
-    async fn reload_bundle(&self, bundle: &Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+    pub(crate) async fn reload_bundle(
+        &self,
+        bundle: &Arc<Bundle>,
+    ) -> Result<BundleStatus, RuntimeError> {
         let worker = self.worker(&bundle.loader)?;
         let process = worker.process().await?;
         let disabled = |reason: &str| RuntimeError::HotReloadDisabled {
@@ -257,7 +258,7 @@ impl Core {
             _ => ManifestData::clone(&bundle.manifest.load()),
         };
         self.check_same(bundle, &manifest)?;
-        lock(&self.registry).check_dependencies(&manifest)?;
+        lock(&self.registry).check_reload(&manifest, self.host())?;
         let mut serving = bundle.serving.lock().await;
         if !lock(&self.registry).holds(bundle) {
             return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
@@ -343,64 +344,6 @@ impl Core {
                 message: format!("was '{before}' when the bundle was loaded; unload it first"),
             })),
         }
-    }
-
-    /// Unloads a bundle that no other one needs (L7, R4).
-    pub(crate) async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
-        let bundle = {
-            let mut registry = lock(&self.registry);
-            let bundle = registry.get(name)?;
-            let dependents = registry.dependents(name);
-            if !dependents.is_empty() {
-                return Err(RuntimeError::DependencyInUse { bundle: name.to_owned(), dependents });
-            }
-            // No new call can find it from here on.
-            registry.remove(name);
-            bundle
-        };
-        let stale = Failure::StaleHandle { bundle: name.to_owned() };
-        bundle.set_route(Route::Down(BundleState::Unloading, Box::new(stale)));
-        let mut serving = bundle.serving.lock().await;
-        // An operation that was under way may have set the route again.
-        let stale = Failure::StaleHandle { bundle: name.to_owned() };
-        bundle.set_route(Route::Down(BundleState::Unloading, Box::new(stale)));
-        if let Some(Serving { process, loaded }) = serving.take()
-            && !process.is_dead()
-        {
-            loaded.lane.close();
-            // Calls in flight finish on the old code, or meet their deadlines.
-            let longest = self.config.drain.max(self.config.deadline + self.config.grace);
-            if !process.drain(&loaded.lane, longest).await {
-                process.kill(format!("a call did not end before the unload of '{name}'"));
-            }
-            drop(process.unload(loaded).await);
-        }
-        self.events.emit(EventKind::BundleUnloaded { bundle: name.to_owned() });
-        Ok(())
-    }
-
-    /// Unloads a bundle and, before it, everything that depends on it.
-    pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
-        let mut order = vec![name.to_owned()];
-        {
-            let registry = lock(&self.registry);
-            registry.get(name)?;
-            let mut at = 0;
-            while let Some(next) = order.get(at).cloned() {
-                for dependent in registry.dependents(&next) {
-                    order.retain(|other| *other != dependent || dependent == name);
-                    if dependent != name {
-                        order.push(dependent);
-                    }
-                }
-                at += 1;
-            }
-        }
-        order.reverse();
-        for name in &order {
-            self.unload(name).await?;
-        }
-        Ok(order)
     }
 
     /// Where the calls of a bundle go whose worker stops.

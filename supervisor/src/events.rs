@@ -75,7 +75,7 @@ pub enum EventKind {
     BundleFailed {
         /// The bundle.
         bundle: String,
-        /// `load`, `reload` or `restore`.
+        /// `load`, `reload`, `reinitialise` or `restore`.
         step: String,
         /// Why.
         reason: String,

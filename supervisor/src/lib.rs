@@ -11,8 +11,10 @@ mod bundle;
 mod call;
 mod config;
 mod core;
+mod discovery;
 pub mod doctor;
 mod events;
+mod host;
 mod http;
 mod lane;
 mod lifecycle;
@@ -21,19 +23,25 @@ mod outcall;
 mod proc_stat;
 mod random;
 mod registry;
+mod reload;
 mod runtime_dir;
 mod status;
 mod supervisor;
+mod unload;
+mod waits;
 mod watched_fd;
 mod worker;
 
 pub use call::Contract;
 pub use config::{Config, ConfigError};
 pub use events::{Event, EventKind, Events, NextEvent};
+pub use host::{HostContract, HostContractError, HostError, HostFunction, IntoAnswer, Returned};
 pub use http::{Access, BindError, StatusSocket, default_socket};
 pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
 pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
-pub use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage};
+pub use menagerie_protocol::{
+    Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
+};
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use status::{
     BundleState, BundleStatus, CallStatus, ContractStatus, CrashReport, RunningCall, Status,

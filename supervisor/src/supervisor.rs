@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
-use menagerie_protocol::loader::manifest::MANIFEST_FILE;
-use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
+use menagerie_protocol::{BundleSource, Compatibility, Failure, ManifestData, RuntimeError};
 use tokio::sync::watch;
 
 use crate::call::Contract;
 use crate::config::{Config, ConfigError};
 use crate::core::{Core, SHUTDOWN_LIMIT};
 use crate::events::{EventBus, Events, now_ms};
+use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
-use crate::registry::{Registry, load_order};
+use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::worker::actor::{Command, Worker};
@@ -75,6 +75,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// How closely versions must match where contracts and bundles are looked
+    /// up (R1).
+    pub fn compatibility(mut self, compatibility: Compatibility) -> Self {
+        self.config.compatibility = compatibility;
+        self
+    }
+
     /// Starts the supervisor: on the tokio runtime that this is called in, or
     /// with a small one of its own where there is none. No worker is started
     /// before the first bundle needs it.
@@ -105,6 +112,7 @@ impl SupervisorBuilder {
         let control =
             ControlSocket::bind(socket, Arc::clone(&events)).map_err(system("control socket"))?;
         let spawner = Spawner::start().map_err(system("spawning thread"))?;
+        let compatibility = self.config.compatibility;
         let core = Arc::new_cyclic(|this| Core {
             config: Arc::new(self.config),
             runtime: runtime.clone(),
@@ -113,10 +121,12 @@ impl SupervisorBuilder {
             control,
             dir,
             stopping: watch::Sender::new(false),
-            registry: Mutex::new(Registry::default()),
+            registry: Mutex::new(Registry::new(compatibility)),
+            broken: Mutex::default(),
+            host: Arc::default(),
             workers: Mutex::new(BTreeMap::new()),
             crashes: Mutex::default(),
-            waits: crate::outcall::Waits::default(),
+            waits: crate::waits::Waits::default(),
             started: Instant::now(),
             this: this.clone(),
         });
@@ -221,55 +231,14 @@ impl Supervisor {
     }
 
     /// Loads several bundles, each path a bundle or a folder of bundles, in the
-    /// order of their dependencies. One that fails does not stop the others.
+    /// order of their dependencies (R3). One that fails does not stop the
+    /// others; the status lists it with its reason until it is loaded, or
+    /// [`unload`](Self::unload)ed.
     pub async fn load_all(
         &self,
         paths: &[PathBuf],
     ) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
-        let mut outcomes = Vec::new();
-        let mut found = Vec::new();
-        for path in paths {
-            match bundles_in(path) {
-                Ok(dirs) => found.extend(dirs),
-                Err(error) => outcomes.push((path.clone(), Err(error.into()))),
-            }
-        }
-        let (mut dirs, mut manifests) = (Vec::new(), Vec::new());
-        for dir in found {
-            match ManifestData::read(&dir) {
-                Ok(parsed) => {
-                    manifests.push(parsed.manifest);
-                    dirs.push(dir);
-                }
-                Err(error) => outcomes.push((dir, Err(error.into()))),
-            }
-        }
-        // The members of a ring fail one by one when they are loaded, each
-        // with what it lacks; those outside the ring load.
-        let order = match load_order(&manifests) {
-            Ok(order) => order,
-            Err(RuntimeError::DependencyCycle { participants }) => {
-                let mut others = Vec::new();
-                for (dir, manifest) in dirs.iter().zip(&manifests) {
-                    if participants.contains(&manifest.name) {
-                        let participants = participants.clone();
-                        let error = RuntimeError::DependencyCycle { participants };
-                        outcomes.push((dir.clone(), Err(error)));
-                    } else {
-                        others.push(dir.clone());
-                    }
-                }
-                outcomes.extend(Box::pin(self.load_all(&others)).await);
-                return outcomes;
-            }
-            Err(_) => (0..manifests.len()).collect(),
-        };
-        for at in order {
-            let dir = dirs[at].clone();
-            let outcome = self.load(&dir).await;
-            outcomes.push((dir, outcome));
-        }
-        outcomes
+        self.core().load_all(paths).await
     }
 
     /// Loads a bundle's code anew while it serves (L6): callers wait for the
@@ -362,6 +331,25 @@ impl Supervisor {
         Ok(Contract::new(Arc::clone(self.core()), bundle, id))
     }
 
+    /// A contract of the host's own, for bundles that declare it as a
+    /// `[[dependency]]` of `kind = "host"`. It has to be there when the first of
+    /// them is loaded.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let supervisor = menagerie_supervisor::Supervisor::builder().start()?;
+    /// supervisor
+    ///     .host_contract("kv@1")
+    ///     .function("get", |key: String| async move { std::env::var(key) })
+    ///     .function("sum", |a: i64, b: i64| async move { a + b })
+    ///     .done()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn host_contract(&self, name: &str) -> HostContract {
+        HostContract::new(&self.core().host, name)
+    }
+
     /// What happens from now on (S10).
     #[must_use]
     pub fn events(&self) -> Events {
@@ -374,12 +362,15 @@ impl Supervisor {
         let core = self.core();
         let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
         let bundles = lock(&core.registry).all();
+        let mut bundles: Vec<BundleStatus> = bundles.iter().map(|bundle| bundle.status()).collect();
+        bundles.extend(lock(&core.broken).values().cloned());
+        bundles.sort_by(|a, b| a.name.cmp(&b.name));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(now_ms()),
             workers: workers.iter().map(|worker| self.worker_status(worker)).collect(),
-            bundles: bundles.iter().map(|bundle| bundle.status()).collect(),
+            bundles,
         }
     }
 
@@ -426,21 +417,4 @@ impl Supervisor {
         }
         lock(&core.workers).clear();
     }
-}
-
-/// The bundles of a path: itself, or the folders in it that have a manifest.
-fn bundles_in(path: &Path) -> Result<Vec<PathBuf>, LoaderError> {
-    if path.join(MANIFEST_FILE).exists() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let entries = std::fs::read_dir(path).map_err(|error| LoaderError::io(path, &error))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|entry| entry.join(MANIFEST_FILE).exists())
-        .collect();
-    found.sort();
-    if found.is_empty() {
-        return Err(LoaderError::ManifestNotFound { path: path.join(MANIFEST_FILE) });
-    }
-    Ok(found)
 }

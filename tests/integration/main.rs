@@ -18,3 +18,11 @@ mod output;
 // A worker that misbehaves, by one switch for each fault: no hello, half a
 // frame, a scribbled ring. What becomes of it, and that nobody else is touched.
 mod faults;
+
+// Calls of bundles of every language to the host and to each other (rule C5):
+// host contracts, providers that die, chains that come back.
+mod outcalls;
+
+// Bundles that provide for each other and depend on each other: look-up, order,
+// cycles, cascades, what comes back in which order.
+mod registry;

@@ -239,6 +239,23 @@ impl Bundle {
         Self { folder }
     }
 
+    /// A copy of a bundle under another name; `more` is added to its manifest.
+    pub(crate) fn copy_of(dir: &Path, name: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+            }
+        }
+        let manifest = std::fs::read_to_string(dir.join("manifest.toml")).unwrap();
+        let rest = manifest.lines().filter(|line| !line.starts_with("name"));
+        let rest: Vec<&str> = rest.collect();
+        let manifest = format!("name = '{name}'\n{}\n{more}\n", rest.join("\n"));
+        std::fs::write(folder.path().join("manifest.toml"), manifest).unwrap();
+        Self { folder }
+    }
+
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.path().to_owned()
     }

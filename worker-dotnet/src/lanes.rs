@@ -167,6 +167,8 @@ fn kind_of(failure: &Failure) -> &'static str {
         Failure::StaleHandle { .. } => "StaleHandle",
         Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
         Failure::BadValue { .. } => "BadValue",
+        Failure::BundleUnavailable { .. } => "BundleUnavailable",
+        Failure::HostPanicked { .. } => "HostPanicked",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Other",
     }

@@ -41,17 +41,19 @@ pub(crate) fn native<'s>(
     rv.set(resolver.get_promise(scope).into());
 
     let lane = Lane::of(scope);
+    let serving = lane.serving.get();
+    let host = lane.host.for_call(serving);
     if lane.blocking.get() {
-        let result = lane.host.call(&contract, &function, &bytes);
+        let result = host.call(&contract, &function, &bytes);
         return deliver(scope, &lane, resolver, result);
     }
     let id = lane.fresh_id();
     let answers = std::rc::Rc::clone(&lane.answers);
     let then = Box::new(move |result| answers.borrow_mut().push_back((id, result)));
-    match lane.host.call_async(&contract, &function, &bytes, then) {
+    match host.call_async(&contract, &function, &bytes, then) {
         Ok(()) => {
             let resolver = v8::Global::new(scope, resolver);
-            lane.resolvers.borrow_mut().insert(id, resolver);
+            lane.resolvers.borrow_mut().insert(id, (resolver, serving));
         }
         Err(failure) => deliver(scope, &lane, resolver, Err(failure)),
     }
@@ -133,6 +135,8 @@ const fn kind(failure: &Failure) -> &'static str {
         Failure::StaleHandle { .. } => "StaleHandle",
         Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
         Failure::BadValue { .. } => "BadValue",
+        Failure::BundleUnavailable { .. } => "BundleUnavailable",
+        Failure::HostPanicked { .. } => "HostPanicked",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Failure",
     }

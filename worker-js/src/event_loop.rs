@@ -50,10 +50,13 @@ impl JsInstance {
         loop {
             let Some((id, result)) = lane.answers.borrow_mut().pop_front() else { break };
             let resolver = lane.resolvers.borrow_mut().remove(&id);
-            if let Some(resolver) = resolver {
+            if let Some((resolver, serving)) = resolver {
+                // What waited for the answer goes on for the same call.
+                lane.serving.set(serving);
                 let resolver = v8::Local::new(scope, resolver);
                 call::deliver(scope, lane, resolver, result);
                 scope.perform_microtask_checkpoint();
+                lane.serving.set(0);
             }
         }
         // Timers that are set from now on are for a later turn, however short
@@ -62,10 +65,12 @@ impl JsInstance {
         loop {
             let due = lane.timers.borrow_mut().take_due(now);
             let Some(id) = due else { break };
+            lane.serving.set(lane.timer_calls.borrow_mut().remove(&id).unwrap_or(0));
             {
                 v8::tc_scope!(let tc, scope);
                 let world = lane.world.borrow();
                 let Some(fire) = world.as_ref().map(|w| v8::Local::new(tc, &w.fire_timer)) else {
+                    lane.serving.set(0);
                     break;
                 };
                 drop(world);
@@ -73,12 +78,16 @@ impl JsInstance {
                 let id = v8::Integer::new_from_unsigned(tc, id).into();
                 if fire.call(tc, receiver, &[id]).is_none() {
                     match thrown(tc, &self.gate) {
-                        Failure::Cancelled => return,
+                        Failure::Cancelled => {
+                            lane.serving.set(0);
+                            return;
+                        }
                         other => lane.uncaught("Uncaught", &failure::guest_error(other)),
                     }
                 }
             }
             scope.perform_microtask_checkpoint();
+            lane.serving.set(0);
         }
     }
 

@@ -100,12 +100,14 @@ impl JsInstance {
 
 impl Instance for JsInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
+        self.lane.serving.set(reply.call_id());
         self.gate.enter_call();
         let ended = {
             enter!(scope, self.engine);
             let gate = &*self.gate;
             let Some(target) = self.functions.get(function as usize) else {
                 let _ = gate.leave();
+                self.lane.serving.set(0);
                 return reply
                     .fail(GuestError::new("RangeError", format!("no function {function}")));
             };
@@ -148,6 +150,7 @@ impl Instance for JsInstance {
             let ended = self.lane.end_turn(scope, gate);
             ended.or_else(|| full.then(|| full_heap().into()))
         };
+        self.lane.serving.set(0);
         self.leave(ended);
     }
 

@@ -13,7 +13,7 @@ use crate::bootstrap::World;
 use crate::borrowed::Lent;
 use crate::interrupt::Gate;
 use crate::modules::Modules;
-use crate::timers::Timers;
+use crate::timers::{TimerId, Timers};
 
 /// A call of ours that waits for its promise.
 pub(crate) struct Begun {
@@ -22,6 +22,9 @@ pub(crate) struct Begun {
     /// What its arguments lent to the guest.
     pub(crate) lent: Lent,
 }
+
+/// A call of the guest's that waits for its answer, and the call that it serves.
+pub(crate) type Waiting = (v8::Global<v8::PromiseResolver>, u64);
 
 /// The answer to a call that the guest made.
 pub(crate) type Answer = (u32, Result<Vec<u8>, Failure>);
@@ -35,7 +38,12 @@ pub(crate) struct Lane {
     /// Calls of ours whose promises are pending.
     pub(crate) begun: RefCell<HashMap<u32, Begun>>,
     /// The guest's own calls that wait for an answer.
-    pub(crate) resolvers: RefCell<HashMap<u32, v8::Global<v8::PromiseResolver>>>,
+    pub(crate) resolvers: RefCell<HashMap<u32, Waiting>>,
+    /// The call that the running script serves, or 0. Whatever runs before the
+    /// microtasks are done serves the same one.
+    pub(crate) serving: Cell<u64>,
+    /// For which calls timers were set.
+    pub(crate) timer_calls: RefCell<HashMap<TimerId, u64>>,
     /// Answers that arrived and have not been given to the guest yet. The lane
     /// may deliver one after the engine is gone, hence the `Rc` of its own.
     pub(crate) answers: Rc<RefCell<VecDeque<Answer>>>,
@@ -64,6 +72,8 @@ impl Lane {
             logger,
             begun: RefCell::default(),
             resolvers: RefCell::default(),
+            serving: Cell::new(0),
+            timer_calls: RefCell::default(),
             answers: Rc::default(),
             next_id: Cell::new(0),
             timers: RefCell::default(),

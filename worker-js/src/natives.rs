@@ -80,13 +80,19 @@ fn set_timer(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _rv: Return<
     let id = timer_id(scope, &args);
     let milliseconds = args.get(1).number_value(scope).unwrap_or(0.0);
     let delay = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or(Duration::ZERO);
-    Lane::of(scope).timers.borrow_mut().set(id, Instant::now(), delay);
+    let lane = Lane::of(scope);
+    lane.timers.borrow_mut().set(id, Instant::now(), delay);
+    if lane.serving.get() != 0 {
+        lane.timer_calls.borrow_mut().insert(id, lane.serving.get());
+    }
 }
 
 /// `clearTimer(id)`.
 fn clear_timer(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _rv: Return<'_>) {
     let id = timer_id(scope, &args);
-    Lane::of(scope).timers.borrow_mut().clear(id);
+    let lane = Lane::of(scope);
+    lane.timers.borrow_mut().clear(id);
+    lane.timer_calls.borrow_mut().remove(&id);
 }
 
 /// `encodeUtf8(string)`: a `Uint8Array`.

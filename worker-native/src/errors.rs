@@ -128,6 +128,8 @@ fn kind(failure: &Failure) -> &'static str {
         Failure::StaleHandle { .. } => "StaleHandle",
         Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
         Failure::BadValue { .. } => "BadValue",
+        Failure::BundleUnavailable { .. } => "BundleUnavailable",
+        Failure::HostPanicked { .. } => "HostPanicked",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Failure",
     }

@@ -21,7 +21,8 @@ pub(crate) fn call<'py>(
     let lane = current(py)?;
     let mut bytes = Vec::new();
     encode_args(args, &mut bytes)?;
-    let host = SameThread(&lane.host);
+    let host = lane.host.for_call(lane.serving.get());
+    let host = SameThread(&host);
     let answer = py.detach(move || host.into_inner().call(contract, function, &bytes));
     match answer {
         Ok(value) => decode_value(py, &value),
@@ -29,13 +30,15 @@ pub(crate) fn call<'py>(
     }
 }
 
-/// Begins a call; `resolve(error, value)` is called with its end.
+/// Begins a call; `resolve(error, value)` is called with its end. `serving` is
+/// the call that it is made for, or 0.
 pub(crate) fn call_async(
     py: Python<'_>,
     contract: &str,
     function: &str,
     args: &Bound<'_, PyTuple>,
     resolve: Py<PyAny>,
+    serving: u64,
 ) -> PyResult<()> {
     let lane = current(py)?;
     let mut bytes = Vec::new();
@@ -56,6 +59,7 @@ pub(crate) fn call_async(
         });
     });
     lane.host
+        .for_call(serving)
         .call_async(contract, function, &bytes, then)
         .or_else(|failure| Err(call_error(py, &failure)?))
 }

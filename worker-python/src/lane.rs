@@ -45,6 +45,8 @@ pub(crate) struct Lane {
     pub(crate) loading: Cell<bool>,
     pub(crate) exports: RefCell<Vec<Export>>,
     pub(crate) tasks: Tasks,
+    /// The `async` call whose code is running, or 0.
+    pub(crate) serving: Cell<u64>,
 }
 
 impl Lane {
@@ -66,6 +68,7 @@ impl Lane {
             interrupt,
             loading: Cell::new(true),
             exports: RefCell::default(),
+            serving: Cell::new(0),
         });
         output::register(serial, lane.logger.clone());
         CURRENT.set(Some(Rc::clone(&lane)));

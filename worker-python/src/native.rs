@@ -65,8 +65,9 @@ fn call_async(
     function: &str,
     args: &Bound<'_, PyTuple>,
     resolve: Py<PyAny>,
+    serving: u64,
 ) -> PyResult<()> {
-    host_call::call_async(py, contract, function, args, resolve)
+    host_call::call_async(py, contract, function, args, resolve, serving)
 }
 
 #[pyfunction]

@@ -149,9 +149,11 @@ impl Step {
         let lane = Lane::current();
         if let Some(lane) = &lane {
             lane.interrupt.begin(py, token);
+            lane.serving.set(token);
         }
         let result = coroutine.bind(py).getattr(method).and_then(|method| method.call1(args));
         if let Some(lane) = &lane {
+            lane.serving.set(0);
             lane.interrupt.end(py);
         }
         match result {

@@ -16,7 +16,7 @@ use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
 use crate::message::{LaneCommand, LaneId, ToSupervisor};
 use crate::msgpack::Writer;
-use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
+use crate::ring::{FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
 use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
 
@@ -79,6 +79,8 @@ pub struct WorkerLane {
     rx: RefCell<Rx>,
     memory: LaneMemory,
     begun: Cell<u64>,
+    /// The call that [`Instance::call`] is running, or 0.
+    current: Cell<u64>,
     max_payload: u64,
     outbox: Outbox,
     segments: Arc<SegmentTable>,
@@ -142,6 +144,7 @@ impl WorkerLane {
             rx: RefCell::new(Rx::new(&memory, shape, Side::Worker, Arc::new(lane_event))),
             memory,
             begun: Cell::new(0),
+            current: Cell::new(0),
             max_payload,
             outbox,
             segments,
@@ -237,6 +240,7 @@ impl WorkerLane {
         let begun = self.begun.get() + 1;
         self.begun.set(begun);
         self.memory.begun().store(begun, Ordering::Relaxed);
+        self.current.set(head.call);
         self.interrupt.begin(head.call);
         let reply = Reply::new(head.call, Rc::clone(self));
         if head.flags & FLAG_BULK == 0 {
@@ -250,6 +254,7 @@ impl WorkerLane {
             instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
         }
         self.interrupt.end(head.call);
+        self.current.set(0);
     }
 
     fn bulk(&self, payload: &[u8]) -> (Arc<Segment>, std::ops::Range<usize>) {
@@ -397,13 +402,19 @@ impl WorkerLane {
         }
     }
 
+    /// The call that is being run now, or 0.
+    pub(crate) fn current(&self) -> u64 {
+        self.current.get()
+    }
+
     /// Begins a call of the guest's own; `then` gets the answer as soon as it
-    /// is read from the ring.
+    /// is read from the ring. `parent` is the call that is served by it, or 0;
+    /// with `blocks` this thread is going to wait for the answer.
     pub(crate) fn call(
         &self,
-        contract: &str,
-        function: &str,
-        args: &[u8],
+        (contract, function, args): (&str, &str, &[u8]),
+        parent: u64,
+        blocks: bool,
         then: OnReply,
     ) -> Result<(), Failure> {
         let mut payload = Vec::with_capacity(args.len() + contract.len() + function.len() + 16);
@@ -419,11 +430,15 @@ impl WorkerLane {
         let call = self.next_outcall.get();
         self.next_outcall.set(call + 1);
         self.outcalls.borrow_mut().insert(call, then);
-        let head = FrameHead { kind: Kind::Call, flags: 0, function: 0, call };
+        // The low half names a call among those in flight.
+        #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+        let function = if parent == 0 { 0 } else { (parent as u32).wrapping_add(1) };
+        let flags = if blocks { FLAG_BLOCKS } else { 0 };
+        let head = FrameHead { kind: Kind::Call, flags, function, call };
         if payload.len() <= INLINE_MAX {
             self.send(head, &[&payload]);
         } else {
-            let head = FrameHead { flags: FLAG_BULK, ..head };
+            let head = FrameHead { flags: flags | FLAG_BULK, ..head };
             self.send_bulk(head, &[&payload], payload.len());
         }
         Ok(())
@@ -433,9 +448,8 @@ impl WorkerLane {
     /// guest code runs.
     pub(crate) fn call_deferred(
         self: &Rc<Self>,
-        contract: &str,
-        function: &str,
-        args: &[u8],
+        what: (&str, &str, &[u8]),
+        parent: u64,
         then: OnReply,
     ) -> Result<(), Failure> {
         let lane = Rc::downgrade(self);
@@ -444,7 +458,7 @@ impl WorkerLane {
                 lane.deferred.borrow_mut().push((then, result));
             }
         });
-        self.call(contract, function, args, later)
+        self.call(what, parent, false, later)
     }
 
     fn run_deferred(&self) {

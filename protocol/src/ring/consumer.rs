@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{
-    Corrupt, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory, SLOT_WORDS,
-    Shape, Word, slots_for,
+    Corrupt, FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory,
+    SLOT_WORDS, Shape, Word, slots_for,
 };
 
 /// A frame that was found and not released yet. Its head and length were
@@ -121,7 +121,7 @@ impl<M: Memory> Consumer<M> {
             4 => Kind::Command,
             kind => return Err(Corrupt::Kind { slot, kind }),
         };
-        if flags & !(FLAG_FAILURE | FLAG_BULK | FLAG_ECHO) != 0 {
+        if flags & !(FLAG_FAILURE | FLAG_BULK | FLAG_ECHO | FLAG_BLOCKS) != 0 {
             return Err(Corrupt::Kind { slot, kind: flags });
         }
         let len = usize::try_from(len).map_err(|_| Corrupt::Length { slot, len })?;

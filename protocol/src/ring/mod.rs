@@ -77,6 +77,9 @@ pub const FLAG_BULK: u8 = 2;
 /// Flag: the payload stands in one of the *request* segments, at a place that
 /// the guest was given: an echo of a view, without a copy.
 pub const FLAG_ECHO: u8 = 4;
+/// Flag, in calls that a guest makes: the lane's thread waits for the answer,
+/// and takes no calls meanwhile.
+pub const FLAG_BLOCKS: u8 = 8;
 
 /// What a frame says of itself beside its payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +88,9 @@ pub struct FrameHead {
     pub kind: Kind,
     /// `FLAG_*`.
     pub flags: u8,
-    /// The function, in calls to a bundle.
+    /// The function, in calls to a bundle. In calls that a guest makes, one
+    /// more than the low half of the id of the call that it serves by them, or
+    /// 0 where that is not known.
     pub function: u32,
     /// The call, chosen by its caller; the reply repeats it.
     pub call: u64,

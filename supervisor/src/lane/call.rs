@@ -54,11 +54,12 @@ impl Lane {
         }
     }
 
-    /// Sends a call.
+    /// Sends a call. `origin` is the wait of another bundle that it is made for,
+    /// 0 for none.
     #[inline]
     pub(crate) fn send_call(
         &self,
-        function: u32,
+        (function, origin): (u32, u64),
         args: &Encoded<'_>,
         segment: &mut Option<DownSegment>,
     ) -> Result<Ticket, Refused> {
@@ -77,7 +78,7 @@ impl Lane {
             Err(corrupt) => return Err(self.full(Full::Corrupt(corrupt))),
         }
         let number = self.sent.load(Ordering::Relaxed);
-        let Some(ticket) = self.slots.open(number, function, segment.take()) else {
+        let Some(ticket) = self.slots.open(number, (function, origin), segment.take()) else {
             return Err(Refused::Overloaded);
         };
         // Whoever sends holds `tx`, so nobody else writes the count.

@@ -30,7 +30,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::ContractInterface;
@@ -71,7 +71,19 @@ pub(crate) trait LanePeer: Send + Sync {
     /// There is more to read than one turn takes: the lane's pump is to go on.
     fn read_on(&self, lane: &Arc<Lane>);
     /// Hands over a call that a guest made.
-    fn outcall(&self, lane: &Arc<Lane>, call: u64, payload: Vec<u8>);
+    fn outcall(&self, lane: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>);
+}
+
+/// What a worker says of a call that a guest made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutcallHead {
+    /// Its number.
+    pub(crate) call: u64,
+    /// The call that is served by it: for which wait of another bundle that one
+    /// was made, 0 for none. `None` where the worker does not know.
+    pub(crate) origin: Option<u64>,
+    /// Whether the lane's thread waits for the answer.
+    pub(crate) blocks: bool,
 }
 
 /// What a worker wrote that the protocol does not allow.
@@ -123,7 +135,8 @@ impl NameKey {
 pub(crate) struct Lane {
     pub(crate) id: LaneId,
     pub(crate) generation: u32,
-    pub(crate) contracts: Vec<LaneContract>,
+    /// Set once, when the worker has said what it serves.
+    contracts: OnceLock<Vec<LaneContract>>,
     pub(crate) peer: Arc<dyn LanePeer>,
     pub(crate) limits: LaneLimits,
     memory: LaneMemory,
@@ -216,30 +229,17 @@ impl Draft {
         Ok((draft, fds))
     }
 
-    /// The lane, once the worker has said what it serves. `values` is where
-    /// it counts the values that come back.
-    pub(crate) fn finish(
-        self,
-        contracts: &[ContractInterface],
-        peer: Arc<dyn LanePeer>,
-        values: Arc<AtomicU64>,
-    ) -> Arc<Lane> {
+    /// The lane, before the worker has said what it serves: a bundle may make
+    /// calls of its own while it is loaded. `values` is where it counts the
+    /// values that come back.
+    pub(crate) fn finish(self, peer: Arc<dyn LanePeer>, values: Arc<AtomicU64>) -> Arc<Lane> {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
         let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
-        let mut first = 0;
-        let mut served = Vec::new();
-        for contract in contracts {
-            let Ok(id) = contract.contract.parse() else { continue };
-            let functions = contract.functions.clone();
-            let keys = functions.iter().map(|name| NameKey::of(name)).collect();
-            served.push(LaneContract { id, functions, keys, first });
-            first += u32::try_from(contract.functions.len()).unwrap_or(u32::MAX);
-        }
         Arc::new(Lane {
             id: self.id,
             generation: self.generation,
-            contracts: served,
+            contracts: OnceLock::new(),
             peer,
             limits: self.limits,
             memory: self.made,
@@ -262,9 +262,29 @@ impl Draft {
 }
 
 impl Lane {
+    /// The worker has said what it serves.
+    pub(crate) fn serves(&self, contracts: &[ContractInterface]) {
+        let mut first = 0_u32;
+        let mut served = Vec::new();
+        for contract in contracts {
+            let Ok(id) = contract.contract.parse() else { continue };
+            let functions = contract.functions.clone();
+            let keys = functions.iter().map(|name| NameKey::of(name)).collect();
+            served.push(LaneContract { id, functions, keys, first });
+            first =
+                first.saturating_add(u32::try_from(contract.functions.len()).unwrap_or(u32::MAX));
+        }
+        drop(self.contracts.set(served));
+    }
+
+    /// What it serves; nothing yet while its bundle is loaded.
+    pub(crate) fn contracts(&self) -> &[LaneContract] {
+        self.contracts.get().map_or(&[], Vec::as_slice)
+    }
+
     /// The contract of this name and major version.
     pub(crate) fn contract(&self, wanted: &ContractId) -> Option<&LaneContract> {
-        self.contracts.iter().find(|contract| contract.id.same_major(wanted))
+        self.contracts().iter().find(|contract| contract.id.same_major(wanted))
     }
 
     /// Calls that are sent and have not ended.
@@ -322,7 +342,7 @@ impl Lane {
 impl Lane {
     /// The contract and function of an id, for reports.
     pub(crate) fn name_of(&self, function: u32) -> (String, String) {
-        for contract in &self.contracts {
+        for contract in self.contracts() {
             let at = function.checked_sub(contract.first).and_then(|at| usize::try_from(at).ok());
             if let Some(name) = at.and_then(|at| contract.functions.get(at)) {
                 return (contract.id.to_string(), name.clone());

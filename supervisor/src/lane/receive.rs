@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::BulkRef;
-use menagerie_protocol::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape};
+use menagerie_protocol::ring::{
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape,
+};
 
 use super::bulk::DownSegment;
 use super::slots::Waiter;
-use super::{Lane, Outcome, Payload, Receiving, Ticket, Violation, lock};
+use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
 /// An outcome, and the segment that it may refer to.
 pub(crate) type Done = (Outcome, Option<DownSegment>);
@@ -114,11 +116,19 @@ impl Lane {
                 if frame.head.flags & FLAG_BULK != 0 {
                     payload = self.copy_bulk(&payload)?;
                 }
+                let (function, flags, call) =
+                    (frame.head.function, frame.head.flags, frame.head.call);
                 receiving.rx.release(frame);
                 if self.outcalls.fetch_add(1, Ordering::Relaxed) >= MAX_OUTCALLS {
                     return Err(Violation::TooManyOutcalls(MAX_OUTCALLS));
                 }
-                self.peer.outcall(self, frame.head.call, payload);
+                let parent = function.checked_sub(1);
+                let head = OutcallHead {
+                    call,
+                    origin: parent.and_then(|index| self.slots.origin(index)),
+                    blocks: flags & FLAG_BLOCKS != 0,
+                };
+                self.peer.outcall(self, head, payload);
                 Ok(None)
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),

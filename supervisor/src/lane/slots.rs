@@ -119,6 +119,8 @@ struct Slot {
     function: AtomicU32,
     /// Whether `segment` is taken.
     bulk: AtomicU32,
+    /// The wait of another bundle that it was made for, 0 for none.
+    origin: AtomicU64,
     /// Where its arguments stand; kept until the outcome is taken, because it
     /// may be an echo of them.
     segment: Mutex<Option<DownSegment>>,
@@ -210,7 +212,7 @@ impl Slots {
     pub(crate) fn open(
         &self,
         number: u64,
-        function: u32,
+        (function, origin): (u32, u64),
         segment: Option<DownSegment>,
     ) -> Option<Ticket> {
         let hint = self.last_freed.load(Relaxed);
@@ -230,6 +232,7 @@ impl Slots {
         slot.number.store(number, Relaxed);
         slot.sent.store(0, Relaxed);
         slot.function.store(function, Relaxed);
+        slot.origin.store(origin, Relaxed);
         if segment.is_some() {
             *lock(&slot.segment) = segment;
             slot.bulk.store(1, Relaxed);
@@ -408,6 +411,13 @@ impl Slots {
             && slot.number.load(Relaxed) < begun
     }
 
+    /// What the call in flight in a slot was made for; `None` if there is none.
+    pub(crate) fn origin(&self, index: u32) -> Option<u64> {
+        let slot = self.get(index)?;
+        matches!(slot.state().phase, Phase::Sent | Phase::Asleep | Phase::Abandoned)
+            .then(|| slot.origin.load(Relaxed))
+    }
+
     /// A thread that is parked for a call: a new leader.
     pub(crate) fn any_thread(&self) -> Option<Thread> {
         self.slots.iter().find_map(|slot| {
@@ -438,7 +448,7 @@ mod tests {
     #[test]
     fn slots_give_an_outcome_once() {
         let slots = Slots::new(2);
-        let ticket = slots.open(0, 7, None).unwrap();
+        let ticket = slots.open(0, (7, 0), None).unwrap();
         assert!(slots.take(ticket).is_none());
         assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
         assert!(complete(&slots, ticket).is_none(), "answered twice");
@@ -450,11 +460,11 @@ mod tests {
     #[test]
     fn slots_tell_uses_of_one_slot_apart() {
         let slots = Slots::new(1);
-        let first = slots.open(0, 0, None).unwrap();
-        assert!(slots.open(1, 0, None).is_none(), "no more than there are");
+        let first = slots.open(0, (0, 0), None).unwrap();
+        assert!(slots.open(1, (0, 0), None).is_none(), "no more than there are");
         complete(&slots, first);
         slots.take(first).unwrap();
-        let second = slots.open(1, 0, None).unwrap();
+        let second = slots.open(1, (0, 0), None).unwrap();
         assert_ne!(first, second);
         assert!(complete(&slots, first).is_none());
         assert!(!slots.abandon(first));
@@ -465,7 +475,7 @@ mod tests {
     #[test]
     fn slots_wake_who_sleeps() {
         let slots = Slots::new(4);
-        let ticket = slots.open(0, 0, None).unwrap();
+        let ticket = slots.open(0, (0, 0), None).unwrap();
         assert!(slots.wait(ticket, Waiter::Thread(std::thread::current())));
         assert!(slots.any_thread().is_some());
         assert!(matches!(complete(&slots, ticket), Some(Waiter::Thread(_))));
@@ -477,29 +487,29 @@ mod tests {
     #[test]
     fn slots_of_callers_that_went_are_freed_by_the_answer() {
         let slots = Slots::new(1);
-        let ticket = slots.open(0, 0, None).unwrap();
+        let ticket = slots.open(0, (0, 0), None).unwrap();
         assert!(slots.abandon(ticket));
-        assert!(slots.open(1, 0, None).is_none(), "its answer is still due");
+        assert!(slots.open(1, (0, 0), None).is_none(), "its answer is still due");
         assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
-        assert!(slots.open(1, 0, None).is_some());
+        assert!(slots.open(1, (0, 0), None).is_some());
     }
 
     #[test]
     fn slots_abandoned_after_the_answer_are_free_at_once() {
         let slots = Slots::new(1);
-        let ticket = slots.open(0, 0, None).unwrap();
+        let ticket = slots.open(0, (0, 0), None).unwrap();
         complete(&slots, ticket);
         assert!(!slots.abandon(ticket));
-        assert!(slots.open(1, 0, None).is_some());
+        assert!(slots.open(1, (0, 0), None).is_some());
     }
 
     #[test]
     fn slots_fail_what_had_begun_and_give_back_the_rest() {
         let slots = Slots::new(4);
-        let begun = slots.open(0, 3, None).unwrap();
+        let begun = slots.open(0, (3, 0), None).unwrap();
         slots.sent_at(begun, Instant::now());
-        let waiting = slots.open(1, 4, None).unwrap();
-        let gone = slots.open(2, 5, None).unwrap();
+        let waiting = slots.open(1, (4, 0), None).unwrap();
+        let gone = slots.open(2, (5, 0), None).unwrap();
         assert!(slots.abandon(gone));
         let failed =
             slots.fail_all(1, |started| if started { value(0) } else { Outcome::NotBegun });
@@ -513,17 +523,17 @@ mod tests {
     #[test]
     fn slots_give_the_readers_own_outcome_straight_back() {
         let slots = Slots::new(1);
-        let ticket = slots.open(0, 0, None).unwrap();
+        let ticket = slots.open(0, (0, 0), None).unwrap();
         let own = slots.complete_own::<()>(ticket, |_| Ok(value(9)));
         assert!(matches!(own, Some(Ok((Outcome::Value(_), None)))));
         assert!(slots.complete_own::<()>(ticket, |_| Ok(value(9))).is_none());
-        assert!(slots.open(1, 0, None).is_some());
+        assert!(slots.open(1, (0, 0), None).is_some());
     }
 
     #[test]
     fn slots_whose_answer_is_nonsense_go_on_waiting_for_the_lanes_end() {
         let slots = Slots::new(1);
-        let ticket = slots.open(0, 0, None).unwrap();
+        let ticket = slots.open(0, (0, 0), None).unwrap();
         assert!(matches!(slots.complete_own(ticket, |_| Err(())), Some(Err(()))));
         let failed = slots.fail_all(1, |_| value(0));
         assert_eq!(failed.ended, 1);

@@ -21,11 +21,30 @@ use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
-use crate::lane::{Draft, Lane, LaneLimits, LanePeer, Pump, Refused, Ticket, Violation, lock};
+use crate::lane::{
+    Draft, Lane, LaneLimits, LanePeer, OutcallHead, Pump, Refused, Ticket, Violation, lock,
+};
 use crate::status::RunningCall;
 
+/// A call that a guest has made.
+#[derive(Debug)]
+pub(crate) struct Outcall {
+    /// The bundle.
+    pub(crate) bundle: Arc<Bundle>,
+    /// The manifest of the generation that calls.
+    pub(crate) manifest: Arc<ManifestData>,
+    /// Where its answer goes.
+    pub(crate) lane: Arc<Lane>,
+    /// Its number there, and what it is made for.
+    pub(crate) head: OutcallHead,
+    /// Contract, function and arguments.
+    pub(crate) payload: Vec<u8>,
+    /// True when the caller's process has ended.
+    pub(crate) dead: watch::Receiver<bool>,
+}
+
 /// Routes guests' own calls; the supervisor's.
-pub(crate) type OutcallRouter = dyn Fn(&Arc<Bundle>, &Arc<Lane>, u64, Vec<u8>) + Send + Sync;
+pub(crate) type OutcallRouter = dyn Fn(Outcall) + Send + Sync;
 
 pub(crate) struct Process {
     pub(crate) worker: String,
@@ -36,8 +55,6 @@ pub(crate) struct Process {
     config: Arc<Config>,
     runtime: tokio::runtime::Handle,
     questions: Mutex<Questions>,
-    /// Segments that lanes wanted before they were in `lanes`.
-    early_wants: Mutex<Vec<(LaneId, u64)>>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
     next_lane: AtomicU32,
     /// True from the process's end on.
@@ -54,6 +71,8 @@ pub(crate) struct Process {
 struct Entry {
     lane: Arc<Lane>,
     bundle: Arc<Bundle>,
+    /// This generation's.
+    manifest: Arc<ManifestData>,
     _pump: Pump,
 }
 
@@ -86,7 +105,6 @@ impl Process {
             config: parts.config,
             runtime: tokio::runtime::Handle::current(),
             questions: Mutex::default(),
-            early_wants: Mutex::default(),
             gate: parts.gate,
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
@@ -143,14 +161,8 @@ impl Process {
                 super::output::log_record(&self.worker, &self.gate, record);
             }
             ToSupervisor::WantSegment { lane, len } => {
-                let found = {
-                    let lanes = lock(&self.lanes);
-                    let found = lanes.get(&lane).map(|entry| Arc::clone(&entry.lane));
-                    if found.is_none() {
-                        self.keep_want(lane, len);
-                    }
-                    found
-                };
+                // A lane that has gone wants nothing any more.
+                let found = lock(&self.lanes).get(&lane).map(|entry| Arc::clone(&entry.lane));
                 if let Some(found) = found {
                     self.grant(&found, len);
                 }
@@ -158,19 +170,6 @@ impl Process {
             // Answers were handled above.
             _ => self.kill("protocol violation: a second hello"),
         }
-    }
-
-    /// A lane wants a segment before we have taken note that it has loaded.
-    /// Called with `lanes` locked.
-    fn keep_want(&self, lane: LaneId, len: u64) {
-        /// More than honest lanes want in so short a time.
-        const MAX: usize = 64;
-        let mut early = lock(&self.early_wants);
-        // What has been there for longest is of a lane that has gone.
-        if early.len() == MAX {
-            early.remove(0);
-        }
-        early.push((lane, len));
     }
 
     fn grant(&self, lane: &Lane, len: u64) {
@@ -232,6 +231,25 @@ impl Process {
             problem: format!("no lane can be made: {error}"),
         };
         let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
+        let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
+        let lane = draft.finish(peer, bundle.counters.for_lane());
+        let pump = lane.start_pump(&self.runtime).map_err(system)?;
+        {
+            let mut lanes = lock(&self.lanes);
+            if *self.dead.borrow() {
+                return Err(self.gone());
+            }
+            let entry = Entry {
+                lane: Arc::clone(&lane),
+                bundle: Arc::clone(bundle),
+                manifest: Arc::new(manifest.clone()),
+                _pump: pump,
+            };
+            lanes.insert(id, entry);
+        }
+        // A load whose future is dropped leaves nothing here; the worker's lane
+        // goes when it has loaded, or with the worker.
+        let mut begun = Begun { process: self, lane: &lane, keep: false };
         let request = LoadRequest {
             lane: id,
             generation,
@@ -259,23 +277,19 @@ impl Process {
             ToSupervisor::LoadFailed { error, .. } => return Err(RuntimeError::Loader(error)),
             _ => return Err(self.gone()),
         };
-        let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(&contracts, peer, bundle.counters.for_lane());
-        let pump = lane.start_pump(&self.runtime).map_err(system)?;
-        let wants: Vec<u64> = {
-            let mut lanes = lock(&self.lanes);
-            if *self.dead.borrow() {
-                return Err(self.gone());
-            }
-            let entry = Entry { lane: Arc::clone(&lane), bundle: Arc::clone(bundle), _pump: pump };
-            lanes.insert(id, entry);
-            let mut early = lock(&self.early_wants);
-            early.extract_if(.., |(of, _)| *of == id).map(|(_, len)| len).collect()
-        };
-        for len in wants {
-            self.grant(&lane, len);
+        if self.is_dead() {
+            return Err(self.gone());
         }
+        lane.serves(&contracts);
+        begun.keep = true;
+        drop(begun);
         Ok(Loaded { lane, bundle: bundle.name.clone() })
+    }
+
+    /// A lane is no more.
+    fn forget(&self, lane: &Arc<Lane>) {
+        drop(lock(&self.lanes).remove(&lane.id));
+        lane.end(|| Failure::Cancelled);
     }
 
     fn cannot_send(&self, bundle: &str, error: &Unsent) -> RuntimeError {
@@ -350,8 +364,7 @@ impl Process {
     /// Ends the lane; everything of its generation is freed when this returns.
     pub(crate) async fn unload(&self, loaded: Loaded) -> Result<(), RuntimeError> {
         let outcome = self.command(&loaded, LaneCommand::Unload, Asked::Unload, "unload").await;
-        drop(lock(&self.lanes).remove(&loaded.lane.id));
-        loaded.lane.end(|| Failure::Cancelled);
+        self.forget(&loaded.lane);
         outcome.map(drop)
     }
 
@@ -439,6 +452,21 @@ pub(crate) struct Loaded {
     bundle: String,
 }
 
+/// A lane whose bundle is being loaded; forgotten if nothing comes of it.
+struct Begun<'p> {
+    process: &'p Process,
+    lane: &'p Arc<Lane>,
+    keep: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.process.forget(self.lane);
+        }
+    }
+}
+
 impl LanePeer for Process {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
         self.send_with(&message, fds);
@@ -466,12 +494,13 @@ impl LanePeer for Process {
         self.runtime.spawn(async move { lane.pump() });
     }
 
-    fn outcall(&self, lane: &Arc<Lane>, call: u64, payload: Vec<u8>) {
-        let bundle = lock(&self.lanes).get(&lane.id).map(|entry| Arc::clone(&entry.bundle));
-        match bundle {
-            Some(bundle) => (self.router)(&bundle, lane, call, payload),
-            None => lane.outcall_ended(),
-        }
+    fn outcall(&self, lane: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>) {
+        let caller = lock(&self.lanes)
+            .get(&lane.id)
+            .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
+        let Some((bundle, manifest)) = caller else { return lane.outcall_ended() };
+        let (lane, dead) = (Arc::clone(lane), self.dead.subscribe());
+        (self.router)(Outcall { bundle, manifest, lane, head, payload, dead });
     }
 }
 

@@ -120,6 +120,17 @@ static int call_other(mg_call *call, void *userdata) {
     return status;
 }
 
+/* How the call failed, or null if it did not. */
+static int caught(mg_call *call, void *userdata) {
+    (void)userdata;
+    mg_answer answer;
+    if (mg_call_contract(call->host, mg_arg_str(call, 0), mg_arg_str(call, 1), mg_arg_raw(call, 2),
+                         &answer) != MG_OK)
+        return mg_return_str(call, mg_last_failure(call->host)->kind);
+    mg_answer_free(call->host, &answer);
+    return mg_return_null(call);
+}
+
 static int state(mg_call *call, void *userdata) {
     const probe *self = userdata;
     return return_kept(call, &self->before);
@@ -163,6 +174,7 @@ int menagerie_init(const mg_host *host, mg_registrar *registrar) {
         {"null", "", null},
         {"blob", "n: u64", blob},
         {"call", "contract: string, function: string, args: list", call_other},
+        {"caught", "contract: string, function: string, args: list", caught},
         {"state", "", state},
         {"set_state", "value: any", set_state},
         {"misfit", "", misfit},

@@ -40,6 +40,20 @@ public sealed class Probe : IBundle
 
     public object Call(string contract, string function, object[] args) => Host.Call(contract, function, args);
 
+    /// <summary>How the call failed, or null if it did not.</summary>
+    public string Caught(string contract, string function, object[] args)
+    {
+        try
+        {
+            Host.Call(contract, function, args);
+            return null;
+        }
+        catch (CallError error)
+        {
+            return error.Kind;
+        }
+    }
+
     public object State() => loadedWith;
 
     public void SetState(object value) => handOver = value;

@@ -1,5 +1,5 @@
 // Does one thing of every kind that a bundle can do, for the tests.
-import { abort, call, log } from "menagerie";
+import { abort, call, CallError, log } from "menagerie";
 
 let loadedWith = null;
 let toKeep = null;
@@ -49,6 +49,17 @@ export default {
     blob: (n) => new Uint8Array(n).fill(0xab),
 
     call: (contract, name, args) => call(contract, name, ...args),
+
+    // How the call failed, or null if it did not.
+    async caught(contract, name, args) {
+      try {
+        await call(contract, name, ...args);
+        return null;
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error;
+        return error.kind;
+      }
+    },
 
     state: () => loadedWith,
 

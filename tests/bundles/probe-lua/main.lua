@@ -44,6 +44,13 @@ function probe.call(contract, name, args)
   return menagerie.call(contract, name, unpack(args))
 end
 
+-- How the call failed, or nil if it did not.
+function probe.caught(contract, name, args)
+  local ok, problem = pcall(menagerie.call, contract, name, unpack(args))
+  if ok then return nil end
+  return problem.kind
+end
+
 function probe.state()
   return received
 end

@@ -68,6 +68,16 @@ def call(contract: str, function: str, args: list) -> Any:
 
 
 @menagerie.export("probe@1")
+def caught(contract: str, function: str, args: list) -> Any:
+    """How the call failed, or None if it did not."""
+    try:
+        menagerie.call(contract, function, *args)
+    except menagerie.CallError as error:
+        return error.kind
+    return None
+
+
+@menagerie.export("probe@1")
 def state() -> Any:
     return _given
 

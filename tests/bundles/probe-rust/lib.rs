@@ -89,6 +89,14 @@ impl Probe {
         menagerie_guest::call(contract, function, args)
     }
 
+    /// How the call failed, or nothing if it did not.
+    fn caught(contract: &str, function: &str, args: Vec<Value>) -> Option<String> {
+        match menagerie_guest::call::<Value>(contract, function, args) {
+            Ok(_) => None,
+            Err(error) => Some(error.kind),
+        }
+    }
+
     fn state() -> Value {
         lock(&BEFORE).clone()
     }

@@ -2,6 +2,10 @@
 
 import _menagerie
 import asyncio
+import contextvars
+
+# The call that a task serves; the tasks that it starts inherit it.
+_serving = contextvars.ContextVar("menagerie.serving", default=0)
 
 
 class Driver:
@@ -13,7 +17,9 @@ class Driver:
 
     def start(self, token, coroutine):
         """Begins a call; `_menagerie.finish` is told when it has ended."""
-        task = self.loop.create_task(_menagerie.Step(coroutine, token))
+        context = contextvars.copy_context()
+        context.run(_serving.set, token)
+        task = self.loop.create_task(_menagerie.Step(coroutine, token), context=context)
         self._calls[token] = task
         task.add_done_callback(lambda task: self._done(token, task))
 
@@ -96,5 +102,5 @@ def call(contract, function, args):
         else:
             future.set_result(value)
 
-    _menagerie.call_async(contract, function, args, resolve)
+    _menagerie.call_async(contract, function, args, resolve, _serving.get())
     return future

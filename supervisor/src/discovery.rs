@@ -1,0 +1,140 @@
+//! Finding bundles in folders, and loading all of them (`DESIGN.md` rule R3):
+//! one that is broken does not stop the others, and is listed with its reason.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use menagerie_protocol::loader::manifest::MANIFEST_FILE;
+use menagerie_protocol::{BundleId, LoaderError, ManifestData, RuntimeError};
+
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::lane::lock;
+use crate::registry::Graph;
+use crate::status::{BundleState, BundleStatus, CallStatus};
+
+/// Bundles that were found and could not be loaded, by folder.
+pub(crate) type Broken = BTreeMap<PathBuf, BundleStatus>;
+
+/// What became of each bundle.
+pub(crate) type Outcomes = Vec<(PathBuf, Result<BundleStatus, RuntimeError>)>;
+
+impl Core {
+    /// Loads the bundles of several paths in the order of their dependencies.
+    pub(crate) async fn load_all(&self, paths: &[PathBuf]) -> Outcomes {
+        let mut outcomes = Outcomes::new();
+        let mut found = Vec::new();
+        for path in paths {
+            match bundles_in(path) {
+                Ok(dirs) => found.extend(dirs),
+                Err(error) => outcomes.push((path.clone(), Err(error.into()))),
+            }
+        }
+        let mut whole = Vec::new();
+        for dir in found {
+            match ManifestData::read(&dir) {
+                Ok(parsed) => whole.push((dir, parsed.manifest)),
+                Err(error) => {
+                    let error = RuntimeError::from(error);
+                    self.list_broken(&dir, None, &error);
+                    self.events.emit(EventKind::BundleFailed {
+                        bundle: folder_name(&dir),
+                        step: "load".to_owned(),
+                        reason: error.to_string(),
+                    });
+                    outcomes.push((dir, Err(error)));
+                }
+            }
+        }
+        let rule = self.config.compatibility;
+        let order = loop {
+            let graph = Graph::new(whole.iter().map(|(_, manifest)| manifest), rule);
+            match graph.load_order() {
+                Ok(order) => break order,
+                // Those of the ring fail with it; the others may do without.
+                Err(error) => {
+                    let RuntimeError::DependencyCycle { participants } = &error else {
+                        break Vec::new();
+                    };
+                    let (ring, rest): (Vec<_>, Vec<_>) = whole
+                        .into_iter()
+                        .partition(|(_, manifest)| participants.contains(&manifest.name));
+                    for (dir, manifest) in ring {
+                        self.list_broken(&dir, Some(&manifest), &error);
+                        outcomes.push((dir, Err(error.clone())));
+                    }
+                    whole = rest;
+                }
+            }
+        };
+        for at in order {
+            let (dir, manifest) = &whole[at];
+            let outcome = self.load_dir(dir).await;
+            if let Err(error) = &outcome {
+                self.list_broken(dir, Some(manifest), error);
+            }
+            outcomes.push((dir.clone(), outcome));
+        }
+        outcomes
+    }
+
+    /// Lists a bundle that could not be loaded. What its manifest says of it is
+    /// shown as far as it can be read.
+    pub(crate) fn list_broken(
+        &self,
+        dir: &Path,
+        manifest: Option<&ManifestData>,
+        error: &RuntimeError,
+    ) {
+        // One that runs already is no broken one, whatever was tried with it.
+        if matches!(error, RuntimeError::AlreadyLoaded { .. }) {
+            return;
+        }
+        let name = manifest.map_or_else(|| folder_name(dir), |manifest| manifest.name.clone());
+        let status = BundleStatus {
+            id: BundleId::of_name(&name).to_string(),
+            name,
+            version: manifest.map(|manifest| manifest.version.clone()).unwrap_or_default(),
+            loader: manifest.map(|manifest| manifest.loader.clone()).unwrap_or_default(),
+            path: Some(dir.display().to_string()),
+            state: BundleState::Failed,
+            generation: 0,
+            contracts: manifest.map(crate::bundle::promised).unwrap_or_default(),
+            calls: CallStatus::default(),
+            problem: Some(error.to_string()),
+        };
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        lock(&self.broken).insert(dir, status);
+    }
+
+    /// The folder of a broken bundle of this name.
+    pub(crate) fn broken_dir(&self, name: &str) -> Option<PathBuf> {
+        let broken = lock(&self.broken);
+        broken.iter().find(|(_, status)| status.name == name).map(|(dir, _)| dir.clone())
+    }
+}
+
+fn folder_name(dir: &Path) -> String {
+    let name = dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_owned()));
+    name.map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The bundles of a path: itself, or the folders in it that have a manifest.
+pub(crate) fn bundles_in(path: &Path) -> Result<Vec<PathBuf>, LoaderError> {
+    // Whatever stands there under the name, a dangling link included: it was
+    // meant to be a manifest, and what is wrong with it is said.
+    let has_manifest = |dir: &Path| dir.join(MANIFEST_FILE).symlink_metadata().is_ok();
+    if has_manifest(path) {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|error| LoaderError::io(path, &error))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|entry| has_manifest(entry))
+        .collect();
+    found.sort();
+    if found.is_empty() {
+        return Err(LoaderError::ManifestNotFound { path: path.join(MANIFEST_FILE) });
+    }
+    Ok(found)
+}

@@ -1,0 +1,64 @@
+//! Unloading bundles (`DESIGN.md` rules L7, R4).
+
+use std::sync::Arc;
+
+use menagerie_protocol::{Failure, RuntimeError};
+
+use crate::bundle::{Bundle, Route, Serving};
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::lane::lock;
+use crate::status::BundleState;
+
+impl Core {
+    /// Unloads a bundle that no other one needs; a broken one is forgotten.
+    pub(crate) async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
+        // No new call can find it from here on.
+        let taken = lock(&self.registry).take(name);
+        if matches!(taken, Err(RuntimeError::BundleNotFound { .. }))
+            && let Some(dir) = self.broken_dir(name)
+        {
+            lock(&self.broken).remove(&dir);
+            return Ok(());
+        }
+        let bundle = taken?;
+        self.take_down(&bundle).await;
+        Ok(())
+    }
+
+    /// Unloads a bundle and, before it, everything that could not do without
+    /// it. All of them are out of reach at once; then they end one by one,
+    /// dependents first, so that what their hooks call is still there.
+    pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
+        let cascade = lock(&self.registry).take_cascade(name)?;
+        for bundle in &cascade {
+            self.take_down(bundle).await;
+        }
+        Ok(cascade.iter().map(|bundle| bundle.name.clone()).collect())
+    }
+
+    /// Ends a bundle that is in the registry no more.
+    async fn take_down(&self, bundle: &Arc<Bundle>) {
+        let stale = || {
+            let failure = Failure::StaleHandle { bundle: bundle.name.clone() };
+            Route::Down(BundleState::Unloading, Box::new(failure))
+        };
+        bundle.set_route(stale());
+        let mut serving = bundle.serving.lock().await;
+        // An operation that was under way may have set the route again.
+        bundle.set_route(stale());
+        if let Some(Serving { process, loaded }) = serving.take()
+            && !process.is_dead()
+        {
+            loaded.lane.close();
+            // Calls in flight finish on the old code, or meet their deadlines.
+            let longest = self.config.drain.max(self.config.deadline + self.config.grace);
+            if !process.drain(&loaded.lane, longest).await {
+                let name = &bundle.name;
+                process.kill(format!("a call did not end before the unload of '{name}'"));
+            }
+            drop(process.unload(loaded).await);
+        }
+        self.events.emit(EventKind::BundleUnloaded { bundle: bundle.name.clone() });
+    }
+}
