@@ -15,9 +15,11 @@ use crate::support::{run, run_on_one_thread, wait_for};
 async fn a_position_that_is_nonsense(fault: &'static str) {
     let mut config = hasty_once(fault);
     config.ring_slots = 512;
+    // It looks when the ring seems full: more than twice in so many calls.
+    config.max_in_flight = 4096;
     let stage = Stage::set(config).await;
     let probe = stage.load().await;
-    let calls: Vec<_> = (0..1000)
+    let calls: Vec<_> = (0..1600)
         .map(|n| {
             let probe = probe.clone();
             tokio::spawn(async move { (n, probe.call::<_, i64>("inc", (n,)).await) })

@@ -78,6 +78,7 @@ fn probes_export_their_functions_in_order() {
             "null",
             "blob",
             "call",
+            "caught",
             "state",
             "set_state",
             "misfit",
