@@ -8,6 +8,7 @@ use menagerie_protocol::loader::manifest::DependencyKind;
 use menagerie_protocol::{Failure, ManifestData, RuntimeError};
 
 use crate::bundle::Bundle;
+use crate::placement::WorkerName;
 
 /// The bundles by name, in the order in which they were loaded.
 #[derive(Debug, Default)]
@@ -66,14 +67,19 @@ impl Registry {
     }
 
     /// The bundles that a worker should have loaded, providers first.
-    pub(crate) fn of_loader(&self, loader: &str) -> Vec<Arc<Bundle>> {
+    pub(crate) fn of_worker(&self, worker: &WorkerName) -> Vec<Arc<Bundle>> {
         let mut found: Vec<&Entry> = self
             .bundles
             .values()
-            .filter(|entry| entry.wanted && entry.bundle.loader == loader)
+            .filter(|entry| entry.wanted && entry.bundle.home() == *worker)
             .collect();
         found.sort_by_key(|entry| entry.order);
         found.into_iter().map(|entry| Arc::clone(&entry.bundle)).collect()
+    }
+
+    /// Whether a worker has bundles, or one is being loaded into it.
+    pub(crate) fn is_inhabited(&self, worker: &WorkerName) -> bool {
+        self.bundles.values().any(|entry| entry.bundle.home() == *worker)
     }
 
     /// Who serves a request: the newest version that will do, ties by name
@@ -203,7 +209,8 @@ pub(crate) fn load_order(manifests: &[ManifestData]) -> Result<Vec<usize>, Runti
     Ok(order)
 }
 
-fn depends_on(bundle: &ManifestData, other: &ManifestData) -> bool {
+/// Whether a bundle needs another one.
+pub(crate) fn depends_on(bundle: &ManifestData, other: &ManifestData) -> bool {
     bundle.bundle_dependencies.iter().any(|dependency| dependency.bundle == other.name)
         || bundle.dependencies.iter().any(|dependency| {
             dependency.kind == DependencyKind::Guest

@@ -18,3 +18,7 @@ mod output;
 // A worker that misbehaves, by one switch for each fault: no hello, half a
 // frame, a scribbled ring. What becomes of it, and that nobody else is touched.
 mod faults;
+
+// Deaths, blame, isolation, standbys, restarts without a pause: what the
+// supervisor makes of real workers that die.
+mod supervision;

@@ -15,14 +15,16 @@ use menagerie_protocol::{
 use nix::sys::signal::Signal;
 use tokio::sync::{oneshot, watch};
 
+use super::condition::{Condition, CpuSample, LaneThread};
 use super::connection::{Sender, Unsent};
 use super::gate::Gate;
+use super::operations::{Operation, Operations};
 use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::lane::{Draft, Lane, LaneLimits, LanePeer, Pump, Refused, Ticket, Violation, lock};
-use crate::status::RunningCall;
+use crate::status::{Activity, RunningCall};
 
 /// Routes guests' own calls; the supervisor's.
 pub(crate) type OutcallRouter = dyn Fn(&Arc<Bundle>, &Arc<Lane>, u64, Vec<u8>) + Send + Sync;
@@ -43,7 +45,13 @@ pub(crate) struct Process {
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// Why the supervisor killed it, if it did.
-    reason: Mutex<Option<String>>,
+    reason: Mutex<Option<KillReason>>,
+    /// When it was last looked at, and what it had done since the time before.
+    looked: Mutex<(Option<CpuSample>, Option<Condition>)>,
+    /// The loads and hooks that run.
+    operations: Operations,
+    /// Values that came back on lanes which have ended.
+    ended_calls: AtomicU64,
     /// The last heartbeat that was answered.
     pub(crate) pong: AtomicU64,
     router: Arc<OutcallRouter>,
@@ -51,9 +59,31 @@ pub(crate) struct Process {
     this: Weak<Process>,
 }
 
+/// Why the supervisor killed a process.
+#[derive(Clone, Debug)]
+pub(crate) struct KillReason {
+    pub(crate) text: String,
+    /// Whose fault it was, if that is certain.
+    pub(crate) bundle: Option<String>,
+    /// What the guest was seen to do before the kill.
+    pub(crate) condition: Option<Condition>,
+    /// The operations that ran at the time: nobody may wait for them any more
+    /// when the process has ended.
+    operations: Vec<RunningCall>,
+}
+
+/// What was known of a process when it had ended.
+#[derive(Debug)]
+pub(crate) struct LastMoments {
+    pub(crate) running: Vec<RunningCall>,
+    pub(crate) reason: Option<KillReason>,
+}
+
 struct Entry {
     lane: Arc<Lane>,
     bundle: Arc<Bundle>,
+    /// Values that came back on it.
+    values: Arc<AtomicU64>,
     _pump: Pump,
 }
 
@@ -92,6 +122,9 @@ impl Process {
             next_lane: AtomicU32::new(1),
             dead: watch::Sender::new(false),
             reason: Mutex::default(),
+            looked: Mutex::default(),
+            operations: Operations::default(),
+            ended_calls: AtomicU64::new(0),
             pong: AtomicU64::new(0),
             router: parts.router,
             this: this.clone(),
@@ -117,12 +150,68 @@ impl Process {
 
     /// Kills the process, and keeps why.
     pub(crate) fn kill(&self, reason: impl Into<String>) {
-        lock(&self.reason).get_or_insert_with(|| reason.into());
+        self.kill_for(reason, None, None);
+    }
+
+    /// Kills the process, and keeps why, whose fault it was, and what the guest
+    /// was seen to do.
+    fn kill_for(
+        &self,
+        reason: impl Into<String>,
+        bundle: Option<String>,
+        condition: Option<Condition>,
+    ) {
+        lock(&self.reason).get_or_insert_with(|| KillReason {
+            text: reason.into(),
+            bundle,
+            condition,
+            operations: self.operations.running(),
+        });
         self.signal(Signal::SIGKILL);
     }
 
-    pub(crate) fn kill_reason(&self) -> Option<String> {
+    /// Kills the process because an operation on a bundle does not end; but
+    /// first looks what it does instead.
+    async fn kill_stuck(&self, reason: String, bundle: &str) {
+        let thread = LaneThread { pid: self.pid, bundle: bundle.to_owned() };
+        let condition = thread.observe(Duration::from_millis(100)).await;
+        self.kill_for(reason, Some(bundle.to_owned()), condition);
+    }
+
+    pub(crate) fn kill_reason(&self) -> Option<KillReason> {
         lock(&self.reason).clone()
+    }
+
+    /// Looks at what the process does, as a whole: at the second look it is
+    /// known what it has done since the first.
+    pub(crate) fn look_at_condition(&self) {
+        let threads = LaneThread { pid: self.pid, bundle: String::new() };
+        let mut looked = lock(&self.looked);
+        if looked.0.is_some() {
+            looked.1 = threads.since(looked.0);
+        }
+        looked.0 = threads.sample();
+    }
+
+    /// What it was seen to do.
+    pub(crate) fn condition(&self) -> Option<Condition> {
+        lock(&self.looked).1
+    }
+
+    fn bundle_of(&self, lane: LaneId) -> Option<String> {
+        lock(&self.lanes).get(&lane).map(|entry| entry.bundle.name.clone())
+    }
+
+    /// Calls that have ended with a value, on all of its lanes.
+    pub(crate) fn calls(&self) -> u64 {
+        let values = |entry: &Entry| entry.values.load(Ordering::Relaxed);
+        let running: u64 = lock(&self.lanes).values().map(values).sum();
+        running + self.ended_calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call, a load or a hook runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.operations.any() || lock(&self.lanes).values().any(|e| e.lane.in_flight() > 0)
     }
 
     /// Handles a message from the worker.
@@ -181,7 +270,7 @@ impl Process {
 
     fn gone(&self) -> RuntimeError {
         let problem = match self.kill_reason() {
-            Some(reason) => format!("it died before it had answered: {reason}"),
+            Some(reason) => format!("it died before it had answered: {}", reason.text),
             None => "it died before it had answered".to_owned(),
         };
         RuntimeError::WorkerUnavailable { worker: self.worker.clone(), problem }
@@ -205,7 +294,8 @@ impl Process {
             answer = answer => answer.map_err(|_| self.gone()),
             _ = dead.wait_for(|dead| *dead) => Err(self.gone()),
             () = tokio::time::sleep(limit) => {
-                self.kill(format!("'{step}' of '{bundle}' did not end within {limit:?}"));
+                let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
+                self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
                 Err(RuntimeError::TimedOut { step: step.to_owned(), limit_ms })
             }
@@ -241,6 +331,7 @@ impl Process {
             ring_slots: limits.ring_slots,
             max_payload: limits.max_payload,
         };
+        let _running = self.operations.begin(&bundle.name, Activity::Load);
         let answer = lock(&self.questions).ask(id, Asked::Load);
         if let Err(error) = self.sender.send(&ToWorker::Load(Box::new(request)), fds) {
             lock(&self.questions).take_back(id);
@@ -260,15 +351,16 @@ impl Process {
             _ => return Err(self.gone()),
         };
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(&contracts, peer, bundle.counters.for_lane());
+        let values = bundle.counters.for_lane();
+        let lane = draft.finish(&contracts, peer, Arc::clone(&values));
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         let wants: Vec<u64> = {
             let mut lanes = lock(&self.lanes);
             if *self.dead.borrow() {
                 return Err(self.gone());
             }
-            let entry = Entry { lane: Arc::clone(&lane), bundle: Arc::clone(bundle), _pump: pump };
-            lanes.insert(id, entry);
+            let (lane, bundle) = (Arc::clone(&lane), Arc::clone(bundle));
+            lanes.insert(id, Entry { lane, bundle, values, _pump: pump });
             let mut early = lock(&self.early_wants);
             early.extract_if(.., |(of, _)| *of == id).map(|(_, len)| len).collect()
         };
@@ -292,6 +384,10 @@ impl Process {
                 self.gone()
             }
         }
+    }
+
+    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation<'_> {
+        self.operations.begin(&loaded.bundle, activity)
     }
 
     /// Sends a command on a lane's ring, and waits for its answer.
@@ -328,6 +424,7 @@ impl Process {
         &self,
         loaded: &Loaded,
     ) -> Result<Result<Option<Vec<u8>>, GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnUnload);
         match self.command(loaded, LaneCommand::Finish, Asked::Finish, "on_unload").await? {
             ToSupervisor::Finished { state, .. } => Ok(state),
             _ => Err(self.gone()),
@@ -340,6 +437,7 @@ impl Process {
         loaded: &Loaded,
         state: Option<Vec<u8>>,
     ) -> Result<Result<(), GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnLoad);
         let command = LaneCommand::Resume { state };
         match self.command(loaded, command, Asked::Resume, "on_load").await? {
             ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
@@ -349,8 +447,12 @@ impl Process {
 
     /// Ends the lane; everything of its generation is freed when this returns.
     pub(crate) async fn unload(&self, loaded: Loaded) -> Result<(), RuntimeError> {
+        let running = self.operation(&loaded, Activity::OnUnload);
         let outcome = self.command(&loaded, LaneCommand::Unload, Asked::Unload, "unload").await;
-        drop(lock(&self.lanes).remove(&loaded.lane.id));
+        drop(running);
+        if let Some(entry) = lock(&self.lanes).remove(&loaded.lane.id) {
+            self.ended_calls.fetch_add(entry.values.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         loaded.lane.end(|| Failure::Cancelled);
         outcome.map(drop)
     }
@@ -386,25 +488,29 @@ impl Process {
     }
 
     /// The process has ended: every call that was begun ends with `failure`, and
-    /// `orphan` learns of every bundle that was served. Returns the calls that
-    /// were running.
+    /// `orphan` learns of every bundle that was served. Returns what was
+    /// running.
     pub(crate) fn died(
         &self,
         failure: impl Fn() -> Failure,
         orphan: impl Fn(&Arc<Bundle>, &Arc<Lane>),
-    ) -> Vec<RunningCall> {
+    ) -> LastMoments {
+        let mut running = match &*lock(&self.reason) {
+            Some(reason) if !reason.operations.is_empty() => reason.operations.clone(),
+            _ => self.operations.running(),
+        };
         let lanes: Vec<Entry> = {
             let mut lanes = lock(&self.lanes);
             self.dead.send_replace(true);
             lanes.drain().map(|(_, entry)| entry).collect()
         };
-        let mut running = Vec::new();
         for entry in &lanes {
             orphan(&entry.bundle, &entry.lane);
             for call in entry.lane.end(&failure) {
                 let (contract, function) = entry.lane.name_of(call.function);
                 running.push(RunningCall {
                     bundle: entry.bundle.name.clone(),
+                    activity: Activity::Call,
                     contract,
                     function,
                     age_ms: call.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
@@ -412,7 +518,7 @@ impl Process {
             }
         }
         lock(&self.questions).clear();
-        running
+        LastMoments { running, reason: lock(&self.reason).clone() }
     }
 
     /// Whether it has ended.
@@ -445,7 +551,8 @@ impl LanePeer for Process {
     }
 
     fn violation(&self, lane: LaneId, what: Violation) {
-        self.kill(format!("protocol violation on lane {lane}: {what}"));
+        let bundle = self.bundle_of(lane);
+        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None);
     }
 
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>) {
@@ -454,9 +561,18 @@ impl LanePeer for Process {
         self.runtime.spawn(async move {
             process.send(&ToWorker::Interrupt { lane: lane.id, call: ticket.wire() });
             let Some(until_kill) = until_kill else { return };
-            tokio::time::sleep(until_kill).await;
+            let bundle = process.bundle_of(lane.id);
+            let name = bundle.clone().unwrap_or_default();
+            let thread = LaneThread { pid: process.pid, bundle: name };
+            // Only the last of it: before its deadline it may do what it likes.
+            let watch = until_kill.min(process.config.grace);
+            tokio::time::sleep(until_kill - watch).await;
+            let before: Option<CpuSample> = thread.sample();
+            tokio::time::sleep(watch).await;
             if lane.is_running(ticket) {
-                process.kill("a call that did not end within its deadline and grace");
+                let condition = thread.since(before);
+                let reason = "a call that did not end within its deadline and grace";
+                process.kill_for(reason, bundle, condition);
             }
         });
     }
