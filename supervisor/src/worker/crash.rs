@@ -32,8 +32,8 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     let given_up = alive.given_up().map(str::to_owned);
     let process = Arc::clone(&alive.process);
     // The reason is asked for again below: reading what is left in the lanes
-    // may find a violation.
-    let reason = || process.kill_reason().map(|kill| kill.text).or(given_up.clone());
+    // may find a violation. What a dying process does to its socket is none.
+    let reason = || given_up.clone().or_else(|| Some(process.kill_reason()?.text));
     let failure = || Failure::WorkerCrashed {
         worker: name.to_string(),
         cause: cause(ended.end, reason().as_deref()),
