@@ -3,6 +3,7 @@
 
 mod blame;
 mod idle;
+mod long_forms;
 mod placement;
 mod remains;
 mod reports;
