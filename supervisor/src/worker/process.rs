@@ -287,12 +287,11 @@ impl Process {
         bundle: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
         let limit = self.config.load_timeout;
-        let mut dead = self.dead.subscribe();
         tokio::select! {
             biased;
             // Dropped unanswered, when the process has died.
             answer = answer => answer.map_err(|_| self.gone()),
-            _ = dead.wait_for(|dead| *dead) => Err(self.gone()),
+            () = self.ended() => Err(self.gone()),
             () = tokio::time::sleep(limit) => {
                 let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
                 self.kill_stuck(reason, bundle).await;
