@@ -9,7 +9,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test loom bench lint clean
+.PHONY: help setup build demo test loom bench faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ bench: setup ## measure calls beside what the machine allows; writes docs/bench
 	cargo build --locked --release --package menagerie-supervisor $(WORKERS)
 	scripts/build-native-bundles release
 	$(or $(CARGO_TARGET_DIR),target)/release/menagerie bench --out docs/bench $(BENCH)
+
+faults: build ## every fault in every language, and a table of what came of it
+	$(BIN)/faults
+
+chaos: build ## kill, stop, reload and restart at random, then check the books: SECONDS=30 SEED=1
+	SECONDS=$(or $(SECONDS),30) $(if $(SEED),SEED=$(SEED)) $(BIN)/chaos
 
 lint: setup ## formatting, clippy, and what the architecture forbids
 	cargo fmt --all --check

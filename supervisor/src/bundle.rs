@@ -1,7 +1,7 @@
 //! A loaded bundle, as handles and workers share it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use menagerie_protocol::{BundleId, BundleSource, Failure, ManifestData};
 use tokio::sync::watch;
 
 use crate::lane::{Lane, lock};
+use crate::placement::WorkerName;
 use crate::status::{BundleState, BundleStatus, CallStatus, ContractStatus};
 use crate::worker::process::{Loaded, Process};
 
@@ -42,6 +43,11 @@ pub(crate) struct Bundle {
     route: ArcSwap<Route>,
     /// Counts the changes of `route`.
     changed: watch::Sender<u64>,
+    /// The worker that it lives in.
+    home: Mutex<WorkerName>,
+    /// Whether it was running at too many crashes (S5): it is not loaded again
+    /// before somebody reloads it.
+    quarantined: AtomicBool,
     pub(crate) generation: AtomicU32,
     pub(crate) counters: Counters,
     /// What serves it. Locked while the bundle is loaded, reloaded, restored or
@@ -52,6 +58,8 @@ pub(crate) struct Bundle {
 impl Bundle {
     pub(crate) fn new(manifest: ManifestData, source: BundleSource) -> Arc<Self> {
         Arc::new(Self {
+            home: Mutex::new(WorkerName::shared(&manifest.loader)),
+            quarantined: AtomicBool::new(false),
             name: manifest.name.clone(),
             id: manifest.id,
             loader: manifest.loader.clone(),
@@ -82,6 +90,32 @@ impl Bundle {
             self.set_route(route);
         }
         is_it
+    }
+
+    /// The worker that it lives in.
+    pub(crate) fn home(&self) -> WorkerName {
+        lock(&self.home).clone()
+    }
+
+    /// It lives in another worker from its next load on.
+    pub(crate) fn move_to(&self, home: WorkerName) {
+        *lock(&self.home) = home;
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Acquire)
+    }
+
+    /// Its calls fail until [`pardon`](Self::pardon).
+    pub(crate) fn quarantine(&self) {
+        self.quarantined.store(true, Ordering::Release);
+        let failure = Failure::Quarantined { what: format!("bundle '{}'", self.name) };
+        self.set_route(Route::Down(BundleState::Quarantined, Box::new(failure)));
+    }
+
+    /// It may be loaded again.
+    pub(crate) fn pardon(&self) {
+        self.quarantined.store(false, Ordering::Release);
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
@@ -127,6 +161,7 @@ impl Bundle {
             id: self.id.to_string(),
             version: manifest.version.clone(),
             loader: self.loader.clone(),
+            worker: self.home().to_string(),
             path: self.path().map(|path| path.display().to_string()),
             state,
             generation: self.generation.load(Ordering::Relaxed),

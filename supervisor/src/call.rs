@@ -298,6 +298,8 @@ impl Contract {
                     self.core.sleep_until(Some(soon)).await;
                 }
                 Wait::Route => {
+                    // It may have stopped because nobody called it.
+                    self.core.need(&self.bundle);
                     while matches!(&**self.bundle.route(), Route::Waiting(_)) {
                         if changed.changed().await.is_err() {
                             return;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use menagerie_protocol::Compatibility;
 
+use crate::blame::BlamePolicy;
 use crate::lifecycle::RestartPolicy;
+use crate::placement::Isolation;
 
 /// The settings of a supervisor. The defaults are those of `DESIGN.md`.
 #[derive(Clone, Debug)]
@@ -56,13 +58,55 @@ pub struct Config {
     pub python_venv: Option<PathBuf>,
     /// Further environment variables for workers, beside the allow-list (P1).
     pub worker_env: BTreeMap<String, String>,
-    /// The most memory that a worker may map, in bytes (`RLIMIT_AS`,
-    /// setrlimit(2)); `None` for no limit.
+    /// The most memory that a worker may use for its data, in bytes
+    /// (`RLIMIT_DATA`, setrlimit(2)); `None` for no limit. Address space that a
+    /// VM only reserves, as .NET does by the gigabyte, does not count.
     pub memory_limit: Option<u64>,
     /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`).
     pub max_descriptors: u64,
     /// Crash reports that are kept.
     pub crash_history: usize,
+    /// Whether bundles share their loader's worker (S9).
+    pub isolation: Isolation,
+    /// Another isolation for single bundles, by name.
+    pub bundle_isolation: BTreeMap<String, Isolation>,
+    /// With [`Isolation::Auto`]: a bundle that was running at so many crashes
+    /// within `bundle_crash_window` gets a worker of its own (S5).
+    pub isolate_after: u32,
+    /// A bundle that was running at so many crashes within
+    /// `bundle_crash_window` is quarantined, in every isolation (S5).
+    pub bundle_crash_limit: u32,
+    /// See `isolate_after` and `bundle_crash_limit`.
+    pub bundle_crash_window: Duration,
+    /// Started, empty workers that are kept for each loader, so that a crash
+    /// costs only the loading of the bundles (S8).
+    pub standby: u32,
+    /// A worker that nobody has called for so long stops, and is started again
+    /// by the next call; what its bundles had in memory is gone. `None` for
+    /// never (S9).
+    pub idle_stop: Option<Duration>,
+    /// After so many calls another process takes over from a worker's, as at a
+    /// rolling restart; `None` for never (S9).
+    pub recycle_after_calls: Option<u64>,
+    /// As `recycle_after_calls`, when so many bytes are resident.
+    pub recycle_after_rss: Option<u64>,
+}
+
+impl Config {
+    /// What holds for a bundle.
+    #[must_use]
+    pub fn isolation_of(&self, bundle: &str) -> Isolation {
+        self.bundle_isolation.get(bundle).copied().unwrap_or(self.isolation)
+    }
+
+    pub(crate) fn blame_policy(&self, bundle: &str) -> BlamePolicy {
+        let auto = self.isolation_of(bundle) == Isolation::Auto;
+        BlamePolicy {
+            isolate_after: auto.then_some(self.isolate_after),
+            limit: self.bundle_crash_limit,
+            window: self.bundle_crash_window,
+        }
+    }
 }
 
 impl Default for Config {
@@ -91,6 +135,15 @@ impl Default for Config {
             memory_limit: None,
             max_descriptors: 1024,
             crash_history: 100,
+            isolation: Isolation::Shared,
+            bundle_isolation: BTreeMap::new(),
+            isolate_after: 2,
+            bundle_crash_limit: 3,
+            bundle_crash_window: Duration::from_secs(60),
+            standby: 0,
+            idle_stop: None,
+            recycle_after_calls: None,
+            recycle_after_rss: None,
         }
     }
 }
@@ -136,6 +189,18 @@ impl Config {
         if self.heartbeat_kill <= self.heartbeat_warn {
             return invalid("heartbeat_kill", "must be greater than heartbeat_warn");
         }
+        if self.bundle_crash_limit == 0 || self.isolate_after == 0 {
+            return invalid("bundle_crash_limit, isolate_after", "must be at least 1");
+        }
+        if self.bundle_crash_window.is_zero() {
+            return invalid("bundle_crash_window", "must not be zero");
+        }
+        if self.recycle_after_calls == Some(0) || self.recycle_after_rss == Some(0) {
+            return invalid("recycle_after_calls, recycle_after_rss", "must be at least 1");
+        }
+        if self.standby > 16 {
+            return invalid("standby", "must be from 0 to 16");
+        }
         if self.load_timeout.is_zero() || self.start_timeout.is_zero() {
             return invalid("load_timeout, start_timeout", "must not be zero");
         }
@@ -175,13 +240,15 @@ mod tests {
     #[test]
     fn config_defaults_are_sound_and_nonsense_is_refused() {
         Config::default().check().unwrap();
-        let broken: [fn(&mut Config); 6] = [
+        let broken: [fn(&mut Config); 8] = [
             |c| c.ring_slots = 1000,
             |c| c.max_in_flight = 0,
             |c| c.max_payload = 1,
             |c| c.heartbeat = Duration::ZERO,
             |c| c.heartbeat_kill = 3,
             |c| c.restart.limit = 1000,
+            |c| c.bundle_crash_limit = 0,
+            |c| c.standby = 1000,
         ];
         for change in broken {
             let mut config = Config::default();

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use menagerie_protocol::loader::manifest::ParsedManifest;
 use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
 use tokio::sync::watch;
 
+use crate::blame::Blame;
 use crate::bundle::{Bundle, Route, Serving};
 use crate::config::Config;
 use crate::discovery::Broken;
@@ -19,14 +21,16 @@ use crate::host::HostContracts;
 use crate::lane::lock;
 use crate::locate::LOADERS;
 use crate::outcall;
+use crate::placement::WorkerName;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleState, BundleStatus, CrashReport};
 use crate::waits::Waits;
-use crate::worker::actor::Worker;
+use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::process::{OutcallRouter, Process, hook_failed};
 use crate::worker::spawn::Spawner;
+use crate::worker::standby::Standbys;
 
 pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
@@ -42,7 +46,12 @@ pub(crate) struct Core {
     pub(crate) broken: Mutex<Broken>,
     /// What the host itself provides.
     pub(crate) host: Arc<HostContracts>,
-    pub(crate) workers: Mutex<BTreeMap<String, Arc<Worker>>>,
+    pub(crate) workers: Mutex<BTreeMap<WorkerName, Arc<Worker>>>,
+    pub(crate) standbys: Standbys,
+    pub(crate) blame: Mutex<Blame>,
+    /// Processes that another one has replaced and that have not ended yet.
+    pub(crate) leaving: watch::Sender<u32>,
+    pub(crate) scratches: AtomicU64,
     pub(crate) crashes: Mutex<VecDeque<CrashReport>>,
     pub(crate) waits: Waits,
     pub(crate) started: Instant,
@@ -56,27 +65,67 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// The worker of a loader; its task is started if there is none yet.
-    pub(crate) fn worker(&self, loader: &str) -> Result<Arc<Worker>, RuntimeError> {
+    /// The worker that a bundle lives in.
+    pub(crate) fn worker_of(&self, bundle: &Bundle) -> Result<Arc<Worker>, RuntimeError> {
+        self.worker_named(&bundle.home())
+    }
+
+    /// A worker; its task is started if there is none yet.
+    pub(crate) fn worker_named(&self, name: &WorkerName) -> Result<Arc<Worker>, RuntimeError> {
         let Some(this) = self.this.upgrade() else { return Err(RuntimeError::ShuttingDown) };
         if *self.stopping.borrow() {
             return Err(RuntimeError::ShuttingDown);
         }
-        if !LOADERS.contains(&loader) {
+        let loader = &name.loader;
+        if !LOADERS.contains(&loader.as_str()) {
             return Err(RuntimeError::Loader(LoaderError::NoLoaderForName {
-                loader: loader.to_owned(),
+                loader: loader.clone(),
                 available: LOADERS.map(str::to_owned).to_vec(),
             }));
         }
         let mut workers = lock(&self.workers);
-        let worker =
-            workers.entry(loader.to_owned()).or_insert_with(|| Worker::start(loader, &this));
+        let worker = workers.entry(name.clone()).or_insert_with(|| Worker::start(name, &this));
         Ok(Arc::clone(worker))
     }
 
+    /// A call waits for a bundle: its worker is started if it was stopped for
+    /// idleness.
+    pub(crate) fn need(&self, bundle: &Bundle) {
+        if let Some(worker) = lock(&self.workers).get(&bundle.home()) {
+            worker.send(Command::Needed);
+        }
+    }
+
+    /// Ends a worker that was made for one bundle, when that has left it.
+    pub(crate) fn release(&self, name: &WorkerName) {
+        if name.bundle.is_none() || lock(&self.registry).is_inhabited(name) {
+            return;
+        }
+        if let Some(worker) = lock(&self.workers).remove(name) {
+            worker.send(Command::Stop { restart: false });
+        }
+    }
+
     /// The bundles that a worker should have loaded, providers first.
-    pub(crate) fn bundles_of(&self, loader: &str) -> Vec<Arc<Bundle>> {
-        lock(&self.registry).of_loader(loader)
+    pub(crate) fn bundles_of(&self, worker: &WorkerName) -> Vec<Arc<Bundle>> {
+        lock(&self.registry).of_worker(worker)
+    }
+
+    /// A number for a worker's folder.
+    pub(crate) fn next_scratch(&self) -> u64 {
+        self.scratches.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How long calls in flight may still take when their generation is to go.
+    pub(crate) fn longest_call(&self) -> Duration {
+        self.config.drain.max(self.config.deadline + self.config.grace)
+    }
+
+    /// Counts a process among those that another one has replaced, until it is
+    /// dropped.
+    pub(crate) fn leaving(self: &Arc<Self>) -> Leaving {
+        self.leaving.send_modify(|count| *count += 1);
+        Leaving(Arc::clone(self))
     }
 
     /// Whether the host serves a request.
@@ -156,12 +205,18 @@ impl Core {
         manifest: ManifestData,
         source: BundleSource,
     ) -> Result<BundleStatus, RuntimeError> {
-        let worker = self.worker(&manifest.loader)?;
+        let home = WorkerName::first(&self.config, &manifest.loader, &manifest.name);
+        let worker = self.worker_named(&home)?;
         let bundle = Bundle::new(manifest, source);
-        {
+        bundle.move_to(home.clone());
+        let reserved = {
             let mut registry = lock(&self.registry);
-            registry.check_dependencies(&bundle.manifest.load(), self.host())?;
-            registry.reserve(&bundle)?;
+            let checked = registry.check_dependencies(&bundle.manifest.load(), self.host());
+            checked.and_then(|()| registry.reserve(&bundle))
+        };
+        if let Err(error) = reserved {
+            self.release(&home);
+            return Err(error);
         }
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
         let mut serving = bundle.serving.lock().await;
@@ -191,7 +246,7 @@ impl Core {
         }
         self.events.emit(EventKind::BundleLoaded {
             bundle: bundle.name.clone(),
-            worker: worker.name.clone(),
+            worker: worker.name.to_string(),
             generation: lane.generation,
         });
         Ok(bundle.status())
@@ -200,7 +255,7 @@ impl Core {
     /// Loads a bundle again in a new incarnation of its worker (S4).
     pub(crate) async fn restore(&self, bundle: &Arc<Bundle>, process: &Arc<Process>) {
         let mut serving = bundle.serving.lock().await;
-        if !lock(&self.registry).holds(bundle) {
+        if !lock(&self.registry).holds(bundle) || bundle.is_quarantined() {
             return;
         }
         // Loaded into this very process already, by an operation that came first.
@@ -241,7 +296,7 @@ impl Core {
         &self,
         bundle: &Arc<Bundle>,
     ) -> Result<BundleStatus, RuntimeError> {
-        let worker = self.worker(&bundle.loader)?;
+        let worker = self.worker_of(bundle)?;
         let process = worker.process().await?;
         let disabled = |reason: &str| RuntimeError::HotReloadDisabled {
             bundle: bundle.name.clone(),
@@ -268,6 +323,7 @@ impl Core {
             // Nothing runs that could hand over: it is loaded anew.
             let loaded = process.load(bundle, manifest.clone(), &bundle.source, false).await?;
             bundle.manifest.store(Arc::new(manifest));
+            self.pardon(bundle);
             bundle.set_route(Route::Up(Arc::clone(&loaded.lane)));
             *serving = Some(Serving { process, loaded });
             return Ok(bundle.status());
@@ -295,6 +351,12 @@ impl Core {
         // What cannot be freed has cost the worker its life; that is reported.
         drop(process.unload(goes).await);
         handed_over.map(|()| bundle.status())
+    }
+
+    /// What was running at too many crashes gets another chance (S5).
+    fn pardon(&self, bundle: &Bundle) {
+        lock(&self.blame).forget(&bundle.name);
+        bundle.pardon();
     }
 
     /// Lets the old generation finish, and gives its state to the new one.
@@ -358,7 +420,9 @@ impl Core {
     /// Takes a bundle out of a worker that is to stop; it stays wanted.
     pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
         let mut serving = bundle.serving.lock().await;
-        bundle.set_route(Self::retired(restart));
+        if !bundle.is_quarantined() {
+            bundle.set_route(Self::retired(restart));
+        }
         let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
         if let Some(Serving { loaded, .. }) = ours
             && !process.is_dead()
@@ -367,6 +431,15 @@ impl Core {
             process.drain(&loaded.lane, self.config.drain).await;
             drop(process.unload(loaded).await);
         }
+    }
+}
+
+/// A process that leaves; see [`Core::leaving`].
+pub(crate) struct Leaving(Arc<Core>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.leaving.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 
@@ -382,6 +455,8 @@ impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if !self.keep {
             lock(&self.core.registry).remove(&self.bundle.name);
+            lock(&self.core.blame).forget(&self.bundle.name);
+            self.core.release(&self.bundle.home());
             let gone = Failure::StaleHandle { bundle: self.bundle.name.clone() };
             self.bundle.set_route(Route::Down(BundleState::Unloading, Box::new(gone)));
         }

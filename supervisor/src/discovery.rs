@@ -96,6 +96,8 @@ impl Core {
             name,
             version: manifest.map(|manifest| manifest.version.clone()).unwrap_or_default(),
             loader: manifest.map(|manifest| manifest.loader.clone()).unwrap_or_default(),
+            // It lives nowhere.
+            worker: String::new(),
             path: Some(dir.display().to_string()),
             state: BundleState::Failed,
             generation: 0,

@@ -80,6 +80,56 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A bundle was running at too many crashes: it is not loaded again before
+    /// somebody reloads it (S5).
+    BundleQuarantined {
+        /// The bundle.
+        bundle: String,
+        /// At how many crashes it was running.
+        crashes: u32,
+    },
+    /// A bundle was running at several crashes, and gets a worker of its own
+    /// (S5).
+    BundleIsolated {
+        /// The bundle.
+        bundle: String,
+        /// The worker where it was.
+        from: String,
+        /// The worker where it goes.
+        to: String,
+    },
+    /// A standby can take over from a worker that dies (S8).
+    StandbyReady {
+        /// Its loader.
+        loader: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// A standby has died, or could not be started.
+    StandbyDied {
+        /// Its loader.
+        loader: String,
+        /// Its process, if there was one.
+        pid: Option<u32>,
+        /// How, or why.
+        cause: String,
+    },
+    /// A worker has done so much that another process shall take over (S9).
+    WorkerRecycled {
+        /// The worker.
+        worker: String,
+        /// What it has done.
+        reason: String,
+    },
+    /// A worker's next process has taken over from the one before (S8).
+    WorkerReplaced {
+        /// The worker.
+        worker: String,
+        /// The process that served.
+        from: u32,
+        /// The process that serves.
+        to: u32,
+    },
     /// A bundle was unloaded.
     BundleUnloaded {
         /// The bundle.
@@ -189,6 +239,22 @@ fn log(kind: &EventKind) {
         }
         EventKind::BundleFailed { bundle, step, reason } => {
             tracing::error!(bundle, step, reason, "bundle failed");
+        }
+        EventKind::BundleQuarantined { bundle, crashes } => {
+            tracing::error!(bundle, crashes, "bundle quarantined");
+        }
+        EventKind::BundleIsolated { bundle, from, to } => {
+            tracing::warn!(bundle, from, to, "bundle gets a worker of its own");
+        }
+        EventKind::StandbyReady { loader, pid } => tracing::debug!(loader, pid, "standby ready"),
+        EventKind::StandbyDied { loader, pid, cause } => {
+            tracing::warn!(loader, pid, cause, "standby died");
+        }
+        EventKind::WorkerRecycled { worker, reason } => {
+            tracing::info!(worker, reason, "worker recycled");
+        }
+        EventKind::WorkerReplaced { worker, from, to } => {
+            tracing::info!(worker, from, to, "worker replaced");
         }
         EventKind::BundleUnloaded { bundle } => tracing::info!(bundle, "bundle unloaded"),
         EventKind::DeadlineExceeded { bundle, function } => {

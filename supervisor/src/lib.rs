@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod blame;
 mod bundle;
 mod call;
 mod config;
@@ -20,6 +21,7 @@ mod lane;
 mod lifecycle;
 mod locate;
 mod outcall;
+mod placement;
 mod proc_stat;
 mod random;
 mod registry;
@@ -42,10 +44,11 @@ pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
 pub use menagerie_protocol::{
     Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
 };
+pub use placement::{Isolation, UnknownIsolation};
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use status::{
-    BundleState, BundleStatus, CallStatus, ContractStatus, CrashReport, RunningCall, Status,
-    WorkerStatus,
+    Activity, BundleState, BundleStatus, CallStatus, Condition, ContractStatus, CrashReport,
+    ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
 };
 pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
 

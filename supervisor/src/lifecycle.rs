@@ -86,15 +86,30 @@ impl RestartPolicy {
         }
         // The restarts counted by the window are the first `limit + 1` in a
         // row, and the first of them has no delay.
-        let delays = (1..=self.limit)
-            .map(|n| self.delay(n))
-            .fold(Duration::ZERO, Duration::saturating_add)
-            .mul_f64(1.0 + self.jitter);
+        let delays = self.delays(self.limit).mul_f64(1.0 + self.jitter);
         if delays >= self.window {
             let (limit, window) = (self.limit, self.window);
             return Err(PolicyError::LimitNeverReached { limit, window, delays });
         }
         Ok(())
+    }
+
+    /// The delays before so many restarts in a row, together; at least
+    /// `window`, if they are longer than that.
+    fn delays(&self, count: u32) -> Duration {
+        let mut sum = Duration::ZERO;
+        for n in 1..=count {
+            let delay = self.delay(n);
+            if delay == self.delay(n.saturating_add(1)) {
+                // From here on they are all the same.
+                return sum.saturating_add(delay.saturating_mul(count - n + 1));
+            }
+            sum = sum.saturating_add(delay);
+            if sum >= self.window {
+                break;
+            }
+        }
+        sum
     }
 
     /// The delay before the restart after `previous` restarts in a row.
@@ -190,12 +205,21 @@ impl State {
 pub(crate) enum Input {
     /// Somebody needs it: a load, or a restart by hand.
     Wanted,
+    /// A call waits for it.
+    Needed,
+    /// Nobody has called it for long (S9).
+    Idle,
     /// It said hello, and everything that should be loaded is.
     Loaded,
     /// It could not be started at all: its program is missing, for example.
     CannotStart,
     /// Its process has ended.
     Died,
+    /// What its last deaths were blamed on is not loaded into it any more
+    /// (S5): they say nothing about the next.
+    CulpritGone,
+    /// Another process has taken over from the one that served (S8).
+    Replaced,
     /// It shall stop; `restart` if it shall be started again afterwards.
     Stop {
         /// Whether another start follows.
@@ -293,7 +317,16 @@ impl Lifecycle {
     /// Takes note of what happened. `jitter` is a random number from 0 to 1.
     pub(crate) fn on(&mut self, input: Input, now: Instant, jitter: f64) -> Action {
         match (&self.state, input) {
-            (State::Stopped, Input::Wanted) => self.spawn(false),
+            (State::Stopped, Input::Wanted | Input::Needed) => self.spawn(false),
+            // Somebody comes while it is about to stop: it is started again.
+            (State::Draining { restart: false }, Input::Wanted | Input::Needed) => {
+                self.state = State::Draining { restart: true };
+                Action::None
+            }
+            (State::Ready { .. }, Input::Idle) => {
+                self.enter(State::Draining { restart: false });
+                Action::Drain
+            }
             // By hand, at any time (S3).
             (State::Quarantined { .. } | State::Backoff { .. }, Input::Wanted) => {
                 self.respawn(now, false)
@@ -304,6 +337,16 @@ impl Lifecycle {
             }
             (State::Starting { .. }, Input::Loaded) => {
                 self.enter(State::Ready { since: now });
+                Action::None
+            }
+            (State::Ready { .. }, Input::Replaced) => {
+                self.incarnation += 1;
+                self.enter(State::Ready { since: now });
+                Action::None
+            }
+            (_, Input::CulpritGone) => {
+                self.in_a_row = 0;
+                self.recent.clear();
                 Action::None
             }
             (State::Starting { .. } | State::Ready { .. }, Input::Stop { restart }) => {

@@ -37,9 +37,17 @@ impl RuntimeDir {
     }
 }
 
+impl RuntimeDir {
+    /// Removes it, before it is dropped: tasks that nobody waits for may keep
+    /// it for longer than the process lives.
+    pub(crate) fn remove(&self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
 impl Drop for RuntimeDir {
     fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
+        self.remove();
     }
 }
 

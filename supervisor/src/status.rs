@@ -5,6 +5,8 @@ use menagerie_protocol::SupportedLanguage;
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::WorkerState;
+use crate::placement::Isolation;
+pub use crate::worker::{Condition, ResourceUsage};
 
 /// Everything at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,15 +17,34 @@ pub struct Status {
     pub pid: u32,
     /// How long it has run, in milliseconds.
     pub uptime_ms: u64,
-    /// Its workers, by loader.
+    /// Whether bundles share their loader's worker, unless another rule holds
+    /// for one of them (S9).
+    #[serde(default)]
+    pub isolation: Isolation,
+    /// Its workers, by name.
     pub workers: Vec<WorkerStatus>,
+    /// Its standbys.
+    #[serde(default)]
+    pub standbys: Vec<StandbyStatus>,
     /// Its bundles, by name.
     pub bundles: Vec<BundleStatus>,
+}
+
+/// A started, empty worker that can take over (S8).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandbyStatus {
+    /// Its loader.
+    pub loader: String,
+    /// Its process.
+    pub pid: u32,
 }
 
 /// A worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
+    /// Its name: the loader's, or `loader/bundle` for a worker that has one
+    /// bundle to itself (S9).
+    pub name: String,
     /// The loader's name.
     pub loader: String,
     /// Its language, once it has said hello.
@@ -70,22 +91,51 @@ pub struct CrashReport {
     /// Why the supervisor itself ended it, if it did: a deadline, missed
     /// heartbeats, a protocol violation.
     pub reason: Option<String>,
-    /// The calls that were running.
+    /// The calls, loads and hooks that were running.
     pub running: Vec<RunningCall>,
+    /// What the guest was seen to do before it was killed because it did not
+    /// end something.
+    #[serde(default)]
+    pub condition: Option<Condition>,
+    /// Heartbeats that were due and not answered: 0 if the worker answered them
+    /// while its calls hung.
+    #[serde(default)]
+    pub missed_heartbeats: u32,
+    /// What the process had used.
+    #[serde(default)]
+    pub usage: Option<ResourceUsage>,
     /// The last lines of its standard error.
     pub stderr: Vec<String>,
     /// How long it had lived, in milliseconds.
     pub uptime_ms: u64,
 }
 
-/// A call that was running when its worker died (S5).
+/// What a bundle was at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activity {
+    /// A call.
+    #[default]
+    Call,
+    /// Its load: import or compilation, initialisation, its first `on_load`.
+    Load,
+    /// `on_load` at a reload's hand-over.
+    OnLoad,
+    /// `on_unload`, or what follows it until everything is freed.
+    OnUnload,
+}
+
+/// What was running when its worker died (S5).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunningCall {
     /// The bundle.
     pub bundle: String,
-    /// The contract.
+    /// What it was at.
+    #[serde(default)]
+    pub activity: Activity,
+    /// The contract; empty unless it was a call.
     pub contract: String,
-    /// The function.
+    /// The function; `load`, `on_load` or `on_unload` if it was no call.
     pub function: String,
     /// For how long it had run, in milliseconds, if somebody had begun to wait.
     pub age_ms: Option<u64>,
@@ -103,6 +153,9 @@ pub enum BundleState {
     Waiting,
     /// It could not be loaded again after its worker's restart.
     Failed,
+    /// It was running at too many crashes of its worker (S5). A reload tries it
+    /// again.
+    Quarantined,
     /// It is being unloaded.
     Unloading,
 }
@@ -118,6 +171,8 @@ pub struct BundleStatus {
     pub version: String,
     /// Its loader.
     pub loader: String,
+    /// The worker that it lives in.
+    pub worker: String,
     /// Its folder, unless it came from memory.
     pub path: Option<String>,
     /// Where it is in its life.

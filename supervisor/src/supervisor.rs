@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -17,12 +18,15 @@ use crate::events::{EventBus, Events, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
+use crate::locate::LOADERS;
+use crate::placement::{Isolation, WorkerName};
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
-use crate::worker::actor::{Command, Worker};
+use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::spawn::Spawner;
+use crate::worker::standby::Standbys;
 
 /// Why a supervisor could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +86,32 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Whether bundles share their loader's worker (S9).
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.config.isolation = isolation;
+        self
+    }
+
+    /// Another isolation for one bundle, by its name.
+    pub fn isolate(mut self, bundle: impl Into<String>, isolation: Isolation) -> Self {
+        self.config.bundle_isolation.insert(bundle.into(), isolation);
+        self
+    }
+
+    /// At how many crashes, within which time, a bundle may be running before
+    /// it is quarantined (S5).
+    pub fn bundle_crash_limit(mut self, limit: u32, window: Duration) -> Self {
+        self.config.bundle_crash_limit = limit;
+        self.config.bundle_crash_window = window;
+        self
+    }
+
+    /// How many started, empty workers are kept for each loader (S8).
+    pub fn standby(mut self, count: u32) -> Self {
+        self.config.standby = count;
+        self
+    }
+
     /// Starts the supervisor: on the tokio runtime that this is called in, or
     /// with a small one of its own where there is none. No worker is started
     /// before the first bundle needs it.
@@ -125,6 +155,10 @@ impl SupervisorBuilder {
             broken: Mutex::default(),
             host: Arc::default(),
             workers: Mutex::new(BTreeMap::new()),
+            standbys: Standbys::default(),
+            blame: Mutex::default(),
+            leaving: watch::Sender::new(0),
+            scratches: AtomicU64::new(0),
             crashes: Mutex::default(),
             waits: crate::waits::Waits::default(),
             started: Instant::now(),
@@ -152,9 +186,11 @@ struct Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.core.stopping.send_replace(true);
+        self.core.standbys.stop();
         // The workers' tasks end when their last handle does, and take their
         // processes with them.
         lock(&self.core.workers).clear();
+        self.core.dir.remove();
     }
 }
 
@@ -272,37 +308,80 @@ impl Supervisor {
     }
 
     /// Stops a worker in an orderly way and starts it again with its bundles;
-    /// a quarantined one gets its trial now. Calls wait meanwhile.
+    /// a quarantined one gets its trial now. Calls wait meanwhile. `name` is a
+    /// worker's, or a loader's for all of its workers; the last one's status is
+    /// returned.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::WorkerUnavailable`] if it does not come back.
-    pub async fn restart(&self, loader: &str) -> Result<WorkerStatus, RuntimeError> {
-        let known = lock(&self.core().workers).get(loader).map(Arc::clone);
-        let Some(worker) = known else {
+    pub async fn restart(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
+        let mut status = None;
+        for worker in self.workers_named(name)? {
+            status = Some(self.restart_one(&worker).await?);
+        }
+        status.ok_or(RuntimeError::ShuttingDown)
+    }
+
+    /// As [`restart`](Self::restart), without a pause: another process is
+    /// started and loads the bundles, calls go over to it, and the old one ends
+    /// when its last call has. No call fails or waits.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::WorkerUnavailable`] if it is not ready, or the other
+    /// process does not come up, and what the loading of a bundle fails with;
+    /// the old process goes on serving.
+    pub async fn restart_rolling(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
+        let mut status = None;
+        for worker in self.workers_named(name)? {
+            worker.roll().await?;
+            status = Some(self.worker_status(&worker));
+        }
+        status.ok_or(RuntimeError::ShuttingDown)
+    }
+
+    /// The worker of a name, or all workers of a loader.
+    fn workers_named(&self, name: &str) -> Result<Vec<Arc<Worker>>, RuntimeError> {
+        let found: Vec<Arc<Worker>> = {
+            let workers = lock(&self.core().workers);
+            let named = |worker: &&Arc<Worker>| worker.name.to_string() == name;
+            let of_loader = |worker: &&Arc<Worker>| worker.name.loader == name;
+            match workers.values().find(named) {
+                Some(worker) => vec![Arc::clone(worker)],
+                None => workers.values().filter(of_loader).map(Arc::clone).collect(),
+            }
+        };
+        if found.is_empty() {
             // A name that is no loader's is said; one whose worker was never
             // needed has nothing to restart.
-            self.core().worker(loader)?;
+            let loader = name.split('/').next().unwrap_or(name);
+            if !LOADERS.contains(&loader) {
+                self.core().worker_named(&WorkerName::shared(name))?;
+            }
             let problem = "it was never started: no bundle needs it".to_owned();
-            let worker = loader.to_owned();
-            return Err(RuntimeError::WorkerUnavailable { worker, problem });
-        };
+            return Err(RuntimeError::WorkerUnavailable { worker: name.to_owned(), problem });
+        }
+        Ok(found)
+    }
+
+    async fn restart_one(&self, worker: &Arc<Worker>) -> Result<WorkerStatus, RuntimeError> {
         let (_, before) = worker.state();
+        let mut events = self.events();
         worker.send(match worker.state().0 {
             WorkerState::Stopped => Command::Wanted,
             _ => Command::Stop { restart: true },
         });
-        let mut events = self.events();
         loop {
             let (state, incarnation) = worker.state();
             match state {
                 WorkerState::Ready if incarnation > before => {
-                    return Ok(self.worker_status(&worker));
+                    return Ok(self.worker_status(worker));
                 }
                 WorkerState::Quarantined | WorkerState::Stopped if incarnation > before => {
-                    let problem = self.worker_status(&worker).problem;
+                    let problem = self.worker_status(worker).problem;
                     let problem = problem.unwrap_or_else(|| "it died again".to_owned());
-                    let worker = loader.to_owned();
+                    let worker = worker.name.to_string();
                     return Err(RuntimeError::WorkerUnavailable { worker, problem });
                 }
                 _ => {}
@@ -369,7 +448,9 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(now_ms()),
+            isolation: core.config.isolation,
             workers: workers.iter().map(|worker| self.worker_status(worker)).collect(),
+            standbys: core.standbys.status(),
             bundles,
         }
     }
@@ -396,6 +477,7 @@ impl Supervisor {
     pub async fn shutdown(&self) {
         let core = self.core();
         core.stopping.send_replace(true);
+        core.standbys.stop();
         let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
         for worker in &workers {
             worker.send(Command::Stop { restart: false });
@@ -407,6 +489,8 @@ impl Supervisor {
                     return;
                 }
             }
+            let mut leaving = core.leaving.subscribe();
+            drop(leaving.wait_for(|count| *count == 0).await);
         };
         let limit = Instant::now() + SHUTDOWN_LIMIT;
         tokio::select! {

@@ -52,13 +52,14 @@ impl Core {
         {
             loaded.lane.close();
             // Calls in flight finish on the old code, or meet their deadlines.
-            let longest = self.config.drain.max(self.config.deadline + self.config.grace);
-            if !process.drain(&loaded.lane, longest).await {
+            if !process.drain(&loaded.lane, self.longest_call()).await {
                 let name = &bundle.name;
                 process.kill(format!("a call did not end before the unload of '{name}'"));
             }
             drop(process.unload(loaded).await);
         }
+        lock(&self.blame).forget(&bundle.name);
+        self.release(&bundle.home());
         self.events.emit(EventKind::BundleUnloaded { bundle: bundle.name.clone() });
     }
 }

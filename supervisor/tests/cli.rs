@@ -252,3 +252,52 @@ fn s2_a_stranger_on_the_control_socket_is_turned_away() {
     }
     assert_eq!(running.worker()["pid"].as_i64(), Some(pid));
 }
+
+/// What a service of systemd's says (sd_notify(3)): here the test plays systemd.
+#[test]
+fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let process = Command::new(MENAGERIE)
+        .args(["run", "--log", "error", "--isolation", "bundle", "--standby", "1", "--bundles"])
+        .arg(bundles().join("greeter-lua"))
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut running = Running { child: process, dir };
+    let mut heard = String::new();
+    let mut wait_for = |what: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut buffer = [0; 512];
+        loop {
+            assert!(Instant::now() < deadline, "no {what} in:\n{heard}");
+            let len = systemd.recv(&mut buffer).unwrap();
+            let said = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            heard.push_str(&said);
+            heard.push('\n');
+            if said.lines().any(|line| line == what) {
+                return said;
+            }
+        }
+    };
+    let ready = wait_for("READY=1");
+    assert!(ready.contains("STATUS=1 of 1 bundles loaded"), "{ready}");
+    wait_for("WATCHDOG=1");
+    wait_for("WATCHDOG=1");
+    let worker = running.worker();
+    assert_eq!(worker["name"], "lua/greeter-lua");
+    assert_eq!(running.json(&["status", "--json"])["isolation"], "bundle");
+    let restart = ["restart", "--rolling", "lua/greeter-lua"];
+    assert!(running.menagerie(&restart).status.success());
+    assert_ne!(running.worker()["pid"], worker["pid"]);
+    let own = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
+    kill(own, Signal::SIGTERM).unwrap();
+    wait_for("STOPPING=1");
+    assert!(running.child.wait().unwrap().success());
+}

@@ -26,3 +26,6 @@ mod outcalls;
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;
+// Deaths, blame, isolation, standbys, restarts without a pause: what the
+// supervisor makes of real workers that die.
+mod supervision;

@@ -83,11 +83,22 @@ async fn crashes(State(supervisor): State<Supervisor>) -> impl IntoResponse {
     Json(supervisor.crashes())
 }
 
+#[derive(Deserialize)]
+struct RestartQuery {
+    #[serde(default)]
+    rolling: bool,
+}
+
 async fn restart(
     State(supervisor): State<Supervisor>,
     Path(loader): Path<String>,
+    Query(query): Query<RestartQuery>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(Json(supervisor.restart(&loader).await?))
+    Ok(Json(if query.rolling {
+        supervisor.restart_rolling(&loader).await?
+    } else {
+        supervisor.restart(&loader).await?
+    }))
 }
 
 /// The body of `POST /v1/bundles`.

@@ -143,3 +143,65 @@ fn s3_a_policy_whose_limit_can_never_be_reached_is_refused() {
     let policy = RestartPolicy { max_delay: Duration::ZERO, ..RestartPolicy::default() };
     assert!(policy.check().is_err());
 }
+
+#[test]
+fn s5_a_worker_is_not_punished_for_a_bundle_that_has_left_it() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    for _ in 0..20 {
+        // Each crash is blamed on another bundle, which is taken away.
+        let _ = life.on(Input::CulpritGone, now, 0.0);
+        assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+        let _ = life.on(Input::Loaded, now, 0.0);
+    }
+    assert_eq!((life.incarnation(), life.restarts()), (21, 20));
+}
+
+#[test]
+fn s8_a_process_that_takes_over_is_a_new_incarnation_of_a_ready_worker() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    assert_eq!(life.on(Input::Replaced, now, 0.0), Action::None);
+    assert_eq!(life.take_path(), [W::Ready]);
+    assert_eq!((life.incarnation(), life.restarts()), (2, 0));
+}
+
+#[test]
+fn s9_an_idle_worker_stops_and_is_started_by_the_next_call() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    assert_eq!(life.on(Input::Idle, now, 0.0), Action::Drain);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::None);
+    assert_eq!(life.take_path(), [W::Draining, W::Stopped]);
+    assert_eq!(life.on(Input::Needed, now, 0.0), Action::Spawn);
+    assert_eq!((life.incarnation(), life.restarts()), (2, 0));
+    // What is needed does not hurry a worker that waits for its time.
+    let _ = life.on(Input::Loaded, now, 0.0);
+    let _ = life.on(Input::Died, now, 0.0);
+    let Action::WaitUntil(until) = life.on(Input::Died, now, 0.0) else { panic!() };
+    assert_eq!(life.on(Input::Needed, now, 0.0), Action::None);
+    assert_eq!(life.state(), &State::Backoff { until });
+}
+
+#[test]
+fn s9_a_call_that_comes_while_an_idle_worker_stops_starts_it_again() {
+    let (mut life, now) = life();
+    ready(&mut life, now);
+    let _ = life.on(Input::Idle, now, 0.0);
+    assert_eq!(life.on(Input::Needed, now, 0.0), Action::None);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+}
+
+#[test]
+fn s3_a_policy_without_delays_may_have_any_limit() {
+    let policy = RestartPolicy {
+        limit: u32::MAX,
+        initial_delay: Duration::ZERO,
+        max_delay: Duration::ZERO,
+        ..RestartPolicy::default()
+    };
+    policy.check().unwrap();
+    let policy = RestartPolicy { limit: u32::MAX, ..RestartPolicy::default() };
+    let Err(PolicyError::LimitNeverReached { delays, .. }) = policy.check() else { panic!() };
+    assert!(delays >= policy.window);
+}

@@ -15,6 +15,7 @@ use menagerie_protocol::loader::manifest::DependencyKind;
 use menagerie_protocol::{Compatibility, Failure, ManifestData, RuntimeError};
 
 use crate::bundle::Bundle;
+use crate::placement::WorkerName;
 use needs::{Need, version_will_do};
 
 /// The bundles by name, and the order in which they were loaded.
@@ -31,6 +32,11 @@ struct Entry {
     order: u64,
     /// Whether it has been loaded once: it should be loaded from then on.
     wanted: bool,
+}
+
+/// Whether a bundle needs another one.
+pub(crate) fn depends_on(bundle: &ManifestData, other: &ManifestData, rule: Compatibility) -> bool {
+    needs::of(bundle, rule).any(|need| need.is_met_by(other, rule))
 }
 
 /// The bundles that a cascade takes away, dependents first.
@@ -95,16 +101,21 @@ impl Registry {
 
     /// The bundles that a worker should have loaded, providers first (S4).
     /// What depends on what may have changed since they were loaded.
-    pub(crate) fn of_loader(&self, loader: &str) -> Vec<Arc<Bundle>> {
+    pub(crate) fn of_worker(&self, worker: &WorkerName) -> Vec<Arc<Bundle>> {
         let entries = self.in_order();
         let graph = Graph::new(entries.iter().map(|(_, manifest)| &**manifest), self.rule);
         let order = graph.load_order().unwrap_or_else(|_| (0..entries.len()).collect());
         order
             .into_iter()
             .map(|at| entries[at].0)
-            .filter(|entry| entry.wanted && entry.bundle.loader == loader)
+            .filter(|entry| entry.wanted && entry.bundle.home() == *worker)
             .map(|entry| Arc::clone(&entry.bundle))
             .collect()
+    }
+
+    /// Whether a worker has bundles, or one is being loaded into it.
+    pub(crate) fn is_inhabited(&self, worker: &WorkerName) -> bool {
+        self.bundles.values().any(|entry| entry.bundle.home() == *worker)
     }
 
     /// Who serves a request: the newest version that will do, ties by name

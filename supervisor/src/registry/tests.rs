@@ -1,6 +1,7 @@
 use menagerie_protocol::BundleSource;
 
 use super::*;
+use crate::placement::WorkerName;
 
 pub(super) fn manifest(text: &str) -> ManifestData {
     ManifestData::parse(&format!("loader = \"lua\"\n{text}")).unwrap().manifest
@@ -166,12 +167,12 @@ fn s4_restored_are_providers_before_dependents_whatever_was_loaded_first() {
     let mut registry = Registry::default();
     add(&mut registry, "name = \"user\"");
     add(&mut registry, "name = \"p\"\nprovides = [\"c@1\"]");
-    assert_eq!(names(&registry.of_loader("lua")), ["user", "p"]);
+    assert_eq!(names(&registry.of_worker(&WorkerName::shared("lua"))), ["user", "p"]);
     // A reload has given it a dependency.
     let user = registry.get("user").unwrap();
     user.manifest.store(Arc::new(manifest("name = \"user\"\n[[dependency]]\ncontract = \"c@1\"")));
-    assert_eq!(names(&registry.of_loader("lua")), ["p", "user"]);
-    assert!(registry.of_loader("js").is_empty());
+    assert_eq!(names(&registry.of_worker(&WorkerName::shared("lua"))), ["p", "user"]);
+    assert!(registry.of_worker(&WorkerName::shared("js")).is_empty());
 }
 
 #[test]

@@ -1,12 +1,34 @@
 //! One worker: its processes, one after the other, and its life.
+//!
+//! [`actor`] is the task that carries the life cycle out; the other modules are
+//! the mechanisms that it uses.
 
-pub(crate) mod actor;
+mod actor;
+mod alive;
+mod child;
+mod condition;
 pub(crate) mod connection;
+mod crash;
+mod environment;
 mod gate;
+pub(crate) mod handle;
+mod heartbeat;
+mod idle;
+mod judge;
+mod launch;
 pub(crate) mod listener;
+mod operations;
 mod output;
 pub(crate) mod process;
 mod questions;
 mod reap;
+mod restore;
+mod roll;
+mod rolling;
 pub(crate) mod spawn;
+pub(crate) mod standby;
+mod stop;
 mod strangers;
+
+pub use condition::Condition;
+pub use reap::ResourceUsage;

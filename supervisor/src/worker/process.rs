@@ -15,8 +15,10 @@ use menagerie_protocol::{
 use nix::sys::signal::Signal;
 use tokio::sync::{oneshot, watch};
 
+use super::condition::{Condition, CpuSample, LaneThread};
 use super::connection::{Sender, Unsent};
 use super::gate::Gate;
+use super::operations::{Operation, Operations};
 use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
@@ -24,7 +26,7 @@ use crate::config::Config;
 use crate::lane::{
     Draft, Lane, LaneLimits, LanePeer, OutcallHead, Pump, Refused, Ticket, Violation, lock,
 };
-use crate::status::RunningCall;
+use crate::status::{Activity, RunningCall};
 
 /// A call that a guest has made.
 #[derive(Debug)]
@@ -60,7 +62,13 @@ pub(crate) struct Process {
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// Why the supervisor killed it, if it did.
-    reason: Mutex<Option<String>>,
+    reason: Mutex<Option<KillReason>>,
+    /// When it was last looked at, and what it had done since the time before.
+    looked: Mutex<(Option<CpuSample>, Option<Condition>)>,
+    /// The loads and hooks that run.
+    operations: Operations,
+    /// Values that came back on lanes which have ended.
+    ended_calls: AtomicU64,
     /// The last heartbeat that was answered.
     pub(crate) pong: AtomicU64,
     router: Arc<OutcallRouter>,
@@ -68,11 +76,33 @@ pub(crate) struct Process {
     this: Weak<Process>,
 }
 
+/// Why the supervisor killed a process.
+#[derive(Clone, Debug)]
+pub(crate) struct KillReason {
+    pub(crate) text: String,
+    /// Whose fault it was, if that is certain.
+    pub(crate) bundle: Option<String>,
+    /// What the guest was seen to do before the kill.
+    pub(crate) condition: Option<Condition>,
+    /// The operations that ran at the time: nobody may wait for them any more
+    /// when the process has ended.
+    operations: Vec<RunningCall>,
+}
+
+/// What was known of a process when it had ended.
+#[derive(Debug)]
+pub(crate) struct LastMoments {
+    pub(crate) running: Vec<RunningCall>,
+    pub(crate) reason: Option<KillReason>,
+}
+
 struct Entry {
     lane: Arc<Lane>,
     bundle: Arc<Bundle>,
     /// This generation's.
     manifest: Arc<ManifestData>,
+    /// Values that came back on it.
+    values: Arc<AtomicU64>,
     _pump: Pump,
 }
 
@@ -110,6 +140,9 @@ impl Process {
             next_lane: AtomicU32::new(1),
             dead: watch::Sender::new(false),
             reason: Mutex::default(),
+            looked: Mutex::default(),
+            operations: Operations::default(),
+            ended_calls: AtomicU64::new(0),
             pong: AtomicU64::new(0),
             router: parts.router,
             this: this.clone(),
@@ -135,12 +168,68 @@ impl Process {
 
     /// Kills the process, and keeps why.
     pub(crate) fn kill(&self, reason: impl Into<String>) {
-        lock(&self.reason).get_or_insert_with(|| reason.into());
+        self.kill_for(reason, None, None);
+    }
+
+    /// Kills the process, and keeps why, whose fault it was, and what the guest
+    /// was seen to do.
+    fn kill_for(
+        &self,
+        reason: impl Into<String>,
+        bundle: Option<String>,
+        condition: Option<Condition>,
+    ) {
+        lock(&self.reason).get_or_insert_with(|| KillReason {
+            text: reason.into(),
+            bundle,
+            condition,
+            operations: self.operations.running(),
+        });
         self.signal(Signal::SIGKILL);
     }
 
-    pub(crate) fn kill_reason(&self) -> Option<String> {
+    /// Kills the process because an operation on a bundle does not end; but
+    /// first looks what it does instead.
+    async fn kill_stuck(&self, reason: String, bundle: &str) {
+        let thread = LaneThread { pid: self.pid, bundle: bundle.to_owned() };
+        let condition = thread.observe(Duration::from_millis(100)).await;
+        self.kill_for(reason, Some(bundle.to_owned()), condition);
+    }
+
+    pub(crate) fn kill_reason(&self) -> Option<KillReason> {
         lock(&self.reason).clone()
+    }
+
+    /// Looks at what the process does, as a whole: at the second look it is
+    /// known what it has done since the first.
+    pub(crate) fn look_at_condition(&self) {
+        let threads = LaneThread { pid: self.pid, bundle: String::new() };
+        let mut looked = lock(&self.looked);
+        if looked.0.is_some() {
+            looked.1 = threads.since(looked.0);
+        }
+        looked.0 = threads.sample();
+    }
+
+    /// What it was seen to do.
+    pub(crate) fn condition(&self) -> Option<Condition> {
+        lock(&self.looked).1
+    }
+
+    fn bundle_of(&self, lane: LaneId) -> Option<String> {
+        lock(&self.lanes).get(&lane).map(|entry| entry.bundle.name.clone())
+    }
+
+    /// Calls that have ended with a value, on all of its lanes.
+    pub(crate) fn calls(&self) -> u64 {
+        let values = |entry: &Entry| entry.values.load(Ordering::Relaxed);
+        let running: u64 = lock(&self.lanes).values().map(values).sum();
+        running + self.ended_calls.load(Ordering::Relaxed)
+    }
+
+    /// Whether a call, a load or a hook runs.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.operations.any() || lock(&self.lanes).values().any(|e| e.lane.in_flight() > 0)
     }
 
     /// Handles a message from the worker.
@@ -180,7 +269,7 @@ impl Process {
 
     fn gone(&self) -> RuntimeError {
         let problem = match self.kill_reason() {
-            Some(reason) => format!("it died before it had answered: {reason}"),
+            Some(reason) => format!("it died before it had answered: {}", reason.text),
             None => "it died before it had answered".to_owned(),
         };
         RuntimeError::WorkerUnavailable { worker: self.worker.clone(), problem }
@@ -197,14 +286,14 @@ impl Process {
         bundle: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
         let limit = self.config.load_timeout;
-        let mut dead = self.dead.subscribe();
         tokio::select! {
             biased;
             // Dropped unanswered, when the process has died.
             answer = answer => answer.map_err(|_| self.gone()),
-            _ = dead.wait_for(|dead| *dead) => Err(self.gone()),
+            () = self.ended() => Err(self.gone()),
             () = tokio::time::sleep(limit) => {
-                self.kill(format!("'{step}' of '{bundle}' did not end within {limit:?}"));
+                let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
+                self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
                 Err(RuntimeError::TimedOut { step: step.to_owned(), limit_ms })
             }
@@ -232,7 +321,8 @@ impl Process {
         };
         let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(peer, bundle.counters.for_lane());
+        let values = bundle.counters.for_lane();
+        let lane = draft.finish(peer, Arc::clone(&values));
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -243,6 +333,7 @@ impl Process {
                 lane: Arc::clone(&lane),
                 bundle: Arc::clone(bundle),
                 manifest: Arc::new(manifest.clone()),
+                values,
                 _pump: pump,
             };
             lanes.insert(id, entry);
@@ -259,6 +350,7 @@ impl Process {
             ring_slots: limits.ring_slots,
             max_payload: limits.max_payload,
         };
+        let _running = self.operations.begin(&bundle.name, Activity::Load);
         let answer = lock(&self.questions).ask(id, Asked::Load);
         if let Err(error) = self.sender.send(&ToWorker::Load(Box::new(request)), fds) {
             lock(&self.questions).take_back(id);
@@ -288,7 +380,9 @@ impl Process {
 
     /// A lane is no more.
     fn forget(&self, lane: &Arc<Lane>) {
-        drop(lock(&self.lanes).remove(&lane.id));
+        if let Some(entry) = lock(&self.lanes).remove(&lane.id) {
+            self.ended_calls.fetch_add(entry.values.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
         lane.end(|| Failure::Cancelled);
     }
 
@@ -306,6 +400,10 @@ impl Process {
                 self.gone()
             }
         }
+    }
+
+    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation<'_> {
+        self.operations.begin(&loaded.bundle, activity)
     }
 
     /// Sends a command on a lane's ring, and waits for its answer.
@@ -342,6 +440,7 @@ impl Process {
         &self,
         loaded: &Loaded,
     ) -> Result<Result<Option<Vec<u8>>, GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnUnload);
         match self.command(loaded, LaneCommand::Finish, Asked::Finish, "on_unload").await? {
             ToSupervisor::Finished { state, .. } => Ok(state),
             _ => Err(self.gone()),
@@ -354,6 +453,7 @@ impl Process {
         loaded: &Loaded,
         state: Option<Vec<u8>>,
     ) -> Result<Result<(), GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnLoad);
         let command = LaneCommand::Resume { state };
         match self.command(loaded, command, Asked::Resume, "on_load").await? {
             ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
@@ -363,7 +463,9 @@ impl Process {
 
     /// Ends the lane; everything of its generation is freed when this returns.
     pub(crate) async fn unload(&self, loaded: Loaded) -> Result<(), RuntimeError> {
+        let running = self.operation(&loaded, Activity::OnUnload);
         let outcome = self.command(&loaded, LaneCommand::Unload, Asked::Unload, "unload").await;
+        drop(running);
         self.forget(&loaded.lane);
         outcome.map(drop)
     }
@@ -399,25 +501,29 @@ impl Process {
     }
 
     /// The process has ended: every call that was begun ends with `failure`, and
-    /// `orphan` learns of every bundle that was served. Returns the calls that
-    /// were running.
+    /// `orphan` learns of every bundle that was served. Returns what was
+    /// running.
     pub(crate) fn died(
         &self,
         failure: impl Fn() -> Failure,
         orphan: impl Fn(&Arc<Bundle>, &Arc<Lane>),
-    ) -> Vec<RunningCall> {
+    ) -> LastMoments {
+        let mut running = match &*lock(&self.reason) {
+            Some(reason) if !reason.operations.is_empty() => reason.operations.clone(),
+            _ => self.operations.running(),
+        };
         let lanes: Vec<Entry> = {
             let mut lanes = lock(&self.lanes);
             self.dead.send_replace(true);
             lanes.drain().map(|(_, entry)| entry).collect()
         };
-        let mut running = Vec::new();
         for entry in &lanes {
             orphan(&entry.bundle, &entry.lane);
             for call in entry.lane.end(&failure) {
                 let (contract, function) = entry.lane.name_of(call.function);
                 running.push(RunningCall {
                     bundle: entry.bundle.name.clone(),
+                    activity: Activity::Call,
                     contract,
                     function,
                     age_ms: call.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
@@ -425,7 +531,7 @@ impl Process {
             }
         }
         lock(&self.questions).clear();
-        running
+        LastMoments { running, reason: lock(&self.reason).clone() }
     }
 
     /// Whether it has ended.
@@ -473,7 +579,8 @@ impl LanePeer for Process {
     }
 
     fn violation(&self, lane: LaneId, what: Violation) {
-        self.kill(format!("protocol violation on lane {lane}: {what}"));
+        let bundle = self.bundle_of(lane);
+        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None);
     }
 
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>) {
@@ -482,9 +589,18 @@ impl LanePeer for Process {
         self.runtime.spawn(async move {
             process.send(&ToWorker::Interrupt { lane: lane.id, call: ticket.wire() });
             let Some(until_kill) = until_kill else { return };
-            tokio::time::sleep(until_kill).await;
+            let bundle = process.bundle_of(lane.id);
+            let name = bundle.clone().unwrap_or_default();
+            let thread = LaneThread { pid: process.pid, bundle: name };
+            // Only the last of it: before its deadline it may do what it likes.
+            let watch = until_kill.min(process.config.grace);
+            tokio::time::sleep(until_kill - watch).await;
+            let before: Option<CpuSample> = thread.sample();
+            tokio::time::sleep(watch).await;
             if lane.is_running(ticket) {
-                process.kill("a call that did not end within its deadline and grace");
+                let condition = thread.since(before);
+                let reason = "a call that did not end within its deadline and grace";
+                process.kill_for(reason, bundle, condition);
             }
         });
     }

@@ -1,10 +1,11 @@
 //! Noticing deaths: by the child's pidfd, whatever the cause (S2).
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 
 use crate::watched_fd::watch;
@@ -16,6 +17,24 @@ pub(crate) enum End {
     Signal(i32),
     /// Somebody else has waited for it.
     Unknown,
+}
+
+/// What a process had used when it ended (getrusage(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ResourceUsage {
+    /// The most memory that was resident, in bytes.
+    pub max_rss_bytes: u64,
+    /// Processor time in its own code, in seconds.
+    pub user_seconds: f64,
+    /// Processor time in the kernel, in seconds.
+    pub system_seconds: f64,
+}
+
+/// How a process ended, and what it had used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ended {
+    pub(crate) end: End,
+    pub(crate) usage: Option<ResourceUsage>,
 }
 
 impl End {
@@ -33,15 +52,66 @@ impl End {
 }
 
 /// Waits until the process has ended, and reaps it.
-pub(crate) async fn wait(pidfd: Arc<OwnedFd>) -> io::Result<End> {
+pub(crate) async fn wait(pidfd: Arc<OwnedFd>) -> io::Result<Ended> {
     let watched = watch(pidfd.try_clone()?, Interest::READABLE)?;
     // A pidfd is readable from the process's end on, for ever (pidfd_open(2)).
     drop(watched.readable().await?);
-    Ok(match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
-        Ok(WaitStatus::Exited(_, code)) => End::Exit(code),
-        Ok(WaitStatus::Signaled(_, signal, _)) => End::Signal(signal as i32),
-        Ok(_) | Err(_) => End::Unknown,
-    })
+    Ok(reap(&pidfd))
+}
+
+/// Waits, on this thread, for a process that was killed just now.
+pub(super) fn reap_soon(pidfd: &OwnedFd) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    // A process in uninterruptible sleep must not hold up those to come.
+    let _ = poll(&mut fds, PollTimeout::from(1000_u16));
+    let _ = reap(pidfd);
+}
+
+/// Reaps a process that has ended.
+fn reap(pidfd: &OwnedFd) -> Ended {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both structures are ours, of the types that the system call
+    // fills in (waitid(2); its fifth argument, which the C library does not
+    // pass on, is a `struct rusage *`), and outlive the call.
+    let waited = unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            libc::P_PIDFD,
+            pidfd.as_raw_fd(),
+            info.as_mut_ptr(),
+            libc::WEXITED,
+            usage.as_mut_ptr(),
+        )
+    };
+    if waited != 0 {
+        return Ended { end: End::Unknown, usage: None };
+    }
+    // SAFETY: all zeroes is a valid value, and the kernel has filled it in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    // SAFETY: `waitid` has succeeded, so this is a SIGCHLD's siginfo, whose
+    // member is the status.
+    let status = unsafe { info.si_status() };
+    let end = match info.si_code {
+        libc::CLD_EXITED => End::Exit(status),
+        libc::CLD_KILLED | libc::CLD_DUMPED => End::Signal(status),
+        _ => End::Unknown,
+    };
+    let seconds = |time: libc::timeval| {
+        let whole = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        (whole + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))).as_secs_f64()
+    };
+    let usage = ResourceUsage {
+        // In kibibytes, on Linux.
+        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        user_seconds: seconds(usage.ru_utime),
+        system_seconds: seconds(usage.ru_stime),
+    };
+    Ended { end, usage: Some(usage) }
 }
 
 #[cfg(test)]
@@ -53,5 +123,18 @@ mod tests {
         assert_eq!(End::Exit(3).describe(), "exit code 3");
         assert_eq!(End::Signal(9).describe(), "signal 9 (SIGKILL)");
         assert_eq!(End::Signal(35).describe(), "signal 35");
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, clippy::zombie_processes, reason = "a process to reap")]
+    async fn s2_the_end_of_a_process_and_what_it_used_are_told() {
+        for (script, end) in [("exit 3", End::Exit(3)), ("kill -9 $$", End::Signal(9))] {
+            let child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pidfd = super::super::spawn::pidfd_open(child.id()).unwrap();
+            let ended = wait(Arc::new(pidfd)).await.unwrap();
+            assert_eq!(ended.end, end);
+            let usage = ended.usage.unwrap();
+            assert!(usage.max_rss_bytes > 100_000 && usage.user_seconds < 60.0, "{usage:?}");
+        }
     }
 }

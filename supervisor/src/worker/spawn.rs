@@ -55,9 +55,11 @@ impl Spawner {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new().name("menagerie-spawn".to_owned()).spawn(move || {
             for Job { request, reply } in queue {
-                // If nobody waits any more, dropping the result ends the
-                // process: its pipes and its socket are closed.
-                drop(reply.send(spawn(request)));
+                if let Err(Ok(unwanted)) = reply.send(spawn(request)) {
+                    // Nobody waits any more.
+                    signal(&unwanted.pidfd, nix::sys::signal::Signal::SIGKILL);
+                    super::reap::reap_soon(&unwanted.pidfd);
+                }
             }
         })?;
         Ok(Self { jobs })
@@ -119,7 +121,9 @@ fn prepare(parent: u32, limits: Limits) -> io::Result<()> {
     set_limit(libc::RLIMIT_CORE, 0)?;
     set_limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
     if let Some(memory) = limits.memory {
-        set_limit(libc::RLIMIT_AS, memory)?;
+        // Not RLIMIT_AS: .NET reserves hundreds of gigabytes of address space
+        // that it never touches, and would not start.
+        set_limit(libc::RLIMIT_DATA, memory)?;
     }
     // 5. Only the descriptors that it needs: all others close at exec.
     // SAFETY: takes integers only.
@@ -155,7 +159,7 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes integers only. The child has not been waited for, so the
     // pid is still its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };

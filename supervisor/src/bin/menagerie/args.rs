@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use menagerie_supervisor::Isolation;
 
 /// Runs plugins in worker processes, and shows what they do.
 ///
@@ -40,6 +41,14 @@ pub(crate) enum Command {
         /// A folder with the worker programs, looked in after this program's own
         #[arg(long, value_name = "DIR")]
         worker_dir: Option<PathBuf>,
+        /// Whether bundles share their loader's worker: shared, bundle, or auto
+        /// (one that crashes it again and again gets its own)
+        #[arg(long, default_value_t, value_name = "MODE")]
+        isolation: Isolation,
+        /// Started, empty workers that are kept for each loader, so that a
+        /// crash costs only the loading of the bundles
+        #[arg(long, default_value_t, value_name = "COUNT")]
+        standby: u32,
         /// What to log: error, warn, info, debug, trace, or as in RUST_LOG
         #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
         log: String,
@@ -91,8 +100,11 @@ pub(crate) enum Command {
     },
     /// Stop a worker in an orderly way and start it again
     Restart {
-        /// native, python, lua, js or dotnet
+        /// native, python, lua, js or dotnet; or a worker's name
         loader: String,
+        /// Without a pause: start another process first, and change over
+        #[arg(long)]
+        rolling: bool,
     },
     /// Measure what calls cost on this machine, beside what the machine allows
     #[command(after_help = "Figures mean something only in a build with optimisation, on a \

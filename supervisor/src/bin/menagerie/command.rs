@@ -40,8 +40,8 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
     let socket = socket.unwrap_or_else(default_socket);
     let client = Client::new(&socket);
     match command {
-        Command::Run { bundles, worker_dir, log } => {
-            run::run(&socket, &bundles, worker_dir, &log).await
+        Command::Run { bundles, worker_dir, isolation, standby, log } => {
+            run::run(&socket, &bundles, worker_dir, isolation, standby, &log).await
         }
         Command::Status => show(&client, "/v1/status", json, render::status).await,
         Command::Workers => {
@@ -102,11 +102,11 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 format!("unloaded {}", names.join(", "))
             })
         }
-        Command::Restart { loader } => {
-            let path = format!("/v1/workers/{}/restart", escape(&loader));
+        Command::Restart { loader, rolling } => {
+            let path = format!("/v1/workers/{}/restart?rolling={rolling}", escape(&loader));
             let answer = client.text(Method::POST, &path, None);
             done(&render::patiently("restarting", answer).await?, json, |answer| {
-                format!("restarted {} (process {})", text(&answer["loader"]), answer["pid"])
+                format!("restarted {} (process {})", text(&answer["name"]), answer["pid"])
             })
         }
         Command::Bench { .. } | Command::BenchPeer { .. } | Command::BenchIdle { .. } => {

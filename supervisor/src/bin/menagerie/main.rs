@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod client;
 mod command;
+mod notify;
 mod render;
 mod run;
 

@@ -87,7 +87,12 @@ fn mebibytes(bytes: u64) -> String {
 pub(crate) fn status(status: &Status) {
     let uptime = Duration::from_millis(status.uptime_ms);
     let pid = status.pid;
-    line(&format!("supervisor {}, process {pid}, up {}", status.version, time(uptime)));
+    let isolation = status.isolation;
+    line(&format!(
+        "supervisor {}, process {pid}, up {}, isolation {isolation}",
+        status.version,
+        time(uptime)
+    ));
     workers(&status.workers);
     bundles(&status.bundles);
 }
@@ -114,7 +119,7 @@ pub(crate) fn workers(workers: &[WorkerStatus]) {
             (_, state) => lower(state),
         };
         table.add_row([
-            worker.loader.clone(),
+            worker.name.clone(),
             state,
             dash(worker.pid),
             dash(worker.runtime.as_ref()),
@@ -178,7 +183,26 @@ pub(crate) fn crashes(crashes: &[CrashReport]) {
         ));
         for call in &crash.running {
             let age = call.age_ms.map(|ms| format!(", for {ms} ms")).unwrap_or_default();
-            line(&format!("  running: {}/{} {}{age}", call.bundle, call.contract, call.function));
+            let contract = match call.contract.as_str() {
+                "" => String::new(),
+                contract => format!("/{contract}"),
+            };
+            line(&format!("  running: {}{contract} {}{age}", call.bundle, call.function));
+        }
+        if let Some(condition) = crash.condition {
+            let answered = match crash.missed_heartbeats {
+                0 => "while heartbeats were answered".to_owned(),
+                missed => format!("and {missed} heartbeats were missed"),
+            };
+            line(&format!("  before: {condition}, {answered}"));
+        }
+        if let Some(usage) = &crash.usage {
+            line(&format!(
+                "  used: {} of memory at most, {:.2} s in its code, {:.2} s in the kernel",
+                mebibytes(usage.max_rss_bytes),
+                usage.user_seconds,
+                usage.system_seconds,
+            ));
         }
         let skip = crash.stderr.len().saturating_sub(5);
         for text in &crash.stderr[skip..] {
@@ -219,6 +243,24 @@ pub(crate) fn event(event: &Event) -> bool {
         }
         EventKind::BundleFailed { bundle, step, reason } => {
             format!("bundle {bundle} failed to {step}: {reason}")
+        }
+        EventKind::BundleQuarantined { bundle, crashes } => {
+            format!("bundle {bundle} quarantined: it was running at {crashes} crashes")
+        }
+        EventKind::BundleIsolated { bundle, from, to } => {
+            format!("bundle {bundle} moves from {from} to {to}")
+        }
+        EventKind::StandbyReady { loader, pid } => {
+            format!("standby for {loader} ready (process {pid})")
+        }
+        EventKind::StandbyDied { loader, cause, .. } => {
+            format!("standby for {loader} lost: {cause}")
+        }
+        EventKind::WorkerRecycled { worker, reason } => {
+            format!("worker {worker} is recycled after {reason}")
+        }
+        EventKind::WorkerReplaced { worker, from, to } => {
+            format!("worker {worker}: process {to} has taken over from {from}")
         }
         EventKind::BundleUnloaded { bundle } => format!("bundle {bundle} unloaded"),
         EventKind::DeadlineExceeded { bundle, function } => {

@@ -1,0 +1,88 @@
+use super::*;
+
+const SHARED: BlamePolicy =
+    BlamePolicy { isolate_after: None, limit: 3, window: Duration::from_secs(60) };
+const AUTO: BlamePolicy = BlamePolicy { isolate_after: Some(2), ..SHARED };
+
+/// Deaths at these seconds, at which these bundles ran; what becomes of the
+/// first of them at each.
+fn verdicts(policy: BlamePolicy, deaths: &[(u64, &[&str])]) -> Vec<Verdict> {
+    let (mut blame, start) = (Blame::default(), Instant::now());
+    let mut verdicts = Vec::new();
+    for (second, running) in deaths {
+        let now = start + Duration::from_secs(*second);
+        let found = blame.died(running.iter().map(|name| (*name, policy)), now);
+        assert_eq!(found.len(), running.len());
+        let first = found.into_iter().find(|(name, _)| *name == running[0]);
+        verdicts.push(first.unwrap().1);
+    }
+    verdicts
+}
+
+#[test]
+fn s5_second_death_isolates_in_auto_and_third_death_quarantines() {
+    let deaths: [(u64, &[&str]); 3] = [(0, &["bad"]), (10, &["bad"]), (20, &["bad"])];
+    assert_eq!(
+        verdicts(AUTO, &deaths),
+        [Verdict::Noted(1), Verdict::Isolate(2), Verdict::Quarantine(3)]
+    );
+    assert_eq!(
+        verdicts(SHARED, &deaths),
+        [Verdict::Noted(1), Verdict::Noted(2), Verdict::Quarantine(3)]
+    );
+}
+
+#[test]
+fn s5_deaths_beyond_the_window_are_forgotten() {
+    let deaths: [(u64, &[&str]); 4] =
+        [(0, &["bad"]), (30, &["bad"]), (60, &["bad"]), (120, &["bad"])];
+    assert_eq!(
+        verdicts(AUTO, &deaths),
+        [Verdict::Noted(1), Verdict::Isolate(2), Verdict::Isolate(2), Verdict::Noted(1)]
+    );
+}
+
+#[test]
+fn s5_nobody_is_quarantined_for_suspicions_alone() {
+    let both: &[&str] = &["innocent", "bad"];
+    let deaths = [(0, both), (1, both), (2, both), (3, both)];
+    assert_eq!(
+        verdicts(SHARED, &deaths),
+        [Verdict::Noted(1), Verdict::Noted(2), Verdict::Isolate(3), Verdict::Isolate(3)]
+    );
+}
+
+#[test]
+fn s5_once_alone_a_suspect_is_judged_by_that() {
+    let both: &[&str] = &["bad", "innocent"];
+    let deaths: [(u64, &[&str]); 3] = [(0, both), (1, both), (2, &["bad"])];
+    assert_eq!(
+        verdicts(SHARED, &deaths),
+        [Verdict::Noted(1), Verdict::Noted(2), Verdict::Quarantine(3)]
+    );
+}
+
+#[test]
+fn s5_each_bundle_has_an_account_of_its_own() {
+    let (mut blame, now) = (Blame::default(), Instant::now());
+    for _ in 0..2 {
+        let _ = blame.died([("a", SHARED)], now);
+    }
+    assert_eq!(blame.died([("b", SHARED)], now), [("b", Verdict::Noted(1))]);
+    assert_eq!(blame.died([("a", SHARED)], now), [("a", Verdict::Quarantine(3))]);
+    // By then it has paid: it begins anew when it is let out.
+    assert_eq!(blame.died([("a", SHARED)], now), [("a", Verdict::Noted(1))]);
+}
+
+#[test]
+fn s5_what_is_forgotten_begins_anew() {
+    let (mut blame, now) = (Blame::default(), Instant::now());
+    let _ = blame.died([("a", AUTO)], now);
+    blame.forget("a");
+    assert_eq!(blame.died([("a", AUTO)], now), [("a", Verdict::Noted(1))]);
+}
+
+#[test]
+fn s5_a_death_at_which_nothing_ran_is_nobodys() {
+    assert!(Blame::default().died([], Instant::now()).is_empty());
+}

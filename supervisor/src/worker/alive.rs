@@ -1,0 +1,159 @@
+//! A process that has said hello, with its heartbeats.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::message::{Hello, ToWorker};
+use nix::sys::signal::Signal;
+
+use super::child::Child;
+use super::heartbeat::{Beat, Heartbeat};
+use super::idle::{Account, Due, Work};
+use super::launch::Launched;
+use super::process::{Process, ProcessParts};
+use crate::config::Config;
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::placement::WorkerName;
+use crate::proc_stat;
+
+/// Messages in a row, at most: the runtime's timers and the other workers have
+/// their turn beside one that never stops talking.
+const IN_A_ROW: u32 = 32;
+/// How long a closed socket may come before the process's end.
+const END_PATIENCE: Duration = Duration::from_millis(100);
+
+/// A process that serves, or is about to.
+#[derive(Debug)]
+pub(super) struct Alive {
+    pub(super) child: Child,
+    pub(super) process: Arc<Process>,
+    pub(super) hello: Hello,
+    heart: Heartbeat,
+    account: Account,
+    next_beat: Instant,
+    /// Why it was aborted, and when it gets SIGKILL.
+    given_up: Option<(String, Instant)>,
+}
+
+impl Alive {
+    /// Makes a worker's process of one that was launched.
+    pub(super) fn begin(
+        core: &Arc<Core>,
+        name: &WorkerName,
+        incarnation: u64,
+        launched: Launched,
+    ) -> Self {
+        let Launched { child, connected } = launched;
+        let mut channel = connected.channel;
+        let process = Process::new(ProcessParts {
+            worker: name.to_string(),
+            pid: child.pid,
+            pidfd: Arc::clone(&child.pidfd),
+            incarnation,
+            sender: channel.sender(),
+            config: Arc::clone(&core.config),
+            router: core.router(),
+            gate: child.gate.clone(),
+        });
+        process.send(&ToWorker::Welcome);
+        let reader = Arc::clone(&process);
+        tokio::spawn(async move {
+            let mut count = 0_u32;
+            let error = loop {
+                match channel.receive().await {
+                    Ok(message) => reader.receive(message),
+                    Err(error) => break error,
+                }
+                count += 1;
+                if count == IN_A_ROW {
+                    count = 0;
+                    tokio::task::yield_now().await;
+                }
+            };
+            // A process that ends closes its socket too: its end is the better
+            // reason, and comes at once.
+            tokio::select! {
+                () = reader.ended() => {}
+                () = tokio::time::sleep(END_PATIENCE) => {
+                    reader.kill(format!("protocol violation: {error}"));
+                }
+            }
+        });
+        child.belongs_to(&process);
+        Self {
+            child,
+            process,
+            hello: connected.hello,
+            heart: Heartbeat::default(),
+            account: Account::new(Instant::now()),
+            next_beat: Instant::now() + core.config.heartbeat,
+            given_up: None,
+        }
+    }
+
+    /// When [`beat`](Self::beat) is due.
+    pub(super) fn wake_at(&self) -> Instant {
+        match &self.given_up {
+            Some((_, kill_at)) => *kill_at,
+            None => self.next_beat,
+        }
+    }
+
+    /// Whether it has nothing to do, or has done enough.
+    pub(super) fn look_at_work(&mut self, config: &Config) -> Due {
+        let rss = || proc_stat::usage(self.child.pid).map(|usage| usage.rss_bytes);
+        let work = Work {
+            calls: self.process.calls(),
+            busy: self.process.is_busy(),
+            rss_bytes: config.recycle_after_rss.and_then(|_| rss()),
+        };
+        self.account.look(work, Instant::now(), config)
+    }
+
+    /// Heartbeats that it has not answered.
+    pub(super) fn missed(&self) -> u32 {
+        self.heart.missed(self.process.pong.load(Ordering::Relaxed))
+    }
+
+    /// Why it was aborted, if it was.
+    pub(super) fn given_up(&self) -> Option<&str> {
+        self.given_up.as_ref().map(|(reason, _)| reason.as_str())
+    }
+
+    /// Sends a heartbeat, if it is due, or ends the process that has missed too
+    /// many: SIGABRT, and SIGKILL after a while.
+    pub(super) fn beat(&mut self, core: &Core) {
+        let (now, config) = (Instant::now(), &core.config);
+        if let Some((_, kill_at)) = &mut self.given_up {
+            if now >= *kill_at {
+                self.child.signal(Signal::SIGKILL);
+                *kill_at = now + config.term_timeout;
+            }
+            return;
+        }
+        if now < self.next_beat {
+            return;
+        }
+        self.next_beat = now + config.heartbeat;
+        let answered = self.process.pong.load(Ordering::Relaxed);
+        let nonce = match self.heart.beat(answered, config) {
+            Beat::Ping(nonce) => nonce,
+            Beat::Unresponsive(nonce, missed) => {
+                self.process.look_at_condition();
+                let worker = self.process.worker.clone();
+                core.events.emit(EventKind::WorkerUnresponsive { worker, missed });
+                nonce
+            }
+            Beat::GiveUp(missed) => {
+                self.process.look_at_condition();
+                self.child.signal(Signal::SIGABRT);
+                let reason = format!("{missed} missed heartbeats");
+                self.given_up = Some((reason, now + config.term_timeout));
+                return;
+            }
+        };
+        self.process.send(&ToWorker::Ping { nonce });
+    }
+}

@@ -1,0 +1,143 @@
+//! A process that was started: what it takes to end it, to know how it ended,
+//! and to leave nothing of it behind.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::gate::Gate;
+use super::output::{self, Tail};
+use super::process::Process;
+use super::reap::{self, End, Ended};
+use super::spawn::{self, Spawned};
+use crate::lane::lock;
+
+/// How long the report of a crash waits for the rest of the standard error.
+const STDERR_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A worker's process. Dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: Arc<OwnedFd>,
+    pub(crate) started: Instant,
+    /// Counts what it says, on all its ways.
+    pub(crate) gate: Gate,
+    stderr: Stderr,
+    ended: watch::Receiver<Option<Ended>>,
+    whose: WhoseOutput,
+    _scratch: Scratch,
+}
+
+/// The worker whose output it is, once it has one.
+pub(crate) type WhoseOutput = Arc<Mutex<Option<Arc<Process>>>>;
+
+/// The last lines of a process's standard error, and the task that reads them.
+#[derive(Debug)]
+pub(crate) struct Stderr {
+    tail: Tail,
+    done: JoinHandle<()>,
+}
+
+impl Stderr {
+    /// The lines, once the last of them is in; but a forked child may keep the
+    /// pipe open for ever.
+    pub(crate) async fn lines(&mut self) -> Vec<String> {
+        if !self.done.is_finished() {
+            drop(tokio::time::timeout(STDERR_PATIENCE, &mut self.done).await);
+        }
+        self.tail.lines()
+    }
+}
+
+impl Child {
+    /// Takes care of a process. Must be called on the supervisor's runtime.
+    pub(crate) fn adopt(name: &str, spawned: Spawned, scratch: Scratch) -> Self {
+        let gate = Gate::default();
+        let Spawned { pid, pidfd, stdout, stderr } = spawned;
+        let pidfd = Arc::new(pidfd);
+        let whose = WhoseOutput::default();
+        let bundle = {
+            let whose = Arc::clone(&whose);
+            move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
+        };
+        let (tail, done) = output::follow(name, &gate, stdout, stderr, bundle);
+        let (sender, ended) = watch::channel(None);
+        let watched = Arc::clone(&pidfd);
+        // A task of its own, so that the process is reaped whoever still cares.
+        drop(tokio::spawn(async move {
+            let unknown = Ended { end: End::Unknown, usage: None };
+            let ended = reap::wait(watched).await.unwrap_or(unknown);
+            sender.send_replace(Some(ended));
+        }));
+        let stderr = Stderr { tail, done };
+        Self { pid, pidfd, started: Instant::now(), gate, stderr, ended, whose, _scratch: scratch }
+    }
+
+    /// From now on its output is that of this worker's bundles.
+    pub(crate) fn belongs_to(&self, process: &Arc<Process>) {
+        *lock(&self.whose) = Some(Arc::clone(process));
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be waited for again.
+    pub(crate) async fn ended(&self) -> Ended {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended) {
+            Some(ended) => ended,
+            None => Ended { end: End::Unknown, usage: None },
+        }
+    }
+
+    /// Tells when it has ended.
+    pub(crate) fn watch(&self) -> watch::Receiver<Option<Ended>> {
+        self.ended.clone()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        spawn::signal(&self.pidfd, signal);
+    }
+
+    /// As [`Stderr::lines`].
+    pub(crate) async fn stderr_lines(&mut self) -> Vec<String> {
+        self.stderr.lines().await
+    }
+
+    /// What is left of it after its end.
+    pub(crate) fn remains(mut self) -> Stderr {
+        let nothing = Stderr { tail: Tail::default(), done: tokio::spawn(async {}) };
+        std::mem::replace(&mut self.stderr, nothing)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // Its output is nobody's from here on: the process would keep itself
+        // alive through it.
+        lock(&self.whose).take();
+        self.signal(Signal::SIGKILL);
+    }
+}
+
+/// A worker's private folder, which goes with it.
+#[derive(Debug)]
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.0);
+        let remove = move || drop(std::fs::remove_dir_all(path));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}

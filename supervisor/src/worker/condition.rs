@@ -1,0 +1,159 @@
+//! What a guest that does not answer is doing: whether its process was stopped,
+//! whether it computes, or whether it waits (proc_pid_stat(5)). It is looked at
+//! before the kill; afterwards there is nothing left to see.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// What a guest that does not answer was seen to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// Its process was stopped, by SIGSTOP or a debugger.
+    Stopped,
+    /// It computed: a busy loop, or work without an end.
+    Busy,
+    /// It waited: a deadlock, a sleep, input that does not come.
+    Waiting,
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "stopped by a signal",
+            Self::Busy => "busy all the time",
+            Self::Waiting => "waiting all the time",
+        })
+    }
+}
+
+/// How much of the time is work: what waits uses next to nothing.
+const BUSY_SHARE: f64 = 0.05;
+
+/// The processor time that something has used, at a moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CpuSample {
+    at: Instant,
+    seconds: f64,
+    /// The state letter of the thread that is most awake.
+    state: char,
+}
+
+/// A bundle's thread, or threads, in its worker.
+#[derive(Clone, Debug)]
+pub(crate) struct LaneThread {
+    pub(crate) pid: u32,
+    pub(crate) bundle: String,
+}
+
+impl LaneThread {
+    /// Looks at it. `None` if there is no such process any more.
+    pub(crate) fn sample(&self) -> Option<CpuSample> {
+        // As the worker names them (`serve/lanes.rs`); Linux keeps 15 characters.
+        let name: String = format!("lane {}", self.bundle).chars().take(15).collect();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
+        let stats = tasks.filter_map(|task| Stat::read(&task.ok()?.path()));
+        let (named, others): (Vec<Stat>, Vec<Stat>) = stats.partition(|stat| stat.name == name);
+        // A VM may have renamed its threads: then all of them are looked at.
+        let stats = if named.is_empty() { others } else { named };
+        let awake = |stat: &Stat| match stat.state {
+            'T' | 't' => 3,
+            'R' => 2,
+            'D' => 1,
+            _ => 0,
+        };
+        let state = stats.iter().max_by_key(|stat| awake(stat))?.state;
+        let seconds = stats.iter().map(|stat| stat.seconds).sum();
+        Some(CpuSample { at: Instant::now(), seconds, state })
+    }
+
+    /// Whether it is there, and was not stopped.
+    pub(crate) fn is_awake(&self) -> bool {
+        self.sample().is_some_and(|sample| !matches!(sample.state, 'T' | 't' | 'Z' | 'X'))
+    }
+
+    /// What it has done since then.
+    pub(crate) fn since(&self, before: Option<CpuSample>) -> Option<Condition> {
+        Some(judge(before?, self.sample()?))
+    }
+
+    /// Watches it for a while.
+    pub(crate) async fn observe(&self, time: Duration) -> Option<Condition> {
+        let before = self.sample();
+        tokio::time::sleep(time).await;
+        self.since(before)
+    }
+}
+
+fn judge(before: CpuSample, after: CpuSample) -> Condition {
+    let passed = after.at.saturating_duration_since(before.at).as_secs_f64();
+    let used = after.seconds - before.seconds;
+    match after.state {
+        'T' | 't' => Condition::Stopped,
+        // On a busy machine it may not have had its turn.
+        'R' => Condition::Busy,
+        _ if used > passed * BUSY_SHARE => Condition::Busy,
+        _ => Condition::Waiting,
+    }
+}
+
+/// A line of `/proc/<pid>/task/<tid>/stat`.
+struct Stat {
+    name: String,
+    state: char,
+    seconds: f64,
+}
+
+impl Stat {
+    fn read(task: &Path) -> Option<Self> {
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+        Self::parse(&std::fs::read_to_string(task.join("stat")).ok()?, ticks)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "seconds for a comparison")]
+    fn parse(line: &str, ticks: i64) -> Option<Self> {
+        // The name, in parentheses, may itself hold spaces and parentheses.
+        let (open, close) = (line.find('(')?, line.rfind(')')?);
+        let fields: Vec<&str> = line[close + 1..].split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            name: line[open + 1..close].to_owned(),
+            state: fields.first()?.chars().next()?,
+            seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(at: Instant, seconds: f64, state: char) -> CpuSample {
+        CpuSample { at, seconds, state }
+    }
+
+    #[test]
+    fn s6_what_computes_what_waits_and_what_is_stopped_are_told_apart() {
+        let start = Instant::now();
+        let later = start + Duration::from_millis(500);
+        let before = sample(start, 1.0, 'R');
+        assert_eq!(judge(before, sample(later, 1.5, 'R')), Condition::Busy);
+        assert_eq!(judge(before, sample(later, 1.0, 'R')), Condition::Busy);
+        assert_eq!(judge(before, sample(later, 1.2, 'S')), Condition::Busy);
+        assert_eq!(judge(before, sample(later, 1.0, 'S')), Condition::Waiting);
+        assert_eq!(judge(before, sample(later, 1.01, 'D')), Condition::Waiting);
+        assert_eq!(judge(before, sample(later, 1.0, 'T')), Condition::Stopped);
+    }
+
+    #[test]
+    fn condition_reads_the_threads_of_a_process() {
+        let this = LaneThread { pid: std::process::id(), bundle: "nobody".to_owned() };
+        assert!(this.sample().is_some());
+        let line = "7 (lane a) b) S 1 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 5 1000 25";
+        let stat = Stat::parse(line, 100).unwrap();
+        assert_eq!((stat.name.as_str(), stat.state), ("lane a) b", 'S'));
+        assert!((stat.seconds - 2.0).abs() < 1e-9);
+    }
+}

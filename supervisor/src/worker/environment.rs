@@ -1,0 +1,76 @@
+//! The environment of a worker's process: an allow-list, and what the
+//! configuration adds (P1).
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use menagerie_protocol::message::{ENV_SCRATCH, ENV_SOCKET, ENV_TOKEN};
+
+use crate::config::Config;
+
+/// Variables of the host that a worker may see; and every one that begins with
+/// `LC_` or `DOTNET_`.
+const ALLOWED: [&str; 15] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "VIRTUAL_ENV",
+    "PYTHONHOME",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "MENAGERIE_DOTNET_ROOT",
+    "MENAGERIE_DOTNET_BRIDGE",
+];
+
+fn is_allowed(name: &OsString) -> bool {
+    name.to_str().is_some_and(|name| {
+        ALLOWED.contains(&name) || name.starts_with("LC_") || name.starts_with("DOTNET_")
+    })
+}
+
+/// The whole environment of a worker.
+pub(super) fn environment(
+    config: &Config,
+    socket: &Path,
+    token: &str,
+    scratch: &Path,
+) -> BTreeMap<OsString, OsString> {
+    let mut env: BTreeMap<OsString, OsString> =
+        std::env::vars_os().filter(|(name, _)| is_allowed(name)).collect();
+    if let Some(venv) = &config.python_venv {
+        env.insert("MENAGERIE_PYTHON_VENV".into(), venv.into());
+    }
+    for (name, value) in &config.worker_env {
+        env.insert(name.into(), value.into());
+    }
+    env.insert(ENV_SOCKET.into(), socket.into());
+    env.insert(ENV_TOKEN.into(), token.into());
+    env.insert(ENV_SCRATCH.into(), scratch.into());
+    env
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p1_the_environment_is_an_allow_list() {
+        let mut config = Config::default();
+        config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
+        let here = Path::new("/here");
+        let env = environment(&config, here, "abc", here);
+        for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
+            assert!(env.contains_key(&OsString::from(name)), "{name}");
+        }
+        // Cargo sets this one for its tests.
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        assert!(!env.contains_key(&OsString::from("CARGO_MANIFEST_DIR")));
+    }
+}

@@ -1,0 +1,173 @@
+//! Starting a process and waiting for its hello.
+
+use std::sync::Arc;
+
+use menagerie_protocol::{LoaderError, RuntimeError};
+use nix::sys::signal::Signal;
+
+use super::child::{Child, Scratch};
+use super::environment::environment;
+use super::listener::{Connected, Refusal};
+use super::reap::{End, Ended};
+use super::spawn::{Limits, SpawnRequest};
+use crate::core::Core;
+use crate::events::{EventKind, Events, NextEvent};
+use crate::locate;
+use crate::random;
+
+/// A process that has said hello.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) child: Child,
+    pub(crate) connected: Connected,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(crate) enum LaunchError {
+    /// It cannot be started, and trying again would not help.
+    Impossible(RuntimeError),
+    /// It ended before it had said hello, or was ended for a reason.
+    Died { child: Box<Child>, ended: Ended, reason: Option<String> },
+}
+
+/// Starts a process for a worker. `started` learns its pid. Dropping the
+/// future ends the process.
+///
+/// The folder's name ends in `mark`: the incarnation, or what it is else.
+pub(crate) async fn launch(
+    core: Arc<Core>,
+    loader: String,
+    mark: String,
+    started: impl FnOnce(u32) + Send,
+) -> Result<Launched, LaunchError> {
+    let program = locate::worker_program(&core.config, &loader).map_err(LaunchError::Impossible)?;
+    let unavailable = |problem: String| {
+        LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.clone(), problem })
+    };
+    let folder = core.dir.path().join(format!("{loader}-{}-{mark}", core.next_scratch()));
+    std::fs::create_dir(&folder)
+        .map_err(|error| unavailable(format!("{}: {error}", folder.display())))?;
+    let scratch = Scratch(folder.clone());
+    // From before the start on: what the process says may be refused before we
+    // know its pid.
+    let events = core.events.subscribe();
+    let expected = Expected::new(&core);
+    let request = SpawnRequest {
+        program,
+        env: environment(&core.config, core.control.path(), &expected.token, &folder),
+        dir: folder,
+        limits: Limits {
+            memory: core.config.memory_limit,
+            descriptors: core.config.max_descriptors,
+        },
+    };
+    let spawned = core.spawner.spawn(request).await;
+    let spawned = spawned.map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
+    let child = Child::adopt(&loader, spawned, scratch);
+    started(child.pid);
+    let reason = match handshake(&core, &loader, &child, expected, events).await {
+        Ok(Some(connected)) => return Ok(Launched { child, connected }),
+        Ok(None) => None,
+        Err(reason) => {
+            child.signal(Signal::SIGKILL);
+            Some(reason)
+        }
+    };
+    let ended = child.ended().await;
+    if reason.is_none() && ended.end == End::Exit(LOADER_FAILED) {
+        return Err(unloadable(&loader, child, ended).await);
+    }
+    Err(LaunchError::Died { child: Box::new(child), ended, reason })
+}
+
+/// A token that is waited for; no longer when this is dropped.
+struct Expected<'c> {
+    core: &'c Core,
+    token: String,
+    connected: tokio::sync::oneshot::Receiver<Result<Connected, Refusal>>,
+}
+
+impl<'c> Expected<'c> {
+    fn new(core: &'c Core) -> Self {
+        let token = random::token();
+        let connected = core.control.expect(token.clone());
+        Self { core, token, connected }
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.core.control.forget(&self.token);
+    }
+}
+
+/// Waits for the hello of the process that was started: `None` if the process
+/// ended first.
+async fn handshake(
+    core: &Core,
+    loader: &str,
+    child: &Child,
+    mut expected: Expected<'_>,
+    mut events: Events,
+) -> Result<Option<Connected>, String> {
+    let config = &core.config;
+    // Starting a .NET or JavaScript VM takes its time (S6).
+    let slow = matches!(loader, "dotnet" | "js");
+    let limit = if slow { config.slow_start_timeout } else { config.start_timeout };
+    let mut too_late = std::pin::pin!(tokio::time::sleep(limit));
+    loop {
+        tokio::select! {
+            biased;
+            // What it said was no hello, or not its own: nobody else tells us.
+            event = events.next() => {
+                if let Some(NextEvent::Event(event)) = event
+                    && let EventKind::PeerRefused { pid: Some(refused), reason } = event.kind
+                    && refused == child.pid
+                {
+                    return Err(format!("handshake failed: {reason}"));
+                }
+            }
+            connected = &mut expected.connected => return match connected {
+                Ok(Ok(connected)) => check_hello(loader, child, connected).map(Some),
+                Ok(Err(refusal)) => Err(format!("handshake failed: {refusal}")),
+                Err(_) => Err("handshake failed: nobody listens".to_owned()),
+            },
+            _ = child.ended() => return Ok(None),
+            () = &mut too_late => {
+                return Err(format!("handshake failed: no hello within {limit:?}"));
+            }
+        }
+    }
+}
+
+fn check_hello(loader: &str, child: &Child, connected: Connected) -> Result<Connected, String> {
+    if connected.pid != Some(child.pid) {
+        let pid = connected.pid;
+        return Err(format!("protocol violation: the hello came from process {pid:?}"));
+    }
+    if connected.hello.loader != loader {
+        let loader: String = connected.hello.loader.chars().take(64).collect();
+        return Err(format!("protocol violation: it is the loader '{loader}'"));
+    }
+    Ok(connected)
+}
+
+/// What ld.so(8) exits with.
+const LOADER_FAILED: i32 = 127;
+
+/// Whether the process ended because the system's loader did not find a library
+/// that the program is linked with, such as libpython: starting it again would
+/// not help.
+async fn unloadable(loader: &str, mut child: Child, ended: Ended) -> LaunchError {
+    let lines = child.stderr_lines().await;
+    let problem = lines.into_iter().find(|line| line.contains("shared libraries"));
+    let Some(problem) = problem else {
+        return LaunchError::Died { child: Box::new(child), ended, reason: None };
+    };
+    LaunchError::Impossible(RuntimeError::Loader(LoaderError::RuntimeMissing {
+        runtime: format!("the library that the worker '{loader}' is linked with"),
+        problem,
+        remedy: "Install it, or build the worker again; `menagerie doctor` says more".to_owned(),
+    }))
+}

@@ -1,0 +1,168 @@
+//! A rolling restart (S8): another process is started beside the one that
+//! serves, everything is loaded there, calls are switched over lane by lane,
+//! and the old process ends when its last call has. No call fails or waits.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use menagerie_protocol::{ManifestData, RuntimeError};
+
+use super::process::{Loaded, Process};
+use super::restore::layers;
+use crate::bundle::{Bundle, Route, Serving};
+use crate::core::Core;
+use crate::events::EventKind;
+use crate::lane::lock;
+use crate::placement::WorkerName;
+use crate::status::BundleState;
+
+/// What was loaded into the process that is to take over.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    process: Arc<Process>,
+    bundles: Vec<(Arc<Bundle>, Loaded)>,
+}
+
+/// Bundles that are loaded at the same time, at most: the old process is at
+/// work meanwhile.
+const AT_ONCE: usize = 2;
+
+/// Loads every bundle of a worker into another process, beside the one that
+/// serves.
+pub(super) async fn prepare(
+    core: Arc<Core>,
+    name: WorkerName,
+    process: Arc<Process>,
+) -> Result<Prepared, RuntimeError> {
+    let bundles = core.bundles_of(&name);
+    let mut prepared = Vec::new();
+    for layer in layers(&bundles, core.config.compatibility) {
+        let mut loads = Vec::new();
+        for bundle in layer.into_iter().filter(|bundle| !bundle.is_quarantined()) {
+            loads.push(prepare_one(bundle, Arc::clone(&process)));
+        }
+        let mut loads = stream::iter(loads).buffer_unordered(AT_ONCE);
+        while let Some(outcome) = loads.next().await {
+            prepared.push(outcome?);
+        }
+    }
+    Ok(Prepared { process, bundles: prepared })
+}
+
+async fn prepare_one(
+    bundle: Arc<Bundle>,
+    process: Arc<Process>,
+) -> Result<(Arc<Bundle>, Loaded), RuntimeError> {
+    let manifest = ManifestData::clone(&bundle.manifest.load());
+    let loaded = process.load(&bundle, manifest, &bundle.source, false).await?;
+    Ok((bundle, loaded))
+}
+
+/// What was prepared is not needed after all.
+pub(super) async fn discard(prepared: Prepared) {
+    for (_, loaded) in prepared.bundles {
+        drop(prepared.process.unload(loaded).await);
+    }
+}
+
+/// Switches the bundles over to the process where they are prepared, and empties
+/// the old one.
+pub(super) async fn change_over(
+    core: Arc<Core>,
+    name: WorkerName,
+    prepared: Prepared,
+    old: Arc<Process>,
+) {
+    let Prepared { process: new, bundles } = prepared;
+    let mut left = Vec::new();
+    for (bundle, loaded) in bundles {
+        let switched = switch(&core, &bundle, Some(loaded), &old, &new).await;
+        left.extend(report(&core, &bundle, switched));
+    }
+    // And those that were loaded, reloaded or moved here meanwhile.
+    for bundle in core.bundles_of(&name) {
+        let switched = switch(&core, &bundle, None, &old, &new).await;
+        left.extend(report(&core, &bundle, switched));
+    }
+    let emptied = left.into_iter().map(|Serving { process, loaded }| {
+        let core = &core;
+        async move {
+            process.drain(&loaded.lane, core.longest_call()).await;
+            drop(process.unload(loaded).await);
+        }
+    });
+    futures_util::future::join_all(emptied).await;
+}
+
+fn report(
+    core: &Core,
+    bundle: &Bundle,
+    outcome: Result<Option<Serving>, RuntimeError>,
+) -> Option<Serving> {
+    outcome.unwrap_or_else(|error| {
+        core.events.emit(EventKind::BundleFailed {
+            bundle: bundle.name.clone(),
+            step: "restart".to_owned(),
+            reason: error.to_string(),
+        });
+        None
+    })
+}
+
+/// Switches one bundle over. What was prepared is used if the bundle is still
+/// the one that it was prepared for. Returns what served it before.
+async fn switch(
+    core: &Core,
+    bundle: &Arc<Bundle>,
+    prepared: Option<Loaded>,
+    old: &Arc<Process>,
+    new: &Arc<Process>,
+) -> Result<Option<Serving>, RuntimeError> {
+    let mut serving = bundle.serving.lock().await;
+    let stays = lock(&core.registry).holds(bundle) && !bundle.is_quarantined();
+    let serves = serving.as_ref().filter(|serving| Arc::ptr_eq(&serving.process, old));
+    let Some(serves) = serves.filter(|_| stays) else {
+        // It was unloaded, or is on its way already.
+        drop(serving);
+        return match prepared {
+            Some(loaded) => new.unload(loaded).await.map(|()| None),
+            None => Ok(None),
+        };
+    };
+    // A reload meanwhile has a later generation than what was prepared.
+    let (fresh, stale) = match prepared {
+        Some(loaded) if loaded.lane.generation > serves.loaded.lane.generation => {
+            (Some(loaded), None)
+        }
+        stale => (None, stale),
+    };
+    if let Some(stale) = stale {
+        drop(new.unload(stale).await);
+    }
+    let loaded = match fresh {
+        Some(loaded) => loaded,
+        None => {
+            let manifest = ManifestData::clone(&bundle.manifest.load());
+            new.load(bundle, manifest, &bundle.source, false).await?
+        }
+    };
+    let lane = Arc::clone(&loaded.lane);
+    let before = serving.replace(Serving { process: Arc::clone(new), loaded });
+    bundle.set_route(Route::Up(Arc::clone(&lane)));
+    if new.is_dead() {
+        bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
+    }
+    drop(serving);
+    core.events.emit(EventKind::BundleLoaded {
+        bundle: bundle.name.clone(),
+        worker: new.worker.clone(),
+        generation: lane.generation,
+    });
+    let before = before.filter(|before| !before.process.is_dead());
+    if let Some(before) = &before {
+        // Who was about to send to it looks at the route again.
+        before.loaded.lane.close();
+    }
+    Ok(before)
+}

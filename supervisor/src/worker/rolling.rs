@@ -1,0 +1,157 @@
+//! A worker's part in a rolling restart: the process that is to take over, from
+//! its start to the moment when it serves. What happens to the bundles is in
+//! [`roll`].
+
+use std::sync::Arc;
+
+use menagerie_protocol::RuntimeError;
+use tokio::sync::oneshot;
+
+use super::actor::{Actor, Launching};
+use super::alive::Alive;
+use super::crash;
+use super::handle::{Command, Current};
+use super::launch::{LaunchError, Launched};
+use super::reap::Ended;
+use super::roll::{self, Prepared};
+use super::stop;
+use crate::events::EventKind;
+use crate::lane::lock;
+use crate::lifecycle::{Action, Input, State};
+
+/// A rolling restart that is under way.
+pub(super) struct Rolling {
+    replies: Vec<oneshot::Sender<Result<(), RuntimeError>>>,
+    pub(super) launching: Option<Launching>,
+    /// The process that is to take over.
+    pub(super) next: Option<Alive>,
+}
+
+impl Actor {
+    pub(super) fn roll(&mut self, reply: oneshot::Sender<Result<(), RuntimeError>>) {
+        if let Some(rolling) = &mut self.rolling {
+            // The one that is under way will do.
+            rolling.replies.push(reply);
+            return;
+        }
+        if !matches!(self.life.state(), State::Ready { .. }) {
+            drop(reply.send(Err(self.unavailable("it is not ready"))));
+            return;
+        }
+        let mut rolling = Rolling { replies: vec![reply], launching: None, next: None };
+        match self.core.standbys.take(&self.name.loader) {
+            Some(standby) => {
+                self.rolling = Some(rolling);
+                let _ = self.next_launched(Ok(standby));
+            }
+            None => {
+                rolling.launching = Some(self.launch(|_| {}));
+                self.rolling = Some(rolling);
+            }
+        }
+    }
+
+    pub(super) fn next_launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {
+        let Some(rolling) = &mut self.rolling else { return Action::None };
+        rolling.launching = None;
+        let incarnation = self.life.incarnation() + 1;
+        match outcome {
+            Ok(launched) => {
+                let next = Alive::begin(&self.core, &self.name, incarnation, launched);
+                let process = Arc::clone(&next.process);
+                rolling.next = Some(next);
+                let prepare = roll::prepare(Arc::clone(&self.core), self.name.clone(), process);
+                let commands = self.commands.clone();
+                tokio::spawn(async move {
+                    let outcome = prepare.await;
+                    if let Some(commands) = commands.upgrade() {
+                        drop(commands.send(Command::Rolled(Box::new(outcome))));
+                    }
+                });
+            }
+            Err(LaunchError::Impossible(error)) => self.give_up_rolling(&error),
+            Err(LaunchError::Died { child, ended, reason }) => {
+                let death = crash::unserved(&self.name, incarnation, *child, ended, reason);
+                let error =
+                    self.unavailable(&format!("its next process died: {}", death.report.cause));
+                death.publish(&self.core, &self.view);
+                self.give_up_rolling(&error);
+            }
+        }
+        Action::None
+    }
+
+    /// The process that was to take over has ended: the one that serves stays.
+    pub(super) fn next_died(&mut self, ended: Ended) -> Action {
+        let next = self.rolling.as_mut().and_then(|rolling| rolling.next.take());
+        let Some(next) = next else { return Action::None };
+        let death = crash::served(&self.name, next, ended);
+        let error = self.unavailable(&format!("its next process died: {}", death.report.cause));
+        death.publish(&self.core, &self.view);
+        self.give_up_rolling(&error);
+        Action::None
+    }
+
+    pub(super) fn give_up_rolling(&mut self, error: &RuntimeError) {
+        let Some(rolling) = self.rolling.take() else { return };
+        if let Some(next) = rolling.next {
+            tokio::spawn(stop::discard(Arc::clone(&self.core), next));
+        }
+        for reply in rolling.replies {
+            drop(reply.send(Err(error.clone())));
+        }
+    }
+
+    pub(super) fn rolled(&mut self, outcome: Result<Prepared, RuntimeError>) {
+        let prepared = match outcome {
+            Ok(prepared) => prepared,
+            Err(error) => return self.give_up_rolling(&error),
+        };
+        let Some(Rolling { replies, next, .. }) = self.rolling.take() else { return };
+        let reply = |outcome: Result<(), RuntimeError>| {
+            for reply in replies {
+                drop(reply.send(outcome.clone()));
+            }
+        };
+        let Some(next) = next else {
+            // The one that served died meanwhile, and this one took over and
+            // has loaded everything for good.
+            tokio::spawn(roll::discard(prepared));
+            return reply(Ok(()));
+        };
+        let Some(old) = self.alive.take() else {
+            tokio::spawn(stop::discard(Arc::clone(&self.core), next));
+            return reply(Err(self.unavailable("it died meanwhile")));
+        };
+        let (from, to) = (Arc::clone(&old.process), Arc::clone(&next.process));
+        {
+            let mut view = lock(&self.view);
+            view.runtime = Some(next.hello.runtime.clone());
+            view.supports_hot_reload = next.hello.supports_hot_reload;
+        }
+        self.alive = Some(next);
+        self.current.send_replace(Current::Up(Arc::clone(&to)));
+        let _ = self.input(Input::Replaced);
+        self.core.events.emit(EventKind::WorkerReplaced {
+            worker: self.name.to_string(),
+            from: from.pid,
+            to: to.pid,
+        });
+        let (core, name) = (Arc::clone(&self.core), self.name.clone());
+        let emptied = roll::change_over(Arc::clone(&core), name.clone(), prepared, from);
+        let (view, commands) = (Arc::clone(&self.view), self.commands.clone());
+        let loader = self.name.loader.clone();
+        tokio::spawn(async move {
+            let changed = async {
+                emptied.await;
+                reply(Ok(()));
+            };
+            stop::replaced(Arc::clone(&core), name, old, view, changed).await;
+            core.standbys.refill(&core, &loader);
+            // What was being loaded into the old process is loaded again.
+            if let Some(commands) = commands.upgrade() {
+                drop(commands.send(Command::Restore));
+            }
+        });
+    }
+}

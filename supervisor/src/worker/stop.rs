@@ -1,0 +1,106 @@
+//! Ending a process in an orderly way: calls may finish, bundles run their
+//! hooks; then SIGTERM, then SIGKILL (S6).
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use menagerie_protocol::Failure;
+use menagerie_protocol::message::ToWorker;
+use nix::sys::signal::Signal;
+
+use super::alive::Alive;
+use super::crash;
+use super::handle::View;
+use super::judge::judge;
+use super::process::Process;
+use crate::bundle::{Bundle, Route};
+use crate::core::Core;
+use crate::placement::WorkerName;
+use crate::status::BundleState;
+
+/// Takes the bundles out of a process and ends it. `restart` if they wait for
+/// another one.
+pub(super) async fn drain(
+    core: Arc<Core>,
+    mut bundles: Vec<Arc<Bundle>>,
+    process: Arc<Process>,
+    restart: bool,
+) {
+    // Dependents before what they depend on.
+    bundles.reverse();
+    let retired = async {
+        for bundle in &bundles {
+            core.retire(bundle, &process, restart).await;
+        }
+    };
+    let mut patience = core.config.term_timeout;
+    // A call, a load or a hook that hangs keeps nobody waiting for longer than
+    // all may drain.
+    if tokio::time::timeout(core.config.drain, retired).await.is_err() {
+        patience = Duration::ZERO;
+        for bundle in bundles.iter().filter(|bundle| !bundle.is_quarantined()) {
+            bundle.set_route(Core::retired(restart));
+        }
+    }
+    end(&core, &process, patience).await;
+}
+
+/// Asks a process to end, and insists after `patience`.
+async fn end(core: &Core, process: &Process, mut patience: Duration) {
+    process.send(&ToWorker::Shutdown);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        tokio::select! {
+            () = process.ended() => return,
+            () = tokio::time::sleep(patience) => process.signal(signal),
+        }
+        patience = core.config.term_timeout;
+    }
+}
+
+/// Ends a process that another one has replaced, once `emptied` has taken its
+/// bundles out of it. What it dies of while its last calls run is reported as
+/// any other death.
+pub(super) async fn replaced(
+    core: Arc<Core>,
+    name: WorkerName,
+    alive: Alive,
+    view: Arc<Mutex<View>>,
+    emptied: impl Future<Output = ()> + Send,
+) {
+    let _leaving = core.leaving();
+    let process = Arc::clone(&alive.process);
+    let mut stopping = core.stopping.subscribe();
+    let mut emptied = std::pin::pin!(emptied);
+    let ended = tokio::select! {
+        ended = alive.child.ended() => Some(ended),
+        () = &mut emptied => None,
+        () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => None,
+    };
+    if let Some(ended) = ended {
+        let death = crash::served(&name, alive, ended);
+        judge(&core, &name, &death.suspects);
+        death.publish(&core, &view);
+        return emptied.await;
+    }
+    tokio::select! {
+        _ = alive.child.ended() => {}
+        () = end(&core, &process, core.config.term_timeout) => {}
+    }
+    discard(core, alive).await;
+}
+
+/// Ends a process that nobody calls.
+pub(super) async fn discard(core: Arc<Core>, alive: Alive) {
+    let _leaving = core.leaving();
+    alive.child.signal(Signal::SIGKILL);
+    let ended = alive.child.ended().await;
+    let failure = || Failure::WorkerCrashed {
+        worker: alive.process.worker.clone(),
+        cause: ended.end.describe(),
+        started: true,
+    };
+    drop(alive.process.died(failure, |bundle, lane| {
+        bundle.replace_lane(lane, Route::Waiting(BundleState::Waiting));
+    }));
+}

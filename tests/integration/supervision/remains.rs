@@ -1,0 +1,230 @@
+//! Rules S7 and P1: nothing is left behind, whatever ends.
+//!
+//! These tests count the descriptors, threads and mappings of their own
+//! process, so each needs one to itself: cargo-nextest gives it one.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use menagerie_supervisor::{RestartPolicy, Supervisor};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{answers, load, lua};
+use crate::support::{config, exists, ready_after, run, start_with, wait_for, worker};
+
+/// Rounds of killing; 1,000 by hand: `MENAGERIE_ROUNDS=1000`.
+fn rounds() -> u64 {
+    std::env::var("MENAGERIE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(30)
+}
+
+fn entries(dir: &str) -> usize {
+    std::fs::read_dir(dir).map_or(0, Iterator::count)
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Holdings {
+    descriptors: usize,
+    threads: usize,
+    mappings: usize,
+    children: usize,
+}
+
+/// What this process holds.
+fn holdings() -> Holdings {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let children = |task: std::fs::DirEntry| {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.split_ascii_whitespace().count()
+    };
+    Holdings {
+        descriptors: entries("/proc/self/fd"),
+        threads: entries("/proc/self/task"),
+        mappings: maps.lines().filter(|line| line.contains("menagerie-")).count(),
+        children: std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|task| Some(children(task.ok()?)))
+            .sum(),
+    }
+}
+
+/// Waits until no more is held than `before`.
+async fn flat(before: Holdings) {
+    wait_for(&format!("no more to be held than {before:?}"), || {
+        let now = holdings();
+        let flat = now.descriptors <= before.descriptors
+            && now.mappings <= before.mappings
+            && now.children <= before.children
+            // The runtime's threads for blocking work end after a while.
+            && now.threads <= before.threads + 2;
+        flat.then_some(())
+    })
+    .await;
+}
+
+/// The private folder of a supervisor, by the environment of a worker.
+fn runtime_dir(pid: u32) -> PathBuf {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    let scratch = environment.split('\0').find_map(|v| v.strip_prefix("MENAGERIE_SCRATCH="));
+    Path::new(scratch.unwrap()).parent().unwrap().to_owned()
+}
+
+async fn kill_again_and_again(standby: u32) {
+    let mut config = config();
+    config.standby = standby;
+    config.bundle_crash_limit = u32::MAX;
+    config.restart = RestartPolicy {
+        limit: u32::MAX,
+        initial_delay: Duration::ZERO,
+        max_delay: Duration::ZERO,
+        ..RestartPolicy::default()
+    };
+    let supervisor = start_with(config);
+    let one = load(&supervisor, lua("one")).await;
+    let settled = |supervisor: &Supervisor| {
+        let count = usize::try_from(standby).unwrap();
+        (supervisor.status().standbys.len() == count).then_some(())
+    };
+    let mut before = None;
+    for round in 1..=rounds() {
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+        ready_after(&supervisor, "lua", round).await;
+        wait_for("the standby", || settled(&supervisor)).await;
+        answers(&one).await;
+        if round == 5 {
+            // By now everything that grows once has grown.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            before = Some(holdings());
+        }
+    }
+    flat(before.unwrap()).await;
+    // One folder for each process that lives, and the control socket.
+    let dir = runtime_dir(worker(&supervisor, "lua").unwrap().pid.unwrap());
+    let expected = 2 + usize::try_from(standby).unwrap();
+    wait_for("the folders of the dead to go", || {
+        (entries(dir.to_str().unwrap()) <= expected).then_some(())
+    })
+    .await;
+    let pids: Vec<u32> = supervisor.status().workers.iter().filter_map(|w| w.pid).collect();
+    supervisor.shutdown().await;
+    drop(one);
+    drop(supervisor);
+    for pid in pids {
+        wait_for("the workers to end", || (!exists(pid)).then_some(())).await;
+    }
+    wait_for("the folder to go", || (!dir.exists()).then_some(())).await;
+}
+
+#[test]
+fn s7_descriptors_threads_and_mappings_are_flat_after_many_restarts() {
+    run(kill_again_and_again(0));
+}
+
+#[test]
+fn s7_descriptors_threads_and_mappings_are_flat_with_a_standby() {
+    run(kill_again_and_again(1));
+}
+
+#[test]
+fn s7_nothing_is_held_when_a_supervisor_has_gone() {
+    run(async {
+        for round in 0..4 {
+            let before = holdings();
+            let supervisor = start_with(config());
+            let one = load(&supervisor, lua("one")).await;
+            answers(&one).await;
+            let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+            let dir = runtime_dir(pid);
+            // In an orderly way, and not.
+            if round % 2 == 0 {
+                supervisor.shutdown().await;
+            }
+            drop(one);
+            drop(supervisor);
+            wait_for("the worker to end", || (!exists(pid)).then_some(())).await;
+            wait_for("the folder to go", || (!dir.exists()).then_some(())).await;
+            if round > 0 {
+                flat(before).await;
+            }
+        }
+    });
+}
+
+/// A host of its own, killed when it is dropped.
+struct Host {
+    process: Child,
+    workers: Vec<u32>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+impl Host {
+    /// A host with a worker and a standby, which will end in this way.
+    #[allow(clippy::disallowed_methods, clippy::zombie_processes, reason = "waited for on drop")]
+    fn that_will(end: &str) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_host"))
+            .arg(end)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let workers = line.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect();
+        Self { process, workers }
+    }
+}
+
+/// However a host ends, its workers and standbys do too.
+async fn s7_nothing_outlives_a_host_that(end: &str) {
+    let mut host = Host::that_will(end);
+    assert_eq!(host.workers.len(), 2, "a worker and a standby");
+    let dir = runtime_dir(host.workers[0]);
+    match end {
+        "wait" => {
+            kill(Pid::from_raw(host.process.id().try_into().unwrap()), Signal::SIGKILL).unwrap()
+        }
+        // It goes on when its input ends.
+        _ => drop(host.process.stdin.take()),
+    }
+    for pid in host.workers.clone() {
+        wait_for("the workers to end", || (!exists(pid)).then_some(())).await;
+    }
+    wait_for("the host to end", || host.process.try_wait().unwrap()).await;
+    if end == "panic" {
+        assert!(!dir.exists(), "its destructors have run");
+    } else {
+        // What a killed host leaves, the next one removes.
+        let next = start_with(config());
+        wait_for("the folder to go", || (!dir.exists()).then_some(())).await;
+        next.shutdown().await;
+    }
+}
+
+macro_rules! hosts {
+    ($($name:ident($end:literal);)*) => {
+        $(
+            #[test]
+            fn $name() {
+                run(s7_nothing_outlives_a_host_that($end));
+            }
+        )*
+    };
+}
+
+hosts! {
+    s7_nothing_outlives_a_host_that_panics("panic");
+    s7_nothing_outlives_a_host_that_aborts("abort");
+    s7_nothing_outlives_a_host_that_exits("exit");
+    s7_nothing_outlives_a_host_that_is_killed("wait");
+}

@@ -1,0 +1,140 @@
+//! Rule S8: a rolling restart, under load, fails no call.
+
+use menagerie_supervisor::{EventKind, Failure, RuntimeError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Load, answers, load, lua, lua_with};
+use crate::support::{Recorder, config, exists, run, start, start_with, wait_for, worker};
+
+#[test]
+fn s8_a_rolling_restart_under_load_fails_no_call() {
+    run(async {
+        let supervisor = start();
+        let events = Recorder::of(&supervisor);
+        let one = load(&supervisor, lua("one")).await;
+        let two = load(&supervisor, lua("two")).await;
+        let (load_one, load_two) = (Load::on(&one, 4), Load::on(&two, 4));
+        for n in 1..=3 {
+            let before = worker(&supervisor, "lua").unwrap();
+            load_one.more(50).await;
+            let after = supervisor.restart_rolling("lua").await.unwrap();
+            assert_ne!(after.pid, before.pid);
+            assert_eq!((after.incarnation, after.restarts), (before.incarnation + 1, 0));
+            load_one.more(50).await;
+            load_two.more(50).await;
+            let gone = before.pid.unwrap();
+            wait_for("the old process to end", || (!exists(gone)).then_some(())).await;
+            let replaced = |event: &&EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+            assert_eq!(events.all().iter().filter(replaced).count(), n);
+        }
+        assert_eq!(load_one.end().await, []);
+        assert_eq!(load_two.end().await, []);
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+        supervisor.shutdown().await;
+    });
+}
+
+/// A call that takes long ends in the old process, which lives until then.
+#[test]
+fn s8_a_long_call_ends_where_it_began() {
+    run(async {
+        let supervisor = start();
+        let one = load(&supervisor, lua("one")).await;
+        let old = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        let working = {
+            let one = one.clone();
+            tokio::spawn(async move { one.call::<_, ()>("sleep", (1500,)).await })
+        };
+        wait_for("the call to be sent", || {
+            (supervisor.status().bundles[0].calls.in_flight > 0).then_some(())
+        })
+        .await;
+        supervisor.restart_rolling("lua").await.unwrap();
+        answers(&one).await;
+        working.await.unwrap().unwrap();
+        wait_for("the old process to end", || (!exists(old)).then_some(())).await;
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn s8_what_does_not_load_leaves_the_old_process_serving() {
+    run(async {
+        let supervisor = start();
+        let one = load(&supervisor, lua("one")).await;
+        let _two = load(&supervisor, lua("two")).await;
+        let before = worker(&supervisor, "lua").unwrap();
+        one.bundle.write("main.lua", "this is no Lua");
+        let outcome = supervisor.restart_rolling("lua").await;
+        assert!(matches!(outcome, Err(RuntimeError::Loader(_))), "{outcome:?}");
+        answers(&one).await;
+        let after = worker(&supervisor, "lua").unwrap();
+        assert_eq!((after.pid, after.incarnation), (before.pid, before.incarnation));
+        assert!(supervisor.crashes().is_empty());
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn s8_a_next_process_that_dies_leaves_the_old_one_serving() {
+    run(async {
+        let supervisor = start();
+        let flag = tempfile::NamedTempFile::new().unwrap();
+        let code = format!(
+            "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
+             if seen ~= '' then menagerie.abort() end",
+            flag.path().display()
+        );
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        let before = worker(&supervisor, "lua").unwrap();
+        std::fs::write(flag.path(), "now").unwrap();
+        let outcome = supervisor.restart_rolling("lua").await;
+        assert!(matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. })), "{outcome:?}");
+        answers(&one).await;
+        assert_eq!(worker(&supervisor, "lua").unwrap().pid, before.pid);
+        std::fs::write(flag.path(), "").unwrap();
+        supervisor.restart_rolling("lua").await.unwrap();
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// The old process is killed in the middle of it: the next one, or the one
+/// after it, serves everything.
+#[test]
+fn s8_a_death_in_the_middle_of_a_rolling_restart() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 1000;
+        config.restart.limit = 1000;
+        config.restart.initial_delay = std::time::Duration::from_millis(1);
+        config.restart.max_delay = std::time::Duration::from_millis(1);
+        let supervisor = start_with(config);
+        let one = load(&supervisor, lua("one")).await;
+        let two = load(&supervisor, lua("two")).await;
+        for n in 0..10_u64 {
+            let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+            let rolling = {
+                let supervisor = supervisor.clone();
+                tokio::spawn(async move { supervisor.restart_rolling("lua").await })
+            };
+            tokio::time::sleep(std::time::Duration::from_millis(n * 3)).await;
+            let _ = kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL);
+            drop(rolling.await.unwrap());
+            for contract in [&*one, &*two] {
+                let outcome = contract.call::<_, i64>("inc", (1,)).await;
+                let carried = matches!(outcome, Ok(2) | Err(Failure::WorkerCrashed { .. }));
+                assert!(carried, "{outcome:?}");
+                answers(contract).await;
+            }
+            wait_for("the worker to be ready", || {
+                let worker = worker(&supervisor, "lua").unwrap();
+                let ready = worker.state == menagerie_supervisor::WorkerState::Ready;
+                (ready && worker.pid != Some(pid)).then_some(())
+            })
+            .await;
+        }
+        supervisor.shutdown().await;
+    });
+}

@@ -1,0 +1,85 @@
+//! `make faults`: every fault, in every language that can commit it, under a
+//! load of calls on an innocent bundle in the same worker and on another one,
+//! and a table of what came of it.
+//!
+//! ```text
+//! faults [--quick] [LANGUAGE]...
+//! ```
+
+mod bundles;
+mod stage;
+
+use std::process::ExitCode;
+
+use bundles::{Guilty, LANGUAGES};
+use comfy_table::{ContentArrangement, Table};
+use stage::{Row, commit};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let only: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = LANGUAGES
+        .into_iter()
+        .filter(|language| only.is_empty() || only.iter().any(|name| *name == language.name));
+    let (mut table, mut bad) = (Table::new(), 0);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "language",
+        "fault",
+        "the guilty call",
+        "the worker",
+        "same worker: failed of calls",
+        "others: failed of calls",
+        "noticed",
+        "recovered",
+    ]);
+    for language in chosen {
+        let guilty = match Guilty::make(language) {
+            Ok(guilty) => guilty,
+            Err(problem) => {
+                say(&format!("{}: skipped: {problem}", language.name));
+                continue;
+            }
+        };
+        let step = if quick { 3 } else { 1 };
+        for fault in language.faults.iter().step_by(step) {
+            match commit(&guilty, fault).await {
+                Ok(row) => {
+                    bad += u32::from(row.others.0 > 0);
+                    add(&mut table, language.name, fault, &row);
+                }
+                Err(problem) => {
+                    bad += 1;
+                    table.add_row([language.name, fault, &format!("FAILED: {problem}")]);
+                }
+            }
+            say(&format!("{}: {fault}: done", language.name));
+        }
+    }
+    say(&table.to_string());
+    say(&format!("The host, process {}, is alive. {bad} failures.", std::process::id()));
+    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn add(table: &mut Table, language: &str, fault: &str, row: &Row) {
+    let ms = |time: Option<std::time::Duration>| {
+        time.map_or_else(|| "-".to_owned(), |time| format!("{:.1} ms", time.as_secs_f64() * 1000.0))
+    };
+    table.add_row([
+        language.to_owned(),
+        fault.to_owned(),
+        row.outcome.clone(),
+        row.death.clone(),
+        format!("{} of {}", row.innocent.0, row.innocent.1),
+        format!("{} of {}", row.others.0, row.others.1),
+        ms(row.noticed),
+        ms(Some(row.recovered)),
+    ]);
+}
+
+#[allow(clippy::print_stdout, reason = "a table for people")]
+fn say(text: &str) {
+    println!("{text}");
+}
