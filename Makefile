@@ -5,11 +5,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
+# How many rounds `make soak` makes.
+ROUNDS ?= 10000
 # A build of its own: `--cfg loom` is part of every crate's build.
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test loom bench lint clean
+.PHONY: help setup build demo test loom bench soak lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,9 @@ bench: setup ## measure calls beside what the machine allows; writes docs/bench
 	cargo build --locked --release --package menagerie-supervisor $(WORKERS)
 	scripts/build-native-bundles release
 	$(or $(CARGO_TARGET_DIR),target)/release/menagerie bench --out docs/bench $(BENCH)
+
+soak: build ## load and reload ROUNDS times in each language; fails if memory grows
+	$(BIN)/soak --rounds $(ROUNDS) --out docs/soak
 
 lint: setup ## formatting, clippy, and what the architecture forbids
 	cargo fmt --all --check

@@ -29,6 +29,7 @@ mod status;
 mod supervisor;
 mod unload;
 mod waits;
+mod watch;
 mod watched_fd;
 mod worker;
 
@@ -48,6 +49,7 @@ pub use status::{
     WorkerStatus,
 };
 pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
+pub use watch::{Watch, WatchSettings};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

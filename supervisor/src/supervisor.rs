@@ -20,6 +20,7 @@ use crate::lifecycle::WorkerState;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
+use crate::watch::{Watch, WatchSettings};
 use crate::worker::actor::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::spawn::Spawner;
@@ -348,6 +349,17 @@ impl Supervisor {
     /// ```
     pub fn host_contract(&self, name: &str) -> HostContract {
         HostContract::new(&self.core().host, name)
+    }
+
+    /// Watches the files of bundles: one whose files have changed and come to
+    /// rest is reloaded, and one that has come new into a folder of bundles is
+    /// loaded. A reload that fails is told by an event and changes nothing.
+    ///
+    /// `paths` are those that [`load_all`](Self::load_all) is given, best before
+    /// that: what changes in between is seen then. Must be called on the
+    /// supervisor's runtime, or on any if it has one of its own.
+    pub fn watch(&self, paths: &[PathBuf], settings: WatchSettings) -> Watch {
+        Watch::start(self.core(), paths, settings)
     }
 
     /// What happens from now on (S10).

@@ -26,3 +26,9 @@ mod outcalls;
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;
+
+// Files of bundles that are edited, torn and replaced while they run.
+mod watch;
+
+// What unloading and reloading frees, in a few rounds.
+mod reclaim;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use menagerie_supervisor::{Access, StatusSocket, Supervisor};
+use menagerie_supervisor::{Access, StatusSocket, Supervisor, WatchSettings};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -12,6 +12,7 @@ use crate::render;
 pub(crate) async fn run(
     socket: &Path,
     bundles: &[PathBuf],
+    watch: bool,
     worker_dir: Option<PathBuf>,
     log: &str,
 ) -> Result<(), CommandError> {
@@ -42,6 +43,8 @@ pub(crate) async fn run(
         }
     };
     tokio::pin!(signalled);
+    // Before anything is loaded: what changes from here on is seen.
+    let _watch = watch.then(|| supervisor.watch(bundles, WatchSettings::default()));
     let loading = async {
         let outcomes = render::patiently("loading bundles", supervisor.load_all(bundles)).await;
         let count = outcomes.len();
