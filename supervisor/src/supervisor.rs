@@ -356,8 +356,7 @@ impl Supervisor {
     /// loaded. A reload that fails is told by an event and changes nothing.
     ///
     /// `paths` are those that [`load_all`](Self::load_all) is given, best before
-    /// that: what changes in between is seen then. Must be called on the
-    /// supervisor's runtime, or on any if it has one of its own.
+    /// that: what changes in between is seen then.
     pub fn watch(&self, paths: &[PathBuf], settings: WatchSettings) -> Watch {
         Watch::start(self.core(), paths, settings)
     }
