@@ -5,11 +5,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 
+# How many rounds `make soak` makes.
+ROUNDS ?= 10000
 # A build of its own: `--cfg loom` is part of every crate's build.
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test loom bench faults chaos lint clean
+.PHONY: help setup build demo test loom bench soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +44,9 @@ faults: build ## every fault in every language, and a table of what came of it
 
 chaos: build ## kill, stop, reload and restart at random, then check the books: SECONDS=30 SEED=1
 	SECONDS=$(or $(SECONDS),30) $(if $(SEED),SEED=$(SEED)) $(BIN)/chaos
+
+soak: build ## load and reload ROUNDS times in each language; fails if memory grows
+	$(BIN)/soak --rounds $(ROUNDS) --out docs/soak
 
 lint: setup ## formatting, clippy, and what the architecture forbids
 	cargo fmt --all --check

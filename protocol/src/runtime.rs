@@ -248,7 +248,7 @@ impl Runtime {
                 let problem = "is exported by the code, but not in the manifest's provides";
                 return Err(mismatch(&interface.contract, problem));
             }
-            if let Some(&expected) = manifest.function_count.get(&id.name) {
+            if let Some(expected) = manifest.function_count_of(id) {
                 let found = u32::try_from(interface.functions.len()).unwrap_or(u32::MAX);
                 if found != expected {
                     return Err(LoaderError::FunctionCountMismatch {

@@ -31,6 +31,7 @@ mod status;
 mod supervisor;
 mod unload;
 mod waits;
+mod watch;
 mod watched_fd;
 mod worker;
 
@@ -51,6 +52,7 @@ pub use status::{
     ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
 };
 pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
+pub use watch::{Watch, WatchSettings};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

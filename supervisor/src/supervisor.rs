@@ -23,6 +23,7 @@ use crate::placement::{Isolation, WorkerName};
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
+use crate::watch::{Watch, WatchSettings};
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::spawn::Spawner;
@@ -427,6 +428,16 @@ impl Supervisor {
     /// ```
     pub fn host_contract(&self, name: &str) -> HostContract {
         HostContract::new(&self.core().host, name)
+    }
+
+    /// Watches the files of bundles: one whose files have changed and come to
+    /// rest is reloaded, and one that has come new into a folder of bundles is
+    /// loaded. A reload that fails is told by an event and changes nothing.
+    ///
+    /// `paths` are those that [`load_all`](Self::load_all) is given, best before
+    /// that: what changes in between is seen then.
+    pub fn watch(&self, paths: &[PathBuf], settings: WatchSettings) -> Watch {
+        Watch::start(self.core(), paths, settings)
     }
 
     /// What happens from now on (S10).

@@ -29,3 +29,9 @@ mod registry;
 // Deaths, blame, isolation, standbys, restarts without a pause: what the
 // supervisor makes of real workers that die.
 mod supervision;
+
+// Files of bundles that are edited, torn and replaced while they run.
+mod watch;
+
+// What unloading and reloading frees, in a few rounds.
+mod reclaim;

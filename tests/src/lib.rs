@@ -3,6 +3,8 @@
 
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+pub mod slope;
+
 use std::path::PathBuf;
 
 /// A language, with its loader and its sample bundles.

@@ -12,6 +12,10 @@ use crate::{BundleId, LoaderError};
 /// The name of the manifest's file in a bundle's folder.
 pub const MANIFEST_FILE: &str = "manifest.toml";
 
+/// The largest artifact that is loaded: workers hold it in memory. It is far
+/// above any real one, and below what a mistaken file does harm with.
+const MAX_ARTIFACT_BYTES: u64 = 512 << 20;
+
 /// What a bundle says of itself in `manifest.toml` (`DESIGN.md`, chapter B).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestData {
@@ -32,7 +36,8 @@ pub struct ManifestData {
     pub bundle_dependencies: Vec<BundleDependency>,
     /// Whether a reload of a dependency initialises this bundle again (R4).
     pub needs_reinit_on_dep_reload: bool,
-    /// How many functions each contract, by name without version, has.
+    /// How many functions each contract has, as it is written: by name, or by
+    /// name and version.
     pub function_count: BTreeMap<String, u32>,
     /// The contracts that the bundle calls.
     pub dependencies: Vec<ContractDependency>,
@@ -97,7 +102,15 @@ impl ManifestData {
         if parsed.manifest.file.is_empty() {
             return Err(manifest_file::missing_key(&file, "file"));
         }
-        parsed.manifest.dir = dir.canonicalize().map_err(|e| LoaderError::io(dir, &e))?;
+        let dir = dir.canonicalize().map_err(|e| LoaderError::io(dir, &e))?;
+        // It travels to the worker, and shows in the status, as text.
+        if dir.to_str().is_none() {
+            return Err(LoaderError::Io {
+                path: dir.to_string_lossy().into_owned().into(),
+                problem: "the path is not valid UTF-8; move the bundle to one that is".to_owned(),
+            });
+        }
+        parsed.manifest.dir = dir;
         parsed.manifest.artifact()?;
         Ok(parsed)
     }
@@ -153,7 +166,25 @@ impl ManifestData {
         if !metadata.is_file() {
             return Err(problem("is no regular file"));
         }
+        if metadata.len() > MAX_ARTIFACT_BYTES {
+            return Err(problem("is larger than 512 MiB"));
+        }
+        if path.to_str().is_none() {
+            return Err(problem("leads to a path that is not valid UTF-8"));
+        }
         Ok(path)
+    }
+
+    /// How many functions a contract has to have, if the manifest says so.
+    #[must_use]
+    pub fn function_count_of(&self, contract: &ContractId) -> Option<u32> {
+        let is_it = |written: &str| match written.split_once('@') {
+            None => written == contract.name,
+            Some(_) => written.parse().is_ok_and(|id: ContractId| id.same_major(contract)),
+        };
+        let mut counts = self.function_count.iter().filter(|(written, _)| is_it(written));
+        // One with a version is meant before one without.
+        counts.clone().find(|(written, _)| written.contains('@')).or(counts.next()).map(|(_, n)| *n)
     }
 
     /// Whether `function` of `contract` may be run again after a crash (C4).

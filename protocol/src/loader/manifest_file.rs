@@ -75,6 +75,28 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<ParsedManifest, LoaderErr
 /// here; anything else unknown is a warning.
 const IGNORED_KEYS: [&str; 3] = ["description", "author", "license"];
 
+/// The keys of a bundle itself. TOML takes those that stand below `[file]` for
+/// the table's, which is the commonest slip; they are the bundle's all the same.
+const KEYS: [&str; 12] = [
+    "name",
+    "id",
+    "bundle_id",
+    "version",
+    "loader",
+    "runtime",
+    "provides",
+    "bundle_dependencies",
+    "needs_reinit_on_dep_reload",
+    "function_count",
+    "dependency",
+    "idempotent",
+];
+
+/// Operating systems, as `[file]` names them: a table of architectures stands
+/// under each, and nothing else.
+const SYSTEMS: [&str; 9] =
+    ["linux", "macos", "windows", "freebsd", "netbsd", "openbsd", "android", "ios", "dragonfly"];
+
 struct Reader<'t> {
     text: &'t str,
     file: &'t Path,
@@ -153,8 +175,9 @@ impl Reader<'_> {
 
     fn manifest(&mut self, root: &DeTable<'_>) -> Result<ManifestData, LoaderError> {
         let mut name = None;
-        let mut id = None;
+        let mut ids = Vec::new();
         let mut loader = None;
+        let mut runtime = None;
         let mut manifest = ManifestData {
             name: String::new(),
             id: BundleId::from_raw(0),
@@ -169,14 +192,17 @@ impl Reader<'_> {
             idempotent: BTreeMap::new(),
             dir: PathBuf::new(),
         };
-        for (key, value) in root {
-            let key_span = key.span();
-            let key: &str = key.get_ref().as_ref();
+        let mut entries: Vec<(&str, Range<usize>, &Value<'_>)> =
+            root.iter().map(|(key, value)| (key.get_ref().as_ref(), key.span(), value)).collect();
+        self.take_from_below_file(root, &mut entries);
+        for (key, key_span, value) in entries {
             match key {
                 "name" => name = Some(self.name(value)?),
-                "id" | "bundle_id" => id = Some((self.id(key, value)?, key.to_owned())),
+                "id" | "bundle_id" => ids.push(self.id(key, value)?),
                 "version" => self.string(key, value)?.clone_into(&mut manifest.version),
                 "loader" => loader = Some(self.string(key, value)?.to_owned()),
+                // What polyplug called it before.
+                "runtime" => runtime = Some(self.string(key, value)?.to_owned()),
                 "file" => manifest.file = self.artifact(value)?,
                 "provides" => manifest.provides = self.provides(value)?,
                 "bundle_dependencies" => {
@@ -192,16 +218,42 @@ impl Reader<'_> {
             }
         }
         manifest.name = name.ok_or_else(|| missing_key(self.file, "name"))?;
-        manifest.loader = loader.ok_or_else(|| missing_key(self.file, "loader"))?;
+        manifest.loader = loader.or(runtime).ok_or_else(|| missing_key(self.file, "loader"))?;
         manifest.id = BundleId::of_name(&manifest.name);
-        match id {
-            Some((stated, _)) if stated != manifest.id.get() => Err(LoaderError::BundleTampered {
+        match ids.into_iter().find(|stated| *stated != manifest.id.get()) {
+            Some(stated) => Err(LoaderError::BundleTampered {
                 file: self.file.to_owned(),
                 name: manifest.name,
                 stated: BundleId::from_raw(stated),
                 computed: manifest.id,
             }),
-            _ => Ok(manifest),
+            None => Ok(manifest),
+        }
+    }
+
+    /// Adds the bundle's own keys that stand below `[file]`.
+    fn take_from_below_file<'v, 'i>(
+        &mut self,
+        root: &'v DeTable<'i>,
+        entries: &mut Vec<(&'v str, Range<usize>, &'v Value<'i>)>,
+    ) {
+        let Some(table) = root.get("file").and_then(|file| file.get_ref().as_table()) else {
+            return;
+        };
+        for (key, value) in table {
+            let (name, span): (&str, _) = (key.get_ref().as_ref(), key.span());
+            if !KEYS.contains(&name) {
+                continue;
+            }
+            let place = format!("{}:{}", self.file.display(), self.line(&span));
+            if root.contains_key(name) {
+                self.warnings.push(format!("{place}: '{name}' stands twice, here below [file]"));
+                continue;
+            }
+            self.warnings.push(format!(
+                "{place}: '{name}' stands below [file]; it is taken for the bundle's, and belongs above"
+            ));
+            entries.push((name, span, value));
         }
     }
 
@@ -233,13 +285,18 @@ impl Reader<'_> {
         let mut available = Vec::new();
         let mut found = None;
         for (system, machines) in systems {
+            let span = system.span();
             let system: &str = system.get_ref().as_ref();
+            if KEYS.contains(&system) {
+                continue;
+            }
             let key = format!("file.{system}");
-            // A key that belongs at the top but stands below [file], where TOML
-            // reads it as one of the table's, is the commonest slip.
             let Some(machines) = machines.get_ref().as_table() else {
-                let rule = "expected a table of architectures; keys of the bundle itself stand above [file]";
-                return Err(self.error(&key, machines, rule));
+                if SYSTEMS.contains(&system) {
+                    return Err(self.wrong_type(&key, machines, "a table of architectures"));
+                }
+                self.unknown(&key, &span);
+                continue;
             };
             for (machine, file) in machines {
                 let machine: &str = machine.get_ref().as_ref();
@@ -299,7 +356,7 @@ impl Reader<'_> {
             let key = format!("function_count.{contract}");
             let number = u32::try_from(self.id(&key, count)?)
                 .map_err(|_| self.error(&key, count, "expected a number of functions"))?;
-            out.insert(base_name(contract).to_owned(), number);
+            out.insert(contract.to_owned(), number);
         }
         Ok(out)
     }

@@ -38,6 +38,9 @@ pub(crate) enum Command {
         /// A bundle or a folder of bundles to load; may be repeated
         #[arg(long, value_name = "DIR")]
         bundles: Vec<PathBuf>,
+        /// Reload a bundle when its files have changed, and load new ones
+        #[arg(long, requires = "bundles")]
+        watch: bool,
         /// A folder with the worker programs, looked in after this program's own
         #[arg(long, value_name = "DIR")]
         worker_dir: Option<PathBuf>,

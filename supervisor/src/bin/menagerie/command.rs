@@ -40,8 +40,8 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
     let socket = socket.unwrap_or_else(default_socket);
     let client = Client::new(&socket);
     match command {
-        Command::Run { bundles, worker_dir, isolation, standby, log } => {
-            run::run(&socket, &bundles, worker_dir, isolation, standby, &log).await
+        Command::Run { bundles, watch, worker_dir, isolation, standby, log } => {
+            run::run(&socket, &bundles, watch, worker_dir, isolation, standby, &log).await
         }
         Command::Status => show(&client, "/v1/status", json, render::status).await,
         Command::Workers => {

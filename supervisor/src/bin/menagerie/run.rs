@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use menagerie_supervisor::{Access, BundleState, Isolation, Status, StatusSocket, Supervisor};
+use menagerie_supervisor::{
+    Access, BundleState, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +27,7 @@ fn summary(status: &Status) -> String {
 pub(crate) async fn run(
     socket: &Path,
     bundles: &[PathBuf],
+    watch: bool,
     worker_dir: Option<PathBuf>,
     isolation: Isolation,
     standby: u32,
@@ -65,6 +68,8 @@ pub(crate) async fn run(
             _ = interrupt.recv() => "SIGINT",
         }
     };
+    // Before anything is loaded: what changes from here on is seen.
+    let _watch = watch.then(|| supervisor.watch(bundles, WatchSettings::default()));
     let loading = async {
         let outcomes = render::patiently("loading bundles", supervisor.load_all(bundles)).await;
         let count = outcomes.len();

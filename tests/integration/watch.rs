@@ -1,0 +1,228 @@
+//! Bundles whose files are edited while they run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use menagerie_supervisor::{
+    BundleState, BundleStatus, EventKind, Supervisor, Watch, WatchSettings,
+};
+use menagerie_tests::Language;
+
+use crate::support::{Bundle, Recorder, start, wait_for};
+
+fn settings() -> WatchSettings {
+    let mut settings = WatchSettings::default();
+    settings.quiet = Duration::from_millis(50);
+    settings
+}
+
+/// A folder of bundles that is watched.
+struct Watched {
+    folder: tempfile::TempDir,
+    supervisor: Supervisor,
+    recorder: Recorder,
+    _watch: Watch,
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+impl Watched {
+    async fn of(bundles: &[&Bundle]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (at, bundle) in bundles.iter().enumerate() {
+            copy(&bundle.path(), &folder.path().join(format!("bundle-{at}")));
+        }
+        let supervisor = start();
+        let recorder = Recorder::of(&supervisor);
+        let paths = [folder.path().to_owned()];
+        let watch = supervisor.watch(&paths, settings());
+        supervisor.load_all(&paths).await;
+        Self { folder, supervisor, recorder, _watch: watch }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn status(&self, name: &str) -> Option<BundleStatus> {
+        self.supervisor.status().bundles.into_iter().find(|bundle| bundle.name == name)
+    }
+
+    /// Waits until the bundle says this.
+    async fn says(&self, name: &str, text: &str) {
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        loop {
+            if let Ok(contract) = self.supervisor.contract(&format!("{name}/{name}@1"))
+                && let Ok(said) = contract.call::<_, String>("who", ()).await
+                && said == text
+            {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "{name} never says '{text}'");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits for a failure of a bundle that says `told`.
+    async fn failure(&self, name: &str, told: &str) {
+        self.recorder
+            .wait("the failure", |event| match event {
+                EventKind::BundleFailed { bundle, reason, .. }
+                    if bundle == name && reason.contains(told) =>
+                {
+                    Some(())
+                }
+                _ => None,
+            })
+            .await;
+    }
+}
+
+fn says(name: &str, text: &str) -> String {
+    format!("return {{ ['{name}@1'] = {{ who = function() return '{text}' end }} }}\n")
+}
+
+fn lua(name: &str, more: &str, text: &str) -> Bundle {
+    let manifest = format!(
+        "name = '{name}'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['{name}@1']\n{more}\n"
+    );
+    Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &says(name, text))])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_an_edited_bundle_is_reloaded_however_it_is_written() {
+    let watched = Watched::of(&[&lua("a", "", "one")]).await;
+    watched.says("a", "one").await;
+    let main = watched.file("bundle-0/main.lua");
+    // In place.
+    std::fs::write(&main, says("a", "two")).unwrap();
+    watched.says("a", "two").await;
+    // By an atomic rename, with a temporary file beside it.
+    let next = watched.file("bundle-0/.main.lua.new");
+    std::fs::write(&next, says("a", "three")).unwrap();
+    std::fs::rename(&next, &main).unwrap();
+    watched.says("a", "three").await;
+    // The whole folder replaced.
+    let other = lua("a", "", "four");
+    copy(&other.path(), &watched.file(".bundle-0.new"));
+    std::fs::rename(watched.file("bundle-0"), watched.file(".bundle-0.old")).unwrap();
+    std::fs::rename(watched.file(".bundle-0.new"), watched.file("bundle-0")).unwrap();
+    watched.says("a", "four").await;
+    // And again, in the folder that has come.
+    std::fs::write(&main, says("a", "five")).unwrap();
+    watched.says("a", "five").await;
+    watched.supervisor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_half_written_file_changes_nothing() {
+    let watched = Watched::of(&[&lua("a", "", "one")]).await;
+    watched.says("a", "one").await;
+    let main = watched.file("bundle-0/main.lua");
+    let text = says("a", "two");
+    let mut file = std::fs::File::create(&main).unwrap();
+    file.write_all(&text.as_bytes()[..20]).unwrap();
+    watched.failure("a", "main.lua").await;
+    watched.says("a", "one").await;
+    file.write_all(&text.as_bytes()[20..]).unwrap();
+    drop(file);
+    watched.says("a", "two").await;
+    // Gone, and back.
+    std::fs::remove_file(&main).unwrap();
+    watched.failure("a", "does not exist").await;
+    watched.says("a", "two").await;
+    std::fs::rename(watched.file("bundle-0"), watched.file(".away")).unwrap();
+    watched.failure("a", "is gone").await;
+    watched.says("a", "two").await;
+    std::fs::write(watched.file(".away/main.lua"), says("a", "three")).unwrap();
+    std::fs::rename(watched.file(".away"), watched.file("bundle-0")).unwrap();
+    watched.says("a", "three").await;
+    watched.supervisor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_bundles_that_come_are_loaded_and_broken_ones_tried_again() {
+    let needs = "[[dependency]]\ncontract = 'late@1'";
+    let watched = Watched::of(&[&lua("user", needs, "user")]).await;
+    let state = |name: &str| watched.status(name).map(|bundle| bundle.state);
+    assert_eq!(state("user"), Some(BundleState::Failed));
+    // Its provider comes, and is broken itself at first.
+    let late = lua("late", "", "late");
+    late.write("main.lua", "error('not yet')");
+    copy(&late.path(), &watched.file("late"));
+    wait_for("the late one to be listed", || {
+        watched.status("late").filter(|bundle| {
+            bundle.problem.as_ref().is_some_and(|problem| problem.contains("not yet"))
+        })
+    })
+    .await;
+    std::fs::write(watched.file("late/main.lua"), says("late", "late")).unwrap();
+    watched.says("late", "late").await;
+    watched.says("user", "user").await;
+    // One that was unloaded by hand stays so, whatever happens to its files.
+    watched.supervisor.unload("user").await.unwrap();
+    std::fs::write(watched.file("bundle-0/main.lua"), says("user", "again")).unwrap();
+    std::fs::write(watched.file("late/main.lua"), says("late", "later")).unwrap();
+    watched.says("late", "later").await;
+    assert_eq!(state("user"), None);
+    watched.supervisor.shutdown().await;
+}
+
+/// A library is overwritten while it runs, by halves and whole, under a load of
+/// calls: none of them fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn l8_a_library_may_be_overwritten_in_place_while_it_runs() {
+    let folder = Bundle::copy_of(&Language::of("rust").bundle("greeter"), "busy", "");
+    let watched = Watched::of(&[&folder]).await;
+    let greeter = watched.supervisor.contract("busy/greeter@1").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let calls = Arc::new(AtomicU64::new(0));
+    let load = tokio::spawn({
+        let (stop, calls, greeter) = (Arc::clone(&stop), Arc::clone(&calls), greeter.clone());
+        async move {
+            while !stop.load(Ordering::Relaxed) {
+                let text: String = greeter.call("greet", ("Ada",)).await.unwrap();
+                assert_eq!(text, "Hello, Ada");
+                calls.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let library = watched.file("bundle-0/libgreeter_rust.so");
+    let bytes = std::fs::read(&library).unwrap();
+    let generation = || watched.status("busy").unwrap().generation;
+    for round in 0..3 {
+        let before = generation();
+        let mut file = std::fs::File::create(&library).unwrap();
+        file.write_all(&bytes[..bytes.len() / 2]).unwrap();
+        if round == 1 {
+            // Long enough for the half of it to be tried.
+            watched.failure("busy", "libgreeter_rust.so").await;
+        }
+        file.write_all(&bytes[bytes.len() / 2..]).unwrap();
+        drop(file);
+        wait_for("a new generation", || {
+            watched
+                .status("busy")
+                .filter(|b| b.generation > before && b.state == BundleState::Ready)
+        })
+        .await;
+        let so_far = calls.load(Ordering::Relaxed);
+        wait_for("calls to go on", || (calls.load(Ordering::Relaxed) > so_far + 10).then_some(()))
+            .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+    watched.supervisor.shutdown().await;
+}
