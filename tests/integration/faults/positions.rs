@@ -127,6 +127,7 @@ fn s2_random_bytes_from_sixty_seeds() {
         let seeds: u64 = 60;
         config.worker_env.insert("MISBEHAVE_TIMES".to_owned(), seeds.to_string());
         config.crash_history = 1000;
+        config.bundle_crash_limit = 1000;
         config.restart = RestartPolicy {
             limit: 1000,
             initial_delay: Duration::from_millis(1),
