@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::bundle::{Bundle, Route, Serving};
 use crate::config::Config;
+use crate::counters::CallCounts;
 use crate::discovery::Broken;
 use crate::events::{EventBus, EventKind};
 use crate::host::HostContracts;
@@ -77,6 +78,12 @@ impl Core {
     /// The bundles that a worker should have loaded, providers first.
     pub(crate) fn bundles_of(&self, loader: &str) -> Vec<Arc<Bundle>> {
         lock(&self.registry).of_loader(loader)
+    }
+
+    /// The calls of every bundle, counted, by the bundle's name.
+    pub(crate) fn call_counts(&self) -> Vec<(String, CallCounts)> {
+        let bundles = lock(&self.registry).all();
+        bundles.iter().map(|b| (b.name.clone(), b.counters.snapshot())).collect()
     }
 
     /// Whether the host serves a request.

@@ -107,6 +107,23 @@ pub enum BundleState {
     Unloading,
 }
 
+impl BundleState {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Loading, Self::Ready, Self::Waiting, Self::Failed, Self::Unloading];
+
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::Unloading => "unloading",
+        }
+    }
+}
+
 /// A bundle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BundleStatus {

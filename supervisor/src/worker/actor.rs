@@ -369,7 +369,8 @@ impl Actor {
             move || lock(&slot).as_ref().and_then(|process| process.probable_bundle())
         };
         let gate = Gate::default();
-        let (tail, stderr_done) = output::follow(&self.name, &gate, stdout, stderr, whose);
+        let (tail, stderr_done) =
+            output::follow(&self.core.events, &self.name, &gate, stdout, stderr, whose);
         let now = Instant::now();
         self.child = Some(Child {
             pid,
@@ -496,6 +497,7 @@ impl Actor {
             incarnation: self.life.incarnation(),
             sender: channel.sender(),
             config: Arc::clone(&self.core.config),
+            events: Arc::clone(&self.core.events),
             router: self.core.router(),
             gate,
         });

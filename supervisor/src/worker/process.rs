@@ -21,6 +21,7 @@ use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::events::EventBus;
 use crate::lane::{
     Draft, Lane, LaneLimits, LanePeer, OutcallHead, Pump, Refused, Ticket, Violation, lock,
 };
@@ -53,6 +54,7 @@ pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
     sender: Sender,
     config: Arc<Config>,
+    events: Arc<EventBus>,
     runtime: tokio::runtime::Handle,
     questions: Mutex<Questions>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
@@ -90,6 +92,7 @@ pub(crate) struct ProcessParts {
     pub(crate) incarnation: u64,
     pub(crate) sender: Sender,
     pub(crate) config: Arc<Config>,
+    pub(crate) events: Arc<EventBus>,
     pub(crate) router: Arc<OutcallRouter>,
     pub(crate) gate: Gate,
 }
@@ -103,6 +106,7 @@ impl Process {
             pidfd: parts.pidfd,
             sender: parts.sender,
             config: parts.config,
+            events: parts.events,
             runtime: tokio::runtime::Handle::current(),
             questions: Mutex::default(),
             gate: parts.gate,
@@ -158,7 +162,7 @@ impl Process {
                 self.pong.fetch_max(nonce, Ordering::Relaxed);
             }
             ToSupervisor::Log(record) => {
-                super::output::log_record(&self.worker, &self.gate, record);
+                super::output::log_record(&self.events, &self.worker, &self.gate, record);
             }
             ToSupervisor::WantSegment { lane, len } => {
                 // A lane that has gone wants nothing any more.
@@ -232,7 +236,7 @@ impl Process {
         };
         let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(peer, bundle.counters.for_lane());
+        let lane = draft.finish(peer);
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -280,7 +284,7 @@ impl Process {
         if self.is_dead() {
             return Err(self.gone());
         }
-        lane.serves(&contracts);
+        lane.serves(&contracts, &bundle.counters);
         begun.keep = true;
         drop(begun);
         Ok(Loaded { lane, bundle: bundle.name.clone() })

@@ -2,10 +2,15 @@
 
 mod args;
 mod bench;
+mod check;
 mod client;
 mod command;
+mod generate;
+mod new;
+mod query;
 mod render;
 mod run;
+mod top;
 
 use std::process::ExitCode;
 

@@ -1,20 +1,42 @@
 //! `menagerie run`: a supervisor as a program.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use menagerie_supervisor::{Access, StatusSocket, Supervisor};
+use menagerie_supervisor::{ConfigFile, StatusSocket, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::client::CommandError;
 use crate::render;
 
-pub(crate) async fn run(
-    socket: &Path,
-    bundles: &[PathBuf],
-    worker_dir: Option<PathBuf>,
-    log: &str,
-) -> Result<(), CommandError> {
+/// What the command line says. It wins over the file of settings.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) bundles: Vec<PathBuf>,
+    pub(crate) worker_dir: Option<PathBuf>,
+    pub(crate) log: Option<String>,
+}
+
+impl Request {
+    /// The settings of both.
+    fn settings(self) -> Result<ConfigFile, CommandError> {
+        let mut settings = match &self.config {
+            Some(file) => ConfigFile::read(file).map_err(|e| CommandError::Usage(e.to_string()))?,
+            None => ConfigFile::default(),
+        };
+        settings.bundles.extend(self.bundles);
+        settings.log = self.log.or(settings.log);
+        settings.status.socket = self.socket.or(settings.status.socket);
+        settings.config.worker_dir = self.worker_dir.or(settings.config.worker_dir);
+        Ok(settings)
+    }
+}
+
+pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
+    let ConfigFile { config, bundles, log, status: service, .. } = request.settings()?;
+    let log = log.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(log)
         .map_err(|error| CommandError::Usage(format!("--log {log}: {error}")))?;
     tracing_subscriber::fmt()
@@ -28,13 +50,11 @@ pub(crate) async fn run(
     // From here on the signals end us in an orderly way, whenever they come.
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| failed(&e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed(&e))?;
-    let mut builder = Supervisor::builder();
-    if let Some(dir) = worker_dir {
-        builder = builder.worker_dir(dir);
+    let supervisor = Supervisor::builder().config(config).start().map_err(|e| failed(&e))?;
+    let status = StatusSocket::serve(supervisor.clone(), &service).map_err(|e| failed(&e))?;
+    if let (Some(address), Some(token)) = (status.tcp_address(), status.token_file()) {
+        render::note(&format!("menagerie: http://{address}/ (token in {})", token.display()));
     }
-    let supervisor = builder.start().map_err(|e| failed(&e))?;
-    let status = StatusSocket::bind(supervisor.clone(), socket, Access::default())
-        .map_err(|e| failed(&e))?;
     let signalled = async {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
@@ -43,7 +63,7 @@ pub(crate) async fn run(
     };
     tokio::pin!(signalled);
     let loading = async {
-        let outcomes = render::patiently("loading bundles", supervisor.load_all(bundles)).await;
+        let outcomes = render::patiently("loading bundles", supervisor.load_all(&bundles)).await;
         let count = outcomes.len();
         let mut loaded = 0;
         for (path, outcome) in outcomes {
