@@ -13,6 +13,8 @@ mod access;
 mod bundles;
 /// `menagerie run --config`, tables, completions, man pages.
 mod cli;
+/// What the documents say is so.
+mod docs;
 /// `/metrics`, read by a strict parser.
 mod metrics;
 /// Logs and events: kept, chosen, followed, resumed.

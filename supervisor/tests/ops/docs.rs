@@ -1,0 +1,361 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::common::{Response, Running, exchange, sample, until};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
+fn openapi() -> Value {
+    let text = std::fs::read_to_string(docs().join("openapi.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Whether a value has a schema's shape; as much of JSON Schema as the document
+/// uses.
+fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(name) = schema["$ref"].as_str() {
+        let schema = document.pointer(name.strip_prefix('#').unwrap());
+        return check(document, schema.unwrap_or_else(|| panic!("{name}")), value, at);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let rest: Vec<&Value> = choices.iter().filter(|choice| choice["type"] != "null").collect();
+        assert_eq!(rest.len(), 1, "{at}");
+        if !value.is_null() {
+            check(document, rest[0], value, at);
+        }
+        return;
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        Value::String(kind) => vec![kind],
+        _ => return,
+    };
+    let fits = |kind: &&str| match *kind {
+        "null" => value.is_null(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{other}"),
+    };
+    assert!(kinds.iter().any(fits), "{at}: {value} is no {kinds:?}");
+    if let Some(allowed) = schema["enum"].as_array() {
+        assert!(allowed.contains(value), "{at}: {value}");
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        check(document, &schema["items"], item, &format!("{at}[{index}]"));
+    }
+    let Some(object) = value.as_object() else { return };
+    for name in schema["required"].as_array().into_iter().flatten() {
+        assert!(object.contains_key(name.as_str().unwrap()), "{at} lacks {name}");
+    }
+    for (name, value) in object {
+        match schema["properties"].get(name) {
+            Some(schema) => check(document, schema, value, &format!("{at}.{name}")),
+            None => assert_ne!(schema["additionalProperties"], false, "{at}.{name}"),
+        }
+    }
+}
+
+/// The document's template of a path.
+fn template<'d>(document: &'d Value, path: &str) -> &'d str {
+    let path: Vec<&str> = path.split('?').next().unwrap().split('/').collect();
+    let paths = document["paths"].as_object().unwrap();
+    let fits = |template: &&String| {
+        let template: Vec<&str> = template.split('/').collect();
+        let same = |(t, p): (&&str, &&str)| t == p || t.starts_with('{');
+        template.len() == path.len() && template.iter().zip(&path).all(same)
+    };
+    paths.keys().find(fits).unwrap_or_else(|| panic!("{path:?}"))
+}
+
+/// Holds an answer against the document, and returns what it was an answer to.
+fn hold(document: &Value, method: &str, path: &str, response: &Response) -> (String, String, u16) {
+    let template = template(document, path);
+    let operation = &document["paths"][template][method.to_lowercase()];
+    let documented = &operation["responses"][response.status.to_string()];
+    assert!(documented.is_object(), "{method} {path} answered {response:?}");
+    let (kind, content) = documented["content"].as_object().unwrap().iter().next().unwrap();
+    assert!(response.head.contains(kind.as_str()), "{method} {path}: {response:?}");
+    if kind.contains("json") {
+        check(document, &content["schema"], &response.json(), path);
+    }
+    (method.to_lowercase(), template.to_owned(), response.status)
+}
+
+/// Everything that the document says a path may answer and that can be brought
+/// about at will is brought about.
+#[test]
+fn g_openapi_is_what_the_service_does() {
+    let document = openapi();
+    let running = Running::start(
+        "deadline = \"500ms\"\ngrace = \"100ms\"\nmax_in_flight = 1\n[status]\nmax_request = \"64KiB\"",
+    );
+    let mut seen = BTreeSet::new();
+    let mut ask = |method: &str, path: &str, body: &str| {
+        let response = exchange(running.connect(), method, path, &[], body.as_bytes());
+        seen.insert(hold(&document, method, path, &response));
+        response.status
+    };
+    for path in document["paths"].as_object().unwrap().keys() {
+        if !path.contains('{') && !["/v1/call", "/v1/logs", "/v1/events"].contains(&path.as_str()) {
+            assert_eq!(ask("GET", path, ""), 200, "{path}");
+        }
+    }
+    for path in ["/v1/logs", "/v1/events"] {
+        assert_eq!(ask("GET", &format!("{path}?follow=false"), ""), 200);
+    }
+    for path in ["/v1/logs", "/v1/events", "/v1/crashes"] {
+        assert_eq!(ask("GET", &format!("{path}?since=x"), ""), 400);
+    }
+    let call = |function: &str, args: &str| {
+        format!("{{\"contract\":\"probe@1\",\"function\":\"{function}\",\"args\":{args}}}")
+    };
+    let large = "x".repeat(70 << 10);
+    assert_eq!(ask("POST", "/v1/call", &call("echo", "[[1,null,\"a\"]]")), 200);
+    assert_eq!(ask("POST", "/v1/call", "{"), 400);
+    assert_eq!(ask("POST", "/v1/call", &call("nothing", "[]")), 404);
+    assert_eq!(ask("POST", "/v1/call", &large), 413);
+    assert_eq!(ask("POST", "/v1/call", &call("fail", "[\"x\"]")), 422);
+    assert_eq!(ask("POST", "/v1/call", &call("crash", "[]")), 502);
+    assert_eq!(ask("POST", "/v1/call", &call("sleep_ms", "[60000]")), 504);
+    let path = |name: &str| serde_json::json!({ "path": sample(name) }).to_string();
+    assert_eq!(ask("POST", "/v1/bundles", &path("greeter-lua")), 409);
+    assert_eq!(ask("POST", "/v1/bundles", &path("nothing")), 404);
+    assert_eq!(ask("POST", "/v1/bundles", "{\"path\":\"relative\"}"), 400);
+    assert_eq!(ask("POST", "/v1/bundles", &large), 413);
+    let broken = running.dir.path().join("broken");
+    std::fs::create_dir(&broken).unwrap();
+    std::fs::write(broken.join("manifest.toml"), "name = 1").unwrap();
+    let broken = serde_json::json!({ "path": broken }).to_string();
+    assert_eq!(ask("POST", "/v1/bundles", &broken), 422);
+    assert_eq!(ask("POST", "/v1/bundles/greeter-lua/reload", ""), 200);
+    assert_eq!(ask("POST", "/v1/bundles/nothing/reload", ""), 404);
+    let own = running.dir.path().join("own");
+    std::fs::create_dir(&own).unwrap();
+    let manifest = "name = \"own\"\nloader = \"lua\"\nfile = \"a.lua\"\nprovides = [\"own@1\"]";
+    std::fs::write(own.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(own.join("a.lua"), "return { [\"own@1\"] = { f = function() end } }").unwrap();
+    assert_eq!(ask("POST", "/v1/bundles", &serde_json::json!({ "path": own }).to_string()), 201);
+    std::fs::write(own.join("a.lua"), "return {").unwrap();
+    assert_eq!(ask("POST", "/v1/bundles/own/reload", ""), 422);
+    assert_eq!(ask("POST", "/v1/bundles/greeter-lua/reload", &large), 413);
+    assert_eq!(ask("POST", "/v1/workers/lua/restart", ""), 200);
+    assert_eq!(ask("POST", "/v1/workers/cobol/restart", ""), 422);
+    assert_eq!(ask("POST", "/v1/workers/js/restart", ""), 503, "it was never needed");
+    assert_eq!(ask("POST", "/v1/workers/lua/restart", &large), 413);
+    assert_eq!(ask("DELETE", "/v1/bundles/greeter-lua", ""), 409);
+    assert_eq!(ask("DELETE", "/v1/bundles/greeter-lua?cascade=maybe", ""), 400);
+    assert_eq!(ask("DELETE", "/v1/bundles/nothing", ""), 404);
+    assert_eq!(ask("DELETE", "/v1/bundles/greeter-lua", &large), 413);
+    assert_eq!(ask("DELETE", "/v1/bundles/greeter-lua?cascade=true", ""), 200);
+    assert_eq!(ask("POST", "/v1/bundles", &path("greeter-lua")), 201);
+    // What other tests bring about (401, 403 by `access`, 408 and 503 by slow
+    // and many clients), and what takes a fault or a race.
+    let elsewhere = BTreeSet::from([401, 403, 408, 410, 429, 500, 503, 504, 508]);
+    let mut unseen = Vec::new();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        for (method, operation) in operations.as_object().unwrap() {
+            for status in operation["responses"].as_object().unwrap().keys() {
+                let status: u16 = status.parse().unwrap();
+                if !elsewhere.contains(&status)
+                    && !seen.contains(&(method.clone(), path.clone(), status))
+                {
+                    unseen.push((method, path, status));
+                }
+            }
+        }
+    }
+    assert!(unseen.is_empty(), "documented, and never seen: {unseen:?}");
+}
+
+#[test]
+fn g_what_is_no_endpoint_is_a_problem() {
+    let document = openapi();
+    let running = Running::start("");
+    for (method, path, status) in
+        [("GET", "/v2/status", 404), ("PUT", "/v1/status", 405), ("POST", "/metrics", 405)]
+    {
+        let response = exchange(running.connect(), method, path, &[], b"");
+        assert_eq!(response.status, status, "{method} {path}");
+        check(&document, &document["components"]["schemas"]["Problem"], &response.json(), path);
+    }
+}
+
+/// The keys of a value, at every depth; of a list, those of all its items.
+fn keys(value: &Value, at: &str, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let at = format!("{at}.{name}");
+                keys(value, &at, into);
+                into.insert(at);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{at}[]"), into)),
+        _ => {}
+    }
+}
+
+/// Every example of docs/json.md has the keys that the command really prints,
+/// and no other.
+#[test]
+fn g_json_is_as_documented() {
+    let text = std::fs::read_to_string(docs().join("json.md")).unwrap();
+    let mut examples: Vec<(String, Value)> = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((_, after)) = rest.split_once("<!-- menagerie ") {
+        let (command, after) = after.split_once(" -->").unwrap();
+        let block = after.split_once("```json\n").unwrap().1.split_once("\n```").unwrap().0;
+        let example = serde_json::from_str(block).unwrap_or_else(|e| panic!("{command}: {e}"));
+        examples.push((command.to_owned(), example));
+        rest = after;
+    }
+    let running = Running::start("");
+    drop(running.menagerie(&["call", "probe@1", "crash"]));
+    until(|| running.json(&["crashes", "--json"])[0].is_object());
+    until(|| running.json(&["workers", "--json"])[0]["last_crash"].is_object());
+    let dir = running.dir.path().join("hello");
+    let dir = dir.to_str().unwrap();
+    for (command, example) in &examples {
+        let args: Vec<&str> = command
+            .split(' ')
+            .map(|arg| match arg {
+                "HELLO" => dir,
+                other => other,
+            })
+            .collect();
+        let output = running.menagerie(&args);
+        let printed = String::from_utf8(output.stdout.clone()).unwrap();
+        let value: Value = if command.starts_with("logs") || command.starts_with("events") {
+            printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect()
+        } else {
+            serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        };
+        let (mut documented, mut real) = (BTreeSet::new(), BTreeSet::new());
+        keys(example, "", &mut documented);
+        keys(&value, "", &mut real);
+        assert_eq!(documented, real, "menagerie {command}");
+    }
+    assert!(examples.len() >= 11);
+}
+
+/// The code blocks that stand after `<!-- file NAME -->`.
+fn files(text: &str) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("<!-- file ") {
+        let (name, after) = after.split_once(" -->\n```").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        let (block, after) = after.split_once("\n```").unwrap();
+        files.push((name.to_owned(), format!("{block}\n")));
+        rest = after;
+    }
+    files
+}
+
+/// Each bundle of docs/bundles.md, with the page's manifest and tests.
+#[test]
+fn g_the_documented_bundles_are_sound() {
+    let text = std::fs::read_to_string(docs().join("bundles.md")).unwrap();
+    let files = files(&text);
+    let shared = |name: &str| &files.iter().find(|(file, _)| file == name).unwrap().1;
+    let dir = tempfile::tempdir().unwrap();
+    let mut checked = Vec::new();
+    for (file, code) in files.iter().filter(|(file, _)| file.contains('/')) {
+        let (language, name) = file.split_once('/').unwrap();
+        let bundle = dir.path().join(language);
+        std::fs::create_dir(&bundle).unwrap();
+        std::fs::write(bundle.join(name), code).unwrap();
+        std::fs::write(bundle.join("tests.json"), shared("tests.json")).unwrap();
+        let (loader, artifact) = match language {
+            "dotnet" => ("dotnet", "visits.dll"),
+            "c" => ("native", "libvisits.so"),
+            _ => (language, name),
+        };
+        let manifest = shared("manifest.toml").replace("LOADER", loader).replace("FILE", artifact);
+        std::fs::write(bundle.join("manifest.toml"), manifest).unwrap();
+        compile(language, &bundle);
+        let greeter = sample("greeter-lua");
+        let output = std::process::Command::new(super::common::MENAGERIE)
+            .args(["check", "--json", "--with"])
+            .args([&greeter, &bundle])
+            .output()
+            .unwrap();
+        let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{language}: {findings:#}");
+        assert_eq!(findings["warnings"], serde_json::json!([]), "{language}");
+        assert_eq!(findings["tests"].as_array().unwrap().len(), 4, "{language}");
+        checked.push(language);
+    }
+    assert_eq!(checked, ["python", "lua", "js", "dotnet", "c"]);
+}
+
+fn compile(language: &str, bundle: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut command = match language {
+        "c" => {
+            let mut command = std::process::Command::new("cc");
+            command.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"]);
+            command.arg(root.join("worker-native/guest/include"));
+            command.args(["visits.c", "-o", "libvisits.so"]);
+            command
+        }
+        "dotnet" => {
+            // As `menagerie new dotnet` compiles.
+            let program = Path::new(super::common::MENAGERIE);
+            let guest = program.parent().unwrap().parent().unwrap();
+            let guest = guest.join("dotnet/Menagerie.Guest.dll");
+            let mut command = std::process::Command::new("mcs");
+            command.args(["-target:library", "-out:visits.dll", "Visits.cs"]);
+            command.arg(format!("-r:{}", guest.display()));
+            command
+        }
+        _ => return,
+    };
+    let output = command.current_dir(bundle).output().unwrap();
+    assert!(output.status.success(), "{language}: {output:?}");
+}
+
+/// The examples end by themselves, and check what they show.
+#[test]
+fn g_the_examples_run() {
+    let program = Path::new(super::common::MENAGERIE);
+    let folder = program.parent().unwrap().join("examples");
+    for (name, args, told) in [
+        ("editor", &[][..], "broken failed: "),
+        ("pipeline", &[], "50000 of 100000 values are left"),
+        ("http_server", &["--demo"], "after the change: Good day, Ada"),
+    ] {
+        let example = folder.join(name);
+        if !example.exists() {
+            eprintln!("skipped: {} was not built", example.display());
+            continue;
+        }
+        let mut child = std::process::Command::new(&example)
+            .args(args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Ended in any case: a watchdog, not a limit on a machine's speed.
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if ended.recv_timeout(super::common::PATIENCE).is_err() {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        });
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+        let _ = done.send(());
+        watchdog.join().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() && text.contains(told), "{name}: {status}\n{text}");
+    }
+}
