@@ -59,3 +59,7 @@ pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadmeExamples;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/getting-started.md")]
+struct GettingStartedExamples;

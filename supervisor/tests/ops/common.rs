@@ -18,6 +18,10 @@ pub(crate) fn sample(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bundles").join(name)
 }
 
+pub(crate) fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+}
+
 /// `menagerie run`, ended with the test.
 pub(crate) struct Running {
     child: Child,

@@ -17,5 +17,9 @@ mod cli;
 mod docs;
 /// `/metrics`, read by a strict parser.
 mod metrics;
+/// The status service and its description.
+mod openapi;
+/// The page for people, in a browser.
+mod page;
 /// Logs and events: kept, chosen, followed, resumed.
 mod streams;
