@@ -20,6 +20,40 @@ fn keys(value: &Value, at: &str, into: &mut BTreeSet<String>) {
     }
 }
 
+/// What `menagerie run --json` prints when it is ready has the documented keys.
+#[test]
+fn g_run_says_in_json_when_it_is_ready() {
+    use std::io::BufRead;
+    let text = std::fs::read_to_string(docs().join("json.md")).unwrap();
+    let block =
+        text.split_once("<!-- run -->\n```json\n").unwrap().1.split_once("\n```").unwrap().0;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = dir.path().join("menagerie.toml");
+    std::fs::write(&settings, "[status]\ntcp = \"127.0.0.1:0\"\n").unwrap();
+    let mut child = std::process::Command::new("timeout")
+        .args([&super::common::PATIENCE.as_secs().to_string(), super::common::MENAGERIE, "run"])
+        .args(["--json", "--bundles", "/nonexistent", "--bundles"])
+        .arg(sample("greeter-lua"))
+        .arg("--config")
+        .arg(settings)
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // `timeout` hands the signal on, and the supervisor ends in an orderly way.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    let (mut documented, mut real) = (BTreeSet::new(), BTreeSet::new());
+    keys(&serde_json::from_str(block).unwrap(), "", &mut documented);
+    keys(&serde_json::from_str(&line).unwrap(), "", &mut real);
+    assert_eq!(documented, real, "{line}");
+}
+
 /// Every example of docs/json.md has the keys that the command really prints,
 /// and no other.
 #[test]

@@ -41,7 +41,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
     let client = Client::new(&socket.clone().unwrap_or_else(default_socket));
     match command {
         Command::Run { config, bundles, worker_dir, log } => {
-            run::run(run::Request { config, socket, bundles, worker_dir, log }).await
+            run::run(run::Request { config, socket, bundles, worker_dir, log, json }).await
         }
         Command::Status => show(&client, "/v1/status", json, render::status).await,
         Command::Workers => {

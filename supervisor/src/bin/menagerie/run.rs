@@ -1,8 +1,10 @@
 //! `menagerie run`: a supervisor as a program.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use menagerie_supervisor::{ConfigFile, StatusSocket, Supervisor};
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +19,24 @@ pub(crate) struct Request {
     pub(crate) bundles: Vec<PathBuf>,
     pub(crate) worker_dir: Option<PathBuf>,
     pub(crate) log: Option<String>,
+    pub(crate) json: bool,
+}
+
+/// What `--json` prints when everything is loaded.
+#[derive(Debug, Serialize)]
+struct Ready {
+    socket: PathBuf,
+    tcp: Option<SocketAddr>,
+    token_file: Option<PathBuf>,
+    loaded: Vec<String>,
+    failed: Vec<FailedLoad>,
+}
+
+/// A bundle that could not be loaded.
+#[derive(Debug, Serialize)]
+struct FailedLoad {
+    path: PathBuf,
+    problem: String,
 }
 
 impl Request {
@@ -35,6 +55,7 @@ impl Request {
 }
 
 pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
+    let json = request.json;
     let ConfigFile { config, bundles, log, status: service, .. } = request.settings()?;
     let log = log.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(log)
@@ -65,15 +86,27 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let loading = async {
         let outcomes = render::patiently("loading bundles", supervisor.load_all(&bundles)).await;
         let count = outcomes.len();
-        let mut loaded = 0;
+        let mut ready = Ready {
+            socket: status.path().to_owned(),
+            tcp: status.tcp_address(),
+            token_file: status.token_file().map(Path::to_owned),
+            loaded: Vec::new(),
+            failed: Vec::new(),
+        };
         for (path, outcome) in outcomes {
             match outcome {
-                Ok(_) => loaded += 1,
-                Err(error) => render::note(&format!("menagerie: {}: {error}", path.display())),
+                Ok(bundle) => ready.loaded.push(bundle.name),
+                Err(error) => {
+                    render::note(&format!("menagerie: {}: {error}", path.display()));
+                    ready.failed.push(FailedLoad { path, problem: error.to_string() });
+                }
             }
         }
-        let what = format!("{loaded} of {count} bundles loaded");
+        let what = format!("{} of {count} bundles loaded", ready.loaded.len());
         render::note(&format!("menagerie: ready at {} ({what})", status.path().display()));
+        if json {
+            render::line(&serde_json::to_string(&ready).unwrap_or_default());
+        }
     };
     let name = tokio::select! {
         name = &mut signalled => name,
