@@ -1,17 +1,17 @@
 //! A loaded bundle, as handles and workers share it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use menagerie_protocol::{BundleId, BundleSource, Failure, ManifestData};
 use tokio::sync::watch;
 
+use crate::counters::Counters;
 use crate::lane::{Lane, lock};
 use crate::placement::WorkerName;
-use crate::status::{BundleState, BundleStatus, CallStatus, ContractStatus};
+use crate::status::{BundleState, BundleStatus, ContractStatus};
 use crate::worker::process::{Loaded, Process};
 
 /// Where a bundle's calls go.
@@ -184,126 +184,4 @@ pub(crate) fn promised(manifest: &ManifestData) -> Vec<ContractStatus> {
 
 fn version_of(id: &menagerie_protocol::ContractId) -> String {
     format!("{}.{}.{}", id.major, id.minor, id.patch)
-}
-
-/// Latencies that are kept, for the percentiles.
-const SAMPLES: usize = 1024;
-
-/// Counts of calls, and a sample of their latencies.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    /// Values that came back, one count for each lane that may still add to
-    /// it: its reader counts by a plain store, where a counter that all callers
-    /// share would cost a hot call a twentieth of its time.
-    values: Mutex<Values>,
-    failed: AtomicU64,
-    /// The latest latencies in nanoseconds, in a ring.
-    samples: Mutex<(Vec<u64>, usize)>,
-}
-
-#[derive(Debug, Default)]
-struct Values {
-    lanes: Vec<Arc<AtomicU64>>,
-    /// Of lanes that are no more.
-    before: u64,
-}
-
-impl Values {
-    /// Adds up what lanes that are no more have counted.
-    fn settle(&mut self) {
-        let before = &mut self.before;
-        self.lanes.retain_mut(|count| match Arc::get_mut(count) {
-            Some(last) => {
-                *before += *last.get_mut();
-                false
-            }
-            None => true,
-        });
-    }
-}
-
-impl Counters {
-    /// One call in so many has its latency taken: reading the clock twice
-    /// costs about a tenth of a hot call.
-    pub(crate) const SAMPLE_EVERY: u64 = 16;
-
-    /// A count of values for one more lane.
-    pub(crate) fn for_lane(&self) -> Arc<AtomicU64> {
-        let count = Arc::default();
-        let mut values = lock(&self.values);
-        values.settle();
-        values.lanes.push(Arc::clone(&count));
-        count
-    }
-
-    fn ok(&self) -> u64 {
-        let mut values = lock(&self.values);
-        values.settle();
-        let now: u64 = values.lanes.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        values.before + now
-    }
-
-    pub(crate) fn count_failure(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn sample(&self, took: Duration) {
-        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let mut samples = lock(&self.samples);
-        let (values, next) = &mut *samples;
-        if values.len() < SAMPLES {
-            values.push(nanos);
-        } else {
-            values[*next] = nanos;
-            *next = (*next + 1) % SAMPLES;
-        }
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "microseconds for people")]
-    fn status(&self, in_flight: u32) -> CallStatus {
-        let mut values = lock(&self.samples).0.clone();
-        values.sort_unstable();
-        let at = |percent: usize| {
-            let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
-            values.get(index).map(|nanos| *nanos as f64 / 1000.0)
-        };
-        CallStatus {
-            ok: self.ok(),
-            failed: self.failed.load(Ordering::Relaxed),
-            in_flight,
-            p50_us: at(50),
-            p99_us: at(99),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_add_up_lanes_that_are_no_more() {
-        let counters = Counters::default();
-        let first = counters.for_lane();
-        first.store(3, Ordering::Relaxed);
-        let second = counters.for_lane();
-        second.store(4, Ordering::Relaxed);
-        assert_eq!(counters.status(0).ok, 7);
-        drop(first);
-        assert_eq!(counters.status(0).ok, 7);
-        drop(second);
-        let _third = counters.for_lane();
-        assert_eq!(counters.status(0).ok, 7);
-    }
-
-    #[test]
-    fn counters_keep_the_latest_samples() {
-        let counters = Counters::default();
-        for i in 0..3000 {
-            counters.sample(Duration::from_micros(i));
-        }
-        let status = counters.status(0);
-        assert!(status.p50_us.unwrap() > 1976.0);
-        assert!(status.p99_us.unwrap() > status.p50_us.unwrap());
-    }
 }

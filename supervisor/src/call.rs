@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::coop;
 
-use crate::bundle::{Bundle, Counters, Route};
+use crate::bundle::{Bundle, Route};
 use crate::core::Core;
+use crate::counters::{Ended, FunctionCounters, SAMPLE_EVERY, Taken};
 use crate::events::EventKind;
 use crate::lane::{
     ArgsBuffer, Done, DownSegment, Lane, LaneContract, Outcome, Payload, Ready, Refused, Ticket,
@@ -145,51 +146,54 @@ impl Contract {
 
     async fn run<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
         let mut clock = Clock::new(self.deadline);
-        let outcome = loop {
-            let step = match self.send(function, args, &mut clock)? {
-                Sent::Call(lane, ticket) => {
+        loop {
+            let step = match self.send(function, args, &mut clock) {
+                Ok(Sent::Call { lane, ticket, id }) => {
                     let call = InFlight {
                         contract: self,
                         lane: &lane,
                         ticket,
+                        id,
                         clock: &mut clock,
                         patience: PATIENCE,
                         timer: None,
                         ended: false,
                     };
-                    call.await
+                    let step = call.await;
+                    self.count(&lane, id, &step, &clock);
+                    step
                 }
-                Sent::NotYet(wait) => self.wait(wait, &mut clock).await.map(|()| Step::Again),
+                Ok(Sent::NotYet(wait)) => self.wait(wait, &mut clock).await.map(|()| Step::Again),
+                Err(failure) => return Err(self.failed(function, failure)),
             };
-            match self.judge(function, step, &clock) {
-                Some(outcome) => break outcome,
-                None => continue,
+            if let Some(outcome) = self.judge(function, step, &clock) {
+                return outcome.map_err(|failure| self.failed(function, failure));
             }
-        };
-        self.count(&outcome, &clock);
-        outcome
+        }
     }
 
     fn run_blocking<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
         let mut clock = Clock::new(self.deadline);
-        let outcome = loop {
-            let step = match self.send(function, args, &mut clock)? {
-                Sent::Call(lane, ticket) => self.wait_blocking(&lane, ticket, &mut clock),
-                Sent::NotYet(Wait::Room) => {
+        loop {
+            let step = match self.send(function, args, &mut clock) {
+                Ok(Sent::Call { lane, ticket, id }) => {
+                    let step = self.wait_blocking(&lane, ticket, &mut clock);
+                    self.count(&lane, id, &step, &clock);
+                    step
+                }
+                Ok(Sent::NotYet(Wait::Room)) => {
                     std::thread::sleep(Duration::from_micros(50));
                     clock.check().map(|()| Step::Again)
                 }
-                Sent::NotYet(wait) => {
+                Ok(Sent::NotYet(wait)) => {
                     self.core.runtime.block_on(self.wait(wait, &mut clock)).map(|()| Step::Again)
                 }
+                Err(failure) => return Err(self.failed(function, failure)),
             };
-            match self.judge(function, step, &clock) {
-                Some(outcome) => break outcome,
-                None => continue,
+            if let Some(outcome) = self.judge(function, step, &clock) {
+                return outcome.map_err(|failure| self.failed(function, failure));
             }
-        };
-        self.count(&outcome, &clock);
-        outcome
+        }
     }
 
     /// Sends the call, if it can be sent now.
@@ -235,13 +239,13 @@ impl Contract {
             });
         };
         let (encoded, mut segment) = args.encode(&lane)?;
-        if lane.samples_next(Counters::SAMPLE_EVERY) {
-            clock.start();
+        if lane.samples_next(SAMPLE_EVERY) {
+            clock.sample();
         }
         let sent = lane.send_call((id, self.origin), &encoded, &mut segment);
         drop(encoded);
         match sent {
-            Ok(ticket) => Ok(Sent::Call(lane, ticket)),
+            Ok(ticket) => Ok(Sent::Call { lane, ticket, id }),
             Err(Refused::Busy) => Ok(Sent::NotYet(Wait::Room)),
             Err(Refused::Dead) => Ok(Sent::NotYet(Wait::After(lane.into_owned()))),
             Err(Refused::Overloaded) => Err(Failure::Overloaded {
@@ -354,14 +358,35 @@ impl Contract {
         }
     }
 
+    /// Takes the time of what came back; values were counted by who read them.
+    /// Failures are counted when they are known to be
+    /// the call's end.
     #[inline]
-    fn count(&self, outcome: &Result<Value, Failure>, clock: &Clock) {
-        if outcome.is_err() {
-            self.bundle.counters.count_failure();
+    fn count(&self, lane: &Lane, id: u32, step: &Result<Step, TimedOut>, clock: &Clock) {
+        let Ok(Step::Done((outcome, _))) = step else { return };
+        let answered = match outcome {
+            Outcome::Value(_) => true,
+            Outcome::Failed(failure) => matches!(**failure, Failure::Guest(_)),
+            Outcome::NotBegun => false,
+        };
+        if answered
+            && let Some(taken) = clock.taken()
+            && let Some(counters) = lane.counters(id)
+        {
+            self.sample(counters, taken);
         }
-        if let Some(started) = clock.started {
-            self.bundle.counters.sample(started.elapsed());
-        }
+    }
+
+    /// Out of line: most calls have not had their time taken.
+    #[cold]
+    fn sample(&self, counters: &FunctionCounters, taken: Taken) {
+        self.bundle.counters.sample(counters, taken);
+    }
+
+    #[cold]
+    fn failed(&self, function: &str, failure: Failure) -> Failure {
+        self.bundle.counters.failed(&self.id, function, &failure);
+        failure
     }
 }
 
@@ -399,7 +424,12 @@ impl Deref for Road<'_> {
 
 /// What became of an attempt to send.
 enum Sent<'c> {
-    Call(Road<'c>, Ticket),
+    Call {
+        lane: Road<'c>,
+        ticket: Ticket,
+        /// The function's.
+        id: u32,
+    },
     NotYet(Wait),
 }
 
@@ -426,11 +456,28 @@ struct TimedOut;
 struct Clock {
     limit: Duration,
     started: Option<Instant>,
+    /// How many calls this one stands for, if it need not wait: 0 if it is not
+    /// in the sample.
+    weight: u64,
 }
 
 impl Clock {
     const fn new(limit: Duration) -> Self {
-        Self { limit, started: None }
+        Self { limit, started: None, weight: 0 }
+    }
+
+    /// The call is in the sample.
+    fn sample(&mut self) {
+        self.start();
+        self.weight = SAMPLE_EVERY;
+    }
+
+    /// How long it has taken, if that is known.
+    #[inline]
+    fn taken(&self) -> Option<Taken> {
+        let took = self.started?.elapsed();
+        // One that had to wait has its time taken always: it stands for itself.
+        Some(Taken { took, weight: self.weight.max(1) })
     }
 
     fn start(&mut self) -> Instant {
@@ -440,6 +487,7 @@ impl Clock {
     /// When the call's time is up; `None` for never.
     fn deadline(&mut self) -> Option<Instant> {
         let started = self.start();
+        self.weight = 0;
         if self.limit.is_zero() { None } else { started.checked_add(self.limit) }
     }
 
@@ -485,6 +533,8 @@ struct InFlight<'c> {
     contract: &'c Contract,
     lane: &'c Arc<Lane>,
     ticket: Ticket,
+    /// The function's.
+    id: u32,
     clock: &'c mut Clock,
     patience: u32,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -536,6 +586,9 @@ impl Drop for InFlight<'_> {
         if !self.ended {
             let left = self.clock.left();
             self.contract.give_up(self.lane, self.ticket, left);
+            if let Some(counters) = self.lane.counters(self.id) {
+                counters.failed(Ended::Cancelled);
+            }
             // This task may have been the one that read for all.
             self.lane.pump();
         }

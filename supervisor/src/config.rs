@@ -5,13 +5,22 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use menagerie_protocol::Compatibility;
+use serde::{Deserialize, Serialize};
 
 use crate::blame::BlamePolicy;
 use crate::lifecycle::RestartPolicy;
 use crate::placement::Isolation;
 
+pub(crate) mod file;
+pub mod units;
+
 /// The settings of a supervisor. The defaults are those of `DESIGN.md`.
-#[derive(Clone, Debug)]
+///
+/// In a file ([`ConfigFile`](crate::ConfigFile)) they have the same names;
+/// `docs/menagerie.toml` has them all. Times there are text such as `"250ms"`,
+/// sizes `"64MiB"`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
     /// A folder to look for worker programs in, after the running program's own.
@@ -27,28 +36,37 @@ pub struct Config {
     pub compatibility: Compatibility,
     /// How long a call may take, unless its contract or the call itself says
     /// otherwise; zero means for ever (S6).
+    #[serde(with = "units::time")]
     pub deadline: Duration,
     /// How long a call may go on after its deadline before its worker is killed.
+    #[serde(with = "units::time")]
     pub grace: Duration,
     /// Calls in flight for each bundle, at most: beyond it callers get
     /// [`Overloaded`](menagerie_protocol::Failure::Overloaded) (C7).
     pub max_in_flight: u32,
     /// The largest payload of a call or a result, in bytes (C2).
+    #[serde(with = "units::size")]
     pub max_payload: u64,
     /// Slots of 64 bytes in each ring of a lane; a power of two.
     pub ring_slots: u32,
     /// How long loading or reloading one bundle may take.
+    #[serde(with = "units::time")]
     pub load_timeout: Duration,
     /// How long a worker has to say hello; .NET and JavaScript have
     /// `slow_start_timeout` (S6).
+    #[serde(with = "units::time")]
     pub start_timeout: Duration,
     /// See `start_timeout`.
+    #[serde(with = "units::time")]
     pub slow_start_timeout: Duration,
     /// How long calls may still run when a worker or a bundle is to stop.
+    #[serde(with = "units::time")]
     pub drain: Duration,
     /// How long a worker has between SIGTERM and SIGKILL.
+    #[serde(with = "units::time")]
     pub term_timeout: Duration,
     /// How often a worker is asked whether it lives.
+    #[serde(with = "units::time")]
     pub heartbeat: Duration,
     /// Missed heartbeats until it is reported as unresponsive.
     pub heartbeat_warn: u32,
@@ -61,11 +79,19 @@ pub struct Config {
     /// The most memory that a worker may use for its data, in bytes
     /// (`RLIMIT_DATA`, setrlimit(2)); `None` for no limit. Address space that a
     /// VM only reserves, as .NET does by the gigabyte, does not count.
+    #[serde(with = "units::size::option", skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<u64>,
     /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`).
     pub max_descriptors: u64,
     /// Crash reports that are kept.
     pub crash_history: usize,
+    /// Events that are kept, for those who come later (S10).
+    pub event_history: usize,
+    /// Log records that are kept, at most.
+    pub log_records: usize,
+    /// The bytes that the kept log records may have together.
+    #[serde(with = "units::size")]
+    pub log_bytes: u64,
     /// Whether bundles share their loader's worker (S9).
     pub isolation: Isolation,
     /// Another isolation for single bundles, by name.
@@ -77,6 +103,7 @@ pub struct Config {
     /// `bundle_crash_window` is quarantined, in every isolation (S5).
     pub bundle_crash_limit: u32,
     /// See `isolate_after` and `bundle_crash_limit`.
+    #[serde(with = "units::time")]
     pub bundle_crash_window: Duration,
     /// Started, empty workers that are kept for each loader, so that a crash
     /// costs only the loading of the bundles (S8).
@@ -84,11 +111,14 @@ pub struct Config {
     /// A worker that nobody has called for so long stops, and is started again
     /// by the next call; what its bundles had in memory is gone. `None` for
     /// never (S9).
+    #[serde(with = "units::time::option", skip_serializing_if = "Option::is_none")]
     pub idle_stop: Option<Duration>,
     /// After so many calls another process takes over from a worker's, as at a
     /// rolling restart; `None` for never (S9).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub recycle_after_calls: Option<u64>,
     /// As `recycle_after_calls`, when so many bytes are resident.
+    #[serde(with = "units::size::option", skip_serializing_if = "Option::is_none")]
     pub recycle_after_rss: Option<u64>,
 }
 
@@ -144,6 +174,9 @@ impl Default for Config {
             idle_stop: None,
             recycle_after_calls: None,
             recycle_after_rss: None,
+            event_history: 1000,
+            log_records: 10_000,
+            log_bytes: 4 << 20,
         }
     }
 }
@@ -204,6 +237,12 @@ impl Config {
         if self.load_timeout.is_zero() || self.start_timeout.is_zero() {
             return invalid("load_timeout, start_timeout", "must not be zero");
         }
+        if self.crash_history == 0 || self.event_history == 0 || self.log_records == 0 {
+            return invalid("crash_history, event_history, log_records", "must not be zero");
+        }
+        if !(64 << 10..=1 << 30).contains(&self.log_bytes) {
+            return invalid("log_bytes", "must be from 64 KiB to 1 GiB");
+        }
         Ok(())
     }
 
@@ -240,7 +279,7 @@ mod tests {
     #[test]
     fn config_defaults_are_sound_and_nonsense_is_refused() {
         Config::default().check().unwrap();
-        let broken: [fn(&mut Config); 8] = [
+        let broken: [fn(&mut Config); 10] = [
             |c| c.ring_slots = 1000,
             |c| c.max_in_flight = 0,
             |c| c.max_payload = 1,
@@ -249,6 +288,8 @@ mod tests {
             |c| c.restart.limit = 1000,
             |c| c.bundle_crash_limit = 0,
             |c| c.standby = 1000,
+            |c| c.log_records = 0,
+            |c| c.log_bytes = 1,
         ];
         for change in broken {
             let mut config = Config::default();

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::blame::Blame;
 use crate::bundle::{Bundle, Route, Serving};
 use crate::config::Config;
+use crate::counters::CallCounts;
 use crate::discovery::Broken;
 use crate::events::{EventBus, EventKind};
 use crate::host::HostContracts;
@@ -126,6 +127,12 @@ impl Core {
     pub(crate) fn leaving(self: &Arc<Self>) -> Leaving {
         self.leaving.send_modify(|count| *count += 1);
         Leaving(Arc::clone(self))
+    }
+
+    /// The calls of every bundle, counted, by the bundle's name.
+    pub(crate) fn call_counts(&self) -> Vec<(String, CallCounts)> {
+        let bundles = lock(&self.registry).all();
+        bundles.iter().map(|b| (b.name.clone(), b.counters.snapshot())).collect()
     }
 
     /// Whether the host serves a request.

@@ -1,12 +1,20 @@
 //! What happens, as a stream of typed events (`DESIGN.md` rule S10).
 
+use std::fmt;
+use std::sync::Mutex;
 use std::time::SystemTime;
 
+use menagerie_protocol::message::LogLevel;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use crate::config::Config;
+use crate::history::History;
+use crate::lane::lock;
 use crate::lifecycle::WorkerState;
+use crate::logs::Logs;
 use crate::status::CrashReport;
+use crate::tally::Tally;
 
 /// Events that a slow receiver may fall behind before it misses some.
 const BACKLOG: usize = 1024;
@@ -152,6 +160,86 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// How grave it is.
+    #[must_use]
+    pub const fn level(&self) -> LogLevel {
+        match self {
+            Self::WorkerCrashed(_)
+            | Self::StartFailed { .. }
+            | Self::BundleFailed { .. }
+            | Self::BundleQuarantined { .. } => LogLevel::Error,
+            Self::StandbyReady { .. } => LogLevel::Debug,
+            Self::WorkerUnresponsive { .. }
+            | Self::BundleIsolated { .. }
+            | Self::StandbyDied { .. }
+            | Self::DeadlineExceeded { .. }
+            | Self::PeerRefused { .. } => LogLevel::Warn,
+            _ => LogLevel::Info,
+        }
+    }
+}
+
+/// One line, for people.
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let process = |pid: &Option<u32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        match self {
+            Self::WorkerState { worker, state, incarnation, pid } => {
+                let pid = process(pid);
+                write!(f, "worker {worker}: {state} (start {incarnation}, process {pid})")
+            }
+            Self::WorkerCrashed(report) => {
+                write!(f, "worker {} died of {}", report.worker, report.cause)?;
+                for call in &report.running {
+                    write!(f, "; running: {call}")?;
+                }
+                Ok(())
+            }
+            Self::WorkerUnresponsive { worker, missed } => {
+                write!(f, "worker {worker} has missed {missed} heartbeats")
+            }
+            Self::StartFailed { worker, reason } => {
+                write!(f, "worker {worker} could not be started: {reason}")
+            }
+            Self::BundleLoaded { bundle, worker, generation } => {
+                write!(f, "bundle {bundle} loaded in {worker} (generation {generation})")
+            }
+            Self::BundleReloaded { bundle, generation } => {
+                write!(f, "bundle {bundle} reloaded (generation {generation})")
+            }
+            Self::BundleFailed { bundle, step, reason } => {
+                write!(f, "bundle {bundle} failed to {step}: {reason}")
+            }
+            Self::BundleQuarantined { bundle, crashes } => {
+                write!(f, "bundle {bundle} quarantined: it was running at {crashes} crashes")
+            }
+            Self::BundleIsolated { bundle, from, to } => {
+                write!(f, "bundle {bundle} moves from {from} to {to}")
+            }
+            Self::StandbyReady { loader, pid } => {
+                write!(f, "standby for {loader} ready (process {pid})")
+            }
+            Self::StandbyDied { loader, cause, .. } => {
+                write!(f, "standby for {loader} lost: {cause}")
+            }
+            Self::WorkerRecycled { worker, reason } => {
+                write!(f, "worker {worker} is recycled after {reason}")
+            }
+            Self::WorkerReplaced { worker, from, to } => {
+                write!(f, "worker {worker}: process {to} has taken over from {from}")
+            }
+            Self::BundleUnloaded { bundle } => write!(f, "bundle {bundle} unloaded"),
+            Self::DeadlineExceeded { bundle, function } => {
+                write!(f, "bundle {bundle}: {function} exceeded its deadline")
+            }
+            Self::PeerRefused { pid, reason } => {
+                write!(f, "process {} was refused: {reason}", process(pid))
+            }
+        }
+    }
+}
+
 /// A stream of events. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Events {
@@ -182,16 +270,41 @@ impl Events {
     }
 }
 
-/// The sending end.
+/// An event as it is kept, with what readers choose by.
+#[derive(Debug)]
+pub(crate) struct KeptEvent {
+    pub(crate) event: Event,
+    pub(crate) json: String,
+    pub(crate) worker: Option<String>,
+    pub(crate) bundle: Option<String>,
+}
+
+/// The sending end, and the memory of what was sent.
 #[derive(Debug)]
 pub(crate) struct EventBus {
     sender: broadcast::Sender<Event>,
-    next_id: std::sync::Mutex<u64>,
+    pub(crate) history: History<KeptEvent>,
+    pub(crate) logs: Logs,
+    tally: Mutex<Tally>,
+    /// When the supervisor was started: ids of another life are told by it.
+    pub(crate) life: u64,
 }
 
 impl EventBus {
-    pub(crate) fn new() -> Self {
-        Self { sender: broadcast::channel(BACKLOG).0, next_id: std::sync::Mutex::new(1) }
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            sender: broadcast::channel(BACKLOG).0,
+            // An event holds a crash report at most, which is bounded itself.
+            history: History::new(config.event_history, u64::MAX),
+            logs: Logs::new(config),
+            tally: Mutex::default(),
+            life: now_ms(),
+        }
+    }
+
+    /// What has happened so far, counted.
+    pub(crate) fn tally(&self) -> Tally {
+        lock(&self.tally).clone()
     }
 
     pub(crate) fn subscribe(&self) -> Events {
@@ -201,13 +314,21 @@ impl EventBus {
     /// Every event is a log line too.
     pub(crate) fn emit(&self, kind: EventKind) {
         log(&kind);
-        // Ids and the stream have the same order because both are given out
-        // under this lock.
-        let mut next = crate::lane::lock(&self.next_id);
-        let event = Event { id: *next, time_ms: now_ms(), kind };
-        *next += 1;
-        // No receivers is no error.
-        drop(self.sender.send(event));
+        lock(&self.tally).count(&kind);
+        let level = kind.level();
+        let text = kind.to_string();
+        let fields = serde_json::to_value(&kind).unwrap_or_default();
+        let field = |name: &str| fields[name].as_str().map(str::to_owned);
+        let (worker, bundle) = (field("worker"), field("bundle"));
+        self.logs.push(level, worker.as_deref(), bundle.as_deref(), "supervisor", &text);
+        let make = |id| {
+            let event = Event { id, time_ms: now_ms(), kind };
+            let json = serde_json::to_string(&event).unwrap_or_default();
+            let bytes = u64::try_from(json.len()).unwrap_or(u64::MAX);
+            (KeptEvent { event, json, worker, bundle }, bytes)
+        };
+        // Ids and the stream have the same order; no receivers is no error.
+        self.history.push(make, |kept| drop(self.sender.send(kept.event.clone())));
     }
 }
 

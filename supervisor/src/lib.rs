@@ -12,14 +12,17 @@ mod bundle;
 mod call;
 mod config;
 mod core;
+mod counters;
 mod discovery;
 pub mod doctor;
 mod events;
+mod history;
 mod host;
 mod http;
 mod lane;
 mod lifecycle;
 mod locate;
+mod logs;
 mod outcall;
 mod placement;
 mod proc_stat;
@@ -29,6 +32,7 @@ mod reload;
 mod runtime_dir;
 mod status;
 mod supervisor;
+mod tally;
 mod unload;
 mod waits;
 mod watch;
@@ -36,12 +40,15 @@ mod watched_fd;
 mod worker;
 
 pub use call::Contract;
-pub use config::{Config, ConfigError};
+pub use config::file::{ConfigFile, FileError};
+pub use config::{Config, ConfigError, units};
 pub use events::{Event, EventKind, Events, NextEvent};
 pub use host::{HostContract, HostContractError, HostError, HostFunction, IntoAnswer, Returned};
-pub use http::{Access, BindError, StatusSocket, default_socket};
+pub use http::{Access, BindError, StatusConfig, StatusSocket, default_socket};
 pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
 pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
+pub use logs::LogEntry;
+pub use menagerie_protocol::message::LogLevel;
 pub use menagerie_protocol::{
     Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
 };
@@ -57,3 +64,7 @@ pub use watch::{Watch, WatchSettings};
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct ReadmeExamples;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/getting-started.md")]
+struct GettingStartedExamples;

@@ -4,23 +4,31 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::config::units;
+
 /// When and how often a worker is started again.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct RestartPolicy {
     /// The delay before the second restart in a row; the first is at once.
+    #[serde(with = "units::time")]
     pub initial_delay: Duration,
     /// The longest delay.
+    #[serde(with = "units::time")]
     pub max_delay: Duration,
     /// After so long in `Ready`, the delays begin anew.
+    #[serde(with = "units::time")]
     pub reset_after: Duration,
     /// More restarts than this within `window` quarantine the worker.
     pub limit: u32,
     /// See `limit`.
+    #[serde(with = "units::time")]
     pub window: Duration,
     /// How long a quarantined worker waits for its next trial start.
+    #[serde(with = "units::time")]
     pub trial_interval: Duration,
     /// By how much a delay may be longer, as a fraction of itself.
     pub jitter: f64,
@@ -165,7 +173,7 @@ pub(crate) enum State {
 }
 
 /// A state's name, as status and events show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
     /// [`State::Stopped`].
@@ -182,6 +190,33 @@ pub enum WorkerState {
     Backoff,
     /// [`State::Quarantined`].
     Quarantined,
+}
+
+impl WorkerState {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Ready,
+        Self::Draining,
+        Self::Crashed,
+        Self::Backoff,
+        Self::Quarantined,
+    ];
+}
+
+impl std::fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Crashed => "crashed",
+            Self::Backoff => "backoff",
+            Self::Quarantined => "quarantined",
+        })
+    }
 }
 
 impl State {

@@ -141,6 +141,18 @@ pub struct RunningCall {
     pub age_ms: Option<u64>,
 }
 
+/// `greeter-py/greeter@1 greet`, or `greeter-py load` for what is no call.
+impl std::fmt::Display for RunningCall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { bundle, contract, function, .. } = self;
+        if contract.is_empty() {
+            write!(f, "{bundle} {function}")
+        } else {
+            write!(f, "{bundle}/{contract} {function}")
+        }
+    }
+}
+
 /// Where a bundle is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -158,6 +170,30 @@ pub enum BundleState {
     Quarantined,
     /// It is being unloaded.
     Unloading,
+}
+
+impl BundleState {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Loading,
+        Self::Ready,
+        Self::Waiting,
+        Self::Failed,
+        Self::Quarantined,
+        Self::Unloading,
+    ];
+
+    /// As it is written.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Waiting => "waiting",
+            Self::Failed => "failed",
+            Self::Quarantined => "quarantined",
+            Self::Unloading => "unloading",
+        }
+    }
 }
 
 /// A bundle.

@@ -19,6 +19,7 @@ use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
 use crate::locate::LOADERS;
+use crate::logs::LogEntry;
 use crate::placement::{Isolation, WorkerName};
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
@@ -137,7 +138,7 @@ impl SupervisorBuilder {
             }
         };
         let _guard = runtime.enter();
-        let events = Arc::new(EventBus::new());
+        let events = Arc::new(EventBus::new(&self.config));
         let dir = RuntimeDir::create().map_err(system("runtime folder"))?;
         let socket = dir.path().join("control.sock");
         let control =
@@ -224,7 +225,7 @@ impl Supervisor {
         self.core().runtime.block_on(future)
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.owner.core
     }
 
@@ -444,6 +445,14 @@ impl Supervisor {
     #[must_use]
     pub fn events(&self) -> Events {
         self.core().events.subscribe()
+    }
+
+    /// The last of what bundles, workers and the supervisor have logged, oldest
+    /// first.
+    #[must_use]
+    pub fn logs(&self) -> Vec<LogEntry> {
+        let kept = self.core().events.logs.0.after(0, usize::MAX);
+        kept.items.iter().map(|entry| LogEntry::clone(entry)).collect()
     }
 
     /// Everything at a glance.

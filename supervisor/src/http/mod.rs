@@ -1,21 +1,28 @@
 //! The status socket: HTTP and JSON over a Unix socket (`DESIGN.md`, chapter G).
 
+mod config;
+mod metrics;
+mod page;
 mod problem;
 mod routes;
+mod serve;
 mod socket;
+mod stream;
+mod token;
 mod values;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixStream};
 use tokio::task::JoinHandle;
 
 use crate::Supervisor;
-use socket::bind;
+pub use config::StatusConfig;
+use serve::{Limits, Server};
 pub use socket::{BindError, default_socket};
+use socket::{Bound, bind};
+use token::{TokenFiles, Tokens};
 
 /// Who may use the status socket beside its owner and root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,11 +42,16 @@ enum Right {
 }
 
 impl Access {
+    /// Whether it is the owner or root.
+    fn is_own(uid: Option<u32>) -> bool {
+        uid == Some(0) || uid == Some(nix::unistd::geteuid().as_raw())
+    }
+
     fn right(&self, uid: Option<u32>) -> Right {
-        let Some(uid) = uid else { return Right::None };
-        if uid == 0 || uid == nix::unistd::geteuid().as_raw() || self.admin.contains(&uid) {
+        let Some(id) = uid else { return Right::None };
+        if Self::is_own(uid) || self.admin.contains(&id) {
             Right::Act
-        } else if self.read_only.contains(&uid) {
+        } else if self.read_only.contains(&id) {
             Right::Read
         } else {
             Right::None
@@ -47,62 +59,142 @@ impl Access {
     }
 }
 
-/// The process at the other end of a connection, by SO_PEERCRED (unix(7)).
+/// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
-struct Peer {
-    uid: Option<u32>,
-    pid: Option<i32>,
+enum Peer {
+    /// A process, by SO_PEERCRED (unix(7)).
+    User {
+        /// Its user, where the kernel says.
+        uid: Option<u32>,
+        /// Its number.
+        pid: Option<i32>,
+    },
+    /// Somebody on this machine, who has to show the token.
+    Tcp,
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        let credentials = stream.io().peer_cred().ok();
-        Self {
+impl Peer {
+    fn of(stream: &UnixStream) -> Self {
+        let credentials = stream.peer_cred().ok();
+        Self::User {
             uid: credentials.as_ref().map(tokio::net::unix::UCred::uid),
             pid: credentials.and_then(|credentials| credentials.pid()),
         }
     }
+
+    const fn uid(self) -> Option<u32> {
+        match self {
+            Self::User { uid, .. } => uid,
+            Self::Tcp => None,
+        }
+    }
 }
 
-/// A status socket that is being served. Dropping it closes it and removes its
-/// file.
+/// A status socket that is being served. Dropping it ends its connections and
+/// removes its file.
 #[derive(Debug)]
 pub struct StatusSocket {
-    path: PathBuf,
+    bound: Bound,
     task: JoinHandle<()>,
+    address: Option<SocketAddr>,
+    token_files: Option<TokenFiles>,
+}
+
+/// Who may pass.
+#[derive(Debug)]
+struct Gate {
+    access: Access,
+    tokens: Tokens,
+}
+
+/// Listens on a loopback address; `check` has seen that it is one.
+fn listen(address: SocketAddr) -> Result<TcpListener, BindError> {
+    let tcp = |source| BindError::Tcp { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(tcp)?;
+    listener.set_nonblocking(true).map_err(tcp)?;
+    TcpListener::from_std(listener).map_err(tcp)
+}
+
+/// The token's file, unless the configuration says otherwise.
+fn beside(socket: &Path) -> PathBuf {
+    let mut path = socket.as_os_str().to_owned();
+    path.push(".token");
+    path.into()
 }
 
 impl StatusSocket {
-    /// Serves a supervisor at `path`, a socket of mode 0600 that replaces one
-    /// whose process has gone. Must be called on a tokio runtime.
+    /// Serves a supervisor at `path`, with the defaults for everything else.
+    /// As [`serve`](Self::serve).
     ///
     /// # Errors
     ///
-    /// [`BindError`]: somebody else's supervisor answers there, or the folder
-    /// is not ours.
+    /// [`BindError`].
     pub fn bind(supervisor: Supervisor, path: &Path, access: Access) -> Result<Self, BindError> {
-        let listener = bind(path)?;
-        let router: Router = routes::router(supervisor, access);
-        let service = router.into_make_service_with_connect_info::<Peer>();
-        let task = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, service).await {
-                tracing::error!("the status socket ended: {error}");
+        let Access { read_only, admin } = access;
+        let socket = Some(path.to_owned());
+        Self::serve(supervisor, &StatusConfig { socket, read_only, admin, ..Default::default() })
+    }
+
+    /// Serves a supervisor. The socket replaces one whose process has gone; its
+    /// mode is 0600, or 0666 where other users are named: who connects is
+    /// checked in either case. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`BindError`]: a supervisor answers there already, the folder is not
+    /// ours, or a setting cannot be what it is.
+    pub fn serve(supervisor: Supervisor, config: &StatusConfig) -> Result<Self, BindError> {
+        config.check()?;
+        let path = config.socket.clone().unwrap_or_else(default_socket);
+        let access = Access { read_only: config.read_only.clone(), admin: config.admin.clone() };
+        let for_others = !access.read_only.is_empty() || !access.admin.is_empty();
+        let (listener, bound) = bind(&path, if for_others { 0o666 } else { 0o600 })?;
+        // A payload in base64 takes four thirds of its size, and some for the rest.
+        let payload = supervisor.config().max_payload;
+        let limits = Limits {
+            max_request: config.max_request.unwrap_or(payload / 3 * 4 + (64 << 10)),
+            max_connections: config.max_connections,
+            request_timeout: config.request_timeout,
+        };
+        let tcp = config.tcp.map(listen).transpose()?;
+        let tokens = Tokens::new();
+        let token_files = match &tcp {
+            Some(_) => {
+                let path = config.token_file.clone().unwrap_or_else(|| beside(&path));
+                let system = |source| BindError::System { path: path.clone(), source };
+                Some(tokens.write(&path).map_err(system)?)
             }
-        });
-        Ok(Self { path: path.to_owned(), task })
+            None => None,
+        };
+        let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+        let router = routes::router(supervisor, Gate { access, tokens }, limits);
+        let task = tokio::spawn(Server::new(router, limits).run(listener, tcp));
+        Ok(Self { bound, task, address, token_files })
+    }
+
+    /// Where it is by TCP, if it is.
+    #[must_use]
+    pub const fn tcp_address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The file with the token for TCP; the one beside it, with `.read` at its
+    /// end, has a token that lets one look and not act.
+    #[must_use]
+    pub fn token_file(&self) -> Option<&Path> {
+        self.token_files.as_ref().and_then(TokenFiles::admin)
     }
 
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        self.bound.path()
     }
 }
 
 impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
-        drop(std::fs::remove_file(&self.path));
     }
 }
 

@@ -1,41 +1,59 @@
 //! The endpoints.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
-use futures_util::stream;
+use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use super::serve::{self, Limits};
+use super::stream::{self, Choice, choice};
 use super::values::{AsJson, FromJson, oversized_integer};
-use super::{Access, Peer, Right};
-use crate::{NextEvent, Supervisor};
+use super::{Gate, Peer, Right, metrics, page};
+use crate::Supervisor;
+use crate::logs::Logs;
+use menagerie_protocol::message::LogLevel;
 
-pub(super) fn router(supervisor: Supervisor, access: Access) -> Router {
-    // A payload in base64 takes four thirds of its size, and some for the rest.
-    let payload = usize::try_from(supervisor.config().max_payload).unwrap_or(usize::MAX / 2);
-    let limit = payload / 3 * 4 + (64 << 10);
-    Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/workers", get(workers))
-        .route("/v1/workers/{loader}/restart", post(restart))
-        .route("/v1/bundles", get(bundles).post(load))
-        .route("/v1/bundles/{name}", delete(unload))
-        .route("/v1/bundles/{name}/reload", post(reload))
-        .route("/v1/crashes", get(crashes))
-        .route("/v1/events", get(events))
-        .route("/v1/call", post(call))
+/// What the service is described by: `docs/openapi.json`, which a test holds
+/// against [`endpoints`].
+const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+/// Every method and path.
+pub(super) fn endpoints() -> Vec<(&'static str, &'static str, MethodRouter<Supervisor>)> {
+    vec![
+        ("GET", "/v1/status", get(status)),
+        ("GET", "/v1/workers", get(workers)),
+        ("POST", "/v1/workers/{loader}/restart", post(restart)),
+        ("GET", "/v1/bundles", get(bundles)),
+        ("POST", "/v1/bundles", post(load)),
+        ("DELETE", "/v1/bundles/{name}", delete(unload)),
+        ("POST", "/v1/bundles/{name}/reload", post(reload)),
+        ("GET", "/v1/crashes", get(crashes)),
+        ("GET", "/v1/events", get(stream::events)),
+        ("GET", "/v1/logs", get(stream::logs)),
+        ("POST", "/v1/call", post(call)),
+        ("GET", "/v1/openapi.json", get(openapi)),
+        ("GET", "/metrics", get(metrics::metrics)),
+        ("GET", "/", get(page::html)),
+        ("GET", "/ui/app.js", get(page::program)),
+        ("GET", "/ui/style.css", get(page::style)),
+    ]
+}
+
+pub(super) fn router(supervisor: Supervisor, gate: Gate, limits: Limits) -> Router {
+    let guard = Arc::new(Guard { gate, supervisor: supervisor.clone() });
+    endpoints()
+        .into_iter()
+        .fold(Router::new(), |router, (_, path, handler)| router.route(path, handler))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "not found", "no such endpoint"))
         .method_not_allowed_fallback(async || {
             Problem::new(
@@ -44,27 +62,65 @@ pub(super) fn router(supervisor: Supervisor, access: Access) -> Router {
                 "see the methods of this endpoint",
             )
         })
-        .layer(DefaultBodyLimit::max(limit))
-        .layer(middleware::from_fn_with_state(Arc::new(access), check))
+        // The body was read, and measured, by `take_body`.
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(limits, serve::take_body))
+        .layer(middleware::from_fn_with_state(guard, check))
         .with_state(supervisor)
 }
 
-/// Lets the owner, root and whom the configuration names pass.
+/// What the check of rights needs.
+struct Guard {
+    gate: Gate,
+    supervisor: Supervisor,
+}
+
+/// Lets the owner, root and whom the configuration names pass; by TCP, whoever
+/// has a token.
 async fn check(
-    State(access): State<Arc<Access>>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
+    State(guard): State<Arc<Guard>>,
+    Extension(peer): Extension<Peer>,
     request: Request,
     next: Next,
 ) -> Response {
-    let needed = if request.method() == Method::GET { Right::Read } else { Right::Act };
-    if access.right(peer.uid) >= needed {
+    let right = match peer {
+        Peer::User { uid, .. } => guard.gate.access.right(uid),
+        Peer::Tcp if page::is_public(request.uri().path()) => Right::Read,
+        Peer::Tcp => guard.gate.tokens.right(request.headers()),
+    };
+    if right >= serve::needed(request.method()) {
         return next.run(request).await;
     }
-    let (uid, pid) = (peer.uid, peer.pid);
-    tracing::warn!(uid, pid, path = %request.uri().path(), "refused on the status socket");
-    let detail =
-        format!("user {} may not do this here", uid.map_or_else(String::new, |u| u.to_string()));
+    let who = match peer {
+        Peer::User { uid: Some(uid), .. } => format!("user {uid}"),
+        Peer::User { uid: None, .. } => "an unknown user".to_owned(),
+        Peer::Tcp if right == Right::None => "a client without a token".to_owned(),
+        Peer::Tcp => "the bearer of the token for reading".to_owned(),
+    };
+    refused(&guard.supervisor.core().events.logs, &who, peer, &request);
+    if matches!(peer, Peer::Tcp) && right == Right::None {
+        let detail = "show the token: Authorization: Bearer <token>";
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        return ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response();
+    }
+    let detail = format!("{who} may not do this here");
     Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response()
+}
+
+/// Each refusal is logged.
+fn refused(logs: &Logs, who: &str, peer: Peer, request: &Request) {
+    let (method, path) = (request.method(), request.uri().path());
+    tracing::warn!(?peer, %method, path, "refused on the status socket");
+    let process = match peer {
+        Peer::User { pid: Some(pid), .. } => format!(" (process {pid})"),
+        _ => String::new(),
+    };
+    let text = format!("refused on the status socket: {who}{process}: {method} {path}");
+    logs.push(LogLevel::Warn, None, None, "supervisor", &text);
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 async fn status(State(supervisor): State<Supervisor>) -> impl IntoResponse {
@@ -79,8 +135,14 @@ async fn bundles(State(supervisor): State<Supervisor>) -> impl IntoResponse {
     Json(supervisor.status().bundles)
 }
 
-async fn crashes(State(supervisor): State<Supervisor>) -> impl IntoResponse {
-    Json(supervisor.crashes())
+async fn crashes(
+    State(supervisor): State<Supervisor>,
+    query: stream::Asked,
+) -> Result<impl IntoResponse, Problem> {
+    let wanted: Choice = choice(query)?;
+    let mut crashes = supervisor.crashes();
+    crashes.retain(|crash| wanted.takes_crash(crash));
+    Ok(Json(crashes))
 }
 
 #[derive(Deserialize)]
@@ -136,8 +198,9 @@ struct UnloadQuery {
 async fn unload(
     State(supervisor): State<Supervisor>,
     Path(name): Path<String>,
-    Query(query): Query<UnloadQuery>,
+    query: Result<Query<UnloadQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     let unloaded = if query.cascade {
         supervisor.unload_cascade(&name).await?
     } else {
@@ -179,24 +242,33 @@ async fn call(
     Ok(([(header::CONTENT_TYPE, "application/json")], body))
 }
 
-/// Server-sent events, one for each event, with its number as id.
-async fn events(State(supervisor): State<Supervisor>) -> impl IntoResponse {
-    let stream = stream::unfold(supervisor.events(), |mut events| async move {
-        let event = match events.next().await? {
-            NextEvent::Event(event) => {
-                let data = serde_json::to_string(&event).unwrap_or_default();
-                sse::Event::default().id(event.id.to_string()).data(data)
-            }
-            NextEvent::Missed(missed) => {
-                sse::Event::default().event("missed").data(missed.to_string())
-            }
-        };
-        Some((Ok::<_, Infallible>(event), events))
-    });
-    Sse::new(stream).keep_alive(sse::KeepAlive::default())
-}
-
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn g_openapi_has_every_endpoint_and_no_other() {
+        let document: serde_json::Value = serde_json::from_str(OPENAPI).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, operations)| {
+                let methods = operations.as_object().unwrap().keys();
+                methods.map(|method| (method.to_uppercase(), path.clone()))
+            })
+            .collect();
+        let served: BTreeSet<(String, String)> = endpoints()
+            .into_iter()
+            .map(|(method, path, _)| (method.to_owned(), path.to_owned()))
+            .collect();
+        assert_eq!(documented, served);
+    }
 }

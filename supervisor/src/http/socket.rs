@@ -1,10 +1,14 @@
 //! The status socket's file: private, and replaced only when nobody listens.
 
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 
 use crate::random;
@@ -33,6 +37,18 @@ pub enum BindError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// A setting cannot be what it is.
+    #[error("status: {0}")]
+    Config(#[from] crate::ConfigError),
+    /// The address for TCP cannot be had.
+    #[error("{address}: {source}")]
+    Tcp {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// The system's own words.
+        #[source]
+        source: io::Error,
+    },
     /// The system refused.
     #[error("{}: {source}", .path.display())]
     System {
@@ -57,25 +73,80 @@ fn own_temp() -> PathBuf {
     PathBuf::from(format!("/tmp/menagerie-{}", nix::unistd::geteuid()))
 }
 
-/// Listens at `path` with mode 0600 from the first moment: the socket is made
+/// The file of a socket that is being listened at. Dropped, it removes the file,
+/// if it is the same still.
+#[derive(Debug)]
+pub(super) struct Bound {
+    path: PathBuf,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl Bound {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if self.file.is_some() && identity(&self.path) == self.file {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.symlink_metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// How long another supervisor may be at the same folder's sockets.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Locks a folder against other supervisors: between looking at a stale socket
+/// and replacing it, another one could have replaced it. The lock is the
+/// kernel's (flock(2)), so it leaves nothing behind.
+fn lock_folder(folder: &Path) -> io::Result<Flock<File>> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    let mut file = File::open(folder)?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = back;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let text = "another process holds a lock on the socket's folder";
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, text));
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Listens at `path`, with its mode from the first moment: the socket is made
 /// in a folder that nobody else can enter, and then moved.
-pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
+pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), BindError> {
     let system = |source| BindError::System { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
     if folder == own_temp() {
         private_folder(&folder)?;
     }
+    let _lock = lock_folder(&folder).map_err(system)?;
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(system(error)),
         Ok(metadata) => {
-            use std::os::unix::fs::FileTypeExt;
             if !metadata.file_type().is_socket() {
                 return Err(BindError::NoSocket { path: path.to_owned() });
             }
-            if UnixStream::connect(path).is_ok() {
-                return Err(BindError::InUse { path: path.to_owned() });
+            match UnixStream::connect(path) {
+                // Only this says that nobody listens.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Ok(_) => return Err(BindError::InUse { path: path.to_owned() }),
+                Err(error) => return Err(system(error)),
             }
         }
     }
@@ -86,12 +157,13 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
     let made = (|| {
         let inner = staging.join("s");
         let listener = UnixListener::bind(&inner)?;
-        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::set_permissions(&inner, std::fs::Permissions::from_mode(mode))?;
         std::fs::rename(&inner, path)?;
         Ok(listener)
     })();
     drop(std::fs::remove_dir_all(&staging));
-    made.map_err(system)
+    let listener = made.map_err(system)?;
+    Ok((listener, Bound { path: path.to_owned(), file: identity(path) }))
 }
 
 fn private_folder(folder: &Path) -> Result<(), BindError> {
@@ -123,12 +195,50 @@ mod tests {
     async fn g_the_socket_is_private_and_replaces_a_stale_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s.sock");
-        let first = bind(&path).unwrap();
+        let (first, file) = bind(&path, 0o600).unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(bind(&path), Err(BindError::InUse { .. })));
+        assert!(matches!(bind(&path, 0o600), Err(BindError::InUse { .. })));
+        // Gone without a farewell: the file stays.
         drop(first);
-        bind(&path).unwrap();
+        std::mem::forget(file);
+        let second = bind(&path, 0o666).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o666);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(second);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn g_only_ones_own_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let first = bind(&path, 0o600).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _second = bind(&path, 0o600).unwrap();
+        drop(first);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn g_of_many_that_start_at_once_one_has_the_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let runtime = tokio::runtime::Handle::current();
+        let started: Vec<_> = (0..8)
+            .map(|_| {
+                let (path, runtime) = (path.clone(), runtime.clone());
+                std::thread::spawn(move || {
+                    let _guard = runtime.enter();
+                    bind(&path, 0o600)
+                })
+            })
+            .collect();
+        let bound: Vec<_> = started.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{bound:?}");
+        for refused in bound.iter().filter_map(|bound| bound.as_ref().err()) {
+            assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
+        }
     }
 
     #[tokio::test]
@@ -136,7 +246,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("precious");
         std::fs::write(&path, "data").unwrap();
-        assert!(matches!(bind(&path), Err(BindError::NoSocket { .. })));
+        assert!(matches!(bind(&path, 0o600), Err(BindError::NoSocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
     }
 }

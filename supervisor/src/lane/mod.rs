@@ -43,6 +43,7 @@ use menagerie_protocol::message::{LaneId, ToWorker};
 use menagerie_protocol::ring::{Corrupt, Shape};
 use menagerie_protocol::shm::Mapping;
 
+use crate::counters::{Counters, FunctionCounters, LaneCounts};
 use bulk::DownPool;
 use slots::Slots;
 
@@ -137,6 +138,8 @@ pub(crate) struct Lane {
     pub(crate) generation: u32,
     /// Set once, when the worker has said what it serves.
     contracts: OnceLock<Vec<LaneContract>>,
+    /// By a function's id; set with `contracts`.
+    counts: OnceLock<Arc<LaneCounts>>,
     pub(crate) peer: Arc<dyn LanePeer>,
     pub(crate) limits: LaneLimits,
     memory: LaneMemory,
@@ -148,8 +151,6 @@ pub(crate) struct Lane {
     sent: AtomicU64,
     /// Calls that have ended so far, written by who holds `rx`.
     answered: AtomicU64,
-    /// Values that went to callers who were still there; as `answered`.
-    values: Arc<AtomicU64>,
     /// Calls of guests that are not answered yet.
     outcalls: AtomicU32,
     /// Set once, when the worker has died or the lane was unloaded.
@@ -230,9 +231,8 @@ impl Draft {
     }
 
     /// The lane, before the worker has said what it serves: a bundle may make
-    /// calls of its own while it is loaded. `values` is where it counts the
-    /// values that come back.
-    pub(crate) fn finish(self, peer: Arc<dyn LanePeer>, values: Arc<AtomicU64>) -> Arc<Lane> {
+    /// calls of its own while it is loaded.
+    pub(crate) fn finish(self, peer: Arc<dyn LanePeer>) -> Arc<Lane> {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
         let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
@@ -240,6 +240,7 @@ impl Draft {
             id: self.id,
             generation: self.generation,
             contracts: OnceLock::new(),
+            counts: OnceLock::new(),
             peer,
             limits: self.limits,
             memory: self.made,
@@ -248,7 +249,6 @@ impl Draft {
             slots: Slots::new(self.limits.max_in_flight),
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            values,
             outcalls: AtomicU32::new(0),
             dead: AtomicBool::new(false),
             closed: AtomicU8::new(0),
@@ -262,24 +262,35 @@ impl Draft {
 }
 
 impl Lane {
-    /// The worker has said what it serves.
-    pub(crate) fn serves(&self, contracts: &[ContractInterface]) {
+    /// The worker has said what it serves. `bundle` has the counters of every
+    /// generation.
+    pub(crate) fn serves(&self, contracts: &[ContractInterface], bundle: &Counters) {
         let mut first = 0_u32;
         let mut served = Vec::new();
+        let mut counted = Vec::new();
         for contract in contracts {
-            let Ok(id) = contract.contract.parse() else { continue };
+            let Ok(id) = contract.contract.parse::<ContractId>() else { continue };
+            let of = |function: &String| bundle.function(&id, function);
+            counted.extend(contract.functions.iter().map(of));
             let functions = contract.functions.clone();
             let keys = functions.iter().map(|name| NameKey::of(name)).collect();
             served.push(LaneContract { id, functions, keys, first });
             first =
                 first.saturating_add(u32::try_from(contract.functions.len()).unwrap_or(u32::MAX));
         }
+        // Calls come only when there are contracts to call.
+        drop(self.counts.set(bundle.for_lane(counted)));
         drop(self.contracts.set(served));
     }
 
     /// What it serves; nothing yet while its bundle is loaded.
     pub(crate) fn contracts(&self) -> &[LaneContract] {
         self.contracts.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The counters of a function, by its id.
+    pub(crate) fn counters(&self, id: u32) -> Option<&FunctionCounters> {
+        self.counts.get()?.function(id)
     }
 
     /// The contract of this name and major version.
@@ -292,6 +303,11 @@ impl Lane {
     pub(crate) fn in_flight(&self) -> u64 {
         let answered = self.answered.load(Ordering::Acquire);
         self.sent.load(Ordering::Acquire).saturating_sub(answered)
+    }
+
+    /// Calls that have ended so far.
+    pub(crate) fn ended_calls(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Whether the next call is one of those whose time is taken.

@@ -141,6 +141,16 @@ impl Lane {
         add(&self.answered, calls);
     }
 
+    /// Counts a value that goes to a caller who is still there.
+    #[inline]
+    fn count_value(&self, frame: &Frame) {
+        let function = self.slots.function(Ticket::from_wire(frame.head.call).index);
+        let count = self.counts.get().zip(function).and_then(|(counts, id)| counts.values(id));
+        if let Some(count) = count {
+            add(count, 1);
+        }
+    }
+
     /// A call that the guest made has been answered.
     pub(crate) fn outcall_ended(&self) {
         self.outcalls.fetch_sub(1, Ordering::Relaxed);
@@ -160,7 +170,7 @@ impl Lane {
             let mut bytes = [0; Payload::SMALL];
             bytes.copy_from_slice(words.as_flattened());
             let len = u8::try_from(frame.len).unwrap_or(0);
-            add(&self.values, 1);
+            self.count_value(frame);
             return Ok(Outcome::Value(Payload::Small { len, bytes }));
         }
         self.large_outcome(receiving, frame, segment)
@@ -184,12 +194,12 @@ impl Lane {
                 return Err(Violation::Bulk("another call's arguments"));
             }
             let (start, len) = (range.start, range.len());
-            add(&self.values, 1);
+            self.count_value(frame);
             return Ok(Outcome::Value(Payload::Echo { start, len }));
         }
         let bytes = if flags & FLAG_BULK == 0 { inline } else { self.copy_bulk(&inline)? };
         if flags & FLAG_FAILURE == 0 {
-            add(&self.values, 1);
+            self.count_value(frame);
             return Ok(Outcome::Value(Payload::Heap(bytes)));
         }
         let failure = codec::decode(&bytes).map_err(|_| Violation::Failure)?;

@@ -418,6 +418,12 @@ impl Slots {
             .then(|| slot.origin.load(Relaxed))
     }
 
+    /// The function of a call.
+    #[inline]
+    pub(crate) fn function(&self, index: u32) -> Option<u32> {
+        self.get(index).map(|slot| slot.function.load(Relaxed))
+    }
+
     /// A thread that is parked for a call: a new leader.
     pub(crate) fn any_thread(&self) -> Option<Thread> {
         self.slots.iter().find_map(|slot| {

@@ -54,6 +54,7 @@ impl Alive {
             incarnation,
             sender: channel.sender(),
             config: Arc::clone(&core.config),
+            events: Arc::clone(&core.events),
             router: core.router(),
             gate: child.gate.clone(),
         });

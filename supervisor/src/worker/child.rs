@@ -15,6 +15,7 @@ use super::output::{self, Tail};
 use super::process::Process;
 use super::reap::{self, End, Ended};
 use super::spawn::{self, Spawned};
+use crate::events::EventBus;
 use crate::lane::lock;
 
 /// How long the report of a crash waits for the rest of the standard error.
@@ -57,7 +58,12 @@ impl Stderr {
 
 impl Child {
     /// Takes care of a process. Must be called on the supervisor's runtime.
-    pub(crate) fn adopt(name: &str, spawned: Spawned, scratch: Scratch) -> Self {
+    pub(crate) fn adopt(
+        events: &Arc<EventBus>,
+        name: &str,
+        spawned: Spawned,
+        scratch: Scratch,
+    ) -> Self {
         let gate = Gate::default();
         let Spawned { pid, pidfd, stdout, stderr } = spawned;
         let pidfd = Arc::new(pidfd);
@@ -66,7 +72,7 @@ impl Child {
             let whose = Arc::clone(&whose);
             move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
         };
-        let (tail, done) = output::follow(name, &gate, stdout, stderr, bundle);
+        let (tail, done) = output::follow(events, name, &gate, stdout, stderr, bundle);
         let (sender, ended) = watch::channel(None);
         let watched = Arc::clone(&pidfd);
         // A task of its own, so that the process is reaped whoever still cares.

@@ -64,7 +64,7 @@ pub(crate) async fn launch(
     };
     let spawned = core.spawner.spawn(request).await;
     let spawned = spawned.map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
-    let child = Child::adopt(&loader, spawned, scratch);
+    let child = Child::adopt(&core.events, &loader, spawned, scratch);
     started(child.pid);
     let reason = match handshake(&core, &loader, &child, expected, events).await {
         Ok(Some(connected)) => return Ok(Launched { child, connected }),

@@ -11,6 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::gate::{Gate, Verdict};
+use crate::events::EventBus;
 use crate::lane::lock;
 
 /// Lines of standard error in a crash report.
@@ -65,6 +66,7 @@ pub(crate) async fn read_lines(pipe: OwnedFd, mut line: impl FnMut(&str)) {
 
 /// Follows both of a worker's pipes. `bundle` says whose line it may be.
 pub(crate) fn follow(
+    events: &Arc<EventBus>,
     worker: &str,
     gate: &Gate,
     stdout: OwnedFd,
@@ -73,22 +75,22 @@ pub(crate) fn follow(
 ) -> (Tail, tokio::task::JoinHandle<()>) {
     let tail = Tail::default();
     let kept = tail.clone();
-    let record =
-        |worker: &str, gate: &Gate, level, target: &str, line: &str, bundle: Option<String>| {
+    let record = |level, target: &'static str| {
+        let (events, worker, gate) = (Arc::clone(events), worker.to_owned(), gate.clone());
+        move |line: &str, bundle: Option<String>| {
             let (target, message) = (target.to_owned(), line.to_owned());
-            log_record(worker, gate, LogRecord { bundle, level, target, message });
-        };
-    let (name, counted) = (worker.to_owned(), gate.clone());
-    let whose = bundle.clone();
+            log_record(&events, &worker, &gate, LogRecord { bundle, level, target, message });
+        }
+    };
+    let (out, whose) = (record(LogLevel::Info, "stdout"), bundle.clone());
     drop(tokio::spawn(async move {
-        read_lines(stdout, |line| record(&name, &counted, LogLevel::Info, "stdout", line, whose()))
-            .await;
+        read_lines(stdout, |line| out(line, whose())).await;
     }));
-    let (name, counted) = (worker.to_owned(), gate.clone());
+    let err = record(LogLevel::Warn, "stderr");
     let errors = tokio::spawn(async move {
         read_lines(stderr, |line| {
             kept.push(line);
-            record(&name, &counted, LogLevel::Warn, "stderr", line, bundle());
+            err(line, bundle());
         })
         .await;
     });
@@ -96,20 +98,21 @@ pub(crate) fn follow(
 }
 
 /// A record of a worker or a bundle becomes a `tracing` event with `worker`,
-/// `bundle` and `source` as fields, unless the worker says too much.
-pub(crate) fn log_record(worker: &str, gate: &Gate, record: LogRecord) {
+/// `bundle` and `source` as fields, and is kept for `menagerie logs`, unless the
+/// worker says too much.
+pub(crate) fn log_record(events: &EventBus, worker: &str, gate: &Gate, record: LogRecord) {
     let Verdict { passes, dropped } =
         gate.judge(record.message.len().min(MAX_LINE), Instant::now());
     if let Some(count) = dropped {
         let message = format!("it logs too much: {count} lines were dropped");
         let (level, target) = (LogLevel::Warn, "menagerie".to_owned());
-        emit(worker, &LogRecord { bundle: None, level, target, message });
+        emit(events, worker, &LogRecord { bundle: None, level, target, message });
     }
     if passes {
         let LogRecord { bundle, level, target, message } = record;
         let bundle = bundle.map(|bundle| cut(bundle, MAX_NAME));
         let (target, message) = (cut(target, MAX_NAME), cut(message, MAX_LINE));
-        emit(worker, &LogRecord { bundle, level, target, message });
+        emit(events, worker, &LogRecord { bundle, level, target, message });
     }
 }
 
@@ -127,7 +130,8 @@ fn cut(mut text: String, most: usize) -> String {
     text
 }
 
-fn emit(worker: &str, record: &LogRecord) {
+fn emit(events: &EventBus, worker: &str, record: &LogRecord) {
+    events.logs.record(worker, record);
     let LogRecord { bundle, level, target: source, message } = record;
     let bundle = bundle.as_deref();
     macro_rules! event {

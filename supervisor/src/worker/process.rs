@@ -23,6 +23,7 @@ use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
+use crate::events::EventBus;
 use crate::lane::{
     Draft, Lane, LaneLimits, LanePeer, OutcallHead, Pump, Refused, Ticket, Violation, lock,
 };
@@ -55,6 +56,7 @@ pub(crate) struct Process {
     pidfd: Arc<OwnedFd>,
     sender: Sender,
     config: Arc<Config>,
+    events: Arc<EventBus>,
     runtime: tokio::runtime::Handle,
     questions: Mutex<Questions>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
@@ -101,8 +103,6 @@ struct Entry {
     bundle: Arc<Bundle>,
     /// This generation's.
     manifest: Arc<ManifestData>,
-    /// Values that came back on it.
-    values: Arc<AtomicU64>,
     _pump: Pump,
 }
 
@@ -120,6 +120,7 @@ pub(crate) struct ProcessParts {
     pub(crate) incarnation: u64,
     pub(crate) sender: Sender,
     pub(crate) config: Arc<Config>,
+    pub(crate) events: Arc<EventBus>,
     pub(crate) router: Arc<OutcallRouter>,
     pub(crate) gate: Gate,
 }
@@ -133,6 +134,7 @@ impl Process {
             pidfd: parts.pidfd,
             sender: parts.sender,
             config: parts.config,
+            events: parts.events,
             runtime: tokio::runtime::Handle::current(),
             questions: Mutex::default(),
             gate: parts.gate,
@@ -222,7 +224,7 @@ impl Process {
 
     /// Calls that have ended with a value, on all of its lanes.
     pub(crate) fn calls(&self) -> u64 {
-        let values = |entry: &Entry| entry.values.load(Ordering::Relaxed);
+        let values = |entry: &Entry| entry.lane.ended_calls();
         let running: u64 = lock(&self.lanes).values().map(values).sum();
         running + self.ended_calls.load(Ordering::Relaxed)
     }
@@ -247,7 +249,7 @@ impl Process {
                 self.pong.fetch_max(nonce, Ordering::Relaxed);
             }
             ToSupervisor::Log(record) => {
-                super::output::log_record(&self.worker, &self.gate, record);
+                super::output::log_record(&self.events, &self.worker, &self.gate, record);
             }
             ToSupervisor::WantSegment { lane, len } => {
                 // A lane that has gone wants nothing any more.
@@ -321,8 +323,7 @@ impl Process {
         };
         let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let values = bundle.counters.for_lane();
-        let lane = draft.finish(peer, Arc::clone(&values));
+        let lane = draft.finish(peer);
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -333,7 +334,6 @@ impl Process {
                 lane: Arc::clone(&lane),
                 bundle: Arc::clone(bundle),
                 manifest: Arc::new(manifest.clone()),
-                values,
                 _pump: pump,
             };
             lanes.insert(id, entry);
@@ -372,7 +372,7 @@ impl Process {
         if self.is_dead() {
             return Err(self.gone());
         }
-        lane.serves(&contracts);
+        lane.serves(&contracts, &bundle.counters);
         begun.keep = true;
         drop(begun);
         Ok(Loaded { lane, bundle: bundle.name.clone() })
@@ -381,7 +381,7 @@ impl Process {
     /// A lane is no more.
     fn forget(&self, lane: &Arc<Lane>) {
         if let Some(entry) = lock(&self.lanes).remove(&lane.id) {
-            self.ended_calls.fetch_add(entry.values.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.ended_calls.fetch_add(entry.lane.ended_calls(), Ordering::Relaxed);
         }
         lane.end(|| Failure::Cancelled);
     }

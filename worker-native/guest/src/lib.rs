@@ -47,3 +47,8 @@ pub mod __private {
         Args, CallRef, Fault, Returned, SendSerialized, Sending, SettleDisplayed, SettlePlain, run,
     };
 }
+
+/// The Rust on the page about writing bundles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/bundles.md")]
+struct BundleExamples;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use menagerie_supervisor::Isolation;
+use menagerie_supervisor::{Isolation, units};
 
 /// Runs plugins in worker processes, and shows what they do.
 ///
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     /// Run a supervisor until SIGINT or SIGTERM
     #[command(after_help = "Example: menagerie run --bundles tests/bundles")]
     Run {
+        /// The settings: see docs/menagerie.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// A bundle or a folder of bundles to load; may be repeated
         #[arg(long, value_name = "DIR")]
         bundles: Vec<PathBuf>,
@@ -46,15 +49,16 @@ pub(crate) enum Command {
         worker_dir: Option<PathBuf>,
         /// Whether bundles share their loader's worker: shared, bundle, or auto
         /// (one that crashes it again and again gets its own)
-        #[arg(long, default_value_t, value_name = "MODE")]
-        isolation: Isolation,
+        #[arg(long, value_name = "MODE")]
+        isolation: Option<Isolation>,
         /// Started, empty workers that are kept for each loader, so that a
         /// crash costs only the loading of the bundles
-        #[arg(long, default_value_t, value_name = "COUNT")]
-        standby: u32,
+        #[arg(long, value_name = "COUNT")]
+        standby: Option<u32>,
         /// What to log: error, warn, info, debug, trace, or as in RUST_LOG
-        #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
-        log: String,
+        /// [default: info]
+        #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
+        log: Option<String>,
     },
     /// Show workers and bundles at a glance
     Status,
@@ -63,9 +67,39 @@ pub(crate) enum Command {
     /// Show the workers
     Workers,
     /// Show the last crashes, and what ran at the time
-    Crashes,
+    Crashes {
+        #[command(flatten)]
+        about: About,
+    },
     /// Follow what happens, as it happens
-    Events,
+    #[command(after_help = "Examples:\n  menagerie events --level warn\n  \
+        menagerie events --since 10m --no-follow --json")]
+    Events {
+        #[command(flatten)]
+        about: About,
+        /// This level and what is graver
+        #[arg(long, value_enum)]
+        level: Option<Level>,
+        /// Stop after what is remembered
+        #[arg(long)]
+        no_follow: bool,
+    },
+    /// Show what bundles, workers and the supervisor have logged
+    #[command(after_help = "Examples:\n  menagerie logs -f --bundle greeter-py\n  \
+        menagerie logs --since 10m --level warn")]
+    Logs {
+        #[command(flatten)]
+        about: About,
+        /// This level and what is graver
+        #[arg(long, value_enum)]
+        level: Option<Level>,
+        /// Go on with what is logged from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Only the last so many
+        #[arg(long, short = 'n', value_name = "COUNT")]
+        tail: Option<usize>,
+    },
     /// Call a function of a contract
     #[command(after_help = "Each argument is JSON, so a string needs quotes of its own:\n  \
         menagerie call greeter@1 greet '\"Ada\"'\n  \
@@ -80,7 +114,7 @@ pub(crate) enum Command {
         #[arg(value_name = "JSON")]
         arguments: Vec<String>,
         /// How long it may take, for example 250ms or 2s
-        #[arg(long, value_parser = duration, value_name = "TIME")]
+        #[arg(long, value_parser = units::duration, value_name = "TIME")]
         timeout: Option<Duration>,
     },
     /// Load a bundle
@@ -130,6 +164,33 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         worker_dir: Option<PathBuf>,
     },
+    /// Make a bundle that runs as it is
+    #[command(after_help = "Example: menagerie new python plugins/hello")]
+    New {
+        /// The language
+        #[arg(value_enum)]
+        language: Language,
+        /// Its folder; the folder's name becomes the bundle's
+        dir: PathBuf,
+        /// Write the files, and compile nothing
+        #[arg(long)]
+        no_build: bool,
+    },
+    /// Check a bundle: manifest, files, what it exports, and the calls in its
+    /// tests.json
+    Check {
+        /// Its folder
+        dir: PathBuf,
+        /// A bundle or folder of bundles that it depends on; may be repeated
+        #[arg(long, value_name = "DIR")]
+        with: Vec<PathBuf>,
+        /// The settings: see docs/menagerie.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// A folder with the worker programs, looked in after this program's own
+        #[arg(long, value_name = "DIR")]
+        worker_dir: Option<PathBuf>,
+    },
     /// The other process of a floor; started by `bench`
     #[command(hide = true)]
     BenchPeer {
@@ -145,6 +206,27 @@ pub(crate) enum Command {
         #[arg(long)]
         worker_dir: Option<PathBuf>,
     },
+    /// Watch workers and bundles live
+    Top {
+        /// How often to look
+        #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "1s")]
+        every: Duration,
+        /// Print one picture, and end
+        #[arg(long)]
+        once: bool,
+    },
+    /// Print completions for a shell
+    #[command(after_help = "Example: menagerie completions bash > \
+        ~/.local/share/bash-completion/completions/menagerie")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages to a folder
+    Man {
+        /// The folder
+        dir: PathBuf,
+    },
     /// Show which workers, runtimes and kernel features this machine has, and
     /// how to get what lacks
     Doctor {
@@ -154,19 +236,41 @@ pub(crate) enum Command {
     },
 }
 
-/// `250ms`, `2s`, `1m`, `1.5s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is no time: expected for example 250ms, 2s or 1m");
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
-    let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
-    let seconds = match &text[digits..] {
-        "ms" => number / 1000.0,
-        "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(wrong()),
-    };
-    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+/// What something is about.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct About {
+    /// Only of this worker
+    #[arg(long, value_name = "NAME")]
+    pub(crate) worker: Option<String>,
+    /// Only of this bundle
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bundle: Option<String>,
+    /// Only since so long ago, for example 90s, 10m or 2h
+    #[arg(long, value_parser = units::duration, value_name = "TIME")]
+    pub(crate) since: Option<Duration>,
+}
+
+/// A language that bundles are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Language {
+    Python,
+    Lua,
+    #[value(alias = "javascript")]
+    Js,
+    #[value(alias = "csharp")]
+    Dotnet,
+    Rust,
+    C,
+}
+
+/// How grave something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 #[cfg(test)]
@@ -178,15 +282,5 @@ mod tests {
     #[test]
     fn args_are_sound() {
         Args::command().debug_assert();
-    }
-
-    #[test]
-    fn args_durations_have_units() {
-        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
-        for bad in ["", "5", "s", "-1s", "2 s", "1e99h", "2d"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 }

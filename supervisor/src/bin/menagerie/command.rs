@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::args::{Args, Command};
 use crate::client::{Client, CommandError, escape};
-use crate::{bench, render, run};
+use crate::query::Query;
+use crate::{bench, check, generate, new, render, run, top};
 
 pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
@@ -37,11 +38,21 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
 
 async fn dispatch(args: Args) -> Result<(), CommandError> {
     let Args { command, socket, json, verbose } = args;
-    let socket = socket.unwrap_or_else(default_socket);
-    let client = Client::new(&socket);
+    let client = Client::new(&socket.clone().unwrap_or_else(default_socket));
     match command {
-        Command::Run { bundles, watch, worker_dir, isolation, standby, log } => {
-            run::run(&socket, &bundles, watch, worker_dir, isolation, standby, &log).await
+        Command::Run { config, bundles, watch, worker_dir, isolation, standby, log } => {
+            let request = run::Request {
+                config,
+                socket,
+                bundles,
+                watch,
+                worker_dir,
+                isolation,
+                standby,
+                log,
+                json,
+            };
+            run::run(request).await
         }
         Command::Status => show(&client, "/v1/status", json, render::status).await,
         Command::Workers => {
@@ -50,15 +61,33 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
         Command::Bundles => {
             show(&client, "/v1/bundles", json, |list: &Vec<_>| render::bundles(list)).await
         }
-        Command::Crashes => {
-            show(&client, "/v1/crashes", json, |list: &Vec<_>| render::crashes(list)).await
+        Command::Crashes { about } => {
+            let path = Query::about(&about).path("/v1/crashes");
+            show(&client, &path, json, |list: &Vec<_>| render::crashes(list)).await
         }
-        Command::Events => {
+        Command::Events { about, level, no_follow } => {
+            let query = Query::about(&about).level(level);
+            let query = if no_follow { query.and("follow", "false") } else { query };
             let line = |data: &str| match serde_json::from_str(data) {
                 Ok(event) if !json => render::event(&event),
                 _ => render::line(data),
             };
-            client.follow("/v1/events", line).await
+            client.follow(&query.path("/v1/events"), line).await
+        }
+        Command::Logs { about, level, follow, tail } => {
+            let query = Query::about(&about).level(level);
+            let query = match (tail, follow) {
+                (Some(tail), _) => query.and("tail", &tail.to_string()),
+                // What is remembered, and then what comes.
+                (None, true) if about.since.is_none() => query.and("since", "0"),
+                _ => query,
+            };
+            let query = if follow { query } else { query.and("follow", "false") };
+            let line = |data: &str| match serde_json::from_str(data) {
+                Ok(entry) if !json => render::log_entry(&entry),
+                _ => render::line(data),
+            };
+            client.follow(&query.path("/v1/logs"), line).await
         }
         Command::Call { contract, function, arguments, timeout } => {
             let body = call_body(&contract, &function, &arguments, timeout)?;
@@ -112,6 +141,39 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
         Command::Bench { .. } | Command::BenchPeer { .. } | Command::BenchIdle { .. } => {
             unreachable!("they have been executed without this runtime")
         }
+        Command::New { language, dir, no_build } => {
+            let make = tokio::task::spawn_blocking(move || new::new(language, &dir, !no_build));
+            let made = render::patiently("compiling", make)
+                .await
+                .map_err(|error| CommandError::Failed(error.to_string()))??;
+            if json {
+                render::json(&made);
+            } else {
+                render::made(&made);
+            }
+            Ok(())
+        }
+        Command::Check { dir, with, config, worker_dir } => {
+            let request = check::Request { dir, with, config, worker_dir };
+            let findings = render::patiently("checking", check::check(request)).await?;
+            if json {
+                render::json(&findings);
+            } else {
+                render::findings(&findings);
+            }
+            if findings.is_sound() {
+                Ok(())
+            } else {
+                let what = findings.dir.display();
+                Err(CommandError::Failed(format!("{what}: the bundle is not as it should be")))
+            }
+        }
+        Command::Top { every, once } => top::top(&client, every, once).await,
+        Command::Completions { shell } => {
+            render::line(generate::completions(shell).trim_end());
+            Ok(())
+        }
+        Command::Man { dir } => generate::man(&dir),
         Command::Doctor { worker_dir } => {
             let mut config = Config::default();
             config.worker_dir = worker_dir;

@@ -2,11 +2,16 @@
 
 mod args;
 mod bench;
+mod check;
 mod client;
 mod command;
+mod generate;
+mod new;
 mod notify;
+mod query;
 mod render;
 mod run;
+mod top;
 
 use std::process::ExitCode;
 

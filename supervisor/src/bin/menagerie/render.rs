@@ -7,11 +7,13 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use menagerie_supervisor::doctor::Report;
 use menagerie_supervisor::{
-    BundleStatus, CrashReport, Event, EventKind, Status, WorkerState, WorkerStatus,
+    BundleStatus, CrashReport, Event, LogEntry, Status, WorkerState, WorkerStatus,
 };
 use serde::Serialize;
 
+use crate::check::Findings;
 use crate::client::CommandError;
+use crate::new::Made;
 
 /// Writes a line to standard output. Returns false if nobody reads it any more,
 /// which is no error: `menagerie events | head -1` is done then.
@@ -55,6 +57,15 @@ pub(crate) async fn patiently<T>(what: &str, step: impl Future<Output = T>) -> T
     done
 }
 
+/// The terminal's width, if standard output is one; `COLUMNS` wins.
+pub(crate) fn width() -> Option<u16> {
+    let said = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
+    said.filter(|width| *width > 0).or_else(|| {
+        let terminal = std::io::stdout().is_terminal();
+        terminal.then(|| ratatui::crossterm::terminal::size().ok().map(|(width, _)| width))?
+    })
+}
+
 /// Shows rows of cells.
 pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = new_table(header);
@@ -64,9 +75,13 @@ pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     line(&table.to_string());
 }
 
+/// A table that fits the terminal; as wide as need be where there is none.
 fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = width() {
+        table.set_width(width);
+    }
     table.set_header(header);
     table
 }
@@ -80,18 +95,28 @@ fn lower<T: std::fmt::Debug>(value: T) -> String {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "for people")]
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// Microseconds, in the unit that suits them.
+pub(crate) fn micros(value: f64) -> String {
+    match value {
+        ..1000.0 => format!("{value:.1} µs"),
+        1000.0..1_000_000.0 => format!("{:.1} ms", value / 1000.0),
+        _ => format!("{:.1} s", value / 1_000_000.0),
+    }
+}
+
+pub(crate) fn uptime(ms: u64) -> String {
+    time(Duration::from_millis(ms))
+}
+
 pub(crate) fn status(status: &Status) {
-    let uptime = Duration::from_millis(status.uptime_ms);
-    let pid = status.pid;
-    let isolation = status.isolation;
+    let Status { version, pid, uptime_ms, isolation, .. } = status;
     line(&format!(
-        "supervisor {}, process {pid}, up {}, isolation {isolation}",
-        status.version,
-        time(uptime)
+        "supervisor {version}, process {pid}, up {}, isolation {isolation}",
+        uptime(*uptime_ms)
     ));
     workers(&status.workers);
     bundles(&status.bundles);
@@ -152,7 +177,7 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
             Some(problem) => format!("{}: {problem}", lower(bundle.state)),
             None => lower(bundle.state),
         };
-        let micros = |value: Option<f64>| dash(value.map(|value| format!("{value:.1} µs")));
+        let micros = |value: Option<f64>| dash(value.map(micros));
         table.add_row([
             bundle.name.clone(),
             state,
@@ -212,66 +237,60 @@ pub(crate) fn crashes(crashes: &[CrashReport]) {
 }
 
 /// A time of day, in UTC.
-fn clock(ms: u64) -> String {
+pub(crate) fn clock(ms: u64) -> String {
     let seconds = ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 pub(crate) fn event(event: &Event) -> bool {
-    let what = match &event.kind {
-        EventKind::WorkerState { worker, state, incarnation, pid } => {
-            format!(
-                "worker {worker}: {} (start {incarnation}, process {})",
-                lower(state),
-                dash(*pid)
-            )
-        }
-        EventKind::WorkerCrashed(report) => {
-            format!("worker {} died of {}", report.worker, report.cause)
-        }
-        EventKind::WorkerUnresponsive { worker, missed } => {
-            format!("worker {worker} has missed {missed} heartbeats")
-        }
-        EventKind::StartFailed { worker, reason } => {
-            format!("worker {worker} could not be started: {reason}")
-        }
-        EventKind::BundleLoaded { bundle, worker, generation } => {
-            format!("bundle {bundle} loaded in {worker} (generation {generation})")
-        }
-        EventKind::BundleReloaded { bundle, generation } => {
-            format!("bundle {bundle} reloaded (generation {generation})")
-        }
-        EventKind::BundleFailed { bundle, step, reason } => {
-            format!("bundle {bundle} failed to {step}: {reason}")
-        }
-        EventKind::BundleQuarantined { bundle, crashes } => {
-            format!("bundle {bundle} quarantined: it was running at {crashes} crashes")
-        }
-        EventKind::BundleIsolated { bundle, from, to } => {
-            format!("bundle {bundle} moves from {from} to {to}")
-        }
-        EventKind::StandbyReady { loader, pid } => {
-            format!("standby for {loader} ready (process {pid})")
-        }
-        EventKind::StandbyDied { loader, cause, .. } => {
-            format!("standby for {loader} lost: {cause}")
-        }
-        EventKind::WorkerRecycled { worker, reason } => {
-            format!("worker {worker} is recycled after {reason}")
-        }
-        EventKind::WorkerReplaced { worker, from, to } => {
-            format!("worker {worker}: process {to} has taken over from {from}")
-        }
-        EventKind::BundleUnloaded { bundle } => format!("bundle {bundle} unloaded"),
-        EventKind::DeadlineExceeded { bundle, function } => {
-            format!("bundle {bundle}: {function} exceeded its deadline")
-        }
-        EventKind::PeerRefused { pid, reason } => {
-            format!("process {} was refused: {reason}", dash(*pid))
-        }
-        other => format!("{other:?}"),
+    line(&format!("{}: {}", clock(event.time_ms), event.kind))
+}
+
+pub(crate) fn log_entry(entry: &LogEntry) -> bool {
+    let LogEntry { time_ms, level, worker, bundle, source, message, .. } = entry;
+    let who = match (worker, bundle) {
+        (_, Some(bundle)) => format!(" {bundle}"),
+        (Some(worker), None) => format!(" {worker}"),
+        (None, None) => String::new(),
     };
-    line(&format!("{}: {what}", clock(event.time_ms)))
+    let level = lower(level);
+    line(&format!("{} {level:5}{who} {source}: {message}", clock(*time_ms)))
+}
+
+pub(crate) fn made(made: &Made) {
+    for file in &made.files {
+        line(&format!("  {}", file.display()));
+    }
+    let dir = made.dir.display();
+    if made.ready {
+        line(&format!("made {}; try it: menagerie check {dir}", made.name));
+    } else {
+        line(&format!("made {}; compile it: {dir}/build.sh", made.name));
+    }
+}
+
+pub(crate) fn findings(findings: &Findings) {
+    let name = findings.name.as_deref().unwrap_or("-");
+    line(&format!("{name} in {}", findings.dir.display()));
+    let say = |mark: &str, text: &str| {
+        line(&format!("  {mark:5} {text}"));
+    };
+    for warning in &findings.warnings {
+        say("warn", warning);
+    }
+    for problem in &findings.problems {
+        say("wrong", problem);
+    }
+    for contract in &findings.contracts {
+        let functions = contract.functions.join(", ");
+        say("ok", &format!("{}@{}: {functions}", contract.name, contract.version));
+    }
+    for test in &findings.tests {
+        match &test.detail {
+            None => say("ok", &test.call),
+            Some(detail) => say("wrong", &format!("{}: {detail}", test.call)),
+        }
+    }
 }
 
 pub(crate) fn report(report: &Report) {

@@ -1,11 +1,13 @@
 //! `menagerie run`: a supervisor as a program.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    Access, BundleState, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
+    BundleState, ConfigFile, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
 };
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -24,15 +26,58 @@ fn summary(status: &Status) -> String {
     format!("{ready} of {bundles} bundles ready, {workers} workers, {restarts} restarts")
 }
 
-pub(crate) async fn run(
-    socket: &Path,
-    bundles: &[PathBuf],
-    watch: bool,
-    worker_dir: Option<PathBuf>,
-    isolation: Isolation,
-    standby: u32,
-    log: &str,
-) -> Result<(), CommandError> {
+/// What the command line says. It wins over the file of settings.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) socket: Option<PathBuf>,
+    pub(crate) bundles: Vec<PathBuf>,
+    pub(crate) watch: bool,
+    pub(crate) worker_dir: Option<PathBuf>,
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) standby: Option<u32>,
+    pub(crate) log: Option<String>,
+    pub(crate) json: bool,
+}
+
+/// What `--json` prints when everything is loaded.
+#[derive(Debug, Serialize)]
+struct Ready {
+    socket: PathBuf,
+    tcp: Option<SocketAddr>,
+    token_file: Option<PathBuf>,
+    loaded: Vec<String>,
+    failed: Vec<FailedLoad>,
+}
+
+/// A bundle that could not be loaded.
+#[derive(Debug, Serialize)]
+struct FailedLoad {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Request {
+    /// The settings of both.
+    fn settings(self) -> Result<ConfigFile, CommandError> {
+        let mut settings = match &self.config {
+            Some(file) => ConfigFile::read(file).map_err(|e| CommandError::Usage(e.to_string()))?,
+            None => ConfigFile::default(),
+        };
+        settings.bundles.extend(self.bundles);
+        settings.log = self.log.or(settings.log);
+        settings.status.socket = self.socket.or(settings.status.socket);
+        settings.config.worker_dir = self.worker_dir.or(settings.config.worker_dir);
+        settings.config.isolation = self.isolation.unwrap_or(settings.config.isolation);
+        settings.config.standby = self.standby.unwrap_or(settings.config.standby);
+        Ok(settings)
+    }
+}
+
+pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
+    let (json, watch) = (request.json, request.watch);
+    let ConfigFile { config, bundles, log, status: service, .. } = request.settings()?;
+    let log = log.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(log)
         .map_err(|error| CommandError::Usage(format!("--log {log}: {error}")))?;
     tracing_subscriber::fmt()
@@ -46,13 +91,11 @@ pub(crate) async fn run(
     // From here on the signals end us in an orderly way, whenever they come.
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| failed(&e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed(&e))?;
-    let mut builder = Supervisor::builder().isolation(isolation).standby(standby);
-    if let Some(dir) = worker_dir {
-        builder = builder.worker_dir(dir);
+    let supervisor = Supervisor::builder().config(config).start().map_err(|e| failed(&e))?;
+    let status = StatusSocket::serve(supervisor.clone(), &service).map_err(|e| failed(&e))?;
+    if let (Some(address), Some(token)) = (status.tcp_address(), status.token_file()) {
+        render::note(&format!("menagerie: http://{address}/ (token in {})", token.display()));
     }
-    let supervisor = builder.start().map_err(|e| failed(&e))?;
-    let status = StatusSocket::bind(supervisor.clone(), socket, Access::default())
-        .map_err(|e| failed(&e))?;
     let notifier = Notifier::from_environment();
     let watchdog = async {
         let Some(beat) = notifier.beat() else { return std::future::pending::<()>().await };
@@ -69,19 +112,31 @@ pub(crate) async fn run(
         }
     };
     // Before anything is loaded: what changes from here on is seen.
-    let _watch = watch.then(|| supervisor.watch(bundles, WatchSettings::default()));
+    let _watch = watch.then(|| supervisor.watch(&bundles, WatchSettings::default()));
     let loading = async {
-        let outcomes = render::patiently("loading bundles", supervisor.load_all(bundles)).await;
+        let outcomes = render::patiently("loading bundles", supervisor.load_all(&bundles)).await;
         let count = outcomes.len();
-        let mut loaded = 0;
+        let mut ready = Ready {
+            socket: status.path().to_owned(),
+            tcp: status.tcp_address(),
+            token_file: status.token_file().map(Path::to_owned),
+            loaded: Vec::new(),
+            failed: Vec::new(),
+        };
         for (path, outcome) in outcomes {
             match outcome {
-                Ok(_) => loaded += 1,
-                Err(error) => render::note(&format!("menagerie: {}: {error}", path.display())),
+                Ok(bundle) => ready.loaded.push(bundle.name),
+                Err(error) => {
+                    render::note(&format!("menagerie: {}: {error}", path.display()));
+                    ready.failed.push(FailedLoad { path, problem: error.to_string() });
+                }
             }
         }
-        let what = format!("{loaded} of {count} bundles loaded");
+        let what = format!("{} of {count} bundles loaded", ready.loaded.len());
         render::note(&format!("menagerie: ready at {} ({what})", status.path().display()));
+        if json {
+            render::line(&serde_json::to_string(&ready).unwrap_or_default());
+        }
         notifier.ready(&what);
         loop {
             tokio::time::sleep(STATUS_EVERY).await;

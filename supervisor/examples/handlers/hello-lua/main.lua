@@ -1,0 +1,5 @@
+return {
+  ["handler@1"] = {
+    get = function(path) return "Hello, " .. path .. "\n" end,
+  },
+}

@@ -1,0 +1,203 @@
+//! `menagerie check`: whether a bundle is as it should be, found out by doing
+//! with it what a supervisor does.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use hyper::Method;
+use menagerie_protocol::ManifestData;
+use menagerie_supervisor::{BundleStatus, ConfigFile, ContractStatus, StatusSocket, Supervisor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::client::{Client, CommandError};
+
+/// What was found.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Findings {
+    pub(crate) dir: PathBuf,
+    pub(crate) name: Option<String>,
+    /// What would keep it from working.
+    pub(crate) problems: Vec<String>,
+    /// What is odd, and does no harm.
+    pub(crate) warnings: Vec<String>,
+    /// What it provides, once it is loaded.
+    pub(crate) contracts: Vec<ContractStatus>,
+    /// The calls of `tests.json`, and what came of them.
+    pub(crate) tests: Vec<TestOutcome>,
+}
+
+/// A call of `tests.json`.
+#[derive(Debug, Serialize)]
+pub(crate) struct TestOutcome {
+    pub(crate) call: String,
+    pub(crate) ok: bool,
+    pub(crate) detail: Option<String>,
+}
+
+impl Findings {
+    pub(crate) fn is_sound(&self) -> bool {
+        self.problems.is_empty() && self.tests.iter().all(|test| test.ok)
+    }
+}
+
+/// The name of the file with calls and their results.
+const TESTS: &str = "tests.json";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Test {
+    contract: String,
+    function: String,
+    #[serde(default)]
+    args: Vec<Value>,
+    #[serde(default)]
+    result: Value,
+    /// Whether it shall fail; then `result` says nothing.
+    #[serde(default)]
+    fails: bool,
+}
+
+/// What to check, and what it needs.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) dir: PathBuf,
+    /// Bundles that it depends on.
+    pub(crate) with: Vec<PathBuf>,
+    pub(crate) config: Option<PathBuf>,
+    pub(crate) worker_dir: Option<PathBuf>,
+}
+
+pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
+    let failed = |error: &dyn std::fmt::Display| CommandError::Failed(error.to_string());
+    let mut findings = Findings { dir: request.dir.clone(), ..Findings::default() };
+    let parsed = match ManifestData::read(&request.dir) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            findings.problems.push(error.to_string());
+            return Ok(findings);
+        }
+    };
+    findings.name = Some(parsed.manifest.name.clone());
+    findings.warnings = parsed.warnings;
+    let tests = match read_tests(&request.dir) {
+        Ok(tests) => tests,
+        Err(problem) => {
+            findings.problems.push(problem);
+            return Ok(findings);
+        }
+    };
+    let mut settings = match &request.config {
+        Some(file) => ConfigFile::read(file).map_err(|e| CommandError::Usage(e.to_string()))?,
+        None => ConfigFile::default(),
+    };
+    settings.config.worker_dir = request.worker_dir.or(settings.config.worker_dir);
+    let supervisor =
+        Supervisor::builder().config(settings.config).start().map_err(|e| failed(&e))?;
+    for (path, outcome) in supervisor.load_all(&request.with).await {
+        if let Err(error) = outcome {
+            findings.problems.push(format!("{}: {error}", path.display()));
+        }
+    }
+    match supervisor.load(&request.dir).await {
+        Ok(bundle) => look_at(&bundle, &parsed.manifest, &mut findings),
+        Err(error) => findings.problems.push(error.to_string()),
+    }
+    if findings.problems.is_empty() && !tests.is_empty() {
+        findings.tests = run_tests(&supervisor, tests).await?;
+    }
+    supervisor.shutdown().await;
+    Ok(findings)
+}
+
+/// Whether it exports what it promises.
+fn look_at(bundle: &BundleStatus, manifest: &ManifestData, findings: &mut Findings) {
+    for promised in &manifest.provides {
+        let exported = bundle.contracts.iter().find(|c| c.name == promised.name);
+        match exported {
+            None => findings.problems.push(format!("it provides no {promised}")),
+            Some(contract) if contract.functions.is_empty() => {
+                findings.problems.push(format!("{promised} has no function"));
+            }
+            Some(_) => {}
+        }
+    }
+    for (contract, functions) in &manifest.idempotent {
+        let exported = bundle.contracts.iter().filter(|c| c.name == *contract);
+        let known: Vec<&String> = exported.flat_map(|c| &c.functions).collect();
+        for function in functions.iter().filter(|function| !known.contains(function)) {
+            let text = format!("[idempotent] names {contract} {function}, which there is not");
+            findings.warnings.push(text);
+        }
+    }
+    if manifest.provides.is_empty() {
+        findings.warnings.push("it provides nothing that could be called".to_owned());
+    }
+    findings.contracts.clone_from(&bundle.contracts);
+}
+
+fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
+    let path = dir.join(TESTS);
+    match std::fs::read(&path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Makes the calls as a client does: by the socket, so that values are written
+/// as `menagerie call` writes them.
+async fn run_tests(
+    supervisor: &Supervisor,
+    tests: Vec<Test>,
+) -> Result<Vec<TestOutcome>, CommandError> {
+    let folder = Scratch::new()?;
+    let socket = folder.0.join("s");
+    let mut service = menagerie_supervisor::StatusConfig::default();
+    service.socket = Some(socket.clone());
+    let _service = StatusSocket::serve(supervisor.clone(), &service)
+        .map_err(|error| CommandError::Failed(error.to_string()))?;
+    let client = Client::new(&socket);
+    let mut outcomes = Vec::new();
+    for test in tests {
+        let Test { contract, function, args, result, fails } = test;
+        let shown: Vec<String> = args.iter().map(Value::to_string).collect();
+        let call = format!("{contract} {function}({})", shown.join(", "));
+        let body = json!({ "contract": contract, "function": function, "args": args }).to_string();
+        let answer = client.text(Method::POST, "/v1/call", Some(body)).await;
+        let detail = match answer {
+            Ok(text) if fails => Some(format!("it should fail, and answered {text}")),
+            Ok(text) => match serde_json::from_str::<Value>(&text) {
+                Ok(value) if value == result => None,
+                _ => Some(format!("expected {result}, and got {text}")),
+            },
+            Err(_) if fails => None,
+            Err(error) => Some(error.to_string()),
+        };
+        outcomes.push(TestOutcome { call, ok: detail.is_none(), detail });
+    }
+    Ok(outcomes)
+}
+
+/// A folder of our own, gone when it is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, CommandError> {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let nanos = since.unwrap_or_default().subsec_nanos();
+        let name = format!("menagerie-check-{}-{nanos}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}

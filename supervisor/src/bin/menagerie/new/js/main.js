@@ -1,0 +1,12 @@
+// What the bundle {{name}} does.
+export default {
+  "{{name}}@1": {
+    greet(name) {
+      return `Hello, ${name}`;
+    },
+
+    add(a, b) {
+      return a + b;
+    },
+  },
+};

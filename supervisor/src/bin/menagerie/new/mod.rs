@@ -1,0 +1,111 @@
+//! `menagerie new`: a bundle that runs as it is.
+
+mod files;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::args::Language;
+use crate::client::CommandError;
+use files::Template;
+
+/// What was made.
+#[derive(Debug, Serialize)]
+pub(crate) struct Made {
+    pub(crate) name: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) files: Vec<PathBuf>,
+    /// Whether it can be loaded now: it needs no build, or was built.
+    pub(crate) ready: bool,
+}
+
+pub(crate) fn new(language: Language, dir: &Path, build: bool) -> Result<Made, CommandError> {
+    let failed = |path: &Path, error: std::io::Error| {
+        CommandError::Failed(format!("{}: {error}", path.display()))
+    };
+    let dir = std::path::absolute(dir).map_err(|error| failed(dir, error))?;
+    let name = name_of(&dir)?;
+    let mut entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => Some(entries),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(&dir, error)),
+    };
+    if entries.as_mut().is_some_and(|entries| entries.next().is_some()) {
+        let text = format!("{}: the folder is not empty; it is left alone", dir.display());
+        return Err(CommandError::Failed(text));
+    }
+    // What lacks is said before anything is written.
+    let template = Template::of(language, &name)?;
+    let mut files = Vec::new();
+    for file in template.files() {
+        let path = dir.join(&file.path);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
+        }
+        std::fs::write(&path, &file.content).map_err(|error| failed(&path, error))?;
+        if file.executable {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::Permissions::from_mode(0o755);
+            std::fs::set_permissions(&path, mode).map_err(|error| failed(&path, error))?;
+        }
+        files.push(path);
+    }
+    let mut ready = true;
+    if template.needs_build() {
+        ready = build;
+        if build {
+            run_build(&dir)?;
+        }
+    }
+    Ok(Made { name, dir, files, ready })
+}
+
+/// A bundle's name from its folder's.
+fn name_of(dir: &Path) -> Result<String, CommandError> {
+    let last = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name: String = last
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .collect();
+    let name = name.trim_matches('-').to_owned();
+    if name.starts_with(|c: char| c.is_ascii_alphabetic()) {
+        Ok(name)
+    } else {
+        let text = format!(
+            "{}: the folder's name becomes the bundle's: it should begin with a letter",
+            dir.display()
+        );
+        Err(CommandError::Usage(text))
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a compiler, and no worker")]
+fn run_build(dir: &Path) -> Result<(), CommandError> {
+    let script = dir.join("build.sh");
+    let output = std::process::Command::new(&script)
+        .current_dir(dir)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|error| CommandError::Failed(format!("{}: {error}", script.display())))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let text = format!("{} failed; the files are there: {}", script.display(), said.trim());
+    Err(CommandError::Failed(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g_a_bundles_name_is_its_folders() {
+        assert_eq!(name_of(Path::new("/a/My_Plugin")).unwrap(), "my-plugin");
+        assert_eq!(name_of(Path::new("x2")).unwrap(), "x2");
+        for bad in ["/", "/a/1st", "/a/---"] {
+            assert!(name_of(Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+}

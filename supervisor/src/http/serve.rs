@@ -1,0 +1,214 @@
+//! Connections: how many, whose, and for how long they may be slow.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinSet;
+
+use super::problem::Problem;
+use super::{Access, Peer, Right};
+use crate::lane::lock;
+
+/// What a request's head may have, in bytes.
+const MAX_HEAD: usize = 32 << 10;
+/// How long to wait when the system refuses a connection, for lack of
+/// descriptors as a rule.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The limits of a status service.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_request: u64,
+    pub(super) max_connections: u32,
+    pub(super) request_timeout: Duration,
+}
+
+/// The connections that there are, by user.
+#[derive(Debug, Default)]
+struct Open(Mutex<HashMap<Option<u32>, u32>>);
+
+/// A connection that is counted; dropped, it is not any more.
+struct Counted {
+    open: Arc<Open>,
+    uid: Option<u32>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut open = lock(&self.open.0);
+        if let Some(count) = open.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.uid);
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Counts a connection, unless there are too many. Users other than the
+    /// owner and root share one half, so that they cannot lock these out.
+    fn enter(self: &Arc<Self>, peer: Peer, max: u32) -> Option<Counted> {
+        let uid = peer.uid();
+        let mut open = lock(&self.0);
+        let all: u32 = open.values().sum();
+        let others: u32 =
+            open.iter().filter(|(uid, _)| !Access::is_own(**uid)).map(|(_, count)| count).sum();
+        if all >= max || (!Access::is_own(uid) && others >= max / 2) {
+            return None;
+        }
+        *open.entry(uid).or_default() += 1;
+        Some(Counted { open: Arc::clone(self), uid })
+    }
+}
+
+/// Serves connections until it is dropped, and them with it.
+pub(super) struct Server {
+    router: Router,
+    limits: Limits,
+    open: Arc<Open>,
+    connections: JoinSet<()>,
+}
+
+impl Server {
+    pub(super) fn new(router: Router, limits: Limits) -> Self {
+        Self { router, limits, open: Arc::default(), connections: JoinSet::new() }
+    }
+
+    /// Serves the socket, and a TCP listener if there is one.
+    pub(super) async fn run(mut self, unix: UnixListener, tcp: Option<TcpListener>) {
+        loop {
+            // Those that have ended are forgotten.
+            while self.connections.try_join_next().is_some() {}
+            let accept_tcp = async {
+                match &tcp {
+                    Some(tcp) => tcp.accept().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                unix = unix.accept() => unix.map(|(stream, _)| {
+                    let peer = Peer::of(&stream);
+                    self.connect(stream, peer);
+                }),
+                tcp = accept_tcp => tcp.map(|(stream, _)| self.connect(stream, Peer::Tcp)),
+            };
+            if let Err(error) = accepted {
+                tracing::warn!("the status service cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+
+    fn connect<S>(&mut self, mut stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Some(counted) = self.open.enter(peer, self.limits.max_connections) else {
+            tracing::warn!(?peer, "too many connections to the status service");
+            self.connections.spawn(async move {
+                // Best effort, and no longer than a kernel buffer takes.
+                let refusal = stream.write_all(TOO_MANY.as_bytes());
+                drop(tokio::time::timeout(ACCEPT_PAUSE, refusal).await);
+            });
+            return;
+        };
+        let service = TowerToHyperService::new(self.router.clone().layer(Extension(peer)));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.request_timeout)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service);
+        self.connections.spawn(async move {
+            let _counted = counted;
+            if let Err(error) = connection.await {
+                tracing::debug!(?peer, "a connection of the status service ended: {error}");
+            }
+        });
+    }
+}
+
+const TOO_MANY: &str = "HTTP/1.1 503 Service Unavailable\r\n\
+    content-type: application/problem+json\r\nconnection: close\r\nretry-after: 1\r\n\
+    content-length: 118\r\n\r\n\
+    {\"type\":\"about:blank\",\"title\":\"not available\",\"status\":503,\
+    \"detail\":\"there are too many connections\",\"error\":null}    ";
+
+/// Reads a request's body, within the limits of size and time.
+pub(super) async fn take_body(
+    State(limits): State<Limits>,
+    request: Request,
+    next: Next,
+) -> Response {
+    // What only looks has no body.
+    if request.method() == Method::GET || request.method() == Method::HEAD {
+        return next.run(request).await;
+    }
+    let too_large = || {
+        let detail = format!("a request may have {} bytes", limits.max_request);
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "payload too large", detail).into_response()
+    };
+    let announced = request.headers().get(header::CONTENT_LENGTH);
+    let announced = announced.and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|len| len > limits.max_request) {
+        return too_large();
+    }
+    let (parts, body) = request.into_parts();
+    let most = usize::try_from(limits.max_request).unwrap_or(usize::MAX);
+    let collected = Limited::new(body, most).collect();
+    match tokio::time::timeout(limits.request_timeout, collected).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body.to_bytes()))).await,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => too_large(),
+        Ok(Err(error)) => Problem::bad_request(error.to_string()).into_response(),
+        Err(_) => {
+            let detail = format!("the body did not come within {:?}", limits.request_timeout);
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "timed out", detail).into_response()
+        }
+    }
+}
+
+/// What a request needs: GET looks, everything else acts.
+pub(super) fn needed(method: &Method) -> Right {
+    if *method == Method::GET || *method == Method::HEAD { Right::Read } else { Right::Act }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g_other_users_have_half_of_the_connections() {
+        let open = Arc::new(Open::default());
+        let own = Peer::User { uid: Some(nix::unistd::geteuid().as_raw()), pid: None };
+        let other = |uid| Peer::User { uid: Some(uid), pid: None };
+        let first = open.enter(other(4001), 4).unwrap();
+        let _second = open.enter(other(4002), 4).unwrap();
+        assert!(open.enter(other(4003), 4).is_none());
+        let _third = open.enter(own, 4).unwrap();
+        let _fourth = open.enter(own, 4).unwrap();
+        assert!(open.enter(own, 4).is_none());
+        drop(first);
+        let _fifth = open.enter(own, 4).unwrap();
+        assert!(lock(&open.0).values().sum::<u32>() == 4);
+    }
+
+    #[test]
+    fn g_the_refusal_is_as_long_as_it_says() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        serde_json::from_str::<serde_json::Value>(body).unwrap();
+    }
+}

@@ -1,0 +1,147 @@
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use super::common::{PATIENCE, Response, Running, exchange, read_response};
+
+#[test]
+fn g_a_request_that_is_too_large_is_413() {
+    let running = Running::start("[status]\nmax_request = \"2KiB\"");
+    let body = format!("{{\"contract\":\"{}\"}}", "a".repeat(3000));
+    let response = running.post("/v1/call", &body);
+    assert_eq!((response.status, &response.json()["title"]), (413, &"payload too large".into()));
+    // And when it does not say so beforehand.
+    let mut stream = running.connect();
+    let head = "POST /v1/call HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
+        transfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    drop(stream.write_all(format!("bb8\r\n{}\r\n0\r\n\r\n", "a".repeat(3000)).as_bytes()));
+    assert_eq!(read_response(stream).status, 413);
+}
+
+#[test]
+fn g_slow_clients_are_let_go() {
+    let running = Running::start("[status]\nrequest_timeout = \"300ms\"");
+    // A head that never ends: the connection is closed.
+    let mut stream = running.connect();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost:").unwrap();
+    let mut rest = Vec::new();
+    drop(stream.read_to_end(&mut rest));
+    // A body that never comes.
+    let mut stream = running.connect();
+    let head =
+        "POST /v1/call HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 9\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(read_response(stream).status, 408);
+}
+
+#[test]
+fn g_there_are_only_so_many_connections() {
+    let running = Running::start("[status]\nmax_connections = 2\nrequest_timeout = \"1h\"");
+    let idle: Vec<UnixStream> = (0..2).map(|_| running.connect()).collect();
+    let refused = read_response(running.connect());
+    assert_eq!((refused.status, &refused.json()["status"]), (503, &503.into()));
+    drop(idle);
+    super::common::until(|| {
+        let mut stream = running.connect();
+        drop(stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
+        read_response(stream).status == 200
+    });
+}
+
+/// Connects as another user: the kernel tells the peer the credentials of the
+/// thread that connects.
+fn connect_as(uid: u32, socket: &Path) -> UnixStream {
+    let socket = socket.to_owned();
+    let thread = std::thread::spawn(move || {
+        // SAFETY: the system call takes numbers only; it changes this thread's
+        // credentials alone (setresuid(2), "C library/kernel differences"), and
+        // the thread ends with this function.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+        assert_eq!(changed, 0);
+        let stream = UnixStream::connect(socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    });
+    thread.join().unwrap()
+}
+
+#[test]
+fn g_users_have_the_rights_that_the_configuration_gives() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let running = Running::with(dir, "[status]\nread_only = [4001]\nadmin = [4002]");
+    let ask = |uid, method, path| {
+        exchange(connect_as(uid, &running.socket()), method, path, &[], b"").status
+    };
+    let reload = "/v1/bundles/greeter-lua/reload";
+    assert_eq!((ask(4001, "GET", "/v1/status"), ask(4001, "POST", reload)), (200, 403));
+    assert_eq!((ask(4002, "GET", "/v1/status"), ask(4002, "POST", reload)), (200, 200));
+    assert_eq!((ask(4003, "GET", "/v1/status"), ask(4003, "POST", reload)), (403, 403));
+    let logs = running.text(&["logs", "--level", "warn"]);
+    for told in ["user 4001", "user 4003", "POST /v1/bundles/greeter-lua/reload", "GET /v1/status"]
+    {
+        assert!(logs.contains(told), "{logs}");
+    }
+    assert_eq!(logs.matches("refused on the status socket").count(), 3, "{logs}");
+}
+
+/// The status service by TCP.
+struct Tcp<'r> {
+    running: &'r Running,
+    address: String,
+}
+
+impl Tcp<'_> {
+    fn ask(&self, method: &str, path: &str, token: Option<&str>) -> Response {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let headers: Vec<(&str, &str)> =
+            bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+        exchange(stream, method, path, &headers, b"")
+    }
+
+    fn token(&self, file: &str) -> String {
+        let path = self.running.dir.path().join(file);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+}
+
+#[test]
+fn g_by_tcp_a_token_is_needed() {
+    let running = Running::start("[status]\ntcp = \"127.0.0.1:0\"");
+    let address = running.said.split_once("http://").unwrap().1.split_once('/').unwrap().0;
+    let tcp = Tcp { running: &running, address: address.to_owned() };
+    let (admin, read) = (tcp.token("s.sock.token"), tcp.token("s.sock.token.read"));
+    let reload = "/v1/bundles/greeter-lua/reload";
+    for wrong in [None, Some(""), Some("nonsense")] {
+        let response = tcp.ask("GET", "/v1/status", wrong);
+        assert_eq!(response.status, 401);
+        assert!(response.head.contains("www-authenticate: bearer"), "{response:?}");
+        assert_eq!(tcp.ask("POST", reload, wrong).status, 401);
+    }
+    assert_eq!(tcp.ask("GET", "/metrics", Some(&read)).status, 200);
+    assert_eq!(tcp.ask("POST", reload, Some(&read)).status, 403);
+    assert_eq!(tcp.ask("POST", reload, Some(&admin)).status, 200);
+    // The page holds no secret, and nothing from elsewhere.
+    for (path, kind) in
+        [("/", "text/html"), ("/ui/app.js", "text/javascript"), ("/ui/style.css", "text/css")]
+    {
+        let response = tcp.ask("GET", path, None);
+        assert_eq!(response.status, 200);
+        assert!(response.head.contains(&format!("content-type: {kind}")), "{response:?}");
+        assert!(response.head.contains("content-security-policy: default-src 'none'"));
+        assert!(!response.body.contains("http://") || path == "/ui/app.js", "{path}");
+    }
+    let logs = running.text(&["logs"]);
+    assert!(logs.contains("a client without a token"), "{logs}");
+    assert!(logs.contains("the bearer of the token for reading"), "{logs}");
+}

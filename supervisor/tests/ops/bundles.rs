@@ -1,0 +1,133 @@
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use super::common::{MENAGERIE, sample};
+
+fn menagerie(args: &[&str], dir: &Path) -> Output {
+    Command::new(MENAGERIE).args(args).arg(dir).arg("--json").output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// A new bundle passes its own check: it loads, exports what it promises, and
+/// its tests pass.
+fn new_is_sound(language: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("My_First");
+    let made = menagerie(&["new", language], &bundle);
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!((&json(&made)["name"], &json(&made)["ready"]), (&"my-first".into(), &true.into()));
+    assert!(bundle.join("README.md").exists());
+    let checked = menagerie(&["check"], &bundle);
+    let findings = json(&checked);
+    assert!(checked.status.success(), "{findings:#}");
+    assert_eq!(findings["contracts"][0]["name"], "my-first");
+    assert_eq!(findings["contracts"][0]["functions"].as_array().unwrap().len(), 2);
+    assert_eq!(findings["tests"].as_array().unwrap().len(), 3);
+    assert_eq!(findings["warnings"], serde_json::json!([]));
+    // It is not written over.
+    assert_eq!(menagerie(&["new", language], &bundle).status.code(), Some(1));
+}
+
+#[test]
+fn g_new_python_runs_as_it_is() {
+    new_is_sound("python");
+}
+
+#[test]
+fn g_new_lua_runs_as_it_is() {
+    new_is_sound("lua");
+}
+
+#[test]
+fn g_new_js_runs_as_it_is() {
+    new_is_sound("js");
+}
+
+#[test]
+fn g_new_c_runs_as_it_is() {
+    new_is_sound("c");
+}
+
+#[test]
+fn g_new_dotnet_runs_as_it_is() {
+    new_is_sound("dotnet");
+}
+
+/// What cargo makes of it is not tried here: that would compile the guest crate
+/// and its dependencies once more. `docs/bundles-rust.md` is compiled instead.
+#[test]
+fn g_new_rust_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("hello");
+    let made = menagerie(&["new", "rust", "--no-build"], &bundle);
+    assert!(made.status.success(), "{made:?}");
+    assert_eq!(json(&made)["ready"], false);
+    let cargo = std::fs::read_to_string(bundle.join("Cargo.toml")).unwrap();
+    let table: toml::Table = cargo.parse().unwrap();
+    let guest = table["dependencies"]["menagerie-guest"]["path"].as_str().unwrap();
+    assert!(Path::new(guest).join("src/lib.rs").exists(), "{guest}");
+    // It says what lacks: it was not compiled.
+    let checked = menagerie(&["check"], &bundle);
+    assert_eq!(checked.status.code(), Some(1));
+    let problem = json(&checked)["problems"][0].to_string();
+    assert!(problem.contains("libhello.so") && problem.contains("does not exist"), "{problem}");
+}
+
+#[test]
+fn g_check_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = dir.path().join("manifest.toml");
+    let sound = "name = \"a\"\nloader = \"lua\"\nfile = \"main.lua\"\nprovides = [\"a@1\"]\n";
+    let code = "return { [\"a@1\"] = { f = function(x) return x end } }";
+    let check = |manifest_text: &str, code: &str, tests: &str| {
+        std::fs::write(&manifest, manifest_text).unwrap();
+        std::fs::write(dir.path().join("main.lua"), code).unwrap();
+        std::fs::write(dir.path().join("tests.json"), tests).unwrap();
+        let output = menagerie(&["check"], dir.path());
+        assert_eq!(
+            output.status.success(),
+            json(&output)["problems"] == serde_json::json!([])
+                && json(&output)["tests"].as_array().unwrap().iter().all(|test| test["ok"] == true)
+        );
+        (output.status.success(), json(&output).to_string())
+    };
+    assert!(check(sound, code, "[]").0);
+    for (manifest, code, tests, told) in [
+        ("name = 1", code, "[]", "manifest.toml"),
+        (sound, "return {", "[]", "main.lua"),
+        (sound, "return {}", "[]", "a@1"),
+        (sound, code, "{}", "tests.json"),
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"f","args":[1],"result":2}]"#,
+            "expected 2, and got 1",
+        ),
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"f","args":[1],"fails":true}]"#,
+            "should fail",
+        ),
+        (sound, code, r#"[{"contract":"a@1","function":"g"}]"#, "has no function"),
+    ] {
+        let (ok, findings) = check(manifest, code, tests);
+        assert!(!ok && findings.contains(told), "{told}: {findings}");
+    }
+    let (ok, findings) = check(&format!("{sound}colour = 1\n"), code, "[]");
+    assert!(ok && findings.contains("colour"), "{findings}");
+}
+
+#[test]
+fn g_check_takes_what_a_bundle_depends_on() {
+    let alone = menagerie(&["check"], &sample("probe-lua"));
+    assert_eq!(alone.status.code(), Some(1), "{alone:?}");
+    let with = sample("greeter-lua");
+    let together = menagerie(&["check", "--with", with.to_str().unwrap()], &sample("probe-lua"));
+    assert!(together.status.success(), "{together:?}");
+}

@@ -1,0 +1,261 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::common::{Running, docs, sample, until};
+
+/// The keys of a value, at every depth; of a list, those of all its items.
+fn keys(value: &Value, at: &str, into: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let at = format!("{at}.{name}");
+                keys(value, &at, into);
+                into.insert(at);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| keys(item, &format!("{at}[]"), into)),
+        _ => {}
+    }
+}
+
+/// What `menagerie run --json` prints when it is ready has the documented keys.
+#[test]
+fn g_run_says_in_json_when_it_is_ready() {
+    use std::io::BufRead;
+    let text = std::fs::read_to_string(docs().join("json.md")).unwrap();
+    let block =
+        text.split_once("<!-- run -->\n```json\n").unwrap().1.split_once("\n```").unwrap().0;
+    let dir = tempfile::tempdir().unwrap();
+    let settings = dir.path().join("menagerie.toml");
+    std::fs::write(&settings, "[status]\ntcp = \"127.0.0.1:0\"\n").unwrap();
+    let mut child = std::process::Command::new("timeout")
+        .args([&super::common::PATIENCE.as_secs().to_string(), super::common::MENAGERIE, "run"])
+        .args(["--json", "--bundles", "/nonexistent", "--bundles"])
+        .arg(sample("greeter-lua"))
+        .arg("--config")
+        .arg(settings)
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // `timeout` hands the signal on, and the supervisor ends in an orderly way.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    let (mut documented, mut real) = (BTreeSet::new(), BTreeSet::new());
+    keys(&serde_json::from_str(block).unwrap(), "", &mut documented);
+    keys(&serde_json::from_str(&line).unwrap(), "", &mut real);
+    assert_eq!(documented, real, "{line}");
+}
+
+/// Every example of docs/json.md has the keys that the command really prints,
+/// and no other.
+#[test]
+fn g_json_is_as_documented() {
+    let text = std::fs::read_to_string(docs().join("json.md")).unwrap();
+    let mut examples: Vec<(String, Value)> = Vec::new();
+    let mut rest = text.as_str();
+    while let Some((_, after)) = rest.split_once("<!-- menagerie ") {
+        let (command, after) = after.split_once(" -->").unwrap();
+        let block = after.split_once("```json\n").unwrap().1.split_once("\n```").unwrap().0;
+        let example = serde_json::from_str(block).unwrap_or_else(|e| panic!("{command}: {e}"));
+        examples.push((command.to_owned(), example));
+        rest = after;
+    }
+    let running = Running::start("");
+    drop(running.menagerie(&["call", "probe@1", "crash"]));
+    until(|| running.json(&["crashes", "--json"])[0].is_object());
+    until(|| running.json(&["workers", "--json"])[0]["last_crash"].is_object());
+    let dir = running.dir.path().join("hello");
+    let dir = dir.to_str().unwrap();
+    for (command, example) in &examples {
+        let args: Vec<&str> = command
+            .split(' ')
+            .map(|arg| match arg {
+                "HELLO" => dir,
+                other => other,
+            })
+            .collect();
+        let output = running.menagerie(&args);
+        let printed = String::from_utf8(output.stdout.clone()).unwrap();
+        let value: Value = if command.starts_with("logs") || command.starts_with("events") {
+            printed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect()
+        } else {
+            serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        };
+        let (mut documented, mut real) = (BTreeSet::new(), BTreeSet::new());
+        keys(example, "", &mut documented);
+        keys(&value, "", &mut real);
+        assert_eq!(documented, real, "menagerie {command}");
+    }
+    assert!(examples.len() >= 11);
+}
+
+/// The code blocks that stand after `<!-- file NAME -->`.
+fn files(text: &str) -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("<!-- file ") {
+        let (name, after) = after.split_once(" -->\n```").unwrap();
+        let (_, after) = after.split_once('\n').unwrap();
+        let (block, after) = after.split_once("\n```").unwrap();
+        files.push((name.to_owned(), format!("{block}\n")));
+        rest = after;
+    }
+    files
+}
+
+/// Each bundle of docs/bundles.md, with the page's manifest and tests.
+#[test]
+fn g_the_documented_bundles_are_sound() {
+    let text = std::fs::read_to_string(docs().join("bundles.md")).unwrap();
+    let files = files(&text);
+    let shared = |name: &str| &files.iter().find(|(file, _)| file == name).unwrap().1;
+    let dir = tempfile::tempdir().unwrap();
+    let mut checked = Vec::new();
+    for (file, code) in files.iter().filter(|(file, _)| file.contains('/')) {
+        let (language, name) = file.split_once('/').unwrap();
+        let bundle = dir.path().join(language);
+        std::fs::create_dir(&bundle).unwrap();
+        std::fs::write(bundle.join(name), code).unwrap();
+        std::fs::write(bundle.join("tests.json"), shared("tests.json")).unwrap();
+        let (loader, artifact) = match language {
+            "dotnet" => ("dotnet", "visits.dll"),
+            "c" => ("native", "libvisits.so"),
+            _ => (language, name),
+        };
+        let manifest = shared("manifest.toml").replace("LOADER", loader).replace("FILE", artifact);
+        std::fs::write(bundle.join("manifest.toml"), manifest).unwrap();
+        compile(language, &bundle);
+        let greeter = sample("greeter-lua");
+        let output = std::process::Command::new(super::common::MENAGERIE)
+            .args(["check", "--json", "--with"])
+            .args([&greeter, &bundle])
+            .output()
+            .unwrap();
+        let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(output.status.success(), "{language}: {findings:#}");
+        assert_eq!(findings["warnings"], serde_json::json!([]), "{language}");
+        assert_eq!(findings["tests"].as_array().unwrap().len(), 4, "{language}");
+        checked.push(language);
+    }
+    assert_eq!(checked, ["python", "lua", "js", "dotnet", "c"]);
+}
+
+fn compile(language: &str, bundle: &Path) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut command = match language {
+        "c" => {
+            let mut command = std::process::Command::new("cc");
+            command.args(["-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-I"]);
+            command.arg(root.join("worker-native/guest/include"));
+            command.args(["visits.c", "-o", "libvisits.so"]);
+            command
+        }
+        "dotnet" => {
+            // As `menagerie new dotnet` compiles.
+            let program = Path::new(super::common::MENAGERIE);
+            let guest = program.parent().unwrap().parent().unwrap();
+            let guest = guest.join("dotnet/Menagerie.Guest.dll");
+            let mut command = std::process::Command::new("mcs");
+            command.args(["-target:library", "-out:visits.dll", "Visits.cs"]);
+            command.arg(format!("-r:{}", guest.display()));
+            command
+        }
+        _ => return,
+    };
+    let output = command.current_dir(bundle).output().unwrap();
+    assert!(output.status.success(), "{language}: {output:?}");
+}
+
+/// The examples end by themselves, and check what they show.
+#[test]
+fn g_the_examples_run() {
+    let program = Path::new(super::common::MENAGERIE);
+    let folder = program.parent().unwrap().join("examples");
+    for (name, args, told) in [
+        ("editor", &[][..], "broken failed: "),
+        ("pipeline", &[], "50000 of 100000 values are left"),
+        ("http_server", &["--demo"], "after the change: Good day, Ada"),
+    ] {
+        let example = folder.join(name);
+        if !example.exists() {
+            eprintln!("skipped: {} was not built", example.display());
+            continue;
+        }
+        let mut child = std::process::Command::new(&example)
+            .args(args)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Ended in any case: a watchdog, not a limit on a machine's speed.
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let (done, ended) = std::sync::mpsc::channel::<()>();
+        let watchdog = std::thread::spawn(move || {
+            if ended.recv_timeout(super::common::PATIENCE).is_err() {
+                let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            }
+        });
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut child.stdout.take().unwrap(), &mut text).unwrap();
+        let _ = done.send(());
+        watchdog.join().unwrap();
+        let status = child.wait().unwrap();
+        assert!(status.success() && text.contains(told), "{name}: {status}\n{text}");
+    }
+}
+
+/// Blocks of a kind of code with what stands before the next one of its kind.
+fn blocks<'t>(text: &'t str, kind: &str) -> Vec<(&'t str, &'t str)> {
+    let mark = format!("```{kind}\n");
+    let mut found = Vec::new();
+    for part in text.split(mark.as_str()).skip(1) {
+        found.push(part.split_once("\n```\n").unwrap());
+    }
+    found
+}
+
+/// docs/first-steps.md, line by line, with the answers that it shows.
+#[test]
+fn g_the_first_steps_are_as_described() {
+    let text = std::fs::read_to_string(docs().join("first-steps.md")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut script =
+        String::from("set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n");
+    let mut expected = Vec::new();
+    for (index, (code, after)) in blocks(&text, "sh").into_iter().enumerate() {
+        script.push_str(&format!("echo '=== {index}'\n{code}\n"));
+        let answer = after.strip_prefix("```text\n").and_then(|rest| rest.split_once("\n```"));
+        expected.push(answer.map_or("", |(answer, _)| answer));
+    }
+    let program = Path::new(super::common::MENAGERIE).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    // Ended in any case, with all that it has started.
+    let output = std::process::Command::new("timeout")
+        .args(["--kill-after=10", &super::common::PATIENCE.as_secs().to_string(), "bash", "-c"])
+        .arg(&script)
+        .current_dir(dir.path())
+        .env("PATH", path)
+        .env("MENAGERIE_SOCKET", dir.path().join("s.sock"))
+        .env_remove("RUST_LOG")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let log = std::fs::read_to_string(dir.path().join("menagerie.log")).unwrap_or_default();
+    assert!(output.status.success(), "{}\n{said}\n{errors}\n{log}", output.status);
+    for (index, expected) in expected.iter().enumerate() {
+        let (_, part) = said.split_once(&format!("=== {index}\n")).unwrap();
+        let part = part.split("\n=== ").next().unwrap();
+        for line in expected.lines() {
+            assert!(part.contains(line), "{line:?} is not in step {index}:\n{part}");
+        }
+    }
+    assert!(expected.iter().filter(|answer| !answer.is_empty()).count() >= 7);
+}

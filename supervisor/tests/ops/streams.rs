@@ -1,0 +1,105 @@
+use std::io::{BufRead, BufReader, Write};
+
+use serde_json::Value;
+
+use super::common::{Response, Running, exchange, until};
+
+/// The data of server-sent events, and their ids.
+fn events(response: &Response) -> Vec<(String, Value)> {
+    assert_eq!(response.status, 200, "{response:?}");
+    assert!(response.head.contains("text/event-stream"), "{response:?}");
+    let field = |block: &str, name: &str| {
+        let line = block.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim().to_owned()
+    };
+    let blocks = response.body.split("\n\n").filter(|block| block.contains("data:"));
+    blocks
+        .map(|block| {
+            let data = serde_json::from_str(&field(block, "data:")).unwrap();
+            (field(block, "id:"), data)
+        })
+        .collect()
+}
+
+#[test]
+fn g_logs_are_kept_and_chosen() {
+    let running = Running::start("");
+    assert_eq!(running.menagerie(&["call", "probe@1", "fail", "\"x\""]).status.code(), Some(1));
+    running.kill_worker();
+    until(|| !running.lines(&["logs", "--json", "--level", "error"]).is_empty());
+    let all = running.lines(&["logs", "--json"]);
+    assert!(all.windows(2).all(|pair| pair[0]["id"].as_u64() < pair[1]["id"].as_u64()));
+    let grave = running.lines(&["logs", "--json", "--level", "error"]);
+    assert!(grave.iter().all(|entry| entry["level"] == "error"), "{grave:?}");
+    assert!(grave.iter().any(|e| e["message"].as_str().unwrap().contains("died of signal 9")));
+    let of_one = running.lines(&["logs", "--json", "--bundle", "greeter-lua"]);
+    assert!(!of_one.is_empty() && of_one.iter().all(|entry| entry["bundle"] == "greeter-lua"));
+    let of_worker = running.lines(&["logs", "--json", "--worker", "python"]);
+    assert!(of_worker.is_empty());
+    assert_eq!(running.lines(&["logs", "--json", "-n", "2"]).len(), 2);
+    assert_eq!(running.lines(&["logs", "--json", "--since", "1h"]).len(), all.len());
+    let text = running.text(&["logs", "--bundle", "greeter-lua"]);
+    assert!(text.contains("info  greeter-lua supervisor: bundle greeter-lua loaded"), "{text}");
+}
+
+#[test]
+fn g_events_and_crashes_are_kept_and_chosen() {
+    let running = Running::start("");
+    running.kill_worker();
+    until(|| running.json(&["crashes", "--json"]).as_array().unwrap().len() == 1);
+    let count = |args: &[&str]| running.json(args).as_array().unwrap().len();
+    assert_eq!(count(&["crashes", "--json", "--worker", "lua", "--since", "1h"]), 1);
+    assert_eq!(count(&["crashes", "--json", "--worker", "python"]), 0);
+    assert_eq!(count(&["crashes", "--json", "--bundle", "probe-lua"]), 0, "nothing ran");
+    let all = running.lines(&["events", "--json", "--no-follow"]);
+    let kinds: Vec<&str> = all.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    for kind in ["worker_state", "bundle_loaded", "worker_crashed"] {
+        assert!(kinds.contains(&kind), "{kinds:?}");
+    }
+    let grave = running.lines(&["events", "--json", "--no-follow", "--level", "error"]);
+    assert_eq!(grave.len(), 1, "{grave:?}");
+    let of_one = running.lines(&["events", "--json", "--no-follow", "--bundle", "greeter-lua"]);
+    assert!(of_one.iter().all(|event| event["bundle"] == "greeter-lua"), "{of_one:?}");
+}
+
+#[test]
+fn g_a_reader_resumes_after_the_last_id() {
+    let running = Running::start("");
+    for path in ["/v1/logs", "/v1/events"] {
+        let all = events(&running.get(&format!("{path}?follow=false")));
+        assert!(all.len() > 3, "{all:?}");
+        let (id, _) = &all[2];
+        let headers = [("last-event-id", id.as_str())];
+        let path = format!("{path}?follow=false");
+        let rest = events(&exchange(running.connect(), "GET", &path, &headers, b""));
+        assert_eq!(rest[0], all[3]);
+        // From a supervisor that is no more: all of this one's are new.
+        let headers = [("last-event-id", "1.999999")];
+        let rest = events(&exchange(running.connect(), "GET", &path, &headers, b""));
+        assert_eq!(rest[0], all[0]);
+    }
+}
+
+#[test]
+fn g_followers_see_what_comes() {
+    let running = Running::start("");
+    let mut stream = running.connect();
+    stream.write_all(b"GET /v1/events?bundle=greeter-lua HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    // The head has come: the reader is there.
+    assert!(lines.by_ref().any(|line| line.is_empty()));
+    assert!(running.menagerie(&["reload", "greeter-lua"]).status.success());
+    let data = lines.find_map(|line| line.strip_prefix("data:").map(str::to_owned)).unwrap();
+    let event: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!(event["event"], "bundle_reloaded", "{event}");
+}
+
+#[test]
+fn g_a_wrong_choice_is_said() {
+    let running = Running::start("");
+    for path in ["/v1/logs?level=loud", "/v1/events?nothing=1", "/v1/crashes?since=yesterday"] {
+        let response = running.get(path);
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.head.contains("application/problem+json"), "{response:?}");
+    }
+}
