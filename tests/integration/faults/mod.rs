@@ -68,6 +68,7 @@ fn hasty(fault: &str) -> Config {
         ..RestartPolicy::default()
     };
     config.start_timeout = Duration::from_secs(60);
+    config.deadline = PATIENCE;
     // What a stop waits for in vain.
     config.drain = Duration::from_secs(1);
     config.term_timeout = Duration::from_secs(1);
