@@ -154,8 +154,9 @@ struct RestartQuery {
 async fn restart(
     State(supervisor): State<Supervisor>,
     Path(loader): Path<String>,
-    Query(query): Query<RestartQuery>,
+    query: Result<Query<RestartQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
     Ok(Json(if query.rolling {
         supervisor.restart_rolling(&loader).await?
     } else {
