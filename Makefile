@@ -11,7 +11,7 @@ ROUNDS ?= 10000
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test loom bench soak faults chaos lint clean
+.PHONY: help setup build demo test loom stress bench soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ test: build ## all tests
 loom: setup ## check the lanes' protocols by their models
 	CARGO_TARGET_DIR=$(LOOM) RUSTFLAGS="--cfg loom" \
 		cargo nextest run --locked --release --package menagerie-protocol --lib models::
+
+stress: build ## 10 million frames between two processes, and 1,000 seeds of random bytes
+	MENAGERIE_FRAMES=10000000 MENAGERIE_SEEDS=1000 cargo test --locked \
+		--package menagerie-tests --test integration -- --nocapture two_processes random_bytes
 
 bench: setup ## measure calls beside what the machine allows; writes docs/bench
 	cargo build --locked --release --package menagerie-supervisor $(WORKERS)

@@ -35,3 +35,7 @@ mod watch;
 
 // What unloading and reloading frees, in a few rounds.
 mod reclaim;
+
+// Lanes between two processes, without a supervisor: every byte of frames of
+// every size.
+mod lanes;

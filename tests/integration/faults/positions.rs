@@ -124,12 +124,14 @@ fn s6_a_call_that_is_never_answered() {
 fn s2_random_bytes_from_sixty_seeds() {
     run(async {
         let mut config = hasty_once("random");
-        let seeds: u64 = 60;
+        // A thousand in `make stress`.
+        let seeds = std::env::var("MENAGERIE_SEEDS").ok().and_then(|n| n.parse().ok());
+        let seeds = seeds.unwrap_or(60_u64);
         config.worker_env.insert("MISBEHAVE_TIMES".to_owned(), seeds.to_string());
-        config.crash_history = 1000;
-        config.bundle_crash_limit = 1000;
+        config.crash_history = 10_000;
+        config.bundle_crash_limit = 10_000;
         config.restart = RestartPolicy {
-            limit: 1000,
+            limit: 10_000,
             initial_delay: Duration::from_millis(1),
             max_delay: Duration::from_millis(1),
             window: Duration::from_secs(3600),

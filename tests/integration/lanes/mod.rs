@@ -1,0 +1,3 @@
+//! Lanes between two real processes, without a supervisor.
+
+mod two_processes;

@@ -1,0 +1,141 @@
+//! Frames of random sizes between two processes, over the very ends that
+//! supervisor and worker have. Each side knows what the other sends, and checks
+//! every byte.
+//!
+//! `MENAGERIE_FRAMES` says how many: 10 million in `make stress`.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use menagerie_protocol::lane::link::{Rx, Side, Tx};
+use menagerie_protocol::lane::wait::wake_pair;
+use menagerie_protocol::lane::{LaneMemory, NewLane};
+use menagerie_protocol::ring::{FrameHead, Full, Kind, Shape};
+
+const ENV_CHILD: &str = "MENAGERIE_FRAMES_CHILD";
+const SHAPE: Shape = Shape::new(256);
+
+/// Sebastiano Vigna's SplitMix64: small, and the same on both sides.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// The frames that one side sends: mostly small, some as large as may be.
+struct Frames {
+    random: Random,
+    number: u64,
+}
+
+impl Frames {
+    fn of(side: Side) -> Self {
+        Self { random: Random(side as u64 + 1), number: 0 }
+    }
+
+    fn fill(&mut self, payload: &mut Vec<u8>) -> FrameHead {
+        let size = self.random.next();
+        let most = match size >> 60 {
+            0 => SHAPE.max_payload() as u64 + 1,
+            1..4 => 1000,
+            _ => 60,
+        };
+        let len = usize::try_from(size % most).unwrap();
+        payload.clear();
+        while payload.len() < len {
+            payload.extend_from_slice(&self.random.next().to_le_bytes());
+        }
+        payload.truncate(len);
+        self.number += 1;
+        let function = u32::try_from(self.number % 1000).unwrap();
+        FrameHead { kind: Kind::Reply, flags: 0, function, call: self.number }
+    }
+}
+
+/// Sends `count` frames and receives as many, now the one and now the other.
+fn exchange(memory: &LaneMemory, side: Side, count: u64) {
+    let (ours, theirs) = wake_pair().unwrap();
+    let mut tx = Tx::new(memory, SHAPE, side, Arc::new(ours));
+    let mut rx = Rx::new(memory, SHAPE, side, Arc::new(theirs));
+    let other = if side == Side::Supervisor { Side::Worker } else { Side::Supervisor };
+    let (mut out, mut expected) = (Frames::of(side), Frames::of(other));
+    let (mut payload, mut wanted, mut found) = (Vec::new(), Vec::new(), Vec::new());
+    let mut head = out.fill(&mut payload);
+    while out.number <= count || expected.number < count {
+        let mut moved = false;
+        while out.number <= count {
+            match tx.send(head, &[&payload]) {
+                Ok(()) => head = out.fill(&mut payload),
+                Err(Full::Busy) => break,
+                Err(Full::Corrupt(corrupt)) => panic!("{corrupt}"),
+            }
+            moved = true;
+        }
+        while let Some(frame) = rx.peek().unwrap() {
+            found.clear();
+            rx.copy_payload(&frame, &mut found);
+            let wanted_head = expected.fill(&mut wanted);
+            assert_eq!(frame.head, wanted_head);
+            assert!(found == wanted, "frame {} of {} bytes", frame.head.call, wanted.len());
+            rx.release(frame);
+            moved = true;
+        }
+        if !moved && expected.number < count && !rx.spin() {
+            // The other side may wait for room, that it is not woken for.
+            rx.sleep(Some(Duration::from_millis(1)));
+        }
+    }
+}
+
+/// The other process: does nothing unless it is started as such.
+#[test]
+fn child() {
+    let Ok(what) = std::env::var(ENV_CHILD) else { return };
+    let mut words = what.split(' ');
+    let mut open = || -> OwnedFd {
+        let path = words.next().unwrap();
+        std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap().into()
+    };
+    let up = open();
+    let path = words.next().unwrap();
+    // Sealed against our writes: it can be opened for reading only.
+    let down: OwnedFd = std::fs::File::open(path).unwrap().into();
+    let count = words.next().unwrap().parse().unwrap();
+    let memory = LaneMemory::open(&down, &up, SHAPE).unwrap();
+    exchange(&memory, Side::Worker, count);
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "no worker, and no supervisor")]
+fn frames_of_every_size_arrive_whole_in_both_directions() {
+    let count = std::env::var("MENAGERIE_FRAMES").ok().and_then(|n| n.parse().ok());
+    let count = count.unwrap_or(50_000_u64);
+    let NewLane { memory, down, up, .. } = LaneMemory::create(SHAPE).unwrap();
+    let path = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lanes::two_processes::child", "--nocapture"])
+        .env(ENV_CHILD, format!("{} {} {count}", path(&up), path(&down)))
+        .spawn()
+        .unwrap();
+    struct Killed(std::process::Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+    let mut child = Killed(child);
+    let watched = std::thread::spawn(move || exchange(&memory, Side::Supervisor, count));
+    let status = child.0.wait().unwrap();
+    assert!(status.success(), "the other side: {status}");
+    watched.join().unwrap();
+    eprintln!("{count} frames each way");
+}
