@@ -3,6 +3,7 @@
 
 #![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "tests fail by panicking")]
 
+pub mod random;
 pub mod slope;
 
 use std::path::PathBuf;

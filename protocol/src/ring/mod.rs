@@ -43,8 +43,6 @@ use thiserror::Error;
 
 /// Words of 8 bytes in a slot: one cache line.
 pub const SLOT_WORDS: usize = 8;
-/// Bytes in a slot.
-pub const SLOT_BYTES: usize = SLOT_WORDS * 8;
 /// Words of a frame before its payload: header, kind and function, call id.
 pub const FRAME_WORDS: usize = 3;
 /// Payload bytes in a frame's first slot.

@@ -13,22 +13,10 @@ use menagerie_protocol::lane::link::{Rx, Side, Tx};
 use menagerie_protocol::lane::wait::wake_pair;
 use menagerie_protocol::lane::{LaneMemory, NewLane};
 use menagerie_protocol::ring::{FrameHead, Full, Kind, Shape};
+use menagerie_tests::random::Random;
 
 const ENV_CHILD: &str = "MENAGERIE_FRAMES_CHILD";
 const SHAPE: Shape = Shape::new(256);
-
-/// Sebastiano Vigna's SplitMix64: small, and the same on both sides.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
 
 /// The frames that one side sends: mostly small, some as large as may be.
 struct Frames {
@@ -38,7 +26,7 @@ struct Frames {
 
 impl Frames {
     fn of(side: Side) -> Self {
-        Self { random: Random(side as u64 + 1), number: 0 }
+        Self { random: Random::new(side as u64 + 1), number: 0 }
     }
 
     fn fill(&mut self, payload: &mut Vec<u8>) -> FrameHead {

@@ -7,7 +7,6 @@
 //! makes of them, it cannot.
 
 mod books;
-mod random;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,9 +14,9 @@ use std::time::{Duration, Instant};
 
 use books::{Books, Ledger};
 use menagerie_supervisor::{BundleState, Config, RestartPolicy, Supervisor};
+use menagerie_tests::random::Random;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use random::Random;
 use tracing_subscriber::EnvFilter;
 
 /// Long enough for any machine: what takes longer has failed.
