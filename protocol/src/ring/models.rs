@@ -12,7 +12,7 @@ use loom::sync::Notify;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::thread;
 
-use super::{Consumer, FrameHead, Kind, Memory, Producer, Shape, Word};
+use super::{Consumer, FrameHead, Kind, Memory, Producer, Shape};
 use crate::lane::hand_over::HandOver;
 use crate::lane::wait::{Mode, Waker, announce_awake, announce_sleep};
 
@@ -114,9 +114,9 @@ fn ring_slots_are_used_again_only_when_they_were_read() {
     });
 }
 
-/// One sleeper, one frame: the sleeper ends, as loom would report a deadlock
-/// if its wake-up were lost.
-fn sleeps_and_is_woken(announce: fn(&AtomicU64, u64, Mode)) {
+/// One sleeper, and frames that it waits for one by one: it ends, as loom would
+/// report a deadlock if a wake-up were lost.
+fn sleeps_and_is_woken(frames: u64, announce: fn(&AtomicU64, u64, Mode)) {
     let shared = shared();
     let bell = Arc::new(Notify::new());
     let mut producer = Producer::new(Arc::clone(&shared), SHAPE);
@@ -124,25 +124,30 @@ fn sleeps_and_is_woken(announce: fn(&AtomicU64, u64, Mode)) {
     let (memory, ring) = (Arc::clone(&shared), Arc::clone(&bell));
     let sender = thread::spawn(move || {
         let mut waker = Waker::default();
-        producer.push(call(0), &[]).unwrap();
-        if waker.wake_needed(&memory.sleep, producer.position()).is_some() {
-            ring.notify();
+        for number in 0..frames {
+            producer.push(call(number), &[]).unwrap();
+            if waker.wake_needed(&memory.sleep, producer.position()).is_some() {
+                ring.notify();
+            }
         }
     });
-    announce(&shared.sleep, consumer.position(), Mode::Futex);
-    if consumer.is_empty() {
-        bell.wait();
-    }
-    announce_awake(&shared.sleep);
-    while consumer.peek().unwrap().is_none() {
-        thread::yield_now();
+    for _ in 0..frames {
+        while consumer.is_empty() {
+            announce(&shared.sleep, consumer.position(), Mode::Futex);
+            if consumer.is_empty() {
+                bell.wait();
+            }
+            announce_awake(&shared.sleep);
+        }
+        let frame = consumer.peek().unwrap().unwrap();
+        consumer.release(frame);
     }
     sender.join().unwrap();
 }
 
 #[test]
 fn sleep_is_never_missed_by_who_publishes() {
-    check(|| sleeps_and_is_woken(announce_sleep::<AtomicU64>));
+    check(|| sleeps_and_is_woken(1, announce_sleep::<AtomicU64>));
 }
 
 #[test]
@@ -150,7 +155,7 @@ fn sleep_is_never_missed_by_who_publishes() {
 fn sleep_without_its_fence_is_missed() {
     // The model can fail: this is the mistake that the fence is there against.
     check(|| {
-        sleeps_and_is_woken(|word, position, mode| {
+        sleeps_and_is_woken(1, |word, position, mode| {
             word.store(((position + 1) << 2) | mode as u64, Ordering::Relaxed);
         });
     });
@@ -160,34 +165,7 @@ fn sleep_without_its_fence_is_missed() {
 fn waker_wakes_for_the_frame_that_is_slept_for() {
     // Two frames, and a sleep before each: a wake-up for the first must not
     // pass for one for the second.
-    check(|| {
-        let shared = shared();
-        let bell = Arc::new(Notify::new());
-        let mut producer = Producer::new(Arc::clone(&shared), SHAPE);
-        let mut consumer = Consumer::new(Arc::clone(&shared), SHAPE);
-        let (memory, ring) = (Arc::clone(&shared), Arc::clone(&bell));
-        let sender = thread::spawn(move || {
-            let mut waker = Waker::default();
-            for number in 0..2 {
-                producer.push(call(number), &[]).unwrap();
-                if waker.wake_needed(&memory.sleep, producer.position()).is_some() {
-                    ring.notify();
-                }
-            }
-        });
-        for _ in 0..2 {
-            while consumer.is_empty() {
-                announce_sleep(&shared.sleep, consumer.position(), Mode::Futex);
-                if consumer.is_empty() {
-                    bell.wait();
-                }
-                announce_awake(&shared.sleep);
-            }
-            let frame = consumer.peek().unwrap().unwrap();
-            consumer.release(frame);
-        }
-        sender.join().unwrap();
-    });
+    check(|| sleeps_and_is_woken(2, announce_sleep::<AtomicU64>));
 }
 
 /// What a caller publishes before it wants the lead, and what leaders have seen.
