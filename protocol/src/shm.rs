@@ -5,8 +5,10 @@ use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
@@ -28,6 +30,48 @@ pub struct Mapping {
     base: NonNull<c_void>,
     len: usize,
     access: Access,
+}
+
+/// Words of a mapping, which they keep: one look-up where `mapping.words()` and a
+/// slice of it are four, and a hot call makes many.
+#[derive(Clone, Debug)]
+pub struct Words {
+    first: NonNull<AtomicU64>,
+    count: usize,
+    _mapping: Arc<Mapping>,
+}
+
+// SAFETY: atomics, in a mapping that may be sent and shared.
+unsafe impl Send for Words {}
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// The words of a range.
+    ///
+    /// # Panics
+    ///
+    /// The range is outside the mapping.
+    #[must_use]
+    pub fn new(mapping: &Arc<Mapping>, range: Range<usize>) -> Self {
+        let words = &mapping.words()[range];
+        Self {
+            first: NonNull::from(words).cast(),
+            count: words.len(),
+            _mapping: Arc::clone(mapping),
+        }
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    #[inline]
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: `new` took them from a slice of the mapping, which is there for
+        // as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.first.as_ptr(), self.count) }
+    }
 }
 
 // SAFETY: the mapping is plain memory that stays where it is until `drop`; all

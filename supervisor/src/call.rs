@@ -18,7 +18,8 @@ use crate::core::Core;
 use crate::counters::{Ended, FunctionCounters, SAMPLE_EVERY, Taken};
 use crate::events::EventKind;
 use crate::lane::{
-    ArgsBuffer, Done, DownSegment, Lane, LaneContract, Outcome, Payload, Ready, Refused, Ticket,
+    ArgsBuffer, Done, DownSegment, Lane, LaneContract, Look, Outcome, PATIENCE, Payload, Ready,
+    Refused, Ticket,
 };
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
@@ -37,11 +38,6 @@ pub struct Contract {
     /// The wait of another bundle that its calls are made for, 0 for none.
     origin: u64,
 }
-
-/// How often a task that shares its lane with others would rather be polled
-/// again at once than woken: enough for the others to send and the worker to
-/// answer, and bounded, so that a slow call does not burn a CPU.
-const PATIENCE: u32 = 64;
 
 impl Contract {
     pub(crate) fn new(core: Arc<Core>, bundle: Arc<Bundle>, id: ContractId) -> Self {
@@ -551,15 +547,15 @@ impl Future for InFlight<'_> {
         // when the task yields, so that tasks on one lane get in step, and the
         // worker has several calls at a time.
         let Poll::Ready(progress) = coop::poll_proceed(cx) else { return Poll::Pending };
-        let patience = this.patience;
-        if let Poll::Ready(done) = this.lane.poll_wait(cx, this.ticket, &mut this.patience) {
-            progress.made_progress();
-            this.ended = true;
-            return Poll::Ready(Ok(Step::Done(done)));
-        }
-        // Polled again at once: no time has passed that a timer would notice.
-        if this.patience != patience {
-            return Poll::Pending;
+        match this.lane.poll_wait(cx, this.ticket, &mut this.patience) {
+            Look::Done(done) => {
+                progress.made_progress();
+                this.ended = true;
+                return Poll::Ready(Ok(Step::Done(done)));
+            }
+            // No time has passed that a timer would notice.
+            Look::Again => return Poll::Pending,
+            Look::Asleep => {}
         }
         if this.timer.is_none() {
             let deadline = this.clock.deadline();

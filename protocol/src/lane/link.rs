@@ -3,13 +3,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::wait::{
     Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait, futex_wake, wake,
 };
-use super::{LaneMemory, RingMemory};
+use super::{LaneMemory, LaneWord, RingMemory};
 use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
 
 /// Which side of a lane this is.
@@ -22,7 +21,7 @@ pub enum Side {
 }
 
 impl Side {
-    fn sleep_word(self, memory: &LaneMemory) -> &AtomicU64 {
+    fn sleep_word(self, memory: &LaneMemory) -> LaneWord {
         match self {
             Self::Supervisor => memory.supervisor_sleep(),
             Self::Worker => memory.worker_sleep(),
@@ -42,8 +41,8 @@ impl Side {
 pub struct Tx {
     producer: Producer<RingMemory>,
     waker: Waker,
-    memory: LaneMemory,
-    side: Side,
+    /// The other side's.
+    sleep: LaneWord,
     /// Wakes the other side when it sleeps by wake socket.
     peer_event: Arc<OwnedFd>,
 }
@@ -59,8 +58,7 @@ impl Tx {
         Self {
             producer: Producer::new(ring, shape),
             waker: Waker::default(),
-            memory: memory.clone(),
-            side,
+            sleep: side.other().sleep_word(memory),
             peer_event,
         }
     }
@@ -86,8 +84,7 @@ impl Tx {
     #[inline]
     pub fn send(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         self.producer.push(head, parts)?;
-        let word = self.side.other().sleep_word(&self.memory);
-        match self.waker.wake_needed(word, self.producer.position()) {
+        match self.waker.wake_needed(&*self.sleep, self.producer.position()) {
             None => {}
             Some((Mode::Futex, position)) => futex_wake(self.producer.header(position)),
             Some((Mode::Socket, _)) => wake(self.peer_event.as_fd()),
@@ -126,8 +123,8 @@ impl Tx {
 pub struct Rx {
     consumer: Consumer<RingMemory>,
     spinner: Spinner,
-    memory: LaneMemory,
-    side: Side,
+    /// This side's.
+    sleep: LaneWord,
     event: Arc<OwnedFd>,
 }
 
@@ -142,8 +139,7 @@ impl Rx {
         Self {
             consumer: Consumer::new(ring, shape),
             spinner: Spinner::default(),
-            memory: memory.clone(),
-            side,
+            sleep: side.sleep_word(memory),
             event,
         }
     }
@@ -206,12 +202,12 @@ impl Rx {
     /// Sleeps by futex until a frame is there, or `timeout` has passed.
     pub fn sleep(&mut self, timeout: Option<Duration>) {
         let position = self.consumer.position();
-        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::Futex);
+        announce_sleep(&*self.sleep, position, Mode::Futex);
         let started = Instant::now();
         if self.consumer.is_empty() {
             futex_wait(self.consumer.next_header(), self.consumer.stale(), timeout);
         }
-        announce_awake(self.side.sleep_word(&self.memory));
+        announce_awake(&*self.sleep);
         self.spinner.slept(started.elapsed());
     }
 
@@ -219,7 +215,7 @@ impl Rx {
     /// not say so, if a frame is there already.
     pub fn arm(&mut self) -> bool {
         let position = self.consumer.position();
-        announce_sleep(self.side.sleep_word(&self.memory), position, Mode::Socket);
+        announce_sleep(&*self.sleep, position, Mode::Socket);
         if self.consumer.is_empty() {
             return true;
         }
@@ -229,7 +225,7 @@ impl Rx {
 
     /// Says that this side is awake after [`arm`](Self::arm).
     pub fn disarm(&mut self) {
-        announce_awake(self.side.sleep_word(&self.memory));
+        announce_awake(&*self.sleep);
     }
 
     /// Makes the wake socket unreadable.

@@ -19,13 +19,14 @@ pub mod wait;
 pub mod worker;
 
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use crate::msgpack::{Reader, Token};
 use crate::ring::{Memory, SLOT_WORDS, Shape};
-use crate::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
+use crate::shm::{Access, Mapping, Words, seal_future_writes, sealed_memfd};
 
 /// What word 0 says: `MNGL` and the layout's version.
 pub const LAYOUT: u64 = u64::from_be_bytes(*b"MNGL\0\0\0\x02");
@@ -107,21 +108,13 @@ impl LaneMemory {
     /// The ring from supervisor to worker.
     #[must_use]
     pub fn down_ring(&self, shape: Shape) -> RingMemory {
-        RingMemory {
-            ring: Arc::clone(&self.down),
-            head: Arc::clone(&self.up),
-            words: shape.words(),
-        }
+        RingMemory::new(&self.down, &self.up, shape)
     }
 
     /// The ring from worker to supervisor.
     #[must_use]
     pub fn up_ring(&self, shape: Shape) -> RingMemory {
-        RingMemory {
-            ring: Arc::clone(&self.up),
-            head: Arc::clone(&self.down),
-            words: shape.words(),
-        }
+        RingMemory::new(&self.up, &self.down, shape)
     }
 
     /// Wakes whoever in this process sleeps on the up ring's frame at
@@ -133,29 +126,56 @@ impl LaneMemory {
 
     /// The supervisor's sleep word.
     #[must_use]
-    pub fn supervisor_sleep(&self) -> &AtomicU64 {
-        &self.down.words()[WORD_SLEEP]
+    pub fn supervisor_sleep(&self) -> LaneWord {
+        LaneWord::new(&self.down, WORD_SLEEP)
     }
 
     /// The worker's sleep word.
     #[must_use]
-    pub fn worker_sleep(&self) -> &AtomicU64 {
-        &self.up.words()[WORD_SLEEP]
+    pub fn worker_sleep(&self) -> LaneWord {
+        LaneWord::new(&self.up, WORD_SLEEP)
     }
 
     /// How many calls the worker has begun.
     #[must_use]
-    pub fn begun(&self) -> &AtomicU64 {
-        &self.up.words()[WORD_BEGUN]
+    pub fn begun(&self) -> LaneWord {
+        LaneWord::new(&self.up, WORD_BEGUN)
+    }
+}
+
+/// One of a lane's words.
+#[derive(Clone, Debug)]
+pub struct LaneWord(Words);
+
+impl LaneWord {
+    fn new(mapping: &Arc<Mapping>, at: usize) -> Self {
+        Self(Words::new(mapping, at..at + 1))
+    }
+}
+
+impl Deref for LaneWord {
+    type Target = AtomicU64;
+
+    #[inline]
+    fn deref(&self) -> &AtomicU64 {
+        &self.0[0]
     }
 }
 
 /// One ring of a lane.
 #[derive(Clone, Debug)]
 pub struct RingMemory {
-    ring: Arc<Mapping>,
-    head: Arc<Mapping>,
-    words: usize,
+    ring: Words,
+    head: LaneWord,
+}
+
+impl RingMemory {
+    fn new(ring: &Arc<Mapping>, head: &Arc<Mapping>, shape: Shape) -> Self {
+        Self {
+            ring: Words::new(ring, PAGE_WORDS..PAGE_WORDS + shape.words()),
+            head: LaneWord::new(head, WORD_HEAD),
+        }
+    }
 }
 
 impl Memory for RingMemory {
@@ -163,12 +183,12 @@ impl Memory for RingMemory {
 
     #[inline]
     fn ring(&self) -> &[AtomicU64] {
-        &self.ring.words()[PAGE_WORDS..PAGE_WORDS + self.words]
+        &self.ring
     }
 
     #[inline]
     fn head(&self) -> &AtomicU64 {
-        &self.head.words()[WORD_HEAD]
+        &self.head
     }
 }
 

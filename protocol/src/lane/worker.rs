@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::link::{Rx, Side, Tx};
-use super::{BulkRef, INLINE_MAX, LaneMemory};
+use super::{BulkRef, INLINE_MAX, LaneMemory, LaneWord};
 use crate::codec;
 use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
@@ -77,8 +77,9 @@ pub struct WorkerLane {
     id: LaneId,
     tx: RefCell<Tx>,
     rx: RefCell<Rx>,
-    memory: LaneMemory,
     begun: Cell<u64>,
+    /// Where the supervisor sees it.
+    begun_word: LaneWord,
     /// The call that [`Instance::call`] is running, or 0.
     current: Cell<u64>,
     max_payload: u64,
@@ -142,8 +143,8 @@ impl WorkerLane {
             id,
             tx: RefCell::new(Tx::new(&memory, shape, Side::Worker, Arc::new(supervisor_event))),
             rx: RefCell::new(Rx::new(&memory, shape, Side::Worker, Arc::new(lane_event))),
-            memory,
             begun: Cell::new(0),
+            begun_word: memory.begun(),
             current: Cell::new(0),
             max_payload,
             outbox,
@@ -239,7 +240,7 @@ impl WorkerLane {
     fn serve_call(self: &Rc<Self>, instance: &mut dyn Instance, head: FrameHead, payload: &[u8]) {
         let begun = self.begun.get() + 1;
         self.begun.set(begun);
-        self.memory.begun().store(begun, Ordering::Relaxed);
+        self.begun_word.store(begun, Ordering::Relaxed);
         self.current.set(head.call);
         self.interrupt.begin(head.call);
         let reply = Reply::new(head.call, Rc::clone(self));

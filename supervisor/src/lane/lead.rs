@@ -2,16 +2,33 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::receive::{Done, Read};
 use super::slots::Waiter;
 use super::{Lane, Receiving, Ticket};
 
+/// How often a task that shares its lane with others would rather be polled
+/// again at once than woken: enough for the others to send and the worker to
+/// answer, and bounded, so that a slow call does not burn a CPU.
+pub(crate) const PATIENCE: u32 = 64;
+
+/// What a look from a task has found.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// The call's end.
+    Done(Done),
+    /// Nothing yet; the task is woken at once, for another look.
+    Again,
+    /// Nothing yet; the task is woken when the call has ended.
+    Asleep,
+}
+
 impl Lane {
-    /// Gives leadership up. While calls are pending the wake socket stays
-    /// armed, so that the pump is woken for them.
+    /// Gives leadership up. While calls are pending whose callers do not look by
+    /// themselves, the wake socket stays armed, so that the pump is woken for
+    /// them.
     #[inline]
     fn step_down<'l>(self: &'l Arc<Self>, mut receiving: MutexGuard<'l, Receiving>) {
         loop {
@@ -40,7 +57,7 @@ impl Lane {
         /// Frames may come in between a few times, from a worker that is at it.
         const TRIES: u32 = 16;
         for _ in 0..TRIES {
-            if self.in_flight() == 0 || receiving.broken || receiving.armed {
+            if !self.slots.any_unattended() || receiving.broken || receiving.armed {
                 return true;
             }
             if receiving.rx.arm() {
@@ -96,6 +113,10 @@ impl Lane {
         if !self.slots.wait(ticket, Waiter::Thread(std::thread::current())) {
             return;
         }
+        // Whoever leads sees this call now; if nobody does, it is for us.
+        if !self.is_dead() && self.rx.take().is_some_and(|receiving| !receiving.broken) {
+            return;
+        }
         match deadline {
             None => std::thread::park(),
             Some(deadline) => {
@@ -143,7 +164,7 @@ impl Lane {
     /// it reads sooner than the pump.
     #[inline]
     fn call_next_leader(&self) {
-        if self.in_flight() > 0
+        if self.slots.any_unattended()
             && let Some(thread) = self.slots.any_thread()
         {
             thread.unpark();
@@ -158,14 +179,31 @@ impl Lane {
         cx: &Context<'_>,
         ticket: Ticket,
         patience: &mut u32,
-    ) -> Poll<Done> {
+    ) -> Look {
+        let first_look = *patience == PATIENCE;
+        *patience -= u32::from(first_look);
         if let Some(done) = self.slots.take(ticket) {
-            return Poll::Ready(done);
+            return Look::Done(done);
         }
-        let Some(mut receiving) = self.rx.take() else { return self.sleep(cx, ticket) };
+        // Others are at work on this lane: their tasks send first, and then one
+        // of them reads for all.
+        if first_look && !self.is_alone() {
+            cx.waker().wake_by_ref();
+            return Look::Again;
+        }
+        let Some(mut receiving) = self.rx.take() else {
+            let slept = self.sleep(cx, ticket);
+            // Whoever leads sees this call now; if nobody does, it is for us.
+            if matches!(slept, Look::Asleep)
+                && let Some(receiving) = self.rx.take()
+            {
+                self.step_down(receiving);
+            }
+            return slept;
+        };
         receiving.disarm();
         let mut read = self.read(&mut receiving, Some(ticket));
-        let alone = self.in_flight() <= 1;
+        let alone = self.is_alone();
         if matches!(read, Read::All) {
             // The leader before may have read it between our look and our lead.
             if let Some(done) = self.slots.take(ticket) {
@@ -177,12 +215,13 @@ impl Lane {
         match read {
             Read::Own(done) => {
                 self.step_down(receiving);
-                return Poll::Ready(done);
+                return Look::Done(done);
             }
             Read::More => {
                 drop(receiving);
+                self.peer.read_on(self);
                 cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return Look::Again;
             }
             Read::All => {}
         }
@@ -190,24 +229,27 @@ impl Lane {
         // and read as well, before anybody goes to sleep.
         if !alone && *patience > 0 && !receiving.broken {
             *patience -= 1;
-            drop(receiving);
+            self.step_down(receiving);
             cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return Look::Again;
         }
         let slept = self.sleep(cx, ticket);
         self.step_down(receiving);
         slept
     }
 
+    /// Whether nobody but one caller is at work on this lane. Who has not come
+    /// yet for an outcome is about to send the next call.
+    fn is_alone(&self) -> bool {
+        self.in_flight() + u64::from(self.slots.unclaimed()) <= 1
+    }
+
     /// Leaves word with the call of the task that waits for it.
-    fn sleep(&self, cx: &Context<'_>, ticket: Ticket) -> Poll<Done> {
+    fn sleep(&self, cx: &Context<'_>, ticket: Ticket) -> Look {
         if self.slots.wait(ticket, Waiter::Task(cx.waker().clone())) {
-            return Poll::Pending;
+            return Look::Asleep;
         }
-        match self.slots.take(ticket) {
-            Some(done) => Poll::Ready(done),
-            None => Poll::Pending,
-        }
+        self.slots.take(ticket).map_or(Look::Asleep, Look::Done)
     }
 
     /// The pump was woken: reads what is there.

@@ -20,6 +20,7 @@ mod slots;
 
 pub(crate) use bulk::{ArgsBuffer, DownSegment, Encoded};
 pub(crate) use call::{Outcome, Refused};
+pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
 pub(crate) use receive::Done;

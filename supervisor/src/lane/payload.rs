@@ -9,11 +9,17 @@ use super::bulk::DownSegment;
 /// The bytes that need no allocation.
 const SMALL: usize = 40;
 
+/// Bytes that are stored, moved and loaded by words: one after the other and
+/// somewhere, they would stall a hot call more than once.
+#[derive(Debug)]
+#[repr(align(8))]
+pub(crate) struct Words(pub(super) [[u8; 8]; SMALL / 8]);
+
 /// One MessagePack value.
 #[derive(Debug)]
 pub(crate) enum Payload {
     /// A small one, by value.
-    Small { len: u8, bytes: [u8; SMALL] },
+    Small { len: usize, words: Words },
     /// A larger one.
     Heap(Vec<u8>),
     /// The arguments' own bytes, sent back: they stand in a segment that only
@@ -32,7 +38,7 @@ impl Payload {
         read: impl FnOnce(&[u8]) -> T,
     ) -> T {
         match self {
-            Self::Small { len, bytes } => read(&bytes[..usize::from(*len)]),
+            Self::Small { len, words } => read(&words.0.as_flattened()[..*len]),
             Self::Heap(bytes) => read(bytes),
             Self::Echo { start, len } => match segment {
                 Some(segment) => segment.with_bytes(*start, *len, read),

@@ -10,6 +10,7 @@ use menagerie_protocol::ring::{
 };
 
 use super::bulk::DownSegment;
+use super::payload::Words;
 use super::slots::Waiter;
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
@@ -165,13 +166,10 @@ impl Lane {
     ) -> Result<Outcome, Violation> {
         let flags = frame.head.flags;
         if flags == 0 && frame.len <= Payload::SMALL {
-            let mut words = [[0; 8]; Payload::SMALL / 8];
-            receiving.rx.copy_small(frame, &mut words);
-            let mut bytes = [0; Payload::SMALL];
-            bytes.copy_from_slice(words.as_flattened());
-            let len = u8::try_from(frame.len).unwrap_or(0);
+            let mut words = Words([[0; 8]; Payload::SMALL / 8]);
+            receiving.rx.copy_small(frame, &mut words.0);
             self.count_value(frame);
-            return Ok(Outcome::Value(Payload::Small { len, bytes }));
+            return Ok(Outcome::Value(Payload::Small { len: frame.len, words }));
         }
         self.large_outcome(receiving, frame, segment)
     }

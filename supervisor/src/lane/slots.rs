@@ -16,7 +16,7 @@
 //! | abandoned → free | the leader | the lane's receiving end |
 
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::task::Waker;
 use std::thread::Thread;
@@ -133,12 +133,6 @@ impl Slot {
         State::unpack(self.state.load(Acquire))
     }
 
-    /// Whether this use of the slot is in flight, and its caller has not gone.
-    fn is_awaited(&self, ticket: Ticket) -> bool {
-        let state = self.state();
-        state.generation == ticket.generation && matches!(state.phase, Phase::Sent | Phase::Asleep)
-    }
-
     fn take_segment(&self) -> Option<DownSegment> {
         if self.bulk.load(Relaxed) == 0 {
             return None;
@@ -153,14 +147,11 @@ impl Slot {
         self.state.store(State { generation, phase: Phase::Free }.pack(), Release);
     }
 
-    /// Moves from either phase of an awaited call to another, by its caller.
-    fn leave(&self, ticket: Ticket, to: Phase) -> bool {
+    /// Moves from a phase to another, by its caller.
+    fn leave(&self, ticket: Ticket, from: Phase, to: Phase) -> bool {
         let generation = ticket.generation;
-        let to = State { generation, phase: to }.pack();
-        [Phase::Sent, Phase::Asleep].into_iter().any(|phase| {
-            let from = State { generation, phase }.pack();
-            self.state.compare_exchange(from, to, AcqRel, Relaxed).is_ok()
-        })
+        let (from, to) = (State { generation, phase: from }, State { generation, phase: to });
+        self.state.compare_exchange(from.pack(), to.pack(), AcqRel, Relaxed).is_ok()
     }
 }
 
@@ -189,6 +180,12 @@ pub(crate) struct Slots {
     /// The slot that was freed last: it is in the cache, and the next to be
     /// taken. Only a hint.
     last_freed: AtomicU32,
+    /// Calls in flight whose callers do not look by themselves: they sleep, or
+    /// have gone.
+    unattended: AtomicU32,
+    /// Outcomes that somebody else has read, and whose callers have not come
+    /// for them yet.
+    unclaimed: AtomicU32,
     epoch: Instant,
 }
 
@@ -197,12 +194,26 @@ impl Slots {
         Self {
             slots: (0..capacity).map(|_| Slot::default()).collect(),
             last_freed: AtomicU32::new(0),
+            unattended: AtomicU32::new(0),
+            unclaimed: AtomicU32::new(0),
             epoch: Instant::now(),
         }
     }
 
     fn get(&self, index: u32) -> Option<&Slot> {
         self.slots.get(index as usize)
+    }
+
+    /// Whether a call is in flight whose caller does not look by itself.
+    #[inline]
+    pub(crate) fn any_unattended(&self) -> bool {
+        self.unattended.load(SeqCst) > 0
+    }
+
+    /// Outcomes that are there, and whose callers have not come for them yet.
+    #[inline]
+    pub(crate) fn unclaimed(&self) -> u32 {
+        self.unclaimed.load(Relaxed)
     }
 
     /// Takes a slot for a call, `None` if all are taken.
@@ -252,6 +263,7 @@ impl Slots {
         }
         let outcome = lock(&slot.outcome).take();
         let segment = slot.take_segment();
+        self.unclaimed.fetch_sub(1, Relaxed);
         slot.free(ticket.generation);
         self.last_freed.store(ticket.index, Relaxed);
         outcome.map(|outcome| (outcome, segment))
@@ -265,10 +277,15 @@ impl Slots {
     }
 
     /// Says who waits. Returns false if the outcome is there already.
+    ///
+    /// The caller has to look once more for the lead afterwards: whoever led
+    /// until now may not have seen that this call is not attended any more.
     pub(crate) fn wait(&self, ticket: Ticket, waiter: Waiter) -> bool {
         let Some(slot) = self.get(ticket.index) else { return false };
         *lock(&slot.waiter) = Some(waiter);
-        if slot.leave(ticket, Phase::Asleep) {
+        if self.desert(slot, ticket, Phase::Asleep)
+            || slot.leave(ticket, Phase::Asleep, Phase::Asleep)
+        {
             return true;
         }
         *lock(&slot.waiter) = None;
@@ -278,11 +295,24 @@ impl Slots {
     /// The caller gives up. Returns whether the call was still in flight.
     pub(crate) fn abandon(&self, ticket: Ticket) -> bool {
         let Some(slot) = self.get(ticket.index) else { return false };
-        if slot.leave(ticket, Phase::Abandoned) {
+        if self.desert(slot, ticket, Phase::Abandoned)
+            || slot.leave(ticket, Phase::Asleep, Phase::Abandoned)
+        {
             return true;
         }
         drop(self.take(ticket));
         false
+    }
+
+    /// The caller stops looking by itself.
+    fn desert(&self, slot: &Slot, ticket: Ticket, to: Phase) -> bool {
+        // Before the phase, so that who ends the call finds it counted.
+        self.unattended.fetch_add(1, SeqCst);
+        let left = slot.leave(ticket, Phase::Sent, to);
+        if !left {
+            self.unattended.fetch_sub(1, SeqCst);
+        }
+        left
     }
 
     /// Completes a call whose caller is the one that reads: its outcome goes
@@ -296,7 +326,8 @@ impl Slots {
         outcome: impl FnOnce(Option<&DownSegment>) -> Result<Outcome, E>,
     ) -> Option<Result<(Outcome, Option<DownSegment>), E>> {
         let slot = self.get(ticket.index)?;
-        if !slot.is_awaited(ticket) {
+        let State { generation, phase } = slot.state();
+        if generation != ticket.generation || !matches!(phase, Phase::Sent | Phase::Asleep) {
             return None;
         }
         let segment = slot.take_segment();
@@ -305,6 +336,9 @@ impl Slots {
             // Nonsense: the call goes on waiting, for its lane's end.
             Err(error) => return Some(Err(error)),
         };
+        if phase == Phase::Asleep {
+            self.unattended.fetch_sub(1, Relaxed);
+        }
         slot.free(ticket.generation);
         self.last_freed.store(ticket.index, Relaxed);
         Some(Ok((outcome, segment)))
@@ -350,10 +384,16 @@ impl Slots {
     fn finish(&self, ticket: Ticket, slot: &Slot, outcome: Outcome) -> Waiter {
         *lock(&slot.outcome) = Some(outcome);
         let done = State { generation: ticket.generation, phase: Phase::Done };
+        // Before the phase, so that the caller who comes for it finds it counted.
+        self.unclaimed.fetch_add(1, Relaxed);
         // SYNC: outcome there. Pairs with the acquire load in `take`.
         match State::unpack(slot.state.swap(done.pack(), AcqRel)).phase {
-            Phase::Asleep => lock(&slot.waiter).take().unwrap_or(Waiter::Nobody),
+            Phase::Asleep => {
+                self.unattended.fetch_sub(1, Relaxed);
+                lock(&slot.waiter).take().unwrap_or(Waiter::Nobody)
+            }
             Phase::Abandoned => {
+                self.unclaimed.fetch_sub(1, Relaxed);
                 self.throw_away(ticket, slot);
                 Waiter::Nobody
             }
@@ -362,6 +402,7 @@ impl Slots {
     }
 
     fn throw_away(&self, ticket: Ticket, slot: &Slot) {
+        self.unattended.fetch_sub(1, Relaxed);
         drop(lock(&slot.outcome).take());
         drop(slot.take_segment());
         drop(lock(&slot.waiter).take());

@@ -471,7 +471,7 @@ impl Process {
     }
 
     /// Waits until no call runs on a lane, but not longer than `limit`.
-    pub(crate) async fn drain(&self, lane: &Lane, limit: Duration) -> bool {
+    pub(crate) async fn drain(&self, lane: &Arc<Lane>, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         // The first checks are close together: a lane is usually idle, and its
         // callers wait.
@@ -480,6 +480,8 @@ impl Process {
             if Instant::now() >= deadline {
                 return false;
             }
+            // For calls whose futures nobody polls.
+            lane.pump();
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(5));
         }

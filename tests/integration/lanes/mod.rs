@@ -1,3 +1,4 @@
-//! Lanes between two real processes, without a supervisor.
+//! Lanes: between two real processes, without a supervisor, and with many callers.
 
+mod callers;
 mod two_processes;

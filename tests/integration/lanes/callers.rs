@@ -1,0 +1,85 @@
+//! Many callers on one lane, and callers that do not do their part.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use menagerie_supervisor::{Contract, Supervisor};
+
+use crate::support::{Bundle, run, start};
+
+/// A bundle that answers in one language's simplest way.
+async fn probe(supervisor: &Supervisor) -> (Bundle, Contract) {
+    const CODE: &str = "local function spin(n) local i = 0; while i < n do i = i + 1 end end
+        return { ['p@1'] = { null = function() end, echo = function(v) return v end, spin = spin } }";
+    let manifest = "name = 'p'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+        provides = ['p@1']";
+    let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.lua", CODE)]);
+    supervisor.load(&bundle.path()).await.unwrap();
+    let contract = supervisor.contract("p@1").unwrap();
+    (bundle, contract)
+}
+
+/// A future that was polled, and then is neither polled again nor dropped,
+/// belongs to a caller that looks for its reply by itself and never does. Its
+/// reply must not keep others from theirs, nor a lane from its end.
+#[test]
+fn c6_a_future_that_nobody_polls_holds_up_nobody() {
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        // The lane is busy for long enough that the next caller finds it in use.
+        let slow = probe.clone();
+        let slow = tokio::spawn(async move { slow.call::<_, ()>("spin", (200_000_000,)).await });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut held = pin!(probe.call::<_, ()>("null", ()));
+        let first = held.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(first.is_pending(), "the lane was idle, so this shows nothing");
+        for _ in 0..1000 {
+            probe.call::<_, ()>("null", ()).await.unwrap();
+        }
+        slow.await.unwrap().unwrap();
+        supervisor.reload("p").await.unwrap();
+        held.await.unwrap();
+        supervisor.shutdown().await;
+    });
+}
+
+/// Tasks on several threads beside threads that block, all on one lane: each
+/// call has its own answer, and nobody is left asleep.
+#[test]
+fn c6_tasks_and_threads_share_a_lane() {
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        let mut callers = Vec::new();
+        for caller in 0..16_u64 {
+            let probe = probe.clone();
+            callers.push(tokio::spawn(async move {
+                for call in 0..500 {
+                    let sent = (caller << 32) | call;
+                    assert_eq!(probe.call::<_, u64>("echo", (sent,)).await.unwrap(), sent);
+                    // Some in step with others, some after a pause in which
+                    // both sides go to sleep.
+                    if call % 50 == caller {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
+                }
+            }));
+        }
+        for caller in 16..20_u64 {
+            let probe = probe.clone();
+            callers.push(tokio::task::spawn_blocking(move || {
+                for call in 0..500 {
+                    let sent = (caller << 32) | call;
+                    assert_eq!(probe.call_blocking::<_, u64>("echo", (sent,)).unwrap(), sent);
+                }
+            }));
+        }
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        supervisor.shutdown().await;
+    });
+}
