@@ -121,6 +121,8 @@ struct Reader<T> {
     choice: Choice,
     changed: tokio::sync::watch::Receiver<u64>,
     cursor: u64,
+    /// Whether it goes on after an earlier connection.
+    resumes: bool,
     ready: VecDeque<sse::Event>,
 }
 
@@ -134,6 +136,7 @@ impl<T: Chosen> Reader<T> {
             pick,
             changed: history.subscribe(),
             cursor: history.newest(),
+            resumes: last.is_some(),
             ready: VecDeque::new(),
             choice,
         };
@@ -151,12 +154,22 @@ impl<T: Chosen> Reader<T> {
         } else if wants_kept {
             reader.cursor = 0;
         }
+        if reader.choice.follow != Some(false) && last.is_none() {
+            // Where it is, before there is anything to see: who is cut off early
+            // misses nothing, and sees nothing that it has not asked for.
+            reader.ready.push_front(sse::Event::default().id(reader.id(reader.cursor)));
+        }
         reader
+    }
+
+    /// An item's id, good beyond this connection.
+    fn id(&self, number: u64) -> String {
+        format!("{:x}.{number}", self.bus.life)
     }
 
     fn fill(&mut self, most: usize) -> bool {
         // What had gone before the first is not missed by who comes now.
-        let first = self.cursor == 0;
+        let first = self.cursor == 0 && !self.resumes;
         let batch = (self.pick)(&self.bus).after(self.cursor, most);
         if batch.missed > 0 && !first {
             let missed = sse::Event::default().event("missed").data(batch.missed.to_string());
@@ -164,7 +177,7 @@ impl<T: Chosen> Reader<T> {
         }
         self.cursor = batch.cursor;
         for item in batch.items.iter().filter(|item| self.choice.takes(&***item)) {
-            let id = format!("{:x}.{}", self.bus.life, item.id());
+            let id = self.id(item.id());
             self.ready.push_back(sse::Event::default().id(id).data(item.json()));
         }
         !batch.items.is_empty()
@@ -277,6 +290,9 @@ mod tests {
         let seen = all(&bus, Choice::default(), Some(&last)).await;
         assert!(count(&seen) == 5 && seen.contains("missed") && seen.contains('4'), "{seen}");
         assert_eq!(count(&all(&bus, Choice::default(), None).await), 5);
+        // Who was there before the first event has missed the first, too.
+        let last = format!("{:x}.0", bus.life);
+        assert!(all(&bus, Choice::default(), Some(&last)).await.contains("missed"));
     }
 
     #[tokio::test]
@@ -306,6 +322,12 @@ mod tests {
         let bus = bus();
         unload(&bus, "before");
         let mut reader = Reader::new(&bus, |bus| &bus.history, Choice::default(), None);
+        // First where it is: who resumes from there has what came since.
+        let place = format!("{:?}", reader.next().await.unwrap());
+        assert!(
+            place.contains(&format!("{:x}.1", bus.life)) && !place.contains("before"),
+            "{place}"
+        );
         let (seen, ()) = tokio::join!(reader.next(), async { unload(&bus, "after") });
         assert!(format!("{:?}", seen.unwrap()).contains("after"));
     }

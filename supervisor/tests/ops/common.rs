@@ -22,9 +22,74 @@ pub(crate) fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
 }
 
+/// A program whose output is read as it comes; ended with the test.
+pub(crate) struct Program {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    /// What it has written by now, on both outputs.
+    pub(crate) said: String,
+}
+
+impl Program {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let (sender, lines) = mpsc::channel();
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        for output in [Box::new(stdout) as Box<dyn Read + Send>, Box::new(stderr)] {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    drop(sender.send(line));
+                }
+            });
+        }
+        Self { child, lines, said: String::new() }
+    }
+
+    /// The next line that contains `what`; those before it are passed over.
+    pub(crate) fn wait_for(&mut self, what: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|e| panic!("{what:?} never came ({e}): {}", self.said));
+            self.said.push_str(&line);
+            self.said.push('\n');
+            if line.contains(what) {
+                return line;
+            }
+        }
+    }
+
+    /// Whether it has written that by now.
+    pub(crate) fn has_said(&mut self, what: &str) -> bool {
+        for line in self.lines.try_iter() {
+            self.said.push_str(&line);
+            self.said.push('\n');
+        }
+        self.said.contains(what)
+    }
+
+    pub(crate) fn kill(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// `menagerie run`, ended with the test.
 pub(crate) struct Running {
-    child: Child,
+    pub(crate) program: Program,
     pub(crate) dir: tempfile::TempDir,
     /// What it wrote before it was ready.
     pub(crate) said: String,
@@ -42,34 +107,35 @@ impl Running {
         let status = if settings.contains("[status]") { "" } else { "[status]" };
         let text = format!("bundles = {bundles:?}\nlog = \"warn\"\n{settings}\n{status}\n");
         std::fs::write(&file, text).unwrap();
-        #[allow(clippy::zombie_processes, reason = "waited for when `Running` is dropped")]
-        let mut child = Command::new(MENAGERIE)
-            .args(["run", "--config"])
-            .arg(file)
-            .arg("--socket")
-            .arg(dir.path().join("s.sock"))
-            .env_remove("RUST_LOG")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (sender, lines) = mpsc::channel();
-        let stderr = child.stderr.take().unwrap();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                drop(sender.send(line));
-            }
-        });
-        // From here on the child is ended, whatever happens.
-        let mut running = Self { child, dir, said: String::new() };
-        while !running.said.contains("ready at") {
-            let line = lines.recv_timeout(PATIENCE);
-            let line = line.unwrap_or_else(|e| panic!("never ready ({e}): {}", running.said));
-            running.said.push_str(&line);
-            running.said.push('\n');
-        }
-        assert!(running.said.contains("2 of 2 bundles loaded"), "{}", running.said);
-        running
+        let (program, said) = Self::run(dir.path());
+        Self { program, dir, said }
+    }
+
+    /// Starts it, and waits until it is ready.
+    fn run(dir: &Path) -> (Program, String) {
+        let mut program = Program::start(
+            Command::new(MENAGERIE)
+                .args(["run", "--config"])
+                .arg(dir.join("menagerie.toml"))
+                .arg("--socket")
+                .arg(dir.join("s.sock"))
+                .env_remove("RUST_LOG"),
+        );
+        program.wait_for("ready at");
+        let said = program.said.clone();
+        assert!(said.contains("2 of 2 bundles loaded"), "{said}");
+        (program, said)
+    }
+
+    /// Kills it, so that it cannot say farewell.
+    pub(crate) fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// Another one at the same socket.
+    pub(crate) fn start_again(&mut self) {
+        self.kill();
+        (self.program, self.said) = Self::run(self.dir.path());
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -85,6 +151,11 @@ impl Running {
         let output = self.menagerie(args);
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// A command that goes on.
+    pub(crate) fn following(&self, args: &[&str]) -> Program {
+        Program::start(Command::new(MENAGERIE).args(args).arg("--socket").arg(self.socket()))
     }
 
     pub(crate) fn json(&self, args: &[&str]) -> Value {
@@ -115,13 +186,6 @@ impl Running {
         let pid = self.json(&["workers", "--json"])[0]["pid"].as_i64().unwrap();
         kill(nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
         until(|| self.json(&["workers", "--json"])[0]["pid"].as_i64().is_some_and(|p| p != pid));
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

@@ -94,6 +94,87 @@ fn g_followers_see_what_comes() {
     assert_eq!(event["event"], "bundle_reloaded", "{event}");
 }
 
+/// A supervisor that was killed and started again is followed on: nothing is
+/// shown twice, nothing of the new one is left out, and it is said.
+#[test]
+fn g_followers_go_on_after_a_restart_of_the_supervisor() {
+    let mut running = Running::start("");
+    let mut logs = running.following(&["logs", "-f", "--bundle", "greeter-lua"]);
+    let mut events = running.following(&["events", "--json", "--bundle", "greeter-lua"]);
+    logs.wait_for("bundle greeter-lua loaded");
+    // It is there once it has seen one.
+    until(|| {
+        running.text(&["reload", "greeter-lua"]);
+        events.has_said("bundle_reloaded")
+    });
+    running.kill();
+    for reader in [&mut logs, &mut events] {
+        assert!(reader.wait_for("has gone").contains("waiting until one is there"));
+    }
+    running.start_again();
+    for reader in [&mut logs, &mut events] {
+        reader.wait_for("answers again");
+        reader.wait_for("was started anew");
+    }
+    logs.wait_for("bundle greeter-lua loaded");
+    let event: Value = serde_json::from_str(&events.wait_for("bundle_loaded")).unwrap();
+    assert_eq!(event["generation"], 1, "{event}");
+    running.text(&["reload", "greeter-lua"]);
+    events.wait_for("bundle_reloaded");
+    assert_eq!(logs.said.matches("bundle greeter-lua loaded").count(), 2, "{}", logs.said);
+    // Without anybody at the socket from the beginning there is nothing to wait for.
+    running.kill();
+    let output = running.menagerie(&["logs", "-f"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
+
+/// `--bundle`, `--worker`, `--since` and `--level`, where there are levels.
+#[test]
+fn g_each_filter_chooses_in_each_command() {
+    let running = Running::start("");
+    assert_eq!(running.menagerie(&["call", "probe@1", "crash"]).status.code(), Some(1));
+    until(|| !running.json(&["crashes", "--json"]).as_array().unwrap().is_empty());
+    until(|| running.json(&["workers", "--json"])[0]["state"] == "ready");
+    let count = |args: &[&str]| {
+        let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
+        match args[0] {
+            "crashes" => running.json(&args).as_array().unwrap().len(),
+            _ => running.lines(&args).len(),
+        }
+    };
+    for command in [&["logs"][..], &["events", "--no-follow"], &["crashes"]] {
+        let with = |more: &[&str]| count(&[command, more].concat());
+        let all = with(&[]);
+        assert!(all > 0, "{command:?}");
+        for (filter, there, not_there) in
+            [("--bundle", "probe-lua", "nobody"), ("--worker", "lua", "python")]
+        {
+            let some = with(&[filter, there]);
+            assert!(some > 0 && some <= all, "{command:?} {filter}: {some} of {all}");
+            assert_eq!(with(&[filter, not_there]), 0, "{command:?} {filter}");
+        }
+        // All of it is younger than a day, and nothing is as young as a nanosecond:
+        // times are kept in milliseconds.
+        assert_eq!(with(&["--since", "24h"]), all, "{command:?}");
+        assert_eq!(with(&["--bundle", "probe-lua", "--worker", "python"]), 0, "{command:?}");
+        if command[0] != "crashes" {
+            let grave = with(&["--level", "error"]);
+            assert!(grave > 0 && grave < all, "{command:?}: {grave} of {all}");
+            assert_eq!(with(&["--level", "trace"]), all, "{command:?}");
+        }
+    }
+    // What was before is left out.
+    let last = running.lines(&["events", "--no-follow", "--json"]).pop().unwrap();
+    let since = format!("since={}", last["time_ms"].as_u64().unwrap() + 1);
+    for path in ["/v1/logs", "/v1/events"] {
+        let later = events(&running.get(&format!("{path}?follow=false&{since}")));
+        let late =
+            |(_, item): &(String, Value)| item["time_ms"].as_u64() > last["time_ms"].as_u64();
+        assert!(later.iter().all(late), "{path}: {later:?}");
+    }
+    assert_eq!(running.get(&format!("/v1/crashes?{since}")).json(), serde_json::json!([]));
+}
+
 #[test]
 fn g_a_wrong_choice_is_said() {
     let running = Running::start("");

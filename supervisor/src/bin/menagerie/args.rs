@@ -71,7 +71,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         about: About,
     },
-    /// Follow what happens, as it happens
+    /// Follow what happens, as it happens, also across restarts of the supervisor
     #[command(after_help = "Examples:\n  menagerie events --level warn\n  \
         menagerie events --since 10m --no-follow --json")]
     Events {
@@ -93,7 +93,8 @@ pub(crate) enum Command {
         /// This level and what is graver
         #[arg(long, value_enum)]
         level: Option<Level>,
-        /// Go on with what is logged from now on
+        /// Go on with what is logged from now on, also when the supervisor was
+        /// started anew
         #[arg(long, short)]
         follow: bool,
         /// Only the last so many

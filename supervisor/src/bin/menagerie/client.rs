@@ -40,6 +40,17 @@ impl CommandError {
     }
 }
 
+impl CommandError {
+    /// Whether it may be another time: nobody is there yet, or there is a crowd.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::NoSupervisor(_) | Self::Broken { .. } => true,
+            Self::Problem(problem) => problem["status"] == 503,
+            Self::Usage(_) | Self::Failed(_) => false,
+        }
+    }
+}
+
 fn problem_text(problem: &Value) -> String {
     problem["detail"].as_str().or(problem["title"].as_str()).unwrap_or("it failed").to_owned()
 }
@@ -64,6 +75,7 @@ impl Client {
         method: Method,
         path: &str,
         body: Option<String>,
+        last_event_id: Option<&str>,
     ) -> Result<Response<Incoming>, CommandError> {
         let stream =
             UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
@@ -76,11 +88,15 @@ impl Client {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(|e| self.broken(&e))?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "menagerie")
-            .header("content-type", "application/json")
+            .header("content-type", "application/json");
+        if let Some(id) = last_event_id {
+            request = request.header("last-event-id", id);
+        }
+        let request = request
             .body(Full::<Bytes>::from(body.unwrap_or_default()))
             .map_err(|e| self.broken(&e))?;
         let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
@@ -107,35 +123,23 @@ impl Client {
         path: &str,
         body: Option<String>,
     ) -> Result<String, CommandError> {
-        let response = self.send(method, path, body).await?;
+        let response = self.send(method, path, body, None).await?;
         let bytes = self.body(response).await?;
         String::from_utf8(bytes.to_vec()).map_err(|e| self.broken(&e))
     }
 
-    /// Follows server-sent events; `line` is given each event's data, and says
-    /// whether to go on.
-    pub(crate) async fn follow(
+    /// Opens a stream of server-sent events, after the one with the id `last`.
+    pub(crate) async fn stream(
         &self,
         path: &str,
-        mut line: impl FnMut(&str) -> bool,
-    ) -> Result<(), CommandError> {
-        let mut body = self.send(Method::GET, path, None).await?.into_body();
-        let mut pending = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| self.broken(&e))?;
-            let Some(data) = frame.data_ref() else { continue };
-            pending.extend_from_slice(data);
-            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                let text: Vec<u8> = pending.drain(..=end).collect();
-                let text = String::from_utf8_lossy(&text);
-                if let Some(data) = text.strip_prefix("data:")
-                    && !line(data.trim())
-                {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
+        last: Option<&str>,
+    ) -> Result<Incoming, CommandError> {
+        Ok(self.send(Method::GET, path, None, last).await?.into_body())
+    }
+
+    /// Where the supervisor is looked for.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::args::{Args, Command};
 use crate::client::{Client, CommandError, escape};
 use crate::query::Query;
-use crate::{bench, check, generate, new, render, run, top};
+use crate::{bench, check, follow, generate, new, render, run, top};
 
 pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
@@ -72,22 +72,32 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 Ok(event) if !json => render::event(&event),
                 _ => render::line(data),
             };
-            client.follow(&query.path("/v1/events"), line).await
+            let path = query.path("/v1/events");
+            if no_follow {
+                follow::once(&client, &path, line).await
+            } else {
+                follow::follow(&client, &path, line).await
+            }
         }
-        Command::Logs { about, level, follow, tail } => {
+        Command::Logs { about, level, follow: go_on, tail } => {
             let query = Query::about(&about).level(level);
-            let query = match (tail, follow) {
+            let query = match (tail, go_on) {
                 (Some(tail), _) => query.and("tail", &tail.to_string()),
                 // What is remembered, and then what comes.
                 (None, true) if about.since.is_none() => query.and("since", "0"),
                 _ => query,
             };
-            let query = if follow { query } else { query.and("follow", "false") };
+            let query = if go_on { query } else { query.and("follow", "false") };
             let line = |data: &str| match serde_json::from_str(data) {
                 Ok(entry) if !json => render::log_entry(&entry),
                 _ => render::line(data),
             };
-            client.follow(&query.path("/v1/logs"), line).await
+            let path = query.path("/v1/logs");
+            if go_on {
+                follow::follow(&client, &path, line).await
+            } else {
+                follow::once(&client, &path, line).await
+            }
         }
         Command::Call { contract, function, arguments, timeout } => {
             let body = call_body(&contract, &function, &arguments, timeout)?;

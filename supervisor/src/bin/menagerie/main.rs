@@ -5,12 +5,14 @@ mod bench;
 mod check;
 mod client;
 mod command;
+mod follow;
 mod generate;
 mod new;
 mod notify;
 mod query;
 mod render;
 mod run;
+mod sse;
 mod top;
 
 use std::process::ExitCode;
