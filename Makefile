@@ -60,4 +60,4 @@ lint: setup ## formatting, clippy, and what the architecture forbids
 
 clean: ## remove what was built, and the runtimes that the set-up brought
 	cargo clean
-	rm -rf .deps tests/bundles/*/*.so tests/bundles/*/*.dll
+	rm -rf .deps {tests/bundles,supervisor/examples/handlers}/*/*.{so,dll}

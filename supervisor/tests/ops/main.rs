@@ -15,6 +15,8 @@ mod bundles;
 mod cli;
 /// What the documents say is so.
 mod docs;
+/// `examples/http_server.rs`: handlers in five languages.
+mod http_server;
 /// `/metrics`, read by a strict parser.
 mod metrics;
 /// The status service and its description.
