@@ -23,5 +23,9 @@ mod metrics;
 mod openapi;
 /// The page for people, in a browser.
 mod page;
+/// Programs that a machine may have or not.
+mod programs;
+/// A real Prometheus, where there is one.
+mod prometheus;
 /// Logs and events: kept, chosen, followed, resumed.
 mod streams;

@@ -1,15 +1,13 @@
 use std::process::Command;
 
 use super::common::{PATIENCE, Running};
+use super::programs;
 
-/// With `MENAGERIE_CHROMIUM`, a path to Chromium: what somebody sees who opens
-/// the page with the token, and who opens it without.
+/// Where there is a Chromium: what somebody sees who opens the page with the
+/// token, and who opens it without.
 #[test]
 fn g_the_page_shows_workers_and_bundles_in_a_browser() {
-    let Some(chromium) = std::env::var_os("MENAGERIE_CHROMIUM") else {
-        eprintln!("skipped: MENAGERIE_CHROMIUM names no Chromium");
-        return;
-    };
+    let Some(chromium) = programs::chromium() else { return };
     let running = Running::start("[status]\ntcp = \"127.0.0.1:0\"");
     let address = running.said.split_once("http://").unwrap().1.split_once('/').unwrap().0;
     let token = std::fs::read_to_string(running.dir.path().join("s.sock.token")).unwrap();
