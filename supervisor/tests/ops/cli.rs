@@ -45,6 +45,7 @@ fn g_top_once_is_a_picture() {
     }
     // Without a terminal there is nothing to be live on.
     assert_eq!(running.menagerie(&["top"]).status.code(), Some(2));
+    assert_eq!(running.menagerie(&["top", "--once", "--json"]).status.code(), Some(2));
 }
 
 #[test]

@@ -17,6 +17,8 @@ mod cli;
 mod docs;
 /// `examples/http_server.rs`: handlers in five languages.
 mod http_server;
+/// What `--json` prints.
+mod json;
 /// `/metrics`, read by a strict parser.
 mod metrics;
 /// The status service and its description.

@@ -53,8 +53,8 @@ pub(super) fn find(dir: &Path, scratch: &Path) -> Result<(Vec<Subject>, Vec<Stri
             fs::write(dir.join(file), code)?;
         } else {
             left_out.push(format!(
-                "{label}: there is no {}; name the folder of the sample bundles with --bundles",
-                sample.display()
+                "{label}: there is no {name}/{file} in the folder of the sample bundles; build it, \
+                 or name the folder with --bundles"
             ));
             continue;
         }

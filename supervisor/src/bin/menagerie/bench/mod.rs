@@ -8,6 +8,7 @@
 mod bundles;
 mod idle;
 mod in_process;
+mod left_out;
 pub(crate) mod peer;
 mod plot;
 mod report;

@@ -62,7 +62,9 @@ pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Prob
     for subject in subjects {
         match runtime.block_on(supervisor.load(&subject.dir)) {
             Ok(_) => usable.push(subject),
-            Err(error) => left_out.push(format!("{}: {error}", subject.label)),
+            Err(error) => {
+                left_out.push(format!("{}: {}", subject.label, super::left_out::reason(&error)));
+            }
         }
     }
     report.left_out = left_out;
