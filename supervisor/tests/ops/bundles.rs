@@ -21,13 +21,25 @@ fn new_is_sound(language: &str) {
     let made = menagerie(&["new", language], &bundle);
     assert!(made.status.success(), "{made:?}");
     assert_eq!((&json(&made)["name"], &json(&made)["ready"]), (&"my-first".into(), &true.into()));
-    assert!(bundle.join("README.md").exists());
+    let readme = std::fs::read_to_string(bundle.join("README.md")).unwrap();
+    for file in json(&made)["files"].as_array().unwrap() {
+        let file = Path::new(file.as_str().unwrap()).strip_prefix(&bundle).unwrap();
+        let named = readme.contains(&format!("`{}`", file.display()));
+        assert!(named || file == Path::new("README.md"), "{}: {readme}", file.display());
+    }
     let checked = menagerie(&["check"], &bundle);
     let findings = json(&checked);
     assert!(checked.status.success(), "{findings:#}");
     assert_eq!(findings["contracts"][0]["name"], "my-first");
     assert_eq!(findings["contracts"][0]["functions"].as_array().unwrap().len(), 2);
-    assert_eq!(findings["tests"].as_array().unwrap().len(), 3);
+    let tests = findings["tests"].as_array().unwrap();
+    assert_eq!(tests.len(), 3);
+    assert!(tests.iter().all(|test| test["ok"] == true), "{findings:#}");
+    // The test is the bundle's own: another answer would be seen.
+    let own = bundle.join("tests.json");
+    let expected = std::fs::read_to_string(&own).unwrap();
+    std::fs::write(&own, expected.replace("Hello", "Goodbye")).unwrap();
+    assert_eq!(menagerie(&["check"], &bundle).status.code(), Some(1));
     assert_eq!(findings["warnings"], serde_json::json!([]));
     // It is not written over.
     assert_eq!(menagerie(&["new", language], &bundle).status.code(), Some(1));
@@ -58,24 +70,45 @@ fn g_new_dotnet_runs_as_it_is() {
     new_is_sound("dotnet");
 }
 
-/// What cargo makes of it is not tried here: that would compile the guest crate
-/// and its dependencies once more. `docs/bundles-rust.md` is compiled instead.
+/// Cargo would compile the guest crate and all that it needs once more, in a
+/// folder of its own: here the code is compiled against the one that the tests'
+/// build has made, and cargo reads the manifest.
 #[test]
-fn g_new_rust_is_written() {
+fn g_new_rust_runs_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let bundle = dir.path().join("hello");
     let made = menagerie(&["new", "rust", "--no-build"], &bundle);
     assert!(made.status.success(), "{made:?}");
     assert_eq!(json(&made)["ready"], false);
-    let cargo = std::fs::read_to_string(bundle.join("Cargo.toml")).unwrap();
-    let table: toml::Table = cargo.parse().unwrap();
-    let guest = table["dependencies"]["menagerie-guest"]["path"].as_str().unwrap();
-    assert!(Path::new(guest).join("src/lib.rs").exists(), "{guest}");
+    assert!(bundle.join("README.md").exists());
     // It says what lacks: it was not compiled.
     let checked = menagerie(&["check"], &bundle);
     assert_eq!(checked.status.code(), Some(1));
     let problem = json(&checked)["problems"][0].to_string();
     assert!(problem.contains("libhello.so") && problem.contains("does not exist"), "{problem}");
+
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["metadata", "--offline", "--no-deps", "--format-version", "1"]);
+    let output = cargo.current_dir(&bundle).output().unwrap();
+    let package = json(&output)["packages"][0].clone();
+    assert_eq!(package["targets"][0]["crate_types"][0], "cdylib", "{output:?}");
+    let guest = package["dependencies"][0]["path"].as_str().unwrap();
+    assert!(Path::new(guest).join("src/lib.rs").exists(), "{guest}");
+
+    let built = Path::new(MENAGERIE).parent().unwrap();
+    let library = built.join("libmenagerie_guest.rlib");
+    assert!(library.exists(), "build it: cargo build --package menagerie-guest");
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args(["--edition", "2024", "--crate-type", "cdylib", "lib.rs", "-o", "libhello.so"])
+        .arg(format!("-Ldependency={}", built.join("deps").display()))
+        .arg(format!("--extern=menagerie_guest={}", library.display()))
+        .current_dir(&bundle)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let checked = menagerie(&["check"], &bundle);
+    assert!(checked.status.success(), "{:#}", json(&checked));
+    assert_eq!(json(&checked)["tests"].as_array().unwrap().len(), 3);
 }
 
 #[test]
