@@ -52,9 +52,11 @@ chaos: build ## kill, stop, reload and restart at random, then check the books: 
 soak: build ## load and reload ROUNDS times in each language; fails if memory grows
 	$(BIN)/soak --rounds $(ROUNDS) --out docs/soak
 
-lint: setup ## formatting, clippy, and what the architecture forbids
+lint: setup ## formatting, clippy, rustdoc, and what the architecture forbids
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib \
+		$(foreach p,protocol guest supervisor,--package menagerie-$(p))
 	scripts/check-architecture
 	if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; fi
 

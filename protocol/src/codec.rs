@@ -34,6 +34,15 @@ const CONFIG: bincode::config::Configuration<
 
 /// Encodes a message.
 ///
+/// ```
+/// use menagerie_protocol::codec::{decode, encode};
+///
+/// let bytes = encode(&(7_u32, "seven"))?;
+/// assert_eq!(decode::<(u32, String)>(&bytes)?, (7, "seven".to_owned()));
+/// assert!(decode::<u8>(&bytes).is_err(), "there is more than one");
+/// # Ok::<(), menagerie_protocol::codec::CodecError>(())
+/// ```
+///
 /// # Errors
 ///
 /// The value has no bincode form, or is larger than [`MAX_MESSAGE`].

@@ -63,6 +63,18 @@ impl fmt::Display for ContractId {
 }
 
 /// A contract as a caller asks for it: parts that are not written are open.
+///
+/// ```
+/// use menagerie_protocol::{Compatibility, ContractId, ContractRequest};
+///
+/// let provided: ContractId = "greeter@1.2.0".parse()?;
+/// let asked: ContractRequest = "greeter@1.1".parse()?;
+/// assert!(Compatibility::Strict.serves(&provided, &asked));
+/// let asked: ContractRequest = "greeter@1.3".parse()?;
+/// assert!(!Compatibility::Strict.serves(&provided, &asked));
+/// assert!(Compatibility::Relaxed.serves(&provided, &asked));
+/// # Ok::<(), menagerie_protocol::contract::ContractSyntaxError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContractRequest {
     /// The name.

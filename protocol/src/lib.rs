@@ -2,7 +2,7 @@
 //! contract, the control messages, and the lanes that calls travel on.
 //!
 //! A worker's `main` is one call to [`serve::serve`] with its
-//! [`BundleLoader`](loader::BundleLoader). A host does not use this crate
+//! [`BundleLoader`]. A host does not use this crate
 //! directly: it embeds `menagerie-supervisor`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]

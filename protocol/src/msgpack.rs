@@ -78,6 +78,23 @@ impl Token<'_> {
 }
 
 /// Reads tokens from a slice.
+///
+/// ```
+/// use menagerie_protocol::msgpack::{Reader, Token, Writer};
+///
+/// let mut bytes = Vec::new();
+/// let mut writer = Writer::new(&mut bytes);
+/// writer.array(2);
+/// writer.str("Ada");
+/// writer.bin(&[0, 1, 2]);
+///
+/// let mut reader = Reader::new(&bytes);
+/// assert_eq!(reader.array()?, 2);
+/// assert_eq!(reader.token()?, Token::Str("Ada"));
+/// assert_eq!(reader.token()?, Token::Bin(&[0, 1, 2]), "a view, and no copy");
+/// assert!(reader.rest().is_empty());
+/// # Ok::<(), menagerie_protocol::msgpack::DecodeError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Reader<'a> {
     rest: &'a [u8],

@@ -349,7 +349,7 @@ impl fmt::Debug for Host {
 impl Host {
     /// The same, for calls that serve this call ([`Reply::call_id`]; 0 where it
     /// is not known). Without it they serve the one that
-    /// [`Instance::call`](crate::Instance::call) is running, which an
+    /// [`Instance::call`] is running, which an
     /// asynchronous function has left when it goes on after an await.
     #[must_use]
     pub fn for_call(&self, call: u64) -> Self {

@@ -25,6 +25,24 @@ use crate::lane::{
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
 /// [`StaleHandle`](Failure::StaleHandle) (R2).
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use menagerie_supervisor::{Bytes, Contract, Failure};
+///
+/// # async fn example(images: Contract) -> Result<(), Failure> {
+/// // Arguments are a tuple, results what can be deserialized from the guest's.
+/// let (width, height): (u32, u32) = images.call("size", ("photo.png",)).await?;
+/// // Bytes are one value, and no list of numbers.
+/// let images = images.with_timeout(Duration::from_millis(500));
+/// match images.call::<_, u32>("checksum", (Bytes::new(&[1, 2, 3]),)).await {
+///     Ok(checksum) => println!("{checksum:x}"),
+///     Err(Failure::Guest(error)) => println!("the plugin's own error: {error}"),
+///     Err(failure) => println!("{failure}"),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Contract {
     core: Arc<Core>,
@@ -98,6 +116,13 @@ impl Contract {
 
     /// As [`call`](Self::call), from a thread that may block. It must not be
     /// called from an asynchronous task.
+    ///
+    /// ```no_run
+    /// # fn example(greeter: menagerie_supervisor::Contract) -> Result<(), menagerie_supervisor::Failure> {
+    /// let text: String = greeter.call_blocking("greet", ("Ada",))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///

@@ -176,19 +176,20 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
-    /// [`State::Stopped`].
+    /// It does not run, and need not: it was asked to stop, or nobody has needed it.
     Stopped,
-    /// [`State::Starting`].
+    /// Its process was started, and is not ready yet: it says hello and loads its
+    /// bundles.
     Starting,
-    /// [`State::Ready`].
+    /// It serves.
     Ready,
-    /// [`State::Draining`].
+    /// It was asked to stop, and finishes the calls that it has begun.
     Draining,
-    /// [`State::Crashed`].
+    /// It has ended with nobody asking for it; what comes next is being decided.
     Crashed,
-    /// [`State::Backoff`].
+    /// It has crashed, and is started again after a delay.
     Backoff,
-    /// [`State::Quarantined`].
+    /// It has died too often: now and then a start is tried, and by hand at any time.
     Quarantined,
 }
 

@@ -49,6 +49,21 @@ pub enum StartError {
 }
 
 /// Settings on the way to a [`Supervisor`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use menagerie_supervisor::{Isolation, Supervisor};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let supervisor = Supervisor::builder()
+///     .worker_dir("/usr/lib/my-host")
+///     .deadline(Duration::from_secs(2))
+///     .isolation(Isolation::Auto)
+///     .standby(1)
+///     .start()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Default)]
 #[must_use = "nothing runs before `start`"]
 pub struct SupervisorBuilder {
@@ -232,6 +247,15 @@ impl Supervisor {
     /// Loads a bundle from its folder, and starts its worker if that does not
     /// run yet.
     ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let supervisor = menagerie_supervisor::Supervisor::builder().start()?;
+    /// let bundle = supervisor.load("plugins/greeter").await?;
+    /// println!("{} {} in {}", bundle.name, bundle.version, bundle.loader);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// Any [`RuntimeError`]; nothing of the bundle stays behind (L5).
@@ -241,6 +265,17 @@ impl Supervisor {
 
     /// Loads a bundle from source text in memory; `manifest` is the text of its
     /// manifest (L4).
+    ///
+    /// ```no_run
+    /// # async fn example(supervisor: menagerie_supervisor::Supervisor)
+    /// # -> Result<(), Box<dyn std::error::Error>> {
+    /// let manifest = "name = 'twice'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['twice@1']";
+    /// let code = "return { ['twice@1'] = { twice = function(n) return 2 * n end } }";
+    /// supervisor.load_code(manifest, code).await?;
+    /// let four: i64 = supervisor.contract("twice@1")?.call("twice", (2,)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -281,6 +316,15 @@ impl Supervisor {
 
     /// Loads a bundle's code anew while it serves (L6): callers wait for the
     /// hand-over only, and if anything fails the old code goes on.
+    ///
+    /// ```no_run
+    /// # async fn example(supervisor: menagerie_supervisor::Supervisor) {
+    /// match supervisor.reload("greeter").await {
+    ///     Ok(bundle) => println!("generation {} serves", bundle.generation),
+    ///     Err(error) => println!("the old one goes on: {error}"),
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -397,6 +441,15 @@ impl Supervisor {
     /// A contract that some loaded bundle provides: `greeter@1`, or
     /// `bundle/greeter@1` for that bundle's and no other's (R1).
     ///
+    /// ```no_run
+    /// # async fn example(supervisor: menagerie_supervisor::Supervisor)
+    /// # -> Result<(), menagerie_supervisor::Failure> {
+    /// let greeter = supervisor.contract("greeter@1")?;
+    /// let text: String = greeter.call("greet", ("Ada",)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Failure::NoSuchContract`].
@@ -437,11 +490,36 @@ impl Supervisor {
     ///
     /// `paths` are those that [`load_all`](Self::load_all) is given, best before
     /// that: what changes in between is seen then.
+    ///
+    /// ```no_run
+    /// # async fn example(supervisor: menagerie_supervisor::Supervisor) {
+    /// let folders = ["plugins".into()];
+    /// let watch = supervisor.watch(&folders, Default::default());
+    /// supervisor.load_all(&folders).await;
+    /// // … until it is dropped:
+    /// drop(watch);
+    /// # }
+    /// ```
     pub fn watch(&self, paths: &[PathBuf], settings: WatchSettings) -> Watch {
         Watch::start(self.core(), paths, settings)
     }
 
     /// What happens from now on (S10).
+    ///
+    /// ```no_run
+    /// use menagerie_supervisor::{EventKind, NextEvent};
+    ///
+    /// # async fn example(supervisor: menagerie_supervisor::Supervisor) {
+    /// let mut events = supervisor.events();
+    /// while let Some(next) = events.next().await {
+    ///     if let NextEvent::Event(event) = next
+    ///         && let EventKind::WorkerCrashed(report) = &event.kind
+    ///     {
+    ///         eprintln!("{} died of {}", report.worker, report.cause);
+    ///     }
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         self.core().events.subscribe()

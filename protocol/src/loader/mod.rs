@@ -16,6 +16,97 @@ use manifest::ManifestData;
 /// `Send`: it hands it to [`Runtime::install`] as an
 /// [`Instance`](crate::Instance), and the lane keeps it. The loader itself is
 /// shared by the lanes of all its bundles.
+///
+/// A worker's `main` is one call with its loader:
+///
+/// ```no_run
+/// # use menagerie_protocol::{BundleLoader, BundleSource, LoaderError, ManifestData, Runtime, SupportedLanguage};
+/// # struct Cobol;
+/// # impl BundleLoader for Cobol {
+/// #     fn loader_name(&self) -> &'static str { "cobol" }
+/// #     fn loader_language(&self) -> SupportedLanguage { SupportedLanguage::Cpp }
+/// #     fn supports_hot_reload(&self) -> bool { true }
+/// #     fn load(&self, _: &ManifestData, _: &BundleSource, _: &Runtime) -> Result<(), LoaderError> { Ok(()) }
+/// #     fn reload(&self, _: &ManifestData, _: &Runtime) -> Result<(), LoaderError> { Ok(()) }
+/// # }
+/// fn main() -> std::process::ExitCode {
+///     menagerie_protocol::serve::serve(Cobol, "COBOL 85".to_owned())
+/// }
+/// ```
+///
+/// A whole loader, with one function, as a test tries it
+/// ([`testing`](crate::testing)):
+///
+/// ```
+/// use menagerie_protocol::msgpack::{Reader, Token, Writer};
+/// use menagerie_protocol::testing::Harness;
+/// use menagerie_protocol::{
+///     Args, BundleLoader, BundleSource, ContractInterface, Failure, FunctionId, Instance,
+///     LoaderError, ManifestData, Reply, Runtime, SupportedLanguage,
+/// };
+///
+/// /// A language whose programs are a number, which their one function adds.
+/// struct AdderLoader;
+///
+/// struct Adder(i64);
+///
+/// impl Instance for Adder {
+///     fn call(&mut self, _: FunctionId, args: Args<'_>, reply: Reply) {
+///         let mut args = Reader::new(args.bytes);
+///         match (args.array(), args.token()) {
+///             (Ok(1), Ok(Token::Int(number))) => {
+///                 let mut value = Vec::new();
+///                 Writer::new(&mut value).int(self.0 + number);
+///                 reply.ok(&value);
+///             }
+///             _ => reply.fail(Failure::BadArguments { message: "expected an integer".to_owned() }),
+///         }
+///     }
+/// }
+///
+/// impl BundleLoader for AdderLoader {
+///     fn loader_name(&self) -> &'static str {
+///         "adder"
+///     }
+///
+///     fn loader_language(&self) -> SupportedLanguage {
+///         SupportedLanguage::Rust
+///     }
+///
+///     fn supports_hot_reload(&self) -> bool {
+///         true
+///     }
+///
+///     fn load(
+///         &self,
+///         _: &ManifestData,
+///         source: &BundleSource,
+///         runtime: &Runtime,
+///     ) -> Result<(), LoaderError> {
+///         let BundleSource::Code(code) = source else {
+///             let (loader, kind) = ("adder".to_owned(), "path".to_owned());
+///             return Err(LoaderError::UnsupportedBundleSource { loader, kind });
+///         };
+///         let number = code.trim().parse().unwrap_or_default();
+///         runtime.register(ContractInterface {
+///             contract: "adder@1".to_owned(),
+///             functions: vec!["add".to_owned()],
+///         })?;
+///         runtime.install(Box::new(Adder(number)));
+///         Ok(())
+///     }
+///
+///     fn reload(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {
+///         self.load(manifest, runtime.source(), runtime)
+///     }
+/// }
+///
+/// let manifest = "name = 'two'\nloader = 'adder'\nfile = 'main'\nprovides = ['adder@1']";
+/// let bundle = Harness::new(AdderLoader).load(manifest, BundleSource::Code("2".into()))?;
+/// assert_eq!(bundle.call::<_, i64>("adder@1", "add", (40,)), Ok(42));
+/// assert!(bundle.call::<_, i64>("adder@1", "add", ("x",)).is_err());
+/// # Ok::<(), LoaderError>(())
+/// ```
 pub trait BundleLoader: Send + Sync {
     /// The name that a manifest's `loader` must equal, byte for byte (L1).
     fn loader_name(&self) -> &'static str;

@@ -63,6 +63,13 @@ impl Report {
 }
 
 /// Looks at this machine.
+///
+/// ```no_run
+/// let report = menagerie_supervisor::doctor::examine(&Default::default());
+/// for worker in report.workers.iter().filter(|worker| worker.problem.is_some()) {
+///     println!("{} lacks; {}", worker.loader, worker.remedy.as_deref().unwrap_or("?"));
+/// }
+/// ```
 #[must_use]
 pub fn examine(config: &Config) -> Report {
     Report {

@@ -139,6 +139,20 @@ impl StatusSocket {
     /// mode is 0600, or 0666 where other users are named: who connects is
     /// checked in either case. Must be called on a tokio runtime.
     ///
+    /// ```no_run
+    /// use menagerie_supervisor::{StatusConfig, StatusSocket, Supervisor};
+    ///
+    /// # async fn example(supervisor: Supervisor) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut config = StatusConfig::default();
+    /// config.socket = Some("/run/my-host/status.sock".into());
+    /// config.tcp = Some("127.0.0.1:7117".parse()?);
+    /// // Served until it is dropped.
+    /// let status = StatusSocket::serve(supervisor, &config)?;
+    /// println!("menagerie --socket {} status", status.path().display());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`BindError`]: a supervisor answers there already, the folder is not

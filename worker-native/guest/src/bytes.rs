@@ -9,6 +9,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// A view of bytes: of an argument it costs no copy, whatever the size.
 ///
 /// As a result it is copied once, from where it is into the answer.
+///
+/// ```
+/// use menagerie_guest::{ByteBuf, Bytes};
+///
+/// struct Images;
+///
+/// #[menagerie_guest::contract("images@1")]
+/// impl Images {
+///     fn invert(image: Bytes<'_>) -> ByteBuf {
+///         image.iter().map(|byte| !byte).collect::<Vec<u8>>().into()
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Bytes<'a>(pub &'a [u8]);
 

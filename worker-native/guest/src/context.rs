@@ -3,6 +3,35 @@
 use crate::Raw;
 
 /// What an `on_load` hook is given.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use menagerie_guest::{CodecError, Context};
+///
+/// static COUNT: AtomicU64 = AtomicU64::new(0);
+///
+/// struct Counter;
+///
+/// #[menagerie_guest::contract("counter@1")]
+/// impl Counter {
+///     #[on_load]
+///     fn restore(context: Context<'_>) -> Result<(), CodecError> {
+///         if let Some(state) = context.state {
+///             COUNT.store(state.decode()?, Ordering::Relaxed);
+///         }
+///         Ok(())
+///     }
+///
+///     #[on_unload]
+///     fn save() -> u64 {
+///         COUNT.load(Ordering::Relaxed)
+///     }
+///
+///     fn next() -> u64 {
+///         COUNT.fetch_add(1, Ordering::Relaxed)
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Context<'a> {

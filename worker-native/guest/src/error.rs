@@ -10,6 +10,19 @@ use crate::{CallError, abi};
 ///
 /// A function may return any `Result<T, E>` whose `E` can be displayed; with
 /// this type it can also give a code for programs and help for people.
+///
+/// ```
+/// use menagerie_guest::Error;
+///
+/// fn parse(text: &str) -> Result<u16, Error> {
+///     if text.is_empty() {
+///         return Err(Error::new("Empty", "there is no number").with_help("write one"));
+///     }
+///     Ok(text.parse()?) // the standard library's own errors, by their types
+/// }
+///
+/// assert_eq!(parse("x").unwrap_err().type_name, "ParseIntError");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Error {
     /// The type's name, without its path.

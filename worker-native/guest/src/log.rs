@@ -1,6 +1,14 @@
 //! The macros of the log.
 
-/// Writes into the bundle's log: `log!(Level::Info, "{n} images")`.
+/// Writes into the bundle's log.
+///
+/// ```
+/// use menagerie_guest::{Level, info, log};
+///
+/// let n = 3;
+/// log!(Level::Warn, "{n} images are broken");
+/// info!("{n} images"); // as error!, warn!, debug! and trace!
+/// ```
 #[macro_export]
 macro_rules! log {
     ($level:expr, $($message:tt)+) => {

@@ -10,6 +10,24 @@ use crate::codec::{CodecError, Decoder, RAW};
 /// A value of any kind, still encoded: a view of the arguments.
 ///
 /// As a result it goes back without a copy.
+///
+/// ```
+/// use menagerie_guest::{CodecError, Raw};
+///
+/// struct Keeper;
+///
+/// #[menagerie_guest::contract("keeper@1")]
+/// impl Keeper {
+///     /// Whatever it is.
+///     fn same(value: Raw<'_>) -> Raw<'_> {
+///         value
+///     }
+///
+///     fn sum(values: Raw<'_>) -> Result<i64, CodecError> {
+///         Ok(values.decode::<Vec<i64>>()?.into_iter().sum())
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raw<'a>(&'a [u8]);
 
