@@ -6,6 +6,7 @@
 //! now on two, and a floor of one moment says nothing about another.
 
 mod bundles;
+mod copy;
 mod idle;
 mod in_process;
 mod left_out;

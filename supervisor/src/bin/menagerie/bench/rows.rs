@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::bundles::{Subject, find};
+use super::copy::Copy;
 use super::in_process::InProcess;
 use super::peer::{Mode, Peer};
 use super::report::{Report, Row, Turn, Unit, median, row};
@@ -351,7 +352,7 @@ fn bytes(bench: &mut Bench) -> Result<(), Problem> {
         ("16 MiB", 16 << 20, None),
     ] {
         let data = vec![0x5a_u8; len];
-        let mut copy = vec![0_u8; len];
+        let mut copy = Copy::of(len);
         let rounds = (if bench.quick { 16 << 20 } else { 64 << 20 } / len).clamp(5, 300);
         // Payloads on the ring are compared with the ring's own floor beside
         // the copy: the copy alone is next to nothing there.
@@ -376,10 +377,7 @@ fn bytes(bench: &mut Bench) -> Result<(), Problem> {
             let spin = if small { bench.spin()? } else { 0.0 };
             let mut times = Vec::new();
             for _ in 0..rounds {
-                let started = Instant::now();
-                copy.copy_from_slice(std::hint::black_box(&data));
-                std::hint::black_box(&copy);
-                times.push(nanos(started.elapsed()));
+                times.push(nanos(copy.time()));
             }
             turns.push(Turn { ours: echo()?, floor: spin + median(times) });
         }
