@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use menagerie_supervisor::{ByteBuf, Bytes, Config, Contract, EventKind, NextEvent, Supervisor};
+use menagerie_supervisor::{
+    ByteBuf, Bytes, Config, Contract, EventKind, NextEvent, Supervisor, WorkerState,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -403,7 +405,11 @@ fn noticed(bench: &mut Bench) -> Result<(), Problem> {
             loop {
                 match events.next().await {
                     Some(NextEvent::Event(event)) => {
-                        if matches!(event.kind, EventKind::WorkerCrashed(_)) {
+                        // The report, which is another event, waits for what the
+                        // process wrote last.
+                        let crashed = WorkerState::Crashed;
+                        if matches!(event.kind, EventKind::WorkerState { state, .. } if state == crashed)
+                        {
                             return Ok(nanos(started.elapsed()));
                         }
                     }
