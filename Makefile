@@ -11,7 +11,7 @@ ROUNDS ?= 10000
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test loom stress bench soak faults chaos lint clean
+.PHONY: help setup build demo test contract loom stress bench soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ demo: build ## all five languages answer, are killed, and answer again
 test: build ## all tests
 	cargo nextest run --locked --workspace --no-fail-fast
 	cargo test --locked --workspace --doc
+
+contract: setup ## write docs/contract.md from the tests' sources
+	MENAGERIE_WRITE_CONTRACT=1 cargo test --locked --package menagerie-tests --test coverage
 
 loom: setup ## check the lanes' protocols by their models
 	CARGO_TARGET_DIR=$(LOOM) RUSTFLAGS="--cfg loom" \

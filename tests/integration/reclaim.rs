@@ -128,17 +128,24 @@ async fn l8_pythons_modules_go_with_their_bundle() {
 }
 
 macro_rules! per_language {
-    ($($language:ident),*) => {
-        $(mod $language {
-            #[tokio::test(flavor = "multi_thread")]
-            async fn l9_memory_stays_where_it_is() {
-                super::l9_memory_stays_where_it_is(stringify!($language)).await;
-            }
-        })*
+    ($($language:ident),*; $cases:tt) => {
+        $(per_language!(@ $language $cases);)*
+    };
+    (@ $language:ident { $($case:ident),* $(,)? }) => {
+        mod $language {
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $case() {
+                    super::$case(stringify!($language)).await;
+                }
+            )*
+        }
     };
 }
 
-per_language!(rust, c, py, lua, js, dotnet);
+per_language!(rust, c, py, lua, js, dotnet; {
+    l9_memory_stays_where_it_is,
+});
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l8_no_rust_library_stays_mapped() {
