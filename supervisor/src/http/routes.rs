@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
@@ -26,6 +26,9 @@ use menagerie_protocol::message::LogLevel;
 /// What the service is described by: `docs/openapi.json`, which a test holds
 /// against [`endpoints`].
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
+/// The header that says what the caller may do: `read`, or `act` as well.
+const RIGHT: HeaderName = HeaderName::from_static("menagerie-right");
 
 /// Every method and path.
 pub(super) fn endpoints() -> Vec<(&'static str, &'static str, MethodRouter<Supervisor>)> {
@@ -89,7 +92,11 @@ async fn check(
         Peer::Tcp => guard.gate.tokens.right(request.headers()),
     };
     if right >= serve::needed(request.method()) {
-        return next.run(request).await;
+        let mut response = next.run(request).await;
+        // The page offers no button to who may not act.
+        let may = HeaderValue::from_static(if right == Right::Act { "act" } else { "read" });
+        response.headers_mut().insert(RIGHT, may);
+        return response;
     }
     let who = match peer {
         Peer::User { uid: Some(uid), .. } => format!("user {uid}"),

@@ -128,7 +128,11 @@ fn g_by_tcp_a_token_is_needed() {
         assert!(response.head.contains("www-authenticate: bearer"), "{response:?}");
         assert_eq!(tcp.ask("POST", reload, wrong).status, 401);
     }
-    assert_eq!(tcp.ask("GET", "/metrics", Some(&read)).status, 200);
+    for (token, right) in [(&read, "read"), (&admin, "act")] {
+        let response = tcp.ask("GET", "/metrics", Some(token));
+        assert_eq!(response.status, 200);
+        assert!(response.head.contains(&format!("menagerie-right: {right}")), "{response:?}");
+    }
     assert_eq!(tcp.ask("POST", reload, Some(&read)).status, 403);
     assert_eq!(tcp.ask("POST", reload, Some(&admin)).status, 200);
     // The page holds no secret, and nothing from elsewhere.

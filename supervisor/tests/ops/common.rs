@@ -51,7 +51,8 @@ impl Program {
         Self { child, lines, said: String::new() }
     }
 
-    /// The next line that contains `what`; those before it are passed over.
+    /// The next line that contains `what`; those before it are passed over. Lines
+    /// of one output come in their order, those of two in any.
     pub(crate) fn wait_for(&mut self, what: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -66,13 +67,13 @@ impl Program {
         }
     }
 
-    /// Whether it has written that by now.
-    pub(crate) fn has_said(&mut self, what: &str) -> bool {
+    /// How many times it has written that by now.
+    pub(crate) fn times(&mut self, what: &str) -> usize {
         for line in self.lines.try_iter() {
             self.said.push_str(&line);
             self.said.push('\n');
         }
-        self.said.contains(what)
+        self.said.matches(what).count()
     }
 
     pub(crate) fn kill(&mut self) {

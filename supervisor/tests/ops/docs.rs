@@ -163,3 +163,61 @@ fn g_the_first_steps_are_as_described() {
     }
     assert!(expected.iter().filter(|answer| !answer.is_empty()).count() >= 7);
 }
+
+/// The numbers of docs/protocol.md are the code's.
+#[test]
+fn the_protocol_document_has_the_lane_as_it_is() {
+    use menagerie_protocol::lane::{DEFAULT_SLOTS, INLINE_MAX, LAYOUT};
+    use menagerie_protocol::ring::{FIRST_BYTES, FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE};
+    use menagerie_protocol::ring::{Kind, NEXT_BYTES};
+    let text = std::fs::read_to_string(docs().join("protocol.md")).unwrap();
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let bundles = std::fs::read_to_string(docs().join("bundles.md")).unwrap();
+    for told in [
+        format!("`MNGL` and version {}", LAYOUT & 0xff),
+        format!("64-byte slots ({DEFAULT_SLOTS} unless configured)"),
+        format!("the payload's first {FIRST_BYTES} bytes"),
+        format!("{NEXT_BYTES} bytes of the payload each"),
+        format!("{} call, {} reply", Kind::Call as u8, Kind::Reply as u8),
+        format!("{} padding to the end", Kind::Pad as u8),
+        format!("{} command", Kind::Command as u8),
+        format!("Flags: {FLAG_FAILURE} the payload is a failure"),
+        format!("{FLAG_BULK} the payload stands in a segment"),
+        format!("{FLAG_ECHO} (with {FLAG_BULK}) the segment is"),
+        format!("{FLAG_BLOCKS} (in a guest's own call)"),
+    ] {
+        assert!(text.contains(&told), "docs/protocol.md lacks {told:?}");
+    }
+    assert!(bundles.contains(&format!("Bytes** beyond {} KiB", INLINE_MAX >> 10)));
+}
+
+/// Every kind of event is in the table of docs/operating.md, and no other.
+#[test]
+fn g_the_operators_document_lists_every_event() {
+    let text = std::fs::read_to_string(docs().join("operating.md")).unwrap();
+    let section = text.split_once("## Events\n").unwrap().1.split_once("\n## ").unwrap().0;
+    let listed: std::collections::BTreeSet<String> = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+        .collect();
+    let code = include_str!("../../src/events.rs");
+    let kinds = code.split_once("pub enum EventKind {").unwrap().1.split_once("\n}").unwrap().0;
+    let is_variant = |line: &&str| {
+        let name = line.strip_prefix("    ").unwrap_or_default();
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+    };
+    let snake = |line: &str| {
+        let name = line.trim().split([' ', '(', '{', ',']).next().unwrap_or_default();
+        let mut snake = String::new();
+        for letter in name.chars() {
+            if letter.is_ascii_uppercase() && !snake.is_empty() {
+                snake.push('_');
+            }
+            snake.push(letter.to_ascii_lowercase());
+        }
+        snake
+    };
+    let real: std::collections::BTreeSet<String> =
+        kinds.lines().filter(is_variant).map(snake).collect();
+    assert_eq!(listed, real);
+}

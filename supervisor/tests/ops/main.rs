@@ -31,3 +31,5 @@ mod programs;
 mod prometheus;
 /// Logs and events: kept, chosen, followed, resumed.
 mod streams;
+/// `menagerie top` on a terminal.
+mod terminal;

@@ -193,6 +193,27 @@ fn g_crashes_and_deadline_kills_are_counted_by_cause() {
     assert_eq!(value(&scrape(&running), "menagerie_calls_total", &spin), Some(1.0));
 }
 
+/// Every family is in the table of docs/operating.md, and each of the table's
+/// names in the code.
+#[test]
+fn g_the_operators_document_lists_every_metric() {
+    let text = std::fs::read_to_string(super::common::docs().join("operating.md")).unwrap();
+    let section = text.split_once("## Metrics\n").unwrap().1;
+    let listed: BTreeSet<&str> =
+        section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let running = Running::start("");
+    running.text(&["call", "greeter-lua/greeter@1", "greet", "\"Ada\""]);
+    running.kill_worker();
+    for family in parse(&running.get("/metrics").body).0.keys() {
+        let name = family.strip_prefix("menagerie_").unwrap_or_else(|| panic!("{family}"));
+        assert!(listed.contains(name), "docs/operating.md lacks {name}");
+    }
+    let code = include_str!("../../src/http/metrics.rs");
+    for name in &listed {
+        assert!(code.contains(&format!("\"{name}\"")), "there is no {name}");
+    }
+}
+
 #[test]
 #[should_panic(expected = "twice")]
 fn the_parser_refuses_a_series_that_comes_twice() {

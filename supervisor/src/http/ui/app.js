@@ -17,6 +17,7 @@ if (token) {
 
 const series = { calls: [], p99: [], memory: [], failed: [] };
 let before = null;
+let mayAct = false;
 
 async function ask(method, path) {
   const headers = token ? { authorization: `Bearer ${token}` } : {};
@@ -26,6 +27,7 @@ async function ask(method, path) {
     byId("main").hidden = true;
     throw new Error("the token lacks or is wrong");
   }
+  mayAct = answer.headers.get("menagerie-right") === "act";
   const body = await answer.json();
   if (!answer.ok) {
     throw new Error(body.detail || body.title);
@@ -58,6 +60,9 @@ function row(cells) {
 }
 
 function act(label, path) {
+  if (!mayAct) {
+    return "";
+  }
   const button = make("button", label);
   button.addEventListener("click", async () => {
     button.disabled = true;
