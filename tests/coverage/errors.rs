@@ -29,7 +29,7 @@ const PROVOKED: [(&str, &str, &str, &str); 38] = [
     ("LoaderError", "BundleTampered", "tests/integration/bad_input/manifests.rs", "b1_what_lacks_in_a_manifest_is_named"),
     ("LoaderError", "ArtifactPathEscape", "tests/integration/bad_input/manifests.rs", "b2_files_that_are_missing_or_outside_the_bundle"),
     ("LoaderError", "ArtifactNotFound", "tests/integration/bad_input/manifests.rs", "b2_files_that_are_missing_or_outside_the_bundle"),
-    ("LoaderError", "InitFailed", "tests/integration/bad_input/native.rs", "l5_libraries_that_are_no_bundles"),
+    ("LoaderError", "InitFailed", "tests/integration/bad_input/native.rs", "l5_c_libraries_that_are_no_bundles"),
     ("LoaderError", "ArtifactUnusable", "tests/integration/bad_input/bundles.rs", "l5_assemblies_that_are_no_bundles"),
     ("LoaderError", "ContractMismatch", "tests/integration/bad_input/bundles.rs", "l5_exports_that_are_missing_or_too_many"),
     ("LoaderError", "FunctionCountMismatch", "tests/integration/bad_input/bundles.rs", "l5_exports_that_are_missing_or_too_many"),

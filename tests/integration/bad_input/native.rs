@@ -76,7 +76,7 @@ fn l5_files_that_are_no_libraries() {
 }
 
 #[test]
-fn l5_libraries_that_are_no_bundles() {
+fn l5_c_libraries_that_are_no_bundles() {
     crate::support::run(async {
         let scene = Scene::set("c").await;
         let spoilt = Spoilt::of(&scene, "");

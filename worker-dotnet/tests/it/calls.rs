@@ -298,7 +298,7 @@ fn host_calls_fail_with_the_callees_error() {
 }
 
 #[test]
-fn two_bundles_run_at_the_same_time() {
+fn c6_two_bundles_run_at_the_same_time() {
     let harness = harness!();
     let slow = Arc::new(sample(&harness, "probe-dotnet"));
     let quick = sample(&harness, "greeter-dotnet");

@@ -209,7 +209,7 @@ fn resident_kib() -> usize {
 }
 
 #[test]
-fn l9_rounds_of_loading_leave_memory_flat() {
+fn l8_an_unloaded_engine_is_freed() {
     let harness = harness();
     let rounds = |n: usize| {
         for _ in 0..n {
