@@ -386,3 +386,6 @@ fn log(kind: &EventKind) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,3 +184,6 @@ pub(crate) fn signal(pidfd: &OwnedFd, signal: nix::sys::signal::Signal) {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;
