@@ -391,6 +391,34 @@ pub enum LoaderError {
         /// The limit.
         limit: u64,
     },
+    /// The bundle has no signature, and the policy asks for one (R5).
+    #[error(
+        "bundle '{bundle}' is not signed; sign it with `menagerie sign`, or change `policy` under [signatures]"
+    )]
+    UnsignedBundle {
+        /// The bundle.
+        bundle: String,
+    },
+    /// The bundle is not what was signed (R5).
+    #[error("the signature of bundle '{bundle}' does not hold: {} {problem}", .file.display())]
+    SignatureVerificationFailed {
+        /// The bundle.
+        bundle: String,
+        /// The file that shows it.
+        file: PathBuf,
+        /// `has changed since it was signed`, `is there, and was not signed`, …
+        problem: String,
+    },
+    /// The bundle is signed by a key that is not trusted (R5).
+    #[error("bundle '{bundle}' is signed by a key that is not trusted: {key} {problem}")]
+    UntrustedSigningKey {
+        /// The bundle.
+        bundle: String,
+        /// The key.
+        key: String,
+        /// `is none of the trusted keys`, …
+        problem: String,
+    },
 }
 
 impl LoaderError {

@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use menagerie_protocol::{BundleId, BundleSource, Failure, ManifestData};
+use menagerie_protocol::{
+    BundleId, BundleSource, Failure, LoaderError, ManifestData, RuntimeError,
+};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::counters::Counters;
 use crate::lane::{Lane, lock};
 use crate::placement::WorkerName;
+use crate::signature::{SignatureStatus, Snapshot};
 use crate::status::{BundleState, BundleStatus, ContractStatus};
 use crate::worker::process::{Loaded, Process};
 
@@ -32,14 +36,53 @@ pub(crate) struct Serving {
     pub(crate) loaded: Loaded,
 }
 
+/// What is loaded of a bundle: manifest and code, as they were read together.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) manifest: Arc<ManifestData>,
+    /// What workers are given.
+    pub(crate) source: BundleSource,
+    /// The copy that was checked, if `source` is one (R5).
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) signature: Option<SignatureStatus>,
+}
+
+impl Content {
+    /// With no signature asked for.
+    pub(crate) fn plain(manifest: ManifestData, source: BundleSource) -> Self {
+        Self { manifest: Arc::new(manifest), source, snapshot: None, signature: None }
+    }
+
+    /// Whether it still is what was checked, where something was.
+    pub(crate) async fn check(self: &Arc<Self>, runtime: &Handle) -> Result<(), RuntimeError> {
+        if self.snapshot.is_none() {
+            return Ok(());
+        }
+        let this = Arc::clone(self);
+        let check = runtime.spawn_blocking(move || {
+            this.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.check(&this.manifest.name))
+        });
+        Ok(check.await.map_err(|_| RuntimeError::ShuttingDown)??)
+    }
+
+    /// An error with the paths that the user knows.
+    pub(crate) fn relocate(&self, error: LoaderError) -> LoaderError {
+        match &self.snapshot {
+            Some(snapshot) => snapshot.relocate(error),
+            None => error,
+        }
+    }
+}
+
 /// A bundle.
 #[derive(Debug)]
 pub(crate) struct Bundle {
     pub(crate) name: String,
     pub(crate) id: BundleId,
     pub(crate) loader: String,
-    pub(crate) source: BundleSource,
-    pub(crate) manifest: ArcSwap<ManifestData>,
+    /// The user's folder, unless it came from memory.
+    folder: Option<PathBuf>,
+    content: ArcSwap<Content>,
     route: ArcSwap<Route>,
     /// Counts the changes of `route`.
     changed: watch::Sender<u64>,
@@ -56,15 +99,16 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    pub(crate) fn new(manifest: ManifestData, source: BundleSource) -> Arc<Self> {
+    pub(crate) fn new(content: Content, folder: Option<PathBuf>) -> Arc<Self> {
+        let manifest = Arc::clone(&content.manifest);
         Arc::new(Self {
             home: Mutex::new(WorkerName::shared(&manifest.loader)),
             quarantined: AtomicBool::new(false),
             name: manifest.name.clone(),
             id: manifest.id,
             loader: manifest.loader.clone(),
-            source,
-            manifest: ArcSwap::from_pointee(manifest),
+            folder,
+            content: ArcSwap::from_pointee(content),
             route: ArcSwap::from_pointee(Route::Waiting(BundleState::Loading)),
             changed: watch::Sender::new(0),
             generation: AtomicU32::new(0),
@@ -127,14 +171,26 @@ impl Bundle {
     }
 
     pub(crate) fn path(&self) -> Option<PathBuf> {
-        match &self.source {
-            BundleSource::Path(path) => Some(path.clone()),
-            _ => None,
-        }
+        self.folder.clone()
+    }
+
+    /// What is loaded now.
+    pub(crate) fn content(&self) -> Arc<Content> {
+        self.content.load_full()
+    }
+
+    /// From the next load on it is this.
+    pub(crate) fn set_content(&self, content: Arc<Content>) {
+        self.content.store(content);
+    }
+
+    /// Its manifest as it is now.
+    pub(crate) fn manifest(&self) -> Arc<ManifestData> {
+        Arc::clone(&self.content.load().manifest)
     }
 
     pub(crate) fn status(&self) -> BundleStatus {
-        let manifest = self.manifest.load();
+        let Content { manifest, signature, .. } = &*self.content();
         let route = self.route();
         let (state, problem, in_flight) = match &**route {
             Route::Up(lane) => {
@@ -154,7 +210,7 @@ impl Bundle {
                     functions: contract.functions.clone(),
                 })
                 .collect(),
-            _ => promised(&manifest),
+            _ => promised(manifest),
         };
         BundleStatus {
             name: self.name.clone(),
@@ -168,6 +224,7 @@ impl Bundle {
             contracts,
             calls: self.counters.status(in_flight),
             problem,
+            signature: signature.clone(),
         }
     }
 }

@@ -361,7 +361,7 @@ impl Contract {
             Ok(Step::Done((Outcome::Value(payload), segment))) => Some(Ok((payload, segment))),
             Ok(Step::Done((Outcome::Failed(failure), _))) => {
                 let crashed = matches!(*failure, Failure::WorkerCrashed { .. });
-                if crashed && self.bundle.manifest.load().is_idempotent(&self.id.name, function) {
+                if crashed && self.bundle.manifest().is_idempotent(&self.id.name, function) {
                     return None;
                 }
                 Some(Err(*failure))

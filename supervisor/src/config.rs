@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::blame::BlamePolicy;
 use crate::lifecycle::RestartPolicy;
 use crate::placement::Isolation;
+use crate::signature::SignatureConfig;
 
 pub(crate) mod file;
 pub mod units;
@@ -120,6 +121,8 @@ pub struct Config {
     /// As `recycle_after_calls`, when so many bytes are resident.
     #[serde(with = "units::size::option", skip_serializing_if = "Option::is_none")]
     pub recycle_after_rss: Option<u64>,
+    /// Which signatures are asked for of bundles, and whose (R5).
+    pub signatures: SignatureConfig,
 }
 
 impl Config {
@@ -174,6 +177,7 @@ impl Default for Config {
             idle_stop: None,
             recycle_after_calls: None,
             recycle_after_rss: None,
+            signatures: SignatureConfig::default(),
             event_history: 1000,
             log_records: 10_000,
             log_bytes: 4 << 20,
@@ -243,6 +247,9 @@ impl Config {
         if !(64 << 10..=1 << 30).contains(&self.log_bytes) {
             return invalid("log_bytes", "must be from 64 KiB to 1 GiB");
         }
+        if let Some(problem) = self.signatures.problem() {
+            return invalid("signatures.policy", problem);
+        }
         Ok(())
     }
 
@@ -250,6 +257,7 @@ impl Config {
     /// host may change its own folder.
     pub(crate) fn absolute_paths(&mut self) -> std::io::Result<()> {
         let places = self.worker_dir.iter_mut().chain(&mut self.python_venv);
+        let places = places.chain(&mut self.signatures.trust_store);
         for path in places.chain(self.worker_programs.values_mut()) {
             *path = std::path::absolute(&*path)?;
         }
@@ -279,7 +287,7 @@ mod tests {
     #[test]
     fn config_defaults_are_sound_and_nonsense_is_refused() {
         Config::default().check().unwrap();
-        let broken: [fn(&mut Config); 10] = [
+        let broken: [fn(&mut Config); 11] = [
             |c| c.ring_slots = 1000,
             |c| c.max_in_flight = 0,
             |c| c.max_payload = 1,
@@ -290,6 +298,7 @@ mod tests {
             |c| c.standby = 1000,
             |c| c.log_records = 0,
             |c| c.log_bytes = 1,
+            |c| c.signatures.policy = crate::SignaturePolicy::Required,
         ];
         for change in broken {
             let mut config = Config::default();

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::loader::manifest::ParsedManifest;
-use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
+use menagerie_protocol::{BundleSource, Failure, LoaderError, RuntimeError};
 use tokio::sync::watch;
 
 use crate::blame::Blame;
-use crate::bundle::{Bundle, Route, Serving};
+use crate::bundle::{Bundle, Content, Route, Serving};
 use crate::config::Config;
 use crate::counters::CallCounts;
 use crate::discovery::Broken;
@@ -25,6 +25,7 @@ use crate::outcall;
 use crate::placement::WorkerName;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
+use crate::signature::Fetched;
 use crate::status::{BundleState, BundleStatus, CrashReport};
 use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
@@ -176,49 +177,65 @@ impl Core {
 
     /// Loads a bundle from its folder.
     pub(crate) async fn load_dir(&self, dir: &Path) -> Result<BundleStatus, RuntimeError> {
-        let parsed = ManifestData::read(dir)?;
-        let dir = parsed.manifest.dir.clone();
-        let outcome = self.load(parsed, BundleSource::Path(dir.clone())).await;
-        if outcome.is_ok() {
-            lock(&self.broken).remove(&dir);
+        let fetched = self.fetch(dir).await.inspect_err(|error| self.refused(error))?;
+        let folder = fetched.folder.clone();
+        let outcome = self.load(fetched).await;
+        if let (Ok(_), Some(folder)) = (&outcome, folder) {
+            lock(&self.broken).remove(&folder);
         }
         outcome
     }
 
-    /// Loads a bundle.
-    pub(crate) async fn load(
+    /// Loads a bundle that has no folder.
+    pub(crate) async fn load_from_memory(
         &self,
         parsed: ParsedManifest,
         source: BundleSource,
     ) -> Result<BundleStatus, RuntimeError> {
-        let ParsedManifest { manifest, warnings } = parsed;
-        for warning in warnings {
-            tracing::warn!(bundle = manifest.name, "{warning}");
+        let fetched = self.fetch_from_memory(parsed, source);
+        self.load(fetched.inspect_err(|error| self.refused(error))?).await
+    }
+
+    /// A bundle is not loaded for its signature.
+    fn refused(&self, error: &RuntimeError) {
+        if let RuntimeError::Loader(
+            LoaderError::UnsignedBundle { bundle }
+            | LoaderError::SignatureVerificationFailed { bundle, .. }
+            | LoaderError::UntrustedSigningKey { bundle, .. },
+        ) = error
+        {
+            self.load_failed(bundle, error);
         }
-        let name = manifest.name.clone();
-        let outcome = self.load_checked(manifest, source).await;
+    }
+
+    fn load_failed(&self, bundle: &str, error: &RuntimeError) {
+        self.events.emit(EventKind::BundleFailed {
+            bundle: bundle.to_owned(),
+            step: "load".to_owned(),
+            reason: error.to_string(),
+        });
+    }
+
+    async fn load(&self, fetched: Fetched) -> Result<BundleStatus, RuntimeError> {
+        let Fetched { content, folder, warnings, .. } = fetched;
+        let name = content.manifest.name.clone();
+        for warning in warnings {
+            tracing::warn!(bundle = name, "{warning}");
+        }
+        let outcome = self.load_new(Bundle::new(content, folder)).await;
         if let Err(error) = &outcome {
-            self.events.emit(EventKind::BundleFailed {
-                bundle: name,
-                step: "load".to_owned(),
-                reason: error.to_string(),
-            });
+            self.load_failed(&name, error);
         }
         outcome
     }
 
-    async fn load_checked(
-        &self,
-        manifest: ManifestData,
-        source: BundleSource,
-    ) -> Result<BundleStatus, RuntimeError> {
-        let home = WorkerName::first(&self.config, &manifest.loader, &manifest.name);
+    async fn load_new(&self, bundle: Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+        let home = WorkerName::first(&self.config, &bundle.loader, &bundle.name);
         let worker = self.worker_named(&home)?;
-        let bundle = Bundle::new(manifest, source);
         bundle.move_to(home.clone());
         let reserved = {
             let mut registry = lock(&self.registry);
-            let checked = registry.check_dependencies(&bundle.manifest.load(), self.host());
+            let checked = registry.check_dependencies(&bundle.manifest(), self.host());
             checked.and_then(|()| registry.reserve(&bundle))
         };
         if let Err(error) = reserved {
@@ -233,8 +250,7 @@ impl Core {
         let (process, loaded) = loop {
             tries -= 1;
             let process = worker.process().await?;
-            let manifest = ManifestData::clone(&bundle.manifest.load());
-            match process.load(&bundle, manifest, &bundle.source, false).await {
+            match process.load(&bundle, &bundle.content(), false).await {
                 Ok(loaded) => break (process, loaded),
                 Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_ending() => {
                     process.ended().await;
@@ -269,8 +285,7 @@ impl Core {
         if serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.process, process)) {
             return;
         }
-        let manifest = ManifestData::clone(&bundle.manifest.load());
-        match process.load(bundle, manifest, &bundle.source, false).await {
+        match process.load(bundle, &bundle.content(), false).await {
             Ok(loaded) => {
                 let lane = Arc::clone(&loaded.lane);
                 *serving = Some(Serving { process: Arc::clone(process), loaded });
@@ -315,27 +330,28 @@ impl Core {
         if !worker.supports_hot_reload() {
             return Err(disabled("its loader cannot do it"));
         }
-        let manifest = match &bundle.source {
-            BundleSource::Path(dir) => ManifestData::read(dir)?.manifest,
-            _ => ManifestData::clone(&bundle.manifest.load()),
-        };
-        self.check_same(bundle, &manifest)?;
-        lock(&self.registry).check_reload(&manifest, self.host())?;
+        // From here on: of two reloads the one that reads later serves later.
         let mut serving = bundle.serving.lock().await;
         if !lock(&self.registry).holds(bundle) {
             return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
         }
+        let content = match bundle.path() {
+            Some(dir) => Arc::new(self.fetch(&dir).await?.content),
+            None => bundle.content(),
+        };
+        self.check_same(bundle, &content)?;
+        lock(&self.registry).check_reload(&content.manifest, self.host())?;
         let running = serving.take().filter(|old| !old.process.is_dead());
         let Some(Serving { process, loaded: old }) = running else {
             // Nothing runs that could hand over: it is loaded anew.
-            let loaded = process.load(bundle, manifest.clone(), &bundle.source, false).await?;
-            bundle.manifest.store(Arc::new(manifest));
+            let loaded = process.load(bundle, &content, false).await?;
+            bundle.set_content(content);
             self.pardon(bundle);
             bundle.set_route(Route::Up(Arc::clone(&loaded.lane)));
             *serving = Some(Serving { process, loaded });
             return Ok(bundle.status());
         };
-        let new = match process.load(bundle, manifest.clone(), &bundle.source, true).await {
+        let new = match process.load(bundle, &content, true).await {
             Ok(new) => new,
             Err(error) => {
                 *serving = Some(Serving { process, loaded: old });
@@ -345,7 +361,7 @@ impl Core {
         let handed_over = self.hand_over(bundle, &process, &old, &new).await;
         let (stays, goes) = if handed_over.is_ok() { (new, old) } else { (old, new) };
         if handed_over.is_ok() {
-            bundle.manifest.store(Arc::new(manifest));
+            bundle.set_content(content);
         }
         stays.lane.open();
         if !process.is_dead() {
@@ -396,7 +412,8 @@ impl Core {
     }
 
     /// A reload keeps the bundle's name and loader.
-    fn check_same(&self, bundle: &Bundle, manifest: &ManifestData) -> Result<(), RuntimeError> {
+    fn check_same(&self, bundle: &Bundle, content: &Content) -> Result<(), RuntimeError> {
+        let manifest = &content.manifest;
         let changed = if manifest.name != bundle.name {
             Some(("name", &bundle.name))
         } else if manifest.loader != bundle.loader {
@@ -406,12 +423,14 @@ impl Core {
         };
         match changed {
             None => Ok(()),
-            Some((key, before)) => Err(RuntimeError::Loader(LoaderError::ManifestInvalid {
-                file: manifest.dir.join(menagerie_protocol::loader::manifest::MANIFEST_FILE),
-                line: None,
-                key: key.to_owned(),
-                message: format!("was '{before}' when the bundle was loaded; unload it first"),
-            })),
+            Some((key, before)) => Err(content
+                .relocate(LoaderError::ManifestInvalid {
+                    file: manifest.dir.join(menagerie_protocol::loader::manifest::MANIFEST_FILE),
+                    line: None,
+                    key: key.to_owned(),
+                    message: format!("was '{before}' when the bundle was loaded; unload it first"),
+                })
+                .into()),
         }
     }
 

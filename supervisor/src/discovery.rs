@@ -11,6 +11,7 @@ use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
 use crate::registry::Graph;
+use crate::signature::SignatureStatus;
 use crate::status::{BundleState, BundleStatus, CallStatus};
 
 /// Bundles that were found and could not be loaded, by folder.
@@ -104,6 +105,10 @@ impl Core {
             contracts: manifest.map(crate::bundle::promised).unwrap_or_default(),
             calls: CallStatus::default(),
             problem: Some(error.to_string()),
+            signature: match error {
+                RuntimeError::Loader(error) => SignatureStatus::of_error(error),
+                _ => None,
+            },
         };
         let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
         lock(&self.broken).insert(dir, status);
@@ -116,7 +121,7 @@ impl Core {
     }
 }
 
-fn folder_name(dir: &Path) -> String {
+pub(crate) fn folder_name(dir: &Path) -> String {
     let name = dir.canonicalize().ok().and_then(|dir| Some(dir.file_name()?.to_owned()));
     name.map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
 }

@@ -88,6 +88,13 @@ pub enum EventKind {
         /// Why.
         reason: String,
     },
+    /// A bundle is loaded although it is not signed by a trusted key (R5).
+    BundleUnverified {
+        /// The bundle.
+        bundle: String,
+        /// What is wrong with its signature.
+        reason: String,
+    },
     /// A bundle was running at too many crashes: it is not loaded again before
     /// somebody reloads it (S5).
     BundleQuarantined {
@@ -172,6 +179,7 @@ impl EventKind {
             Self::StandbyReady { .. } => LogLevel::Debug,
             Self::WorkerUnresponsive { .. }
             | Self::BundleIsolated { .. }
+            | Self::BundleUnverified { .. }
             | Self::StandbyDied { .. }
             | Self::DeadlineExceeded { .. }
             | Self::PeerRefused { .. } => LogLevel::Warn,
@@ -210,6 +218,9 @@ impl fmt::Display for EventKind {
             }
             Self::BundleFailed { bundle, step, reason } => {
                 write!(f, "bundle {bundle} failed to {step}: {reason}")
+            }
+            Self::BundleUnverified { bundle, reason } => {
+                write!(f, "bundle {bundle} is loaded unverified: {reason}")
             }
             Self::BundleQuarantined { bundle, crashes } => {
                 write!(f, "bundle {bundle} quarantined: it was running at {crashes} crashes")
@@ -360,6 +371,9 @@ fn log(kind: &EventKind) {
         }
         EventKind::BundleFailed { bundle, step, reason } => {
             tracing::error!(bundle, step, reason, "bundle failed");
+        }
+        EventKind::BundleUnverified { bundle, reason } => {
+            tracing::warn!(bundle, reason, "bundle is loaded unverified");
         }
         EventKind::BundleQuarantined { bundle, crashes } => {
             tracing::error!(bundle, crashes, "bundle quarantined");

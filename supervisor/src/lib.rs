@@ -30,6 +30,7 @@ mod random;
 mod registry;
 mod reload;
 mod runtime_dir;
+mod signature;
 mod status;
 mod supervisor;
 mod tally;
@@ -54,6 +55,10 @@ pub use menagerie_protocol::{
 };
 pub use placement::{Isolation, UnknownIsolation};
 pub use serde_bytes::{ByteBuf, Bytes};
+pub use signature::{
+    KeyError, PublicKey, SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState,
+    SignatureStatus, SignedBundle, SigningKey, sign_bundle,
+};
 pub use status::{
     Activity, BundleState, BundleStatus, CallStatus, Condition, ContractStatus, CrashReport,
     ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,

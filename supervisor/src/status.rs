@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::WorkerState;
 use crate::placement::Isolation;
+use crate::signature::SignatureStatus;
 pub use crate::worker::{Condition, ResourceUsage};
 
 /// Everything at a glance.
@@ -221,6 +222,9 @@ pub struct BundleStatus {
     pub calls: CallStatus,
     /// Why it is not ready, if that is so.
     pub problem: Option<String>,
+    /// What is known of its signature; `None` with the policy off (R5).
+    #[serde(default)]
+    pub signature: Option<SignatureStatus>,
 }
 
 /// A contract that a bundle provides.

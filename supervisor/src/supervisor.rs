@@ -23,6 +23,7 @@ use crate::logs::LogEntry;
 use crate::placement::{Isolation, WorkerName};
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
+use crate::signature::{PublicKey, SignaturePolicy};
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::watch::{Watch, WatchSettings};
 use crate::worker::handle::{Command, Worker};
@@ -126,6 +127,26 @@ impl SupervisorBuilder {
     /// How many started, empty workers are kept for each loader (S8).
     pub fn standby(mut self, count: u32) -> Self {
         self.config.standby = count;
+        self
+    }
+
+    /// What becomes of a bundle that is not signed by a trusted key (R5). Unless
+    /// it is off, [`trusted_key`](Self::trusted_key) or
+    /// [`trust_store`](Self::trust_store) has to say whose signatures count.
+    pub fn signatures(mut self, policy: SignaturePolicy) -> Self {
+        self.config.signatures.policy = policy;
+        self
+    }
+
+    /// One more key that may sign any bundle (R5).
+    pub fn trusted_key(mut self, key: PublicKey) -> Self {
+        self.config.signatures.trusted_keys.push(key);
+        self
+    }
+
+    /// A file that remembers the key of each bundle from its first use on (R5).
+    pub fn trust_store(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config.signatures.trust_store = Some(file.into());
         self
     }
 
@@ -286,7 +307,7 @@ impl Supervisor {
         code: impl Into<String>,
     ) -> Result<BundleStatus, RuntimeError> {
         let parsed = ManifestData::parse(manifest)?;
-        self.core().load(parsed, BundleSource::Code(code.into())).await
+        self.core().load_from_memory(parsed, BundleSource::Code(code.into())).await
     }
 
     /// Loads a bundle from a compiled artifact in memory (L4).
@@ -300,7 +321,7 @@ impl Supervisor {
         bytes: impl Into<Vec<u8>>,
     ) -> Result<BundleStatus, RuntimeError> {
         let parsed = ManifestData::parse(manifest)?;
-        self.core().load(parsed, BundleSource::Bytes(bytes.into())).await
+        self.core().load_from_memory(parsed, BundleSource::Bytes(bytes.into())).await
     }
 
     /// Loads several bundles, each path a bundle or a folder of bundles, in the

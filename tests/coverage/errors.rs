@@ -8,7 +8,7 @@ use crate::sources::{tests, workspace};
 
 /// Enum, variant, the file of the test, the test.
 #[rustfmt::skip]
-const PROVOKED: [(&str, &str, &str, &str); 38] = [
+const PROVOKED: [(&str, &str, &str, &str); 41] = [
     ("Failure", "Guest", "tests/integration/conformance.rs", "c3_the_guests_own_error"),
     ("Failure", "BadArguments", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "DeadlineExceeded", "tests/integration/conformance.rs", "s6_a_call_that_spins_meets_its_deadline"),
@@ -37,6 +37,9 @@ const PROVOKED: [(&str, &str, &str, &str); 38] = [
     ("LoaderError", "SourceTooLarge", "tests/integration/bad_input/manifests.rs", "l4_sources_that_a_loader_does_not_take"),
     ("LoaderError", "RuntimeMissing", "supervisor/tests/start.rs", "s3_a_library_that_lacks_is_said_and_not_tried_again"),
     ("LoaderError", "Io", "protocol/src/loader/manifest/tests.rs", "b1_folders_of_any_name_are_read_or_refused"),
+    ("LoaderError", "UnsignedBundle", "tests/integration/signatures.rs", "r5_an_unsigned_bundle_is_refused"),
+    ("LoaderError", "SignatureVerificationFailed", "tests/integration/signatures.rs", "r5_what_was_checked_is_served_whatever_becomes_of_the_files"),
+    ("LoaderError", "UntrustedSigningKey", "tests/integration/signatures.rs", "r5_a_foreign_key_is_refused"),
     ("RuntimeError", "Loader", "tests/integration/bad_input/manifests.rs", "l4_sources_that_a_loader_does_not_take"),
     ("RuntimeError", "BundleNotFound", "tests/integration/bad_input/manifests.rs", "r_bundles_that_others_or_nobody_knows"),
     ("RuntimeError", "AlreadyLoaded", "tests/integration/bad_input/manifests.rs", "r_bundles_that_others_or_nobody_knows"),

@@ -26,6 +26,10 @@ mod outcalls;
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;
+
+// Signed bundles: who is let in, and that what is served is what was checked.
+mod signatures;
+
 // Deaths, blame, isolation, standbys, restarts without a pause: what the
 // supervisor makes of real workers that die.
 mod supervision;

@@ -141,6 +141,7 @@ impl ConfigFile {
             .chain(config.worker_dir.as_mut())
             .chain(config.worker_programs.values_mut())
             .chain(config.python_venv.as_mut())
+            .chain(config.signatures.trust_store.as_mut())
             .chain(self.status.socket.as_mut())
             .chain(self.status.token_file.as_mut());
         for path in paths {
@@ -217,7 +218,8 @@ fn find(document: &DeTable<'_>, message: &str, table: Option<&str>) -> Option<Ra
             .get_key_value(word)
             .filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_)))
             .map(|(key, _)| key.span())
-            .or_else(|| inside("restart", word)),
+            .or_else(|| inside("restart", word))
+            .or_else(|| inside("signatures", word)),
     })
 }
 

@@ -92,7 +92,7 @@ impl Registry {
     fn in_order(&self) -> Vec<(&Entry, Arc<ManifestData>)> {
         let mut entries: Vec<&Entry> = self.bundles.values().collect();
         entries.sort_by_key(|entry| entry.order);
-        entries.into_iter().map(|entry| (entry, entry.bundle.manifest.load_full())).collect()
+        entries.into_iter().map(|entry| (entry, entry.bundle.manifest())).collect()
     }
 
     fn wanted(&self) -> impl Iterator<Item = &Entry> {
@@ -130,7 +130,7 @@ impl Registry {
             if bundle.is_some_and(|name| name != entry.bundle.name) {
                 continue;
             }
-            for provided in &entry.bundle.manifest.load().provides {
+            for provided in &entry.bundle.manifest().provides {
                 let version = |id: &ContractId| (id.major, id.minor, id.patch);
                 // Names come in order, so the first of equal versions stays.
                 let better =
@@ -174,7 +174,7 @@ impl Registry {
     }
 
     fn check_need(&self, manifest: &ManifestData, need: Need<'_>) -> Result<(), RuntimeError> {
-        let mut others = self.wanted().map(|entry| entry.bundle.manifest.load_full());
+        let mut others = self.wanted().map(|entry| entry.bundle.manifest());
         let met = others.find(|other| need.is_met_by(other, self.rule));
         match (need, met) {
             (Need::Bundle(dependency), met) => {

@@ -1,14 +1,19 @@
 use menagerie_protocol::BundleSource;
 
 use super::*;
+use crate::bundle::Content;
 use crate::placement::WorkerName;
 
 pub(super) fn manifest(text: &str) -> ManifestData {
     ManifestData::parse(&format!("loader = \"lua\"\n{text}")).unwrap().manifest
 }
 
+fn content(text: &str) -> Content {
+    Content::plain(manifest(text), BundleSource::Code(String::new()))
+}
+
 fn add(registry: &mut Registry, text: &str) {
-    let bundle = Bundle::new(manifest(text), BundleSource::Code(String::new()));
+    let bundle = Bundle::new(content(text), None);
     registry.reserve(&bundle).unwrap();
     registry.publish(&bundle.name);
 }
@@ -124,10 +129,8 @@ fn r4_a_cascade_is_taken_whole_or_not_at_all() {
     let mut registry = Registry::default();
     add(&mut registry, "name = \"p\"\nprovides = [\"c@1\"]");
     add(&mut registry, "name = \"user\"\n[[dependency]]\ncontract = \"c@1\"");
-    let loading = Bundle::new(
-        manifest("name = \"loading\"\nbundle_dependencies = [\"user\"]"),
-        BundleSource::Code(String::new()),
-    );
+    let loading =
+        Bundle::new(content("name = \"loading\"\nbundle_dependencies = [\"user\"]"), None);
     registry.reserve(&loading).unwrap();
     assert!(matches!(
         registry.take_cascade("p"),
@@ -170,7 +173,8 @@ fn s4_restored_are_providers_before_dependents_whatever_was_loaded_first() {
     assert_eq!(names(&registry.of_worker(&WorkerName::shared("lua"))), ["user", "p"]);
     // A reload has given it a dependency.
     let user = registry.get("user").unwrap();
-    user.manifest.store(Arc::new(manifest("name = \"user\"\n[[dependency]]\ncontract = \"c@1\"")));
+    let depends = content("name = \"user\"\n[[dependency]]\ncontract = \"c@1\"");
+    user.set_content(Arc::new(depends));
     assert_eq!(names(&registry.of_worker(&WorkerName::shared("lua"))), ["p", "user"]);
     assert!(registry.of_worker(&WorkerName::shared("js")).is_empty());
 }

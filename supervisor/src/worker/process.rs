@@ -9,9 +9,7 @@ use std::time::{Duration, Instant};
 use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
 use menagerie_protocol::contract::ContractId;
 use menagerie_protocol::message::{LaneCommand, LaneId, LoadRequest, ToSupervisor, ToWorker};
-use menagerie_protocol::{
-    BundleSource, Failure, GuestError, LoaderError, ManifestData, RuntimeError,
-};
+use menagerie_protocol::{Failure, GuestError, LoaderError, ManifestData, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::{oneshot, watch};
 
@@ -21,7 +19,7 @@ use super::gate::Gate;
 use super::operations::{Operation, Operations};
 use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, Content};
 use crate::config::Config;
 use crate::events::EventBus;
 use crate::lane::{
@@ -306,10 +304,10 @@ impl Process {
     pub(crate) async fn load(
         &self,
         bundle: &Arc<Bundle>,
-        manifest: ManifestData,
-        source: &BundleSource,
+        content: &Arc<Content>,
         reload: bool,
     ) -> Result<Loaded, RuntimeError> {
+        content.check(&self.runtime).await?;
         let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let limits = LaneLimits {
             ring_slots: self.config.ring_slots,
@@ -333,7 +331,7 @@ impl Process {
             let entry = Entry {
                 lane: Arc::clone(&lane),
                 bundle: Arc::clone(bundle),
-                manifest: Arc::new(manifest.clone()),
+                manifest: Arc::clone(&content.manifest),
                 _pump: pump,
             };
             lanes.insert(id, entry);
@@ -345,8 +343,8 @@ impl Process {
             lane: id,
             generation,
             reload,
-            manifest,
-            source: source.clone(),
+            manifest: ManifestData::clone(&content.manifest),
+            source: content.source.clone(),
             ring_slots: limits.ring_slots,
             max_payload: limits.max_payload,
         };
@@ -366,7 +364,9 @@ impl Process {
                 }
                 contracts
             }
-            ToSupervisor::LoadFailed { error, .. } => return Err(RuntimeError::Loader(error)),
+            ToSupervisor::LoadFailed { error, .. } => {
+                return Err(RuntimeError::Loader(content.relocate(error)));
+            }
             _ => return Err(self.gone()),
         };
         if self.is_dead() {
@@ -375,7 +375,7 @@ impl Process {
         lane.serves(&contracts, &bundle.counters);
         begun.keep = true;
         drop(begun);
-        Ok(Loaded { lane, bundle: bundle.name.clone() })
+        Ok(Loaded { lane, bundle: bundle.name.clone(), _content: Arc::clone(content) })
     }
 
     /// A lane is no more.
@@ -414,7 +414,7 @@ impl Process {
         asked: Asked,
         step: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
-        let Loaded { lane, bundle } = loaded;
+        let Loaded { lane, bundle, .. } = loaded;
         let limit = Instant::now() + self.config.load_timeout;
         let answer = lock(&self.questions).ask(lane.id, asked);
         loop {
@@ -558,6 +558,8 @@ impl Process {
 pub(crate) struct Loaded {
     pub(crate) lane: Arc<Lane>,
     bundle: String,
+    /// Its files stay as long as it does.
+    _content: Arc<Content>,
 }
 
 /// A lane whose bundle is being loaded; forgotten if nothing comes of it.

@@ -45,7 +45,7 @@ pub(super) async fn restore(
 /// Sorts bundles into layers: each needs only such as are in layers before its
 /// own, or none of these.
 pub(super) fn layers(bundles: &[Arc<Bundle>], rule: Compatibility) -> Vec<Vec<Arc<Bundle>>> {
-    let manifests: Vec<_> = bundles.iter().map(|bundle| bundle.manifest.load_full()).collect();
+    let manifests: Vec<_> = bundles.iter().map(|bundle| bundle.manifest()).collect();
     let mut rest: Vec<usize> = (0..bundles.len()).collect();
     let mut layers = Vec::new();
     while !rest.is_empty() {
@@ -71,10 +71,11 @@ mod tests {
     use menagerie_protocol::{BundleSource, ManifestData};
 
     use super::*;
+    use crate::bundle::Content;
 
     fn bundle(text: &str) -> Arc<Bundle> {
         let parsed = ManifestData::parse(&format!("loader = \"lua\"\n{text}")).unwrap();
-        Bundle::new(parsed.manifest, BundleSource::Code(String::new()))
+        Bundle::new(Content::plain(parsed.manifest, BundleSource::Code(String::new())), None)
     }
 
     fn names(layers: &[Vec<Arc<Bundle>>]) -> Vec<Vec<String>> {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use menagerie_protocol::{ManifestData, RuntimeError};
+use menagerie_protocol::RuntimeError;
 
 use super::process::{Loaded, Process};
 use super::restore::layers;
-use crate::bundle::{Bundle, Route, Serving};
+use crate::bundle::{Bundle, Content, Route, Serving};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -21,7 +21,14 @@ use crate::status::BundleState;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     process: Arc<Process>,
-    bundles: Vec<(Arc<Bundle>, Loaded)>,
+    bundles: Vec<(Arc<Bundle>, Ready)>,
+}
+
+/// A generation, and what was loaded for it.
+#[derive(Debug)]
+struct Ready {
+    content: Arc<Content>,
+    loaded: Loaded,
 }
 
 /// Bundles that are loaded at the same time, at most: the old process is at
@@ -53,16 +60,16 @@ pub(super) async fn prepare(
 async fn prepare_one(
     bundle: Arc<Bundle>,
     process: Arc<Process>,
-) -> Result<(Arc<Bundle>, Loaded), RuntimeError> {
-    let manifest = ManifestData::clone(&bundle.manifest.load());
-    let loaded = process.load(&bundle, manifest, &bundle.source, false).await?;
-    Ok((bundle, loaded))
+) -> Result<(Arc<Bundle>, Ready), RuntimeError> {
+    let content = bundle.content();
+    let loaded = process.load(&bundle, &content, false).await?;
+    Ok((bundle, Ready { content, loaded }))
 }
 
 /// What was prepared is not needed after all.
 pub(super) async fn discard(prepared: Prepared) {
-    for (_, loaded) in prepared.bundles {
-        drop(prepared.process.unload(loaded).await);
+    for (_, ready) in prepared.bundles {
+        drop(prepared.process.unload(ready.loaded).await);
     }
 }
 
@@ -76,8 +83,8 @@ pub(super) async fn change_over(
 ) {
     let Prepared { process: new, bundles } = prepared;
     let mut left = Vec::new();
-    for (bundle, loaded) in bundles {
-        let switched = switch(&core, &bundle, Some(loaded), &old, &new).await;
+    for (bundle, ready) in bundles {
+        let switched = switch(&core, &bundle, Some(ready), &old, &new).await;
         left.extend(report(&core, &bundle, switched));
     }
     // And those that were loaded, reloaded or moved here meanwhile.
@@ -115,7 +122,7 @@ fn report(
 async fn switch(
     core: &Core,
     bundle: &Arc<Bundle>,
-    prepared: Option<Loaded>,
+    prepared: Option<Ready>,
     old: &Arc<Process>,
     new: &Arc<Process>,
 ) -> Result<Option<Serving>, RuntimeError> {
@@ -126,26 +133,27 @@ async fn switch(
         // It was unloaded, or is on its way already.
         drop(serving);
         return match prepared {
-            Some(loaded) => new.unload(loaded).await.map(|()| None),
+            Some(ready) => new.unload(ready.loaded).await.map(|()| None),
             None => Ok(None),
         };
     };
-    // A reload meanwhile has a later generation than what was prepared.
+    // A reload meanwhile has a later generation than what was prepared, or has
+    // begun before it and ended after it.
+    let content = bundle.content();
+    let is_fresh = |ready: &Ready| {
+        ready.loaded.lane.generation > serves.loaded.lane.generation
+            && Arc::ptr_eq(&ready.content, &content)
+    };
     let (fresh, stale) = match prepared {
-        Some(loaded) if loaded.lane.generation > serves.loaded.lane.generation => {
-            (Some(loaded), None)
-        }
+        Some(ready) if is_fresh(&ready) => (Some(ready.loaded), None),
         stale => (None, stale),
     };
     if let Some(stale) = stale {
-        drop(new.unload(stale).await);
+        drop(new.unload(stale.loaded).await);
     }
     let loaded = match fresh {
         Some(loaded) => loaded,
-        None => {
-            let manifest = ManifestData::clone(&bundle.manifest.load());
-            new.load(bundle, manifest, &bundle.source, false).await?
-        }
+        None => new.load(bundle, &content, false).await?,
     };
     let lane = Arc::clone(&loaded.lane);
     let before = serving.replace(Serving { process: Arc::clone(new), loaded });

@@ -177,8 +177,25 @@ pub(crate) enum Command {
         #[arg(long)]
         no_build: bool,
     },
-    /// Check a bundle: manifest, files, what it exports, and the calls in its
-    /// tests.json
+    /// Make a key that signs bundles, and print the key that verifies them
+    #[command(after_help = "Keep the file to yourself; put the printed key into `trusted_keys` \
+        under [signatures] of menagerie.toml.")]
+    Keygen {
+        /// Where to write it; a file that exists is not overwritten
+        #[arg(long, value_name = "FILE", default_value = "menagerie.key")]
+        out: PathBuf,
+    },
+    /// Sign every file of a bundle; the signature is its menagerie.sig
+    #[command(after_help = "Example: menagerie sign plugins/hello --key menagerie.key")]
+    Sign {
+        /// Its folder
+        dir: PathBuf,
+        /// The key, as `menagerie keygen` has made it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
+    /// Check a bundle: manifest, files, signature, what it exports, and the
+    /// calls in its tests.json
     Check {
         /// Its folder
         dir: PathBuf,

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use hyper::Method;
 use menagerie_protocol::ManifestData;
-use menagerie_supervisor::{BundleStatus, ConfigFile, ContractStatus, StatusSocket, Supervisor};
+use menagerie_supervisor::{
+    BundleStatus, ConfigFile, ContractStatus, SIGNATURE_FILE, SignatureConfig, SignaturePolicy,
+    SignatureState, SignatureStatus, StatusSocket, Supervisor,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -17,6 +20,8 @@ use crate::client::{Client, CommandError};
 pub(crate) struct Findings {
     pub(crate) dir: PathBuf,
     pub(crate) name: Option<String>,
+    /// What is known of its signature, once its manifest could be read.
+    pub(crate) signature: Option<SignatureStatus>,
     /// What would keep it from working.
     pub(crate) problems: Vec<String>,
     /// What is odd, and does no harm.
@@ -92,6 +97,16 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
         None => ConfigFile::default(),
     };
     settings.config.worker_dir = request.worker_dir.or(settings.config.worker_dir);
+    examine_signature(&settings.config.signatures, &request.dir, &mut findings);
+    // Code that is not what was signed is not run to see what it does.
+    if !findings.problems.is_empty() {
+        return Ok(findings);
+    }
+    // To look is not to trust: what is seen for the first time is forgotten.
+    let forgotten = settings.config.signatures.trust_store.take();
+    let forgotten = forgotten.map(|store| ForgottenStore::of(&store)).transpose();
+    let forgotten = forgotten.map_err(|error| failed(&error))?;
+    settings.config.signatures.trust_store = forgotten.as_ref().map(ForgottenStore::file);
     let supervisor =
         Supervisor::builder().config(settings.config).start().map_err(|e| failed(&e))?;
     for (path, outcome) in supervisor.load_all(&request.with).await {
@@ -108,6 +123,56 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
     }
     supervisor.shutdown().await;
     Ok(findings)
+}
+
+/// Whether the signature holds; what is wrong about it weighs as much as the
+/// policy says.
+fn examine_signature(config: &SignatureConfig, dir: &Path, findings: &mut Findings) {
+    let error = match config.examine(dir) {
+        Ok(status) => {
+            findings.signature = Some(status);
+            return;
+        }
+        Err(error) => error,
+    };
+    findings.signature = SignatureStatus::of_error(&error);
+    let state = findings.signature.as_ref().map(|status| status.state);
+    match (config.policy, state) {
+        (SignaturePolicy::Off, Some(SignatureState::Unsigned)) => {}
+        // Links and the like are only wrong where there is a signature.
+        (SignaturePolicy::Off, _) if dir.join(SIGNATURE_FILE).symlink_metadata().is_err() => {
+            findings.signature = None;
+        }
+        (SignaturePolicy::Warn, Some(SignatureState::Unsigned | SignatureState::Untrusted)) => {
+            findings.warnings.push(error.to_string());
+        }
+        _ => findings.problems.push(error.to_string()),
+    }
+}
+
+/// A copy of a store of keys, for this check alone.
+struct ForgottenStore(PathBuf);
+
+impl ForgottenStore {
+    fn of(store: &Path) -> std::io::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("menagerie-keys-{}", std::process::id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
+        let copy = Self(folder);
+        match std::fs::copy(store, copy.file()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(copy),
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("trusted.toml")
+    }
+}
+
+impl Drop for ForgottenStore {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
 }
 
 /// Whether it exports what it promises.

@@ -1,14 +1,14 @@
 //! What each command does.
 
 use hyper::Method;
-use menagerie_supervisor::{Config, default_socket, doctor};
+use menagerie_supervisor::{Config, SignedBundle, default_socket, doctor};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::args::{Args, Command};
 use crate::client::{Client, CommandError, escape};
 use crate::query::Query;
-use crate::{bench, check, follow, generate, new, render, run, top};
+use crate::{bench, check, follow, generate, new, render, run, sign, top};
 
 pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
@@ -160,6 +160,30 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 render::json(&made);
             } else {
                 render::made(&made);
+            }
+            Ok(())
+        }
+        Command::Keygen { out } => {
+            let made = sign::keygen(out)?;
+            if json {
+                render::json(&made);
+            } else {
+                render::note(&format!("the key is in {}; this verifies it:", made.file.display()));
+                render::line(&made.key.to_string());
+            }
+            Ok(())
+        }
+        Command::Sign { dir, key } => {
+            let signing = tokio::task::spawn_blocking(move || sign::sign(&dir, &key));
+            let signed = render::patiently("signing", signing)
+                .await
+                .map_err(|error| CommandError::Failed(error.to_string()))??;
+            if json {
+                render::json(&signed);
+            } else {
+                let SignedBundle { name, files, key, .. } = &signed;
+                let key = key.short_id();
+                render::line(&format!("signed {name}: {files} files, key {key}"));
             }
             Ok(())
         }

@@ -12,6 +12,7 @@ mod notify;
 mod query;
 mod render;
 mod run;
+mod sign;
 mod sse;
 mod top;
 

@@ -177,6 +177,10 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
             Some(problem) => format!("{}: {problem}", lower(bundle.state)),
             None => lower(bundle.state),
         };
+        let state = match &bundle.signature {
+            Some(signature) => format!("{state}, signature {signature}"),
+            None => state,
+        };
         let micros = |value: Option<f64>| dash(value.map(micros));
         table.add_row([
             bundle.name.clone(),
@@ -275,6 +279,9 @@ pub(crate) fn findings(findings: &Findings) {
     let say = |mark: &str, text: &str| {
         line(&format!("  {mark:5} {text}"));
     };
+    if let Some(signature) = &findings.signature {
+        say("", &format!("signature: {signature}"));
+    }
     for warning in &findings.warnings {
         say("warn", warning);
     }

@@ -155,6 +155,7 @@ fn g_the_sample_has_every_setting_and_no_other() {
     look(Some(&table), "", program_fields());
     let inner = |name: &str| table.get(name).and_then(toml::Value::as_table);
     look(inner("restart"), "restart.", fields::of::<RestartPolicy>());
+    look(inner("signatures"), "signatures.", fields::of::<crate::SignatureConfig>());
     look(inner("status"), "status.", fields::of::<StatusConfig>());
     look(inner(python), "python.", &[venv]);
     assert!(lacking.is_empty(), "docs/menagerie.toml lacks {lacking:?}");

@@ -1,0 +1,125 @@
+//! Reading a bundle's folder for a load, as the policy asks.
+
+use std::path::{Path, PathBuf};
+
+use menagerie_protocol::loader::manifest::{MANIFEST_FILE, ParsedManifest};
+use menagerie_protocol::{BundleSource, LoaderError, ManifestData, RuntimeError};
+
+use super::{SignatureConfig, SignaturePolicy, SignatureStatus, Snapshot, file, trust};
+use crate::bundle::Content;
+use crate::core::Core;
+use crate::events::EventKind;
+
+/// What is to be loaded of a bundle.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) content: Content,
+    /// The user's folder, unless it came from memory.
+    pub(crate) folder: Option<PathBuf>,
+    pub(crate) warnings: Vec<String>,
+    /// Why its signature is none to rely on, where it is loaded nevertheless.
+    doubt: Option<LoaderError>,
+}
+
+impl Core {
+    /// Reads a bundle's folder. Unless the policy is off it is copied and
+    /// checked, and what is loaded is the copy.
+    pub(crate) async fn fetch(&self, dir: &Path) -> Result<Fetched, RuntimeError> {
+        let fetched = if self.config.signatures.policy == SignaturePolicy::Off {
+            Fetched::unchecked(dir)?
+        } else {
+            let config = self.config.signatures.clone();
+            let copy = self.dir.path().join(format!("bundle-{}", self.next_scratch()));
+            let dir = dir.to_owned();
+            let fetch = self.runtime.spawn_blocking(move || Fetched::checked(&config, &dir, copy));
+            // It is not awaited to its end only when the runtime ends.
+            fetch.await.map_err(|_| RuntimeError::ShuttingDown)??
+        };
+        self.tell(&fetched);
+        Ok(fetched)
+    }
+
+    /// A bundle from memory has no files that could be signed.
+    pub(crate) fn fetch_from_memory(
+        &self,
+        parsed: ParsedManifest,
+        source: BundleSource,
+    ) -> Result<Fetched, RuntimeError> {
+        let ParsedManifest { manifest, warnings } = parsed;
+        let doubt = LoaderError::UnsignedBundle { bundle: manifest.name.clone() };
+        let mut content = Content::plain(manifest, source);
+        let doubt = match self.config.signatures.policy {
+            SignaturePolicy::Off => None,
+            SignaturePolicy::Required => return Err(doubt.into()),
+            SignaturePolicy::Warn => {
+                content.signature = SignatureStatus::of_error(&doubt);
+                Some(doubt)
+            }
+        };
+        let fetched = Fetched { content, folder: None, warnings, doubt };
+        self.tell(&fetched);
+        Ok(fetched)
+    }
+
+    fn tell(&self, fetched: &Fetched) {
+        if let Some(doubt) = &fetched.doubt {
+            self.events.emit(EventKind::BundleUnverified {
+                bundle: fetched.content.manifest.name.clone(),
+                reason: doubt.to_string(),
+            });
+        }
+    }
+}
+
+impl Fetched {
+    fn unchecked(dir: &Path) -> Result<Self, LoaderError> {
+        let ParsedManifest { manifest, warnings } = ManifestData::read(dir)?;
+        let folder = manifest.dir.clone();
+        let content = Content::plain(manifest, BundleSource::Path(folder.clone()));
+        Ok(Self { content, folder: Some(folder), warnings, doubt: None })
+    }
+
+    fn checked(config: &SignatureConfig, dir: &Path, copy: PathBuf) -> Result<Self, LoaderError> {
+        let manifest = dir.join(MANIFEST_FILE);
+        if manifest.symlink_metadata().is_err() {
+            // It says why.
+            return Self::unchecked(dir);
+        }
+        match Self::verified(config, dir, copy) {
+            Err(error) if config.policy == SignaturePolicy::Warn => {
+                let Some(signature) = SignatureStatus::of_error(&error) else { return Err(error) };
+                let mut fetched = Self::unchecked(dir)?;
+                fetched.content.signature = Some(signature);
+                fetched.doubt = Some(error);
+                Ok(fetched)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Copies a bundle, and checks the copy.
+    fn verified(config: &SignatureConfig, dir: &Path, copy: PathBuf) -> Result<Self, LoaderError> {
+        let name = name_of(dir);
+        let folder = dir.canonicalize().map_err(|error| LoaderError::io(dir, &error))?;
+        let snapshot = Snapshot::take(&folder, copy).map_err(|flaw| flaw.of(&name))?;
+        // Of the user's folder, as it is by now: it fits the copy, or not.
+        let key = file::verify(&folder, snapshot.files()).map_err(|flaw| flaw.of(&name))?;
+        let Some(key) = key else { return Err(LoaderError::UnsignedBundle { bundle: name }) };
+        let parsed = ManifestData::read(snapshot.dir()).map_err(|e| snapshot.relocate(e))?;
+        let ParsedManifest { manifest, warnings } = parsed;
+        trust::judge(config, &manifest.name, &key, trust::FirstUse::Remember)?;
+        let source = BundleSource::Path(manifest.dir.clone());
+        let mut content = Content::plain(manifest, source);
+        content.snapshot = Some(snapshot);
+        content.signature = Some(SignatureStatus::valid(&key));
+        Ok(Self { content, folder: Some(folder), warnings, doubt: None })
+    }
+}
+
+/// What to call a bundle whose manifest is not checked yet.
+pub(super) fn name_of(dir: &Path) -> String {
+    match ManifestData::read(dir) {
+        Ok(parsed) => parsed.manifest.name,
+        Err(_) => crate::discovery::folder_name(dir),
+    }
+}

@@ -1,0 +1,172 @@
+//! The files of a bundle, one by one, with their hashes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use menagerie_protocol::LoaderError;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::file::SIGNATURE_FILE;
+use super::key::hex;
+
+/// Folders in folders, at most.
+const MAX_DEPTH: usize = 32;
+/// Files, at most.
+const MAX_FILES: usize = 10_000;
+/// Bytes of all files together, at most: the copy lies in the runtime folder,
+/// which is often in memory.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// A file of a bundle, as the signature covers it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileEntry {
+    /// Relative to the bundle's folder, with `/` in between.
+    pub(super) path: String,
+    pub(super) size: u64,
+    pub(super) sha256: String,
+}
+
+/// What is wrong.
+#[derive(Debug)]
+pub(super) enum Flaw {
+    /// With a file of the bundle.
+    File { file: PathBuf, problem: String },
+    /// With the system.
+    System(LoaderError),
+}
+
+impl Flaw {
+    pub(super) fn new(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::File { file: file.into(), problem: problem.into() }
+    }
+
+    fn unreadable(file: &Path, error: &std::io::Error) -> Self {
+        Self::new(file, format!("cannot be read: {error}"))
+    }
+
+    /// As the error of this bundle.
+    pub(super) fn of(self, bundle: &str) -> LoaderError {
+        match self {
+            Self::File { file, problem } => LoaderError::SignatureVerificationFailed {
+                bundle: bundle.to_owned(),
+                // It travels as text.
+                file: file.to_string_lossy().into_owned().into(),
+                problem,
+            },
+            Self::System(error) => error,
+        }
+    }
+}
+
+/// Opens a file if it is a regular one: neither a link nor what would block or
+/// do something when it is opened.
+pub(super) fn open_regular(path: &Path) -> Result<File, Flaw> {
+    let kind = path.symlink_metadata().map_err(|error| Flaw::unreadable(path, &error))?.file_type();
+    if kind.is_symlink() {
+        return Err(Flaw::new(path, "is a symbolic link; signed bundles have none"));
+    }
+    let irregular = || Flaw::new(path, "is no regular file");
+    if !kind.is_file() {
+        return Err(irregular());
+    }
+    // It may have become something else since.
+    let open = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+        .map_err(|error| Flaw::unreadable(path, &error))?;
+    let metadata = open.metadata().map_err(|error| Flaw::unreadable(path, &error))?;
+    if metadata.is_file() { Ok(open) } else { Err(irregular()) }
+}
+
+/// Gives a file to copy into, for a path and the file that is there.
+type Target<'f> = dyn FnMut(&str, &File) -> Result<Option<File>, LoaderError> + 'f;
+
+/// The files of a folder with their hashes, sorted by path; the signature
+/// itself is none of them.
+pub(super) fn hash_all(dir: &Path) -> Result<Vec<FileEntry>, Flaw> {
+    read_all(dir, &mut |_, _| Ok(None))
+}
+
+/// As [`hash_all`], where `copy` may give a file for each to copy its bytes
+/// into: those that are hashed, and no others.
+pub(super) fn read_all(dir: &Path, copy: &mut Target<'_>) -> Result<Vec<FileEntry>, Flaw> {
+    let mut walk = Walk { found: Vec::new(), bytes: 0, copy };
+    walk.folder(dir, "", 0)?;
+    walk.found.sort();
+    Ok(walk.found)
+}
+
+struct Walk<'c, 'f> {
+    found: Vec<FileEntry>,
+    bytes: u64,
+    copy: &'c mut Target<'f>,
+}
+
+impl Walk<'_, '_> {
+    fn folder(&mut self, dir: &Path, prefix: &str, depth: usize) -> Result<(), Flaw> {
+        if depth > MAX_DEPTH {
+            return Err(Flaw::new(dir, format!("is more than {MAX_DEPTH} folders deep")));
+        }
+        let unreadable = |error: std::io::Error| Flaw::unreadable(dir, &error);
+        for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let Some(name) = name else {
+                return Err(Flaw::new(path, "has a name that is not valid UTF-8"));
+            };
+            let relative = format!("{prefix}{name}");
+            if relative == SIGNATURE_FILE {
+                continue;
+            }
+            // A link to a folder is no folder here.
+            let metadata = path.symlink_metadata();
+            let metadata = metadata.map_err(|error| Flaw::unreadable(&path, &error))?;
+            if metadata.is_dir() {
+                self.folder(&path, &format!("{relative}/"), depth + 1)?;
+            } else {
+                self.file(&path, relative)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path, relative: String) -> Result<(), Flaw> {
+        if self.found.len() == MAX_FILES {
+            return Err(Flaw::new(path, format!("is one of more than {MAX_FILES} files")));
+        }
+        let mut file = open_regular(path)?;
+        let mut target = (self.copy)(&relative, &file).map_err(Flaw::System)?;
+        let mut hash = Sha256::new();
+        let mut size = 0;
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let count = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Flaw::unreadable(path, &error)),
+            };
+            let bytes = &buffer[..count];
+            size += count as u64;
+            self.bytes += count as u64;
+            if self.bytes > MAX_BYTES {
+                let problem = format!("makes the bundle larger than {MAX_BYTES} bytes");
+                return Err(Flaw::new(path, problem));
+            }
+            hash.update(bytes);
+            if let Some(target) = &mut target {
+                target.write_all(bytes).map_err(|error| {
+                    let problem = format!("cannot be copied to the runtime folder: {error}");
+                    Flaw::System(LoaderError::Io { path: path.to_owned(), problem })
+                })?;
+            }
+        }
+        self.found.push(FileEntry { path: relative, size, sha256: hex(&hash.finalize()) });
+        Ok(())
+    }
+}

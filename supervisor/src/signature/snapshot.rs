@@ -1,0 +1,100 @@
+//! A private copy of a bundle's files, whose hashes are known.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use menagerie_protocol::LoaderError;
+
+use super::files::{FileEntry, Flaw, hash_all, read_all};
+
+/// A copy in the supervisor's runtime folder. It is removed when it is dropped,
+/// which is when no generation uses it any more.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    dir: PathBuf,
+    /// The folder that it is a copy of.
+    of: PathBuf,
+    files: Vec<FileEntry>,
+}
+
+impl Snapshot {
+    /// Copies every file of a bundle into a new folder, except the signature.
+    pub(super) fn take(of: &Path, dir: PathBuf) -> Result<Self, Flaw> {
+        make_dir(&dir).map_err(Flaw::System)?;
+        // As the manifest's reader and the workers will name it.
+        let dir = dir.canonicalize().unwrap_or(dir);
+        // From here on it is removed, whatever happens.
+        let mut snapshot = Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new() };
+        snapshot.files = read_all(of, &mut |relative, original| {
+            let target = dir.join(relative);
+            if let Some(parent) = target.parent().filter(|parent| !parent.exists()) {
+                make_dir(parent)?;
+            }
+            // Nobody has a reason to write to it: an accident fails.
+            let executable = original.metadata().is_ok_and(|metadata| metadata.mode() & 0o100 != 0);
+            let mode = if executable { 0o500 } else { 0o400 };
+            create(&target, mode).map(Some)
+        })?;
+        Ok(snapshot)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+
+    /// Whether it still is what was checked. A worker has the rights of the
+    /// supervisor's user: one that was taken over can write here.
+    pub(crate) fn check(&self, bundle: &str) -> Result<(), LoaderError> {
+        let found = hash_all(&self.dir).map_err(|flaw| flaw.of(bundle))?;
+        if found == self.files {
+            return Ok(());
+        }
+        let problem = "the supervisor's copy is not what was checked; reload the bundle";
+        Err(Flaw::new(&self.dir, problem).of(bundle))
+    }
+
+    /// An error with the paths that the user knows.
+    pub(crate) fn relocate(&self, mut error: LoaderError) -> LoaderError {
+        let path = match &mut error {
+            LoaderError::ManifestNotFound { path } | LoaderError::Io { path, .. } => path,
+            LoaderError::ManifestInvalid { file, .. }
+            | LoaderError::BundleTampered { file, .. } => file,
+            LoaderError::ArtifactPathEscape { manifest, .. }
+            | LoaderError::ArtifactNotFound { manifest, .. } => manifest,
+            LoaderError::ArtifactUnusable { artifact, .. } => artifact,
+            _ => return error,
+        };
+        if let Ok(inside) = path.strip_prefix(&self.dir) {
+            *path = self.of.join(inside);
+        }
+        error
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.dir);
+        let remove = move || drop(std::fs::remove_dir_all(path));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), LoaderError> {
+    let mut builder = DirBuilder::new();
+    let made = builder.mode(0o700).recursive(true).create(path);
+    made.map_err(|error| LoaderError::io(path, &error))
+}
+
+fn create(path: &Path, mode: u32) -> Result<File, LoaderError> {
+    let mut options = OpenOptions::new();
+    let made = options.write(true).create_new(true).mode(mode).open(path);
+    made.map_err(|error| LoaderError::io(path, &error))
+}
