@@ -188,7 +188,7 @@ fn the_protocol_document_has_the_lane_as_it_is() {
     ] {
         assert!(text.contains(&told), "docs/protocol.md lacks {told:?}");
     }
-    assert!(bundles.contains(&format!("Bytes** beyond {} KiB", INLINE_MAX >> 10)));
+    assert!(bundles.contains(&format!("Bytes** beyond {INLINE_MAX} bytes")));
 }
 
 /// Every kind of event is in the table of docs/operating.md, and no other.
