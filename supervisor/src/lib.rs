@@ -27,6 +27,7 @@ mod outcall;
 mod placement;
 mod proc_stat;
 mod random;
+mod reconcile;
 mod registry;
 mod reload;
 mod runtime_dir;
@@ -54,6 +55,7 @@ pub use menagerie_protocol::{
     Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
 };
 pub use placement::{Isolation, UnknownIsolation};
+pub use reconcile::Reconciled;
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use signature::{
     KeyError, PublicKey, SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState,

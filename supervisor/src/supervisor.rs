@@ -21,6 +21,7 @@ use crate::lifecycle::WorkerState;
 use crate::locate::LOADERS;
 use crate::logs::LogEntry;
 use crate::placement::{Isolation, WorkerName};
+use crate::reconcile::Reconciled;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::{PublicKey, SignaturePolicy};
@@ -333,6 +334,16 @@ impl Supervisor {
         paths: &[PathBuf],
     ) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
         self.core().load_all(paths).await
+    }
+
+    /// Makes what is loaded what a changed list of bundles says, each path a
+    /// bundle or a folder of bundles: what `before` asked for and `after` does
+    /// not is unloaded, dependents first; what `after` asks for and is not
+    /// loaded is loaded. Bundles that came by other ways stay, as does one that
+    /// another bundle that stays needs, and whatever was loaded from a path that
+    /// cannot be read now: these are told.
+    pub async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
+        self.core().reconcile(before, after).await
     }
 
     /// Loads a bundle's code anew while it serves (L6): callers wait for the

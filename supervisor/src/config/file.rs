@@ -132,6 +132,13 @@ impl ConfigFile {
         Ok(Self { config, bundles, log, status })
     }
 
+    /// The names of the settings in which another file differs, `bundles` and
+    /// `log` left out: these are what `menagerie run` can change while it runs.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        difference::of(self, other)
+    }
+
     /// Makes relative paths absolute.
     fn resolve(&mut self, folder: &Path) {
         let config = &mut self.config;
@@ -279,6 +286,8 @@ pub(super) mod fields {
         fields
     }
 }
+
+mod difference;
 
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod follow;
 mod generate;
+mod hangup;
 mod new;
 mod notify;
 mod query;

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
 /// Tells systemd how we are. Without systemd it says nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
@@ -49,6 +51,15 @@ impl Notifier {
     /// The watchdog need not bite.
     pub(crate) fn alive(&self) {
         self.say("WATCHDOG=1");
+    }
+
+    /// The settings are read again; [`ready`](Self::ready) ends it. The time
+    /// tells systemd which of two reloads this is.
+    pub(crate) fn reloading(&self) {
+        if let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC) {
+            let usec = Duration::from(now).as_micros();
+            self.say(&format!("RELOADING=1\nMONOTONIC_USEC={usec}"));
+        }
     }
 
     /// The end has begun.

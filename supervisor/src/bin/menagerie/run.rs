@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, ConfigFile, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
+    BundleState, ConfigFile, FileError, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
 };
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::client::CommandError;
+use crate::hangup::Hangup;
 use crate::notify::Notifier;
 use crate::render;
+
+/// What is logged if nobody says anything else.
+pub(crate) const DEFAULT_LOG: &str = "info";
 
 /// How often systemd is told how we are.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
@@ -59,15 +63,15 @@ struct FailedLoad {
 
 impl Request {
     /// The settings of both.
-    fn settings(self) -> Result<ConfigFile, CommandError> {
+    pub(crate) fn settings(&self) -> Result<ConfigFile, FileError> {
         let mut settings = match &self.config {
-            Some(file) => ConfigFile::read(file).map_err(|e| CommandError::Usage(e.to_string()))?,
+            Some(file) => ConfigFile::read(file)?,
             None => ConfigFile::default(),
         };
-        settings.bundles.extend(self.bundles);
-        settings.log = self.log.or(settings.log);
-        settings.status.socket = self.socket.or(settings.status.socket);
-        settings.config.worker_dir = self.worker_dir.or(settings.config.worker_dir);
+        settings.bundles.extend(self.bundles.iter().cloned());
+        settings.log = self.log.clone().or(settings.log);
+        settings.status.socket = self.socket.clone().or(settings.status.socket);
+        settings.config.worker_dir = self.worker_dir.clone().or(settings.config.worker_dir);
         settings.config.isolation = self.isolation.unwrap_or(settings.config.isolation);
         settings.config.standby = self.standby.unwrap_or(settings.config.standby);
         Ok(settings)
@@ -76,23 +80,28 @@ impl Request {
 
 pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let (json, watch) = (request.json, request.watch);
-    let ConfigFile { config, bundles, log, status: service, .. } = request.settings()?;
-    let log = log.as_deref().unwrap_or("info");
+    let settings = request.settings().map_err(|e| CommandError::Usage(e.to_string()))?;
+    let log = settings.log.as_deref().unwrap_or(DEFAULT_LOG);
     let filter = EnvFilter::try_new(log)
         .map_err(|error| CommandError::Usage(format!("--log {log}: {error}")))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let logging = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         // Whoever read our standard error may be gone: that is no reason to fail.
         .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
+        .with_env_filter(filter)
+        .with_filter_reloading();
+    let filter = logging.reload_handle();
+    logging.init();
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
     // From here on the signals end us in an orderly way, whenever they come.
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| failed(&e))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed(&e))?;
-    let supervisor = Supervisor::builder().config(config).start().map_err(|e| failed(&e))?;
-    let status = StatusSocket::serve(supervisor.clone(), &service).map_err(|e| failed(&e))?;
+    let mut hangups = signal(SignalKind::hangup()).map_err(|e| failed(&e))?;
+    let builder = Supervisor::builder().config(settings.config.clone());
+    let supervisor = builder.start().map_err(|e| failed(&e))?;
+    let status =
+        StatusSocket::serve(supervisor.clone(), &settings.status).map_err(|e| failed(&e))?;
     if let (Some(address), Some(token)) = (status.tcp_address(), status.token_file()) {
         render::note(&format!("menagerie: http://{address}/ (token in {})", token.display()));
     }
@@ -112,7 +121,9 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
         }
     };
     // Before anything is loaded: what changes from here on is seen.
-    let _watch = watch.then(|| supervisor.watch(&bundles, WatchSettings::default()));
+    let watch = watch.then(|| supervisor.watch(&settings.bundles, WatchSettings::default()));
+    let bundles = settings.bundles.clone();
+    let mut hangup = Hangup::new(request, settings, watch, move |new| filter.reload(new).is_ok());
     let loading = async {
         let outcomes = render::patiently("loading bundles", supervisor.load_all(&bundles)).await;
         let count = outcomes.len();
@@ -139,8 +150,17 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
         }
         notifier.ready(&what);
         loop {
-            tokio::time::sleep(STATUS_EVERY).await;
-            notifier.status(&summary(&supervisor.status()));
+            tokio::select! {
+                Some(()) = hangups.recv() => {
+                    notifier.reloading();
+                    let what = hangup.apply(&supervisor).await;
+                    render::note(&format!("menagerie: SIGHUP: {what}"));
+                    notifier.ready(&what);
+                }
+                () = tokio::time::sleep(STATUS_EVERY) => {
+                    notifier.status(&summary(&supervisor.status()));
+                }
+            }
         }
     };
     let name = tokio::select! {

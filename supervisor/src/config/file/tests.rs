@@ -97,6 +97,25 @@ fn g_contradictions_are_refused_with_their_place() {
 }
 
 #[test]
+fn g_differences_are_named_as_the_file_has_them() {
+    let (one, other) = (
+        parse("deadline = \"5s\"\n[worker_env]\nA = \"1\"").unwrap(),
+        parse(
+            "bundles = [\"a\"]\nlog = \"warn\"\n[worker_env]\nA = \"2\"\nB = \"1\"\n\
+             [restart]\nlimit = 3\n[python]\nvenv = \"v\"\n[status]\ntcp = \"127.0.0.1:0\"",
+        )
+        .unwrap(),
+    );
+    let names = one.differences(&other);
+    assert_eq!(
+        names,
+        ["deadline", "python.venv", "restart.limit", "status.tcp", "worker_env.A", "worker_env.B"]
+    );
+    assert_eq!(other.differences(&one), names);
+    assert!(one.differences(&one).is_empty());
+}
+
+#[test]
 fn g_paths_are_relative_to_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.toml");

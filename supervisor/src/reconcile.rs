@@ -1,0 +1,117 @@
+//! Bringing what is loaded into line with a list of bundles that has changed,
+//! as `menagerie run` does at SIGHUP.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use menagerie_protocol::RuntimeError;
+
+use crate::core::Core;
+use crate::discovery::bundles_in;
+use crate::lane::lock;
+
+/// What [`Supervisor::reconcile`](crate::Supervisor::reconcile) has done.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Reconciled {
+    /// Bundles that came, by name, in the order in which they were loaded.
+    pub loaded: Vec<String>,
+    /// Bundles that went, dependents first.
+    pub unloaded: Vec<String>,
+    /// What could not be loaded, or not be unloaded, and why.
+    pub failed: Vec<(PathBuf, RuntimeError)>,
+}
+
+/// The bundles that a list of paths asks for.
+struct Wanted {
+    dirs: BTreeSet<PathBuf>,
+    /// Paths in which no bundle can be found. What was loaded from them stays:
+    /// a folder that is not mounted today is no reason to end everything.
+    unreadable: Vec<(PathBuf, RuntimeError)>,
+}
+
+impl Wanted {
+    fn of(paths: &[PathBuf]) -> Self {
+        let mut wanted = Self { dirs: BTreeSet::new(), unreadable: Vec::new() };
+        for path in paths {
+            match bundles_in(path) {
+                Ok(dirs) => wanted.dirs.extend(dirs.iter().map(|dir| canonical(dir))),
+                Err(error) => wanted.unreadable.push((path.clone(), error.into())),
+            }
+        }
+        wanted
+    }
+
+    fn has(&self, dir: &Path) -> bool {
+        let unreadable = || self.unreadable.iter().any(|(path, _)| covers(path, dir));
+        self.dirs.contains(dir) || unreadable()
+    }
+}
+
+/// A path as loaded bundles have theirs, also if nothing is there any more.
+fn canonical(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Whether a path of the list asks for a folder: itself, or one in it.
+fn covers(path: &Path, dir: &Path) -> bool {
+    let path = canonical(path);
+    dir == path || dir.parent() == Some(&path)
+}
+
+impl Core {
+    /// Unloads what `before` asked for and `after` does not, and loads what
+    /// `after` asks for and is not loaded. What came by other ways stays.
+    pub(crate) async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
+        let wanted = Wanted::of(after);
+        let goes = |dir: &Path| before.iter().any(|path| covers(path, dir)) && !wanted.has(dir);
+        lock(&self.broken).retain(|dir, _| !goes(dir));
+        let mut done = Reconciled::default();
+        // First what goes: a bundle that has moved has the same name.
+        let mut refused = self.unload_those(&goes, &mut done).await;
+        let loaded: BTreeSet<PathBuf> =
+            lock(&self.registry).all().iter().filter_map(|bundle| bundle.path()).collect();
+        let lacking: Vec<PathBuf> = wanted.dirs.difference(&loaded).cloned().collect();
+        for (path, outcome) in self.load_all(&lacking).await {
+            match outcome {
+                Ok(status) => done.loaded.push(status.name),
+                Err(error) => done.failed.push((path, error)),
+            }
+        }
+        // Who was in use may have somebody in its place by now.
+        if !refused.is_empty() {
+            refused = self.unload_those(&goes, &mut done).await;
+        }
+        done.failed.extend(refused);
+        done.failed.extend(wanted.unreadable);
+        done
+    }
+
+    /// Unloads bundles by their folders. One that others need goes when these
+    /// have gone; what is left over is needed by some that stay.
+    async fn unload_those(
+        &self,
+        goes: &(impl Fn(&Path) -> bool + Sync),
+        done: &mut Reconciled,
+    ) -> Vec<(PathBuf, RuntimeError)> {
+        loop {
+            let (mut refused, mut progress) = (Vec::new(), false);
+            let bundles = lock(&self.registry).all();
+            let those = bundles.iter().filter_map(|bundle| Some((&bundle.name, bundle.path()?)));
+            for (name, dir) in those.filter(|(_, dir)| goes(dir)) {
+                match self.unload(name).await {
+                    Ok(()) => {
+                        progress = true;
+                        done.unloaded.push(name.clone());
+                    }
+                    // It is being loaded or unloaded by somebody else.
+                    Err(RuntimeError::BundleNotFound { .. }) => {}
+                    Err(error) => refused.push((dir, error)),
+                }
+            }
+            if !progress || refused.is_empty() {
+                return refused;
+            }
+        }
+    }
+}
