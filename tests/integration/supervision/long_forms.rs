@@ -38,7 +38,7 @@ fn succeeds(program: &str, arguments: &[&str], variables: &[(&str, &str)]) {
 }
 
 #[test]
-fn s2_every_third_fault_of_two_languages_is_survived() {
+fn s2_every_fifth_fault_of_two_languages_is_survived() {
     succeeds(env!("CARGO_BIN_EXE_faults"), &["--quick", "c", "lua"], &[]);
 }
 

@@ -1,6 +1,7 @@
 //! The guilty bundles: one in each language, with a function `commit(fault)`.
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -28,7 +29,8 @@ pub(crate) const LANGUAGES: [Language; 6] = [
         source: include_str!("guilty/guilty.c"),
         faults: &[
             "null", "abort", "stack", "exit0", "exit1", "thread", "memory", "spin", "deadlock",
-            "sleep", "close", "garbage", "scribble", "stop", "kill", "fork", "stderr",
+            "sleep", "close", "garbage", "scribble", "stop", "kill", "fork", "stderr", "init",
+            "unload", "double", "loop", "replaced", "deleted",
         ],
     },
     Language {
@@ -39,7 +41,8 @@ pub(crate) const LANGUAGES: [Language; 6] = [
         source: include_str!("guilty/main.py"),
         faults: &[
             "null", "abort", "stack", "exit0", "exit1", "thread", "memory", "spin", "deadlock",
-            "sleep", "close", "garbage", "stop", "kill", "fork", "stderr",
+            "sleep", "close", "garbage", "stop", "kill", "fork", "stderr", "init", "unload",
+            "double", "loop", "replaced", "deleted",
         ],
     },
     Language {
@@ -48,7 +51,10 @@ pub(crate) const LANGUAGES: [Language; 6] = [
         innocent: "lua",
         file: "main.lua",
         source: include_str!("guilty/main.lua"),
-        faults: &["abort", "stack", "memory", "spin", "sleep", "stderr"],
+        faults: &[
+            "abort", "stack", "memory", "spin", "sleep", "stderr", "stopped", "killed", "init",
+            "unload", "double", "loop", "replaced", "deleted",
+        ],
     },
     Language {
         name: "js",
@@ -56,7 +62,10 @@ pub(crate) const LANGUAGES: [Language; 6] = [
         innocent: "js",
         file: "main.js",
         source: include_str!("guilty/main.js"),
-        faults: &["abort", "stack", "memory", "spin", "sleep", "stderr"],
+        faults: &[
+            "abort", "stack", "memory", "spin", "sleep", "stderr", "stopped", "killed", "init",
+            "unload", "double", "loop", "replaced", "deleted",
+        ],
     },
     Language {
         name: "rust",
@@ -64,15 +73,22 @@ pub(crate) const LANGUAGES: [Language; 6] = [
         innocent: "rust",
         file: "",
         source: "",
-        faults: &["crash", "memory", "spin", "sleep"],
+        faults: &[
+            "abort", "memory", "spin", "sleep", "stopped", "killed", "double", "loop", "replaced",
+            "deleted",
+        ],
     },
     Language {
         name: "dotnet",
         loader: "dotnet",
         innocent: "dotnet",
-        file: "",
-        source: "",
-        faults: &["crash", "memory", "spin", "sleep"],
+        file: "Guilty.cs",
+        source: include_str!("guilty/Guilty.cs"),
+        faults: &[
+            "null", "abort", "stack", "exit0", "exit1", "thread", "memory", "spin", "deadlock",
+            "sleep", "kill", "stderr", "stopped", "init", "unload", "double", "loop", "replaced",
+            "deleted",
+        ],
     },
 ];
 
@@ -84,7 +100,17 @@ pub(crate) struct Guilty {
 }
 
 impl Guilty {
+    /// The bundle that commits a fault when it is called.
     pub(crate) fn make(language: Language) -> Result<Self, String> {
+        Self::made(language, "guilty", "never")
+    }
+
+    /// One that aborts its process in its `init`, or its `on_unload`.
+    pub(crate) fn at(language: Language, when: &str) -> Result<Self, String> {
+        Self::made(language, &format!("guilty-{when}"), when)
+    }
+
+    fn made(language: Language, name: &str, when: &str) -> Result<Self, String> {
         if language.file.is_empty() {
             let path = menagerie_tests::Language::of(language.innocent).bundle("probe");
             return Ok(Self { language, path, _folder: None });
@@ -92,15 +118,15 @@ impl Guilty {
         let told = |error: std::io::Error| error.to_string();
         let folder = tempfile::tempdir().map_err(told)?;
         let source = folder.path().join(language.file);
-        std::fs::write(&source, language.source).map_err(told)?;
-        let artifact = if language.loader == "native" {
-            compile(&source)?;
-            "guilty.so"
-        } else {
-            language.file
+        let code = language.source.replacen("\"never\"", &format!("\"{when}\""), 1);
+        std::fs::write(&source, code).map_err(told)?;
+        let artifact = match language.loader {
+            "native" => compile_c(&source)?,
+            "dotnet" => compile_cs(&source)?,
+            _ => language.file,
         };
         let manifest = format!(
-            "name = 'guilty'\nversion = '1.0.0'\nloader = '{}'\nfile = '{artifact}'\n\
+            "name = '{name}'\nversion = '1.0.0'\nloader = '{}'\nfile = '{artifact}'\n\
              provides = ['guilty@1']\n",
             language.loader
         );
@@ -109,12 +135,18 @@ impl Guilty {
         Ok(Self { language, path, _folder: Some(folder) })
     }
 
+    /// Its name; not that of one made with [`at`](Self::at).
+    pub(crate) fn name(&self) -> String {
+        match self.language.file {
+            "" => format!("probe-{}", self.language.innocent),
+            _ => "guilty".to_owned(),
+        }
+    }
+
     /// The contract that its faults are in.
     pub(crate) fn contract(&self) -> String {
-        match self.language.file {
-            "" => format!("probe-{}/probe@1", self.language.innocent),
-            _ => "guilty@1".to_owned(),
-        }
+        let contract = if self.language.file.is_empty() { "probe@1" } else { "guilty@1" };
+        format!("{}/{contract}", self.name())
     }
 
     /// The function that commits a fault, and its arguments.
@@ -130,17 +162,40 @@ impl Guilty {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "a compiler is no worker")]
-fn compile(source: &std::path::Path) -> Result<(), String> {
+fn compile_c(source: &Path) -> Result<&'static str, String> {
     let include = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker-native/guest/include");
-    let output = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
-        .args(["-shared", "-fPIC", "-O0", "-pthread", "-I", include, "-o"])
-        .arg(source.with_extension("so"))
-        .arg(source)
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let arguments = ["-shared", "-fPIC", "-O0", "-pthread", "-I", include, "-o"].map(OsStr::new);
+    let output = source.with_extension("so");
+    compile(&compiler, arguments.into_iter().chain([output.as_os_str(), source.as_os_str()]))?;
+    Ok("guilty.so")
+}
+
+/// With the compiler that the set-up brings where there is no SDK.
+fn compile_cs(source: &Path) -> Result<&'static str, String> {
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let guest = here.with_file_name("../dotnet/Menagerie.Guest.dll");
+    let (mut reference, mut output) = (OsString::from("-r:"), OsString::from("-out:"));
+    reference.push(guest);
+    output.push(source.with_file_name("guilty.dll"));
+    let flags = ["-warn:0", "-target:library"].map(OsStr::new);
+    let rest = [reference.as_os_str(), output.as_os_str(), source.as_os_str()];
+    compile(OsStr::new("mcs"), flags.into_iter().chain(rest))?;
+    Ok("guilty.dll")
+}
+
+#[allow(clippy::disallowed_methods, reason = "a compiler is no worker")]
+fn compile<'a>(
+    compiler: &OsStr,
+    arguments: impl IntoIterator<Item = &'a OsStr>,
+) -> Result<(), String> {
+    let output = Command::new(compiler)
+        .args(arguments)
         .output()
-        .map_err(|error| format!("the C compiler cannot be run: {error}"))?;
+        .map_err(|error| format!("the compiler {} cannot be run: {error}", compiler.display()))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    let told = [output.stdout, output.stderr].concat();
+    Err(String::from_utf8_lossy(&told).into_owned())
 }

@@ -1,23 +1,19 @@
 //! One fault: a supervisor, a guilty bundle, an innocent one beside it, one in
 //! another worker, and what became of them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use menagerie_supervisor::{
-    Config, Contract, EventKind, Failure, NextEvent, RestartPolicy, Supervisor,
-};
+use menagerie_supervisor::{Config, Contract, EventKind, NextEvent, RestartPolicy, Supervisor};
 use menagerie_tests::Language;
 
 use crate::bundles::Guilty;
+use crate::deeds;
 
 /// Long enough for any machine: what takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(200);
-/// How long the guilty call may take.
-const DEADLINE: Duration = Duration::from_millis(500);
-
+pub(crate) const PATIENCE: Duration = Duration::from_secs(200);
 /// What came of a fault.
 pub(crate) struct Row {
     pub(crate) outcome: String,
@@ -47,7 +43,7 @@ fn config() -> Config {
     config
 }
 
-type Problem = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 /// Commits a fault.
 pub(crate) async fn commit(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
@@ -55,9 +51,32 @@ pub(crate) async fn commit(guilty: &Guilty, fault: &str) -> Result<Row, Problem>
     outcome.map_err(|_| format!("it took longer than {PATIENCE:?}"))?
 }
 
+/// What a fault is committed on.
+pub(crate) struct Stage<'g> {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) guilty: &'g Guilty,
+    pub(crate) culprit: Contract,
+    /// The worker program of the guilty, a copy that may come to harm.
+    pub(crate) program: PathBuf,
+}
+
 async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
-    let supervisor = Supervisor::builder().config(config()).start()?;
+    let mut config = config();
     let loader = guilty.language.loader;
+    let copies = tempfile::tempdir()?;
+    let program = copies.path().join("worker");
+    if deeds::harms_the_program(fault) {
+        std::fs::copy(menagerie_supervisor::worker_program(&config, loader)?, &program)?;
+        // What lies beside a worker is looked for beside its copy.
+        if let Some(dotnet) = config.worker_dir.as_ref().map(|dir| dir.join("../dotnet")) {
+            std::os::unix::fs::symlink(dotnet, copies.path().join("dotnet"))?;
+        }
+        config.worker_programs.insert(loader.to_owned(), program.clone());
+    }
+    if fault == "loop" {
+        config.bundle_crash_limit = 3;
+    }
+    let supervisor = Supervisor::builder().config(config).start()?;
     let innocent = Load::on(&supervisor, guilty.language.innocent).await?;
     supervisor.load(&guilty.path).await?;
     let culprit = supervisor.contract(&guilty.contract())?;
@@ -76,9 +95,9 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
         }
         None
     });
-    let call = culprit.clone().with_timeout(DEADLINE);
-    let (function, arguments) = guilty.call(fault);
-    let outcome = call.call_value(function, &arguments).await;
+    let stage = Stage { supervisor, guilty, culprit, program };
+    let outcome = deeds::play(&stage, fault).await?;
+    let Stage { supervisor, culprit, .. } = stage;
     let deadline = Instant::now() + PATIENCE;
     let recovered = loop {
         match culprit.call::<_, i64>("inc", (1,)).await {
@@ -98,13 +117,6 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
     };
     let (innocent, others) = (innocent.end().await?, others.end().await?);
     supervisor.shutdown().await;
-    let outcome = match outcome {
-        Ok(_) => "a value".to_owned(),
-        Err(Failure::Guest(error)) => format!("its error: {}", error.type_name),
-        Err(Failure::DeadlineExceeded { .. }) => "deadline exceeded".to_owned(),
-        Err(Failure::WorkerCrashed { .. }) => "worker crashed".to_owned(),
-        Err(failure) => failure.to_string(),
-    };
     Ok(Row { outcome, death, innocent, others, noticed, recovered })
 }
 
@@ -141,4 +153,16 @@ async fn calls(greeter: Contract, stop: Arc<AtomicBool>) -> (u64, u64) {
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     (failed, all)
+}
+
+impl Row {
+    /// How it is not as it has to be, if so.
+    pub(crate) fn breaks(&self) -> Option<String> {
+        let (failed, all) = self.others;
+        if failed > 0 {
+            return Some(format!("{failed} of {all} calls on another worker have failed"));
+        }
+        // Without any, nothing has been shown.
+        (all == 0).then(|| "nobody has called another worker".to_owned())
+    }
 }

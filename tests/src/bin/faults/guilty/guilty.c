@@ -12,6 +12,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+static const char *const when = "never";
+
 static int deeper(volatile int depth) {
     volatile char room[4096];
     memset((void *)room, depth, sizeof room);
@@ -112,8 +114,16 @@ static int inc(mg_call *call, void *userdata) {
     return mg_return_i64(call, mg_arg_i64(call, 0) + 1);
 }
 
+static int on_unload(mg_call *call, void *userdata) {
+    (void)userdata;
+    if (!strcmp(when, "unload")) abort();
+    return mg_return_null(call);
+}
+
 int menagerie_init(const mg_host *host, mg_registrar *registrar) {
     (void)host;
+    if (!strcmp(when, "init")) abort();
+    if (mg_on_unload(registrar, on_unload, NULL) != MG_OK) return MG_FAILED;
     if (mg_add_function(registrar, "guilty@1", "inc", "n: i64", inc, NULL) != MG_OK)
         return MG_FAILED;
     return mg_add_function(registrar, "guilty@1", "commit", "fault: string", commit, NULL);

@@ -1,6 +1,14 @@
 // Commits every fault that JavaScript can.
 import { abort } from "menagerie";
 
+const when = "never";
+
+if (when === "init") abort();
+
+export function on_unload() {
+  if (when === "unload") abort();
+}
+
 const deeper = (n) => 1 + deeper(n + 1);
 
 const faults = {

@@ -1,5 +1,8 @@
 -- Commits every fault that Lua can.
 local menagerie = require "menagerie"
+local when = "never"
+
+if when == "init" then menagerie.abort() end
 
 local function deeper(n)
   return 1 + deeper(n + 1)
@@ -23,6 +26,9 @@ local faults = {
 }
 
 return {
+  on_unload = function()
+    if when == "unload" then menagerie.abort() end
+  end,
   ["guilty@1"] = {
     commit = function(fault) return faults[fault]() end,
     inc = function(n) return n + 1 end,

@@ -10,6 +10,16 @@ import time
 
 import menagerie
 
+WHEN = "never"
+
+if WHEN == "init":
+    os.abort()
+
+
+def on_unload() -> None:
+    if WHEN == "unload":
+        os.abort()
+
 
 def stack() -> None:
     sys.setrecursionlimit(1 << 30)

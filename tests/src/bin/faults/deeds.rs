@@ -1,0 +1,170 @@
+//! How faults are committed: by calling the guilty bundle, or by what happens
+//! to it from outside.
+
+use std::time::{Duration, Instant};
+
+use menagerie_supervisor::{Failure, RuntimeError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::bundles::Guilty;
+use crate::stage::{PATIENCE, Problem, Stage};
+
+/// How long the guilty call may take.
+const DEADLINE: Duration = Duration::from_millis(500);
+
+/// Whether a fault needs a worker program of its own.
+pub(crate) fn harms_the_program(fault: &str) -> bool {
+    matches!(fault, "replaced" | "deleted")
+}
+
+/// Commits a fault; what its caller is told.
+pub(crate) async fn play(stage: &Stage<'_>, fault: &str) -> Result<String, Problem> {
+    match fault {
+        "killed" => struck(stage, |pid| kill(pid, Signal::SIGKILL)).await,
+        "stopped" => struck(stage, |pid| kill(pid, Signal::SIGSTOP)).await,
+        "double" => twice(stage).await,
+        "loop" => again_and_again(stage).await,
+        "init" => {
+            let bad = Guilty::at(stage.guilty.language, "init")?;
+            match stage.supervisor.load(&bad.path).await {
+                Ok(_) => Err("what aborts in its init was loaded".into()),
+                Err(error) => Ok(format!("load: {}", kind(&error))),
+            }
+        }
+        "unload" => {
+            let bad = Guilty::at(stage.guilty.language, "unload")?;
+            stage.supervisor.load(&bad.path).await?;
+            Ok(match stage.supervisor.unload("guilty-unload").await {
+                Ok(()) => "unload: done".to_owned(),
+                Err(error) => format!("unload: {}", kind(&error)),
+            })
+        }
+        "replaced" => {
+            // As an upgrade does it: another file of the same name.
+            let new = stage.program.with_extension("new");
+            std::fs::copy(&stage.program, &new)?;
+            std::fs::rename(new, &stage.program)?;
+            Ok(told(&call(stage, "abort").await))
+        }
+        "deleted" => deleted(stage).await,
+        _ => Ok(told(&call(stage, fault).await)),
+    }
+}
+
+async fn call(stage: &Stage<'_>, fault: &str) -> Result<rmpv::Value, Failure> {
+    call_within(stage, fault, DEADLINE).await
+}
+
+async fn call_within(
+    stage: &Stage<'_>,
+    fault: &str,
+    deadline: Duration,
+) -> Result<rmpv::Value, Failure> {
+    let (function, arguments) = stage.guilty.call(fault);
+    stage.culprit.clone().with_timeout(deadline).call_value(function, &arguments).await
+}
+
+/// A fault from outside, while the bundle is at a call.
+async fn struck(
+    stage: &Stage<'_>,
+    blow: impl FnOnce(Pid) -> nix::Result<()>,
+) -> Result<String, Problem> {
+    let strike = async {
+        let name = stage.guilty.name();
+        until(|| {
+            let bundles = stage.supervisor.status().bundles;
+            bundles.iter().any(|b| b.name == name && b.calls.in_flight == 1).then_some(())
+        })
+        .await?;
+        blow(pid(stage).ok_or("the guilty has no worker")?)?;
+        Ok::<(), Problem>(())
+    };
+    let (outcome, struck) = tokio::join!(call_within(stage, "sleep", DEADLINE * 8), strike);
+    struck?;
+    Ok(told(&outcome))
+}
+
+/// A second blow as soon as there is another process, long before it is ready.
+async fn twice(stage: &Stage<'_>) -> Result<String, Problem> {
+    let first = pid(stage).ok_or("the guilty has no worker")?;
+    let outcome = struck(stage, |pid| kill(pid, Signal::SIGKILL)).await?;
+    let second = until(|| pid(stage).filter(|pid| *pid != first)).await?;
+    // It may have ended by itself since.
+    let _ = kill(second, Signal::SIGKILL);
+    Ok(outcome)
+}
+
+/// Crashes until the bundle is quarantined, which a reload by hand ends.
+async fn again_and_again(stage: &Stage<'_>) -> Result<String, Problem> {
+    let mut crashes = 0;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match call(stage, "abort").await {
+            Err(Failure::Quarantined { .. }) => break,
+            Err(Failure::WorkerCrashed { .. }) => crashes += 1,
+            // It is on its way back.
+            Err(Failure::DeadlineExceeded { .. }) => {}
+            other => return Err(format!("a crash: {}", told(&other)).into()),
+        }
+        if Instant::now() > deadline || crashes > 20 {
+            return Err(format!("it is not quarantined after {crashes} crashes").into());
+        }
+    }
+    stage.supervisor.reload(&stage.guilty.name()).await?;
+    Ok(format!("quarantined after {crashes} crashes"))
+}
+
+/// The program is gone when the worker has to be started again; an operator
+/// puts it back.
+async fn deleted(stage: &Stage<'_>) -> Result<String, Problem> {
+    let aside = stage.program.with_extension("aside");
+    std::fs::rename(&stage.program, &aside)?;
+    let outcome = told(&call(stage, "abort").await);
+    let answer = until(|| {
+        let bundles = stage.supervisor.status().bundles;
+        bundles.into_iter().find(|b| b.name == stage.guilty.name())?.problem
+    });
+    answer.await?;
+    let meanwhile = told(&call(stage, "abort").await);
+    std::fs::rename(&aside, &stage.program)?;
+    stage.supervisor.restart(stage.guilty.language.loader).await?;
+    Ok(format!("{outcome}, then {meanwhile}"))
+}
+
+fn pid(stage: &Stage<'_>) -> Option<Pid> {
+    let workers = stage.supervisor.status().workers;
+    let worker = workers.into_iter().find(|w| w.loader == stage.guilty.language.loader)?;
+    i32::try_from(worker.pid?).ok().map(Pid::from_raw)
+}
+
+async fn until<T>(condition: impl Fn() -> Option<T>) -> Result<T, Problem> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return Ok(found);
+        }
+        if Instant::now() > deadline {
+            return Err("waited in vain".into());
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+}
+
+/// An outcome, for the table.
+fn told(outcome: &Result<rmpv::Value, Failure>) -> String {
+    match outcome {
+        Ok(_) => "a value".to_owned(),
+        Err(Failure::Guest(error)) => format!("its error: {}", error.type_name),
+        Err(Failure::DeadlineExceeded { .. }) => "deadline exceeded".to_owned(),
+        Err(Failure::WorkerCrashed { .. }) => "worker crashed".to_owned(),
+        Err(Failure::BundleUnavailable { .. }) => "unavailable".to_owned(),
+        Err(failure) => failure.to_string(),
+    }
+}
+
+/// The kind of an error.
+fn kind(error: &RuntimeError) -> String {
+    let shown = format!("{error:?}");
+    shown.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default().to_owned()
+}
