@@ -7,6 +7,7 @@
 
 mod bundles;
 mod copy;
+mod crashes;
 mod idle;
 mod in_process;
 mod left_out;

@@ -16,7 +16,7 @@ use super::copy::Copy;
 use super::in_process::InProcess;
 use super::peer::{Mode, Peer};
 use super::report::{Report, Row, Turn, Unit, median, row};
-use super::{Options, Problem, idle, nanos};
+use super::{Options, Problem, crashes, idle, nanos};
 use crate::render;
 
 /// Calls between two looks at the clock.
@@ -25,7 +25,7 @@ const BATCH: u32 = 32;
 pub(super) type Measure = fn(&mut Bench) -> Result<(), Problem>;
 
 /// The groups, in the order in which they are measured.
-pub(super) const GROUPS: [(&str, Measure); 9] = [
+pub(super) const GROUPS: [(&str, Measure); 10] = [
     ("null", null_blocking),
     ("await", null_awaited),
     ("vm", null_in_vms),
@@ -34,18 +34,19 @@ pub(super) const GROUPS: [(&str, Measure); 9] = [
     ("bytes", bytes),
     ("noticed", noticed),
     ("start", starts),
+    ("crash", crashes::crash),
     ("idle", idle_host),
 ];
 
 /// What all groups work with.
 pub(super) struct Bench {
     quick: bool,
-    config: Config,
-    subjects: Vec<Subject>,
-    runtime: tokio::runtime::Runtime,
-    supervisor: Supervisor,
+    pub(super) config: Config,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) runtime: tokio::runtime::Runtime,
+    pub(super) supervisor: Supervisor,
     peer: Peer,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Problem> {
@@ -91,7 +92,10 @@ pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Prob
     Ok(())
 }
 
-fn start(runtime: &tokio::runtime::Runtime, config: &Config) -> Result<Supervisor, Problem> {
+pub(super) fn start(
+    runtime: &tokio::runtime::Runtime,
+    config: &Config,
+) -> Result<Supervisor, Problem> {
     let _guard = runtime.enter();
     Supervisor::builder()
         .config(config.clone())
@@ -122,7 +126,7 @@ impl Bench {
         if self.quick { 5 } else { 25 }
     }
 
-    const fn slow_turns(&self) -> u32 {
+    pub(super) const fn slow_turns(&self) -> u32 {
         if self.quick { 3 } else { 9 }
     }
 
@@ -130,7 +134,7 @@ impl Bench {
         if self.quick { 60 } else { 200 }
     }
 
-    fn contract(&self, subject: &Subject) -> Result<Contract, Problem> {
+    pub(super) fn contract(&self, subject: &Subject) -> Result<Contract, Problem> {
         contract(&self.supervisor, subject)
     }
 
@@ -153,25 +157,25 @@ impl Bench {
         Ok(median(times))
     }
 
-    fn natives(&self) -> Vec<Subject> {
+    pub(super) fn natives(&self) -> Vec<Subject> {
         self.subjects.iter().filter(|s| s.loader == "native").cloned().collect()
     }
 }
 
-fn contract(supervisor: &Supervisor, subject: &Subject) -> Result<Contract, Problem> {
+pub(super) fn contract(supervisor: &Supervisor, subject: &Subject) -> Result<Contract, Problem> {
     supervisor
         .contract(&format!("{}/probe@1", subject.name))
         .map_err(|error| Problem::new(subject.label, &error))
 }
 
-fn null(contract: &Contract) -> Result<(), Problem> {
+pub(super) fn null(contract: &Contract) -> Result<(), Problem> {
     contract
         .call_blocking::<_, ()>("null", ())
         .map_err(|error| Problem::new(contract.bundle(), &error))
 }
 
 /// A figure between two takes of its floor.
-fn turn(
+pub(super) fn turn(
     bench: &mut Bench,
     floor: impl Fn(&mut Bench) -> Result<f64, Problem>,
     ours: impl FnOnce(&mut Bench) -> Result<f64, Problem>,
@@ -450,7 +454,7 @@ fn pidfd_open(pid: Pid) -> Result<OwnedFd, Problem> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn pid_of(supervisor: &Supervisor, subject: &Subject) -> Result<Pid, Problem> {
+pub(super) fn pid_of(supervisor: &Supervisor, subject: &Subject) -> Result<Pid, Problem> {
     supervisor
         .status()
         .workers
@@ -463,7 +467,7 @@ fn pid_of(supervisor: &Supervisor, subject: &Subject) -> Result<Pid, Problem> {
 
 /// Calls until there is an answer again. The first calls may still meet the
 /// old process.
-fn revive(contract: &Contract) -> Result<(), Problem> {
+pub(super) fn revive(contract: &Contract) -> Result<(), Problem> {
     let give_up = Instant::now() + Duration::from_secs(60);
     loop {
         match null(contract) {
@@ -512,6 +516,7 @@ fn starts(bench: &mut Bench) -> Result<(), Problem> {
         let recovered =
             row("recovered", subject.label, Unit::Nanoseconds, floor, Some(1.3), &recovered);
         bench.rows.push(recovered);
+        crashes::with_standby(bench, &subject)?;
     }
     Ok(())
 }
