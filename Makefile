@@ -9,9 +9,11 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ROUNDS ?= 10000
 # A build of its own: `--cfg loom` is part of every crate's build.
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
+# And one for what Menagerie is compared with.
+PEERS := $(or $(CARGO_TARGET_DIR),target)/peers
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test contract loom stress bench soak faults chaos lint clean
+.PHONY: help setup build demo test contract loom stress bench bench-peers soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,14 +39,24 @@ loom: setup ## check the lanes' protocols by their models
 	CARGO_TARGET_DIR=$(LOOM) RUSTFLAGS="--cfg loom" \
 		cargo nextest run --locked --release --package menagerie-protocol --lib models::
 
-stress: build ## 10 million frames between two processes, and 1,000 seeds of random bytes
-	MENAGERIE_FRAMES=10000000 MENAGERIE_SEEDS=1000 cargo test --locked \
+stress: setup ## 10 million frames between two processes, and 1,000 seeds of random bytes
+	cargo build --locked --profile stress --package menagerie-worker-lua
+	MENAGERIE_FRAMES=10000000 MENAGERIE_SEEDS=1000 cargo test --locked --profile stress \
 		--package menagerie-tests --test integration -- --nocapture two_processes random_bytes
 
 bench: setup ## measure calls beside what the machine allows; writes docs/bench
 	cargo build --locked --release --package menagerie-supervisor $(WORKERS)
 	scripts/build-native-bundles release
 	$(or $(CARGO_TARGET_DIR),target)/release/menagerie bench --out docs/bench $(BENCH)
+
+bench-peers: setup ## measure calls beside what one would pick instead; writes docs/bench/peers.*
+	CARGO_TARGET_DIR=$(PEERS) cargo build --locked --release --package menagerie-worker-native \
+		--bins --example probe_rust
+	CARGO_TARGET_DIR=$(PEERS) cargo build --locked --release --manifest-path tests/peers/Cargo.toml
+	mkdir -p $(PEERS)/bundles/probe-rust
+	cp $(PEERS)/release/examples/libprobe_rust.so $(PEERS)/bundles/probe-rust/
+	$(PEERS)/release/menagerie-peers --worker-dir $(PEERS)/release --bundles $(PEERS)/bundles \
+		--out docs/bench $(BENCH)
 
 faults: build ## every fault in every language, and a table of what came of it
 	$(BIN)/faults

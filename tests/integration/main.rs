@@ -26,6 +26,7 @@ mod outcalls;
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;
+mod rules;
 
 // Signed bundles: who is let in, and that what is served is what was checked.
 mod signatures;

@@ -3,6 +3,7 @@
 //! the `native` worker.
 
 mod control;
+mod deaths;
 mod hello;
 mod positions;
 mod ring;
@@ -219,11 +220,13 @@ fn arms(source: &str, function: &str) -> Vec<String> {
 fn all_faults() -> Vec<String> {
     let main = include_str!("../../src/bin/misbehave/main.rs");
     let control = include_str!("../../src/bin/misbehave/control.rs");
+    let death = include_str!("../../src/bin/misbehave/death.rs");
     let ring = include_str!("../../src/bin/misbehave/ring.rs");
     let families = [
         ("control", arms(control, "say")),
         ("on-load", arms(control, "on_load")),
         ("loaded", arms(control, "once_loaded")),
+        ("die", arms(death, "meet")),
         ("ring", [arms(ring, "commit"), arms(ring, "beside_the_point")].concat()),
     ];
     let mut faults = arms(main, "commit");
@@ -239,6 +242,7 @@ fn all_faults() -> Vec<String> {
 fn every_fault_has_a_test() {
     let tests = [
         include_str!("control.rs"),
+        include_str!("deaths.rs"),
         include_str!("hello.rs"),
         include_str!("positions.rs"),
         include_str!("ring.rs"),

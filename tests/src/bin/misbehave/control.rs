@@ -75,7 +75,7 @@ impl Control {
     }
 
     /// Goes on honestly in the background: heartbeats are answered, unless
-    /// `mute`. Segments are handed to `on_segment`.
+    /// `mute`. Segments for results are handed to `on_segment`.
     pub(crate) fn attend(
         mut self,
         mute: bool,
@@ -86,9 +86,11 @@ impl Control {
             loop {
                 match self.receive() {
                     ToWorker::Ping { nonce } if !mute => self.tell(&ToSupervisor::Pong { nonce }),
-                    ToWorker::Segment { segment, len, .. } => {
+                    ToWorker::Segment { segment, len, writable, .. } => {
                         let descriptor = self.descriptor();
-                        on_segment(segment, len, descriptor);
+                        if writable {
+                            on_segment(segment, len, descriptor);
+                        }
                     }
                     ToWorker::Shutdown => std::process::exit(0),
                     _ => {}

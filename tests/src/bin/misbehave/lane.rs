@@ -152,10 +152,17 @@ impl Lane {
 
     /// Writes a frame, and wakes the supervisor.
     pub(crate) fn put(&mut self, frame: &Frame) {
+        self.write(frame);
+        self.publish(frame);
+        self.wake(self.position);
+        self.position += slots_for(frame.payload.len() as u64);
+    }
+
+    /// Writes all of a frame but the word that publishes it.
+    pub(crate) fn write(&self, frame: &Frame) {
         let words = self.up.words();
         let at = self.word(self.position);
-        let slots = slots_for(frame.payload.len() as u64);
-        for slot in 1..slots {
+        for slot in 1..slots_for(frame.payload.len() as u64) {
             words[self.word(self.position + slot)]
                 .store(self.mark(self.position) | 0xffff_ffff << 32, SeqCst);
         }
@@ -169,11 +176,13 @@ impl Lane {
         words[at + 1]
             .store(u64::from_le_bytes([frame.kind, frame.flags, 0, 0, 0, 0, 0, 0]), SeqCst);
         words[at + 2].store(frame.call, SeqCst);
+    }
+
+    /// Publishes a frame that was written, and wakes nobody.
+    pub(crate) fn publish(&self, frame: &Frame) {
         let mark = frame.mark.map_or(self.mark(self.position), u64::from);
         let len = frame.len.unwrap_or(u32::try_from(frame.payload.len()).unwrap_or(u32::MAX));
-        words[at].store(mark | u64::from(len) << 32, SeqCst);
-        self.wake(self.position);
-        self.position += slots;
+        self.up.words()[self.word(self.position)].store(mark | u64::from(len) << 32, SeqCst);
     }
 
     /// As [`put`](Self::put), once the supervisor has read what is in the way.

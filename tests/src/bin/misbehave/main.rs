@@ -7,6 +7,7 @@
 //! `docs/protocol.md`, and not by our types.
 
 mod control;
+mod death;
 mod greeting;
 mod honest;
 mod lane;
@@ -65,6 +66,7 @@ fn commit(name: &str, argument: &str) {
         }
         // An honest load, then faults in the lane's memory, at its first call.
         "ring" => ring::commit(lane::serve_first_call(Control::open()), argument),
+        "die" => death::meet(lane::serve_first_call(Control::open()), argument),
         "random" => random::scribble(lane::serve_first_call(Control::open()), incarnation()),
         _ => std::process::exit(97),
     }

@@ -1,0 +1,230 @@
+//! Numbered rules in every language that the conformance suite does not have:
+//! who loads a bundle, when it may be reloaded, what a slow or dead bundle does
+//! to the calls of others.
+
+use std::time::Duration;
+
+use menagerie_supervisor::{
+    Config, Contract, Failure, LoaderError, RuntimeError, Supervisor, SupportedLanguage,
+};
+use menagerie_tests::Language;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rmpv::Value;
+
+use crate::support::{Bundle, config, run, start_with, wait_for, worker};
+
+/// A supervisor with both sample bundles of a language.
+struct Setup {
+    supervisor: Supervisor,
+    language: Language,
+    greeter: Contract,
+    probe: Contract,
+}
+
+async fn setup_with(suffix: &str, config: Config) -> Setup {
+    let language = Language::of(suffix);
+    let supervisor = start_with(config);
+    supervisor.load(language.bundle("greeter")).await.unwrap();
+    supervisor.load(language.bundle("probe")).await.unwrap();
+    let greeter = supervisor.contract("greeter@1").unwrap();
+    let probe = supervisor.contract(&format!("probe-{suffix}/probe@1")).unwrap();
+    Setup { supervisor, language, greeter, probe }
+}
+
+impl Setup {
+    fn pid(&self) -> Pid {
+        let pid = worker(&self.supervisor, self.language.loader).unwrap().pid.unwrap();
+        Pid::from_raw(i32::try_from(pid).unwrap())
+    }
+
+    /// A call that sleeps, once it was sent.
+    async fn sleeping(&self, ms: u64) -> tokio::task::JoinHandle<Result<Value, Failure>> {
+        let probe = self.probe.clone();
+        let sleeping = tokio::spawn(async move { probe.call("sleep_ms", (ms,)).await });
+        self.calls_in_flight().await;
+        sleeping
+    }
+
+    async fn calls_in_flight(&self) {
+        wait_for("the call to be sent", || {
+            let status = self.supervisor.status();
+            status.bundles.iter().any(|b| b.calls.in_flight > 0).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn l1_the_manifest_names_the_loader_to_the_letter(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let Language { loader, .. } = setup.language;
+    let status = setup.supervisor.status();
+    assert!(status.bundles.iter().all(|bundle| bundle.loader == loader), "{status:?}");
+    let bundle = Bundle::copy_of(&setup.language.bundle("greeter"), "misnamed", "");
+    let manifest = std::fs::read_to_string(bundle.path().join("manifest.toml")).unwrap();
+    let upper = loader.to_uppercase();
+    bundle.write(
+        "manifest.toml",
+        &manifest.replace(&format!("\"{loader}\""), &format!("\"{upper}\"")),
+    );
+    let error = setup.supervisor.load(bundle.path()).await.unwrap_err();
+    let RuntimeError::Loader(LoaderError::NoLoaderForName { loader: told, available }) = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(*told, upper);
+    assert!(available.iter().any(|name| name == loader), "{available:?}");
+    setup.supervisor.shutdown().await;
+}
+
+async fn l2_the_status_shows_the_loaders_language(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let expected = match suffix {
+        "py" => SupportedLanguage::Python,
+        "lua" => SupportedLanguage::Lua,
+        "js" => SupportedLanguage::JavaScript,
+        "dotnet" => SupportedLanguage::Dotnet,
+        // The loader's claim: native libraries of every kind are one loader's.
+        _ => SupportedLanguage::Rust,
+    };
+    let status = worker(&setup.supervisor, setup.language.loader).unwrap();
+    assert_eq!(status.language, Some(expected));
+    setup.supervisor.shutdown().await;
+}
+
+async fn l3_no_reload_where_the_configuration_forbids_it(suffix: &str) {
+    let mut config = config();
+    config.hot_reload = false;
+    let setup = setup_with(suffix, config).await;
+    let name = format!("greeter-{suffix}");
+    let error = setup.supervisor.reload(&name).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::HotReloadDisabled { .. }), "{error:?}");
+    let status = setup.supervisor.status();
+    let greeter = status.bundles.iter().find(|bundle| bundle.name == name).unwrap();
+    assert_eq!(greeter.generation, 1);
+    let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+    assert_eq!(text, "Hello, Ada");
+    setup.supervisor.shutdown().await;
+}
+
+async fn l4_a_source_that_the_loader_does_not_take_is_refused(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let Language { loader, .. } = setup.language;
+    let manifest = format!(
+        "name = \"memory\"\nversion = \"1.0.0\"\nloader = \"{loader}\"\nprovides = [\"m@1\"]\n"
+    );
+    let mut outcomes = Vec::new();
+    if !matches!(loader, "python" | "lua" | "js") {
+        outcomes.push(setup.supervisor.load_code(&manifest, "code").await);
+    }
+    if loader != "dotnet" {
+        outcomes.push(setup.supervisor.load_bytes(&manifest, b"bytes".to_vec()).await);
+    }
+    for outcome in outcomes {
+        let error = outcome.map(drop).unwrap_err();
+        assert!(
+            matches!(&error, RuntimeError::Loader(LoaderError::UnsupportedBundleSource { .. })),
+            "{error:?}"
+        );
+    }
+    assert!(setup.supervisor.status().bundles.iter().all(|bundle| bundle.name != "memory"));
+    setup.supervisor.shutdown().await;
+}
+
+async fn b3_names_are_snake_case_in_every_language(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let status = setup.supervisor.status();
+    let name = format!("greeter-{suffix}");
+    let greeter = status.bundles.iter().find(|bundle| bundle.name == name).unwrap();
+    let mut functions = greeter.contracts[0].functions.clone();
+    functions.sort();
+    assert_eq!(functions, ["greet", "greet_all"]);
+    setup.supervisor.shutdown().await;
+}
+
+/// The worker is stopped, so that nobody can have begun the call that comes
+/// then; it is killed, and the next incarnation answers.
+async fn c4_a_call_that_nobody_began_outlives_its_worker(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    let pid = setup.pid();
+    kill(pid, Signal::SIGSTOP).unwrap();
+    wait_for("the worker to stop", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.trim_start().starts_with('T').then_some(())
+    })
+    .await;
+    let probe = setup.probe.clone();
+    let waiting = tokio::spawn(async move { probe.call::<_, i64>("inc", (41,)).await });
+    setup.calls_in_flight().await;
+    kill(pid, Signal::SIGKILL).unwrap();
+    assert_eq!(waiting.await.unwrap().unwrap(), 42);
+    assert_ne!(setup.pid(), pid);
+    setup.supervisor.shutdown().await;
+}
+
+async fn c6_a_slow_bundle_delays_nobody(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    // Far longer than the calls beside it, on any machine.
+    let sleeping = setup.sleeping(600_000).await;
+    for _ in 0..20 {
+        let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+        assert_eq!(text, "Hello, Ada");
+    }
+    assert!(!sleeping.is_finished());
+    // A stop would wait for it.
+    kill(setup.pid(), Signal::SIGKILL).unwrap();
+    let outcome = sleeping.await.unwrap();
+    assert!(matches!(outcome, Err(Failure::WorkerCrashed { started: true, .. })), "{outcome:?}");
+    setup.supervisor.shutdown().await;
+}
+
+async fn c7_a_full_queue_refuses_and_a_dropped_call_makes_room(suffix: &str) {
+    let mut config = config();
+    config.max_in_flight = 1;
+    let setup = setup_with(suffix, config).await;
+    let sleeping = setup.sleeping(3000).await;
+    let outcome = setup.probe.call::<_, i64>("inc", (1,)).await;
+    // Unless this machine slept for longer than the bundle.
+    if !sleeping.is_finished() {
+        assert!(matches!(outcome, Err(Failure::Overloaded { .. })), "{outcome:?}");
+    }
+    sleeping.abort();
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    loop {
+        match setup.probe.call::<_, i64>("inc", (1,)).await {
+            Ok(next) => break assert_eq!(next, 2),
+            Err(Failure::Overloaded { .. }) => assert!(std::time::Instant::now() < deadline),
+            Err(other) => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    setup.supervisor.shutdown().await;
+}
+
+macro_rules! rules {
+    ($($language:ident),*; $cases:tt) => {
+        $(rules!(@ $language $cases);)*
+    };
+    (@ $language:ident { $($case:ident),* $(,)? }) => {
+        mod $language {
+            $(
+                #[test]
+                fn $case() {
+                    super::run(super::$case(stringify!($language)));
+                }
+            )*
+        }
+    };
+}
+
+rules!(rust, c, py, lua, js, dotnet; {
+    l1_the_manifest_names_the_loader_to_the_letter,
+    l2_the_status_shows_the_loaders_language,
+    l3_no_reload_where_the_configuration_forbids_it,
+    l4_a_source_that_the_loader_does_not_take_is_refused,
+    b3_names_are_snake_case_in_every_language,
+    c4_a_call_that_nobody_began_outlives_its_worker,
+    c6_a_slow_bundle_delays_nobody,
+    c7_a_full_queue_refuses_and_a_dropped_call_makes_room,
+});
