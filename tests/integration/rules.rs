@@ -2,6 +2,8 @@
 //! who loads a bundle, when it may be reloaded, what a slow or dead bundle does
 //! to the calls of others.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use menagerie_supervisor::{
@@ -202,6 +204,106 @@ async fn c7_a_full_queue_refuses_and_a_dropped_call_makes_room(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+async fn l6_reloads_under_a_load_of_calls_lose_none(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (greeter, stop) = (setup.greeter.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut calls = 0_u32;
+                while !stop.load(Ordering::Relaxed) {
+                    let text: String = greeter.call("greet", ("Ada",)).await?;
+                    assert_eq!(text, "Hello, Ada");
+                    calls += 1;
+                }
+                Ok::<u32, Failure>(calls)
+            })
+        })
+        .collect();
+    let name = format!("greeter-{suffix}");
+    for generation in 2..=5 {
+        assert_eq!(setup.supervisor.reload(&name).await.unwrap().generation, generation);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        assert!(caller.await.unwrap().unwrap() > 0, "it never had its turn");
+    }
+    setup.supervisor.shutdown().await;
+}
+
+/// A bundle in Lua with one function.
+fn in_lua(name: &str, more: &str) -> [(String, String); 2] {
+    let manifest = format!(
+        "name = '{name}'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+         provides = ['{name}@1']\n{more}\n"
+    );
+    let code = format!("return {{ ['{name}@1'] = {{ f = function() return 1 end }} }}");
+    [("manifest.toml".to_owned(), manifest), ("main.lua".to_owned(), code)]
+}
+
+#[test]
+fn c3_a_call_after_the_shutdown_says_so() {
+    run(async {
+        let setup = setup_with("lua", config()).await;
+        setup.supervisor.shutdown().await;
+        let outcome = setup.greeter.call::<_, String>("greet", ("Ada",)).await;
+        assert!(matches!(outcome, Err(Failure::ShuttingDown)), "{outcome:?}");
+    });
+}
+
+#[test]
+fn s4_a_bundle_that_does_not_come_back_is_unavailable() {
+    run(async {
+        let supervisor = start_with(config());
+        let [(manifest, about), (file, code)] = in_lua("once", "");
+        let bundle = Bundle::of(&[(&manifest, &about), (&file, &code)]);
+        supervisor.load(&bundle.path()).await.unwrap();
+        let once = supervisor.contract("once@1").unwrap();
+        assert_eq!(once.call::<_, i64>("f", ()).await.unwrap(), 1);
+        bundle.write("main.lua", "return nothing at all");
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+        let outcome = loop {
+            match once.call::<_, i64>("f", ()).await {
+                // The old process may still answer, or die under the call.
+                Ok(_) | Err(Failure::WorkerCrashed { .. }) => {}
+                Err(failure) => break failure,
+            }
+        };
+        assert!(matches!(&outcome, Failure::BundleUnavailable { .. }), "{outcome:?}");
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn r3_a_ring_of_dependencies_is_refused_with_its_names() {
+    run(async {
+        let supervisor = start_with(config());
+        let folder = tempfile::tempdir().unwrap();
+        for (name, other) in [("ring-a", "ring-b"), ("ring-b", "ring-a")] {
+            let dir = folder.path().join(name);
+            std::fs::create_dir(&dir).unwrap();
+            for (file, text) in in_lua(name, &format!("bundle_dependencies = ['{other}@1.0']")) {
+                std::fs::write(dir.join(file), text).unwrap();
+            }
+        }
+        let outcomes = supervisor.load_all(&[folder.path().to_owned()]).await;
+        assert_eq!(outcomes.len(), 2);
+        for (_, outcome) in outcomes {
+            let error = outcome.unwrap_err();
+            let RuntimeError::DependencyCycle { participants } = &error else {
+                panic!("{error:?}")
+            };
+            let mut names = participants.clone();
+            names.sort();
+            names.dedup();
+            assert_eq!(names, ["ring-a", "ring-b"]);
+        }
+        supervisor.shutdown().await;
+    });
+}
+
 macro_rules! rules {
     ($($language:ident),*; $cases:tt) => {
         $(rules!(@ $language $cases);)*
@@ -223,6 +325,7 @@ rules!(rust, c, py, lua, js, dotnet; {
     l2_the_status_shows_the_loaders_language,
     l3_no_reload_where_the_configuration_forbids_it,
     l4_a_source_that_the_loader_does_not_take_is_refused,
+    l6_reloads_under_a_load_of_calls_lose_none,
     b3_names_are_snake_case_in_every_language,
     c4_a_call_that_nobody_began_outlives_its_worker,
     c6_a_slow_bundle_delays_nobody,
