@@ -52,7 +52,7 @@ bench: setup ## measure calls beside what the machine allows; writes docs/bench
 bench-peers: setup ## measure calls beside what one would pick instead; writes docs/bench/peers.*
 	CARGO_TARGET_DIR=$(PEERS) cargo build --locked --release --package menagerie-worker-native \
 		--bins --example probe_rust
-	CARGO_TARGET_DIR=$(PEERS) cargo build --locked --release --manifest-path tests/peers/Cargo.toml
+	CARGO_TARGET_DIR=$(PEERS) cargo build --release --manifest-path tests/peers/Cargo.toml
 	mkdir -p $(PEERS)/bundles/probe-rust
 	cp $(PEERS)/release/examples/libprobe_rust.so $(PEERS)/bundles/probe-rust/
 	$(PEERS)/release/menagerie-peers --worker-dir $(PEERS)/release --bundles $(PEERS)/bundles \

@@ -175,9 +175,8 @@ async fn c6_a_slow_bundle_delays_nobody(suffix: &str) {
     }
     assert!(!sleeping.is_finished());
     // A stop would wait for it.
+    sleeping.abort();
     kill(setup.pid(), Signal::SIGKILL).unwrap();
-    let outcome = sleeping.await.unwrap();
-    assert!(matches!(outcome, Err(Failure::WorkerCrashed { started: true, .. })), "{outcome:?}");
     setup.supervisor.shutdown().await;
 }
 

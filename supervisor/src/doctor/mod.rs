@@ -51,6 +51,8 @@ pub struct FeatureCheck {
     pub required: bool,
     /// What it is for.
     pub purpose: String,
+    /// What brings it, if it is not there.
+    pub remedy: Option<String>,
 }
 
 impl Report {
@@ -153,39 +155,78 @@ fn version(program: &Path) -> Result<String, String> {
     if status.success() { Ok(text.trim().to_owned()) } else { Err(errors.trim().to_owned()) }
 }
 
+/// A feature that is looked for: what it is for, and what brings it.
+struct Feature {
+    name: &'static str,
+    is_there: fn() -> bool,
+    required: bool,
+    purpose: &'static str,
+    remedy: &'static str,
+}
+
+/// The kernel's versions are those of the system calls' man pages.
+const FEATURES: [Feature; 6] = [
+    Feature {
+        name: "sealed memfds",
+        is_there: || sealed_memfd("menagerie-doctor", 4096).is_ok(),
+        required: true,
+        purpose: "lanes in shared memory",
+        remedy: "a kernel of version 3.17 or later, and a seccomp policy that allows memfd_create",
+    },
+    Feature {
+        name: "F_SEAL_FUTURE_WRITE",
+        is_there: || {
+            let memfd = sealed_memfd("menagerie-doctor", 4096);
+            memfd.is_ok_and(|fd| seal_future_writes(fd.as_fd()).is_ok())
+        },
+        required: false,
+        purpose: "what the supervisor writes is read-only to workers",
+        remedy: "a kernel of version 5.1 or later",
+    },
+    Feature {
+        name: "pidfd",
+        is_there: pidfd,
+        required: true,
+        purpose: "noticing a worker's death",
+        remedy: "a kernel of version 5.4 or later, and a seccomp policy that allows pidfd_open",
+    },
+    Feature {
+        name: "landlock",
+        is_there: landlock,
+        required: false,
+        purpose: "the strict sandbox (not built yet)",
+        remedy: "a kernel of version 5.13 or later, started with lsm=landlock among its modules",
+    },
+    Feature {
+        name: "two CPUs or more",
+        is_there: || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2),
+        required: false,
+        purpose: "calls in under a microsecond: with one CPU lanes never spin",
+        remedy: "a machine, a container or a CPU set with two CPUs",
+    },
+    Feature {
+        name: "XDG_RUNTIME_DIR",
+        is_there: || std::env::var_os("XDG_RUNTIME_DIR").is_some(),
+        required: false,
+        purpose: "a private place for sockets; else a folder in /tmp",
+        remedy: "loginctl enable-linger, or RuntimeDirectory= in a unit file",
+    },
+];
+
+impl Feature {
+    fn check(&self, present: bool) -> FeatureCheck {
+        FeatureCheck {
+            feature: self.name.to_owned(),
+            present,
+            required: self.required,
+            purpose: self.purpose.to_owned(),
+            remedy: (!present).then(|| self.remedy.to_owned()),
+        }
+    }
+}
+
 fn features() -> Vec<FeatureCheck> {
-    let memfd = sealed_memfd("menagerie-doctor", 4096);
-    let sealed = memfd.as_ref().is_ok_and(|fd| seal_future_writes(fd.as_fd()).is_ok());
-    let check = |feature: &str, present, required, purpose: &str| FeatureCheck {
-        feature: feature.to_owned(),
-        present,
-        required,
-        purpose: purpose.to_owned(),
-    };
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    vec![
-        check("sealed memfds", memfd.is_ok(), true, "lanes in shared memory"),
-        check(
-            "F_SEAL_FUTURE_WRITE",
-            sealed,
-            false,
-            "what the supervisor writes is read-only to workers",
-        ),
-        check("pidfd", pidfd(), true, "noticing a worker's death"),
-        check("landlock", landlock(), false, "the strict sandbox (not built yet)"),
-        check(
-            "two CPUs or more",
-            cpus >= 2,
-            false,
-            "calls in under a microsecond: with one CPU lanes never spin",
-        ),
-        check(
-            "XDG_RUNTIME_DIR",
-            std::env::var_os("XDG_RUNTIME_DIR").is_some(),
-            false,
-            "a private place for sockets; else a folder in /tmp",
-        ),
-    ]
+    FEATURES.iter().map(|feature| feature.check((feature.is_there)())).collect()
 }
 
 fn pidfd() -> bool {
@@ -217,6 +258,14 @@ mod tests {
         let check = worker(&Config::default(), "cobol");
         assert!(check.problem.unwrap().contains("menagerie-worker-cobol"));
         assert_eq!(check.remedy.unwrap(), "cargo build --package menagerie-worker-cobol");
+    }
+
+    #[test]
+    fn doctor_says_what_brings_a_feature_that_lacks() {
+        for feature in &FEATURES {
+            assert_eq!(feature.check(true).remedy, None);
+            assert!(feature.check(false).remedy.is_some_and(|remedy| !remedy.is_empty()));
+        }
     }
 
     #[test]

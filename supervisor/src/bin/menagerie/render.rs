@@ -313,14 +313,19 @@ pub(crate) fn report(report: &Report) {
         ]);
     }
     line(&workers.to_string());
-    let mut features = new_table(&["feature", "", "what it is for"]);
+    let mut features = new_table(&["feature", "", "what it is for", "remedy"]);
     for feature in &report.features {
         let mark = match (feature.present, feature.required) {
             (true, _) => "ok",
             (false, true) => "lacks",
             (false, false) => "absent",
         };
-        features.add_row([feature.feature.clone(), mark.to_owned(), feature.purpose.clone()]);
+        features.add_row([
+            feature.feature.clone(),
+            mark.to_owned(),
+            feature.purpose.clone(),
+            feature.remedy.clone().unwrap_or_default(),
+        ]);
     }
     line(&features.to_string());
 }
