@@ -109,13 +109,20 @@ impl Lane {
 
     /// Sleeps until somebody has ended the call, or calls this thread to lead.
     #[cold]
-    fn park(&self, ticket: Ticket, deadline: Option<Instant>) {
+    fn park(self: &Arc<Self>, ticket: Ticket, deadline: Option<Instant>) {
         if !self.slots.wait(ticket, Waiter::Thread(std::thread::current())) {
             return;
         }
         // Whoever leads sees this call now; if nobody does, it is for us.
-        if !self.is_dead() && self.rx.take().is_some_and(|receiving| !receiving.broken) {
-            return;
+        if !self.is_dead()
+            && let Some(receiving) = self.rx.take()
+        {
+            let broken = receiving.broken;
+            // In the orderly way: somebody may have wanted the lead meanwhile.
+            self.step_down(receiving);
+            if !broken {
+                return;
+            }
         }
         match deadline {
             None => std::thread::park(),

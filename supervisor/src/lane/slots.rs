@@ -283,9 +283,7 @@ impl Slots {
     pub(crate) fn wait(&self, ticket: Ticket, waiter: Waiter) -> bool {
         let Some(slot) = self.get(ticket.index) else { return false };
         *lock(&slot.waiter) = Some(waiter);
-        if self.desert(slot, ticket, Phase::Asleep)
-            || slot.leave(ticket, Phase::Asleep, Phase::Asleep)
-        {
+        if self.desert(slot, ticket, Phase::Asleep) {
             return true;
         }
         *lock(&slot.waiter) = None;
@@ -295,24 +293,22 @@ impl Slots {
     /// The caller gives up. Returns whether the call was still in flight.
     pub(crate) fn abandon(&self, ticket: Ticket) -> bool {
         let Some(slot) = self.get(ticket.index) else { return false };
-        if self.desert(slot, ticket, Phase::Abandoned)
-            || slot.leave(ticket, Phase::Asleep, Phase::Abandoned)
-        {
+        if self.desert(slot, ticket, Phase::Abandoned) {
             return true;
         }
         drop(self.take(ticket));
         false
     }
 
-    /// The caller stops looking by itself.
+    /// The caller stops looking by itself, or has stopped and now goes.
     fn desert(&self, slot: &Slot, ticket: Ticket, to: Phase) -> bool {
         // Before the phase, so that who ends the call finds it counted.
         self.unattended.fetch_add(1, SeqCst);
-        let left = slot.leave(ticket, Phase::Sent, to);
-        if !left {
-            self.unattended.fetch_sub(1, SeqCst);
+        if slot.leave(ticket, Phase::Sent, to) {
+            return true;
         }
-        left
+        self.unattended.fetch_sub(1, SeqCst);
+        slot.leave(ticket, Phase::Asleep, to)
     }
 
     /// Completes a call whose caller is the one that reads: its outcome goes
