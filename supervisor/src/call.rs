@@ -7,20 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use menagerie_protocol::Failure;
 use menagerie_protocol::contract::ContractId;
+use menagerie_protocol::{Failure, msgpack};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::task::coop;
 
 use crate::bundle::{Bundle, Route};
 use crate::core::Core;
-use crate::counters::{Ended, FunctionCounters, SAMPLE_EVERY, Taken};
+use crate::counters::{Ended, SAMPLE_EVERY, Taken};
 use crate::events::EventKind;
-use crate::lane::{
-    ArgsBuffer, Done, DownSegment, Lane, LaneContract, Look, Outcome, PATIENCE, Payload, Ready,
-    Refused, Ticket,
-};
+use crate::lane::{Arguments, Lane, LaneContract, Look, Outcome, Own, PATIENCE, Refused, Ticket};
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
@@ -110,8 +107,9 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let (payload, segment) = self.run(function, &Tuple(&args)).await?;
-        payload.decode(segment.as_ref())
+        let mut own = Own::default();
+        self.run(function, &Tuple(&args), &mut own).await?;
+        own.decode()
     }
 
     /// As [`call`](Self::call), from a thread that may block. It must not be
@@ -137,8 +135,9 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let (payload, segment) = self.run_blocking(function, &Tuple(&args))?;
-        payload.decode(segment.as_ref())
+        let mut own = Own::default();
+        self.run_blocking(function, &Tuple(&args), &mut own)?;
+        own.decode()
     }
 
     /// Calls a function with values whose shape is not known beforehand:
@@ -161,58 +160,59 @@ impl Contract {
 
     /// Calls with arguments that are MessagePack already.
     pub(crate) async fn call_raw(&self, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
-        let (payload, segment) = self.run(function, &Raw(args)).await?;
-        Ok(payload.into_vec(segment.as_ref()))
+        let mut own = Own::default();
+        self.run(function, &Raw(args), &mut own).await?;
+        own.into_vec()
     }
 
-    async fn run<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
+    /// Calls until the call has ended, and leaves its value in `own`.
+    async fn run<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
         loop {
-            let step = match self.send(function, args, &mut clock) {
-                Ok(Sent::Call { lane, ticket, id }) => {
+            let waited = match self.send(function, args, &mut clock, own) {
+                Ok(lane) => {
+                    let lane = &*lane;
+                    let clock = &mut clock;
                     let call = InFlight {
                         contract: self,
-                        lane: &lane,
-                        ticket,
-                        id,
-                        clock: &mut clock,
+                        lane,
+                        own,
+                        clock,
                         patience: PATIENCE,
                         timer: None,
-                        ended: false,
+                        timed_out: false,
                     };
-                    let step = call.await;
-                    self.count(&lane, id, &step, &clock);
-                    step
+                    call.await
                 }
-                Ok(Sent::NotYet(wait)) => self.wait(wait, &mut clock).await.map(|()| Step::Again),
-                Err(failure) => return Err(self.failed(function, failure)),
+                Err(NotSent::Wait(wait)) => self.wait(wait, &mut clock).await,
+                Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
-            if let Some(outcome) = self.judge(function, step, &clock) {
-                return outcome.map_err(|failure| self.failed(function, failure));
+            if self.has_ended(function, waited, own, &clock)? {
+                return Ok(());
             }
         }
     }
 
-    fn run_blocking<A: Encode>(&self, function: &str, args: &A) -> Result<Value, Failure> {
+    /// As [`run`](Self::run), on this thread.
+    fn run_blocking<A: Encode>(
+        &self,
+        function: &str,
+        args: &A,
+        own: &mut Own,
+    ) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
         loop {
-            let step = match self.send(function, args, &mut clock) {
-                Ok(Sent::Call { lane, ticket, id }) => {
-                    let step = self.wait_blocking(&lane, ticket, &mut clock);
-                    self.count(&lane, id, &step, &clock);
-                    step
-                }
-                Ok(Sent::NotYet(Wait::Room)) => {
+            let waited = match self.send(function, args, &mut clock, own) {
+                Ok(lane) => self.wait_blocking(&lane, own, &mut clock),
+                Err(NotSent::Wait(Wait::Room)) => {
                     std::thread::sleep(Duration::from_micros(50));
-                    clock.check().map(|()| Step::Again)
+                    clock.check()
                 }
-                Ok(Sent::NotYet(wait)) => {
-                    self.core.runtime.block_on(self.wait(wait, &mut clock)).map(|()| Step::Again)
-                }
-                Err(failure) => return Err(self.failed(function, failure)),
+                Err(NotSent::Wait(wait)) => self.core.runtime.block_on(self.wait(wait, &mut clock)),
+                Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
-            if let Some(outcome) = self.judge(function, step, &clock) {
-                return outcome.map_err(|failure| self.failed(function, failure));
+            if self.has_ended(function, waited, own, &clock)? {
+                return Ok(());
             }
         }
     }
@@ -224,52 +224,71 @@ impl Contract {
         function: &str,
         args: &A,
         clock: &mut Clock,
-    ) -> Result<Sent<'_>, Failure> {
+        own: &mut Own,
+    ) -> Result<Road<'_>, NotSent> {
         if let Some((lane, at)) = &self.first
             && lane.is_open()
             && let Some(contract) = lane.contracts().get(*at)
         {
-            return self.send_on(Road::First(lane), contract, function, args, clock);
+            self.send_on(lane, contract, function, args, clock, own)?;
+            return Ok(Road::First(lane));
         }
         let route = self.bundle.route();
         let lane = match &**route {
             Route::Up(lane) => lane,
-            Route::Waiting(_) => return Ok(Sent::NotYet(Wait::Route)),
-            Route::Down(_, failure) => return Err((**failure).clone()),
+            Route::Waiting(_) => return Err(NotSent::Wait(Wait::Route)),
+            Route::Down(_, failure) => return Err(NotSent::Failed(failure.clone())),
         };
         let contract = lane
             .contract(&self.id)
             .ok_or_else(|| Failure::NoSuchContract { contract: self.id.to_string() })?;
-        self.send_on(Road::Now(Arc::clone(lane)), contract, function, args, clock)
+        self.send_on(lane, contract, function, args, clock, own)?;
+        Ok(Road::Now(Arc::clone(lane)))
     }
 
     #[inline]
-    fn send_on<'c, A: Encode>(
-        &'c self,
-        lane: Road<'c>,
+    fn send_on<A: Encode>(
+        &self,
+        lane: &Arc<Lane>,
         contract: &LaneContract,
         function: &str,
         args: &A,
         clock: &mut Clock,
-    ) -> Result<Sent<'c>, Failure> {
+        own: &mut Own,
+    ) -> Result<(), NotSent> {
         let Some(id) = contract.function(function) else {
-            return Err(Failure::NoSuchFunction {
-                contract: self.id.to_string(),
-                function: function.to_owned(),
-                available: contract.functions.clone(),
-            });
+            return Err(self.no_such_function(contract, function));
         };
-        let (encoded, mut segment) = args.encode(&lane)?;
+        let mut arguments = Arguments::new(lane);
+        args.encode(lane, &mut arguments)?;
         if lane.samples_next(SAMPLE_EVERY) {
             clock.sample();
         }
-        let sent = lane.send_call((id, self.origin), &encoded, &mut segment);
-        drop(encoded);
-        match sent {
-            Ok(ticket) => Ok(Sent::Call { lane, ticket, id }),
-            Err(Refused::Busy) => Ok(Sent::NotYet(Wait::Room)),
-            Err(Refused::Dead) => Ok(Sent::NotYet(Wait::After(lane.into_owned()))),
-            Err(Refused::Overloaded) => Err(Failure::Overloaded {
+        match lane.send_call((id, self.origin), &mut arguments) {
+            Ok(ticket) => {
+                own.ticket = ticket;
+                own.function = id;
+                Ok(())
+            }
+            Err(refused) => Err(self.refused(refused, lane)),
+        }
+    }
+
+    #[cold]
+    fn no_such_function(&self, contract: &LaneContract, function: &str) -> NotSent {
+        NotSent::from(Failure::NoSuchFunction {
+            contract: self.id.to_string(),
+            function: function.to_owned(),
+            available: contract.functions.clone(),
+        })
+    }
+
+    #[cold]
+    fn refused(&self, refused: Refused, lane: &Arc<Lane>) -> NotSent {
+        match refused {
+            Refused::Busy => NotSent::Wait(Wait::Room),
+            Refused::Dead => NotSent::Wait(Wait::After(Arc::clone(lane))),
+            Refused::Overloaded => NotSent::from(Failure::Overloaded {
                 bundle: self.bundle.name.clone(),
                 limit: lane.limits.max_in_flight,
             }),
@@ -280,11 +299,11 @@ impl Contract {
     fn wait_blocking(
         &self,
         lane: &Arc<Lane>,
-        ticket: Ticket,
+        own: &mut Own,
         clock: &mut Clock,
-    ) -> Result<Step, TimedOut> {
+    ) -> Result<(), TimedOut> {
         let mut noted = false;
-        let mut deadline = || {
+        let mut deadline = |ticket| {
             let deadline = clock.deadline();
             if !noted && let Some(started) = clock.started {
                 noted = true;
@@ -292,13 +311,12 @@ impl Contract {
             }
             deadline
         };
-        match lane.wait_blocking(ticket, &mut deadline) {
-            Some(done) => Ok(Step::Done(done)),
-            None => {
-                self.give_up(lane, ticket, Some(Duration::ZERO));
-                Err(TimedOut)
-            }
+        if lane.wait_blocking(own, &mut deadline) {
+            self.count(lane, own, clock);
+            return Ok(());
         }
+        self.give_up(lane, own.ticket, Some(Duration::ZERO));
+        Err(TimedOut)
     }
 
     /// The caller no longer waits. If the guest is at it, it is asked to stop,
@@ -348,60 +366,72 @@ impl Contract {
         }
     }
 
-    /// Turns a step into the call's outcome, or `None` if it is to be tried
+    /// Whether the call has ended, with a value; `false` if it is to be tried
     /// again.
     #[inline]
+    fn has_ended(
+        &self,
+        function: &str,
+        waited: Result<(), TimedOut>,
+        own: &mut Own,
+        clock: &Clock,
+    ) -> Result<bool, Failure> {
+        if let Some(Outcome::Value(_)) = &own.outcome {
+            return Ok(true);
+        }
+        self.judge(function, waited, own, clock)
+    }
+
+    /// What to do with a call that has no value.
+    #[cold]
     fn judge(
         &self,
         function: &str,
-        step: Result<Step, TimedOut>,
+        waited: Result<(), TimedOut>,
+        own: &mut Own,
         clock: &Clock,
-    ) -> Option<Result<Value, Failure>> {
-        match step {
-            Ok(Step::Done((Outcome::Value(payload), segment))) => Some(Ok((payload, segment))),
-            Ok(Step::Done((Outcome::Failed(failure), _))) => {
-                let crashed = matches!(*failure, Failure::WorkerCrashed { .. });
-                if crashed && self.bundle.manifest().is_idempotent(&self.id.name, function) {
-                    return None;
-                }
-                Some(Err(*failure))
-            }
-            // No worker had begun it: it goes to the next incarnation (C4).
-            Ok(Step::Done((Outcome::NotBegun, _)) | Step::Again) => None,
-            Err(TimedOut) => {
-                self.core.events.emit(EventKind::DeadlineExceeded {
-                    bundle: self.bundle.name.clone(),
-                    function: function.to_owned(),
-                });
-                let deadline_ms = u64::try_from(clock.limit.as_millis()).unwrap_or(u64::MAX);
-                Some(Err(Failure::DeadlineExceeded { deadline_ms }))
-            }
+    ) -> Result<bool, Failure> {
+        if let Err(TimedOut) = waited {
+            self.core.events.emit(EventKind::DeadlineExceeded {
+                bundle: self.bundle.name.clone(),
+                function: function.to_owned(),
+            });
+            let deadline_ms = u64::try_from(clock.limit.as_millis()).unwrap_or(u64::MAX);
+            return Err(self.failed(function, Failure::DeadlineExceeded { deadline_ms }));
         }
+        // What no worker had begun goes to the next incarnation (C4).
+        own.segment = None;
+        let Some(Outcome::Failed(failure)) = own.outcome.take() else { return Ok(false) };
+        let crashed = matches!(*failure, Failure::WorkerCrashed { .. });
+        if crashed && self.bundle.manifest().is_idempotent(&self.id.name, function) {
+            return Ok(false);
+        }
+        Err(self.failed(function, *failure))
     }
 
     /// Takes the time of what came back; values were counted by who read them.
-    /// Failures are counted when they are known to be
-    /// the call's end.
+    /// Failures are counted when they are known to be the call's end.
     #[inline]
-    fn count(&self, lane: &Lane, id: u32, step: &Result<Step, TimedOut>, clock: &Clock) {
-        let Ok(Step::Done((outcome, _))) = step else { return };
-        let answered = match outcome {
-            Outcome::Value(_) => true,
-            Outcome::Failed(failure) => matches!(**failure, Failure::Guest(_)),
-            Outcome::NotBegun => false,
-        };
-        if answered
-            && let Some(taken) = clock.taken()
-            && let Some(counters) = lane.counters(id)
-        {
-            self.sample(counters, taken);
+    fn count(&self, lane: &Lane, own: &Own, clock: &Clock) {
+        if clock.started.is_some() {
+            self.sample(lane, own, clock);
         }
     }
 
     /// Out of line: most calls have not had their time taken.
     #[cold]
-    fn sample(&self, counters: &FunctionCounters, taken: Taken) {
-        self.bundle.counters.sample(counters, taken);
+    fn sample(&self, lane: &Lane, own: &Own, clock: &Clock) {
+        let answered = match &own.outcome {
+            Some(Outcome::Value(_)) => true,
+            Some(Outcome::Failed(failure)) => matches!(**failure, Failure::Guest(_)),
+            Some(Outcome::NotBegun) | None => false,
+        };
+        if answered
+            && let Some(taken) = clock.taken()
+            && let Some(counters) = lane.counters(own.function)
+        {
+            self.bundle.counters.sample(counters, taken);
+        }
     }
 
     #[cold]
@@ -411,24 +441,12 @@ impl Contract {
     }
 }
 
-/// A value, and the segment that it may stand in.
-type Value = (Payload, Option<DownSegment>);
-
 /// The lane that a call goes to.
 enum Road<'c> {
     /// The one that its handle knows.
     First(&'c Arc<Lane>),
     /// The one that serves the bundle now.
     Now(Arc<Lane>),
-}
-
-impl Road<'_> {
-    fn into_owned(self) -> Arc<Lane> {
-        match self {
-            Self::First(lane) => Arc::clone(lane),
-            Self::Now(lane) => lane,
-        }
-    }
 }
 
 impl Deref for Road<'_> {
@@ -443,15 +461,18 @@ impl Deref for Road<'_> {
     }
 }
 
-/// What became of an attempt to send.
-enum Sent<'c> {
-    Call {
-        lane: Road<'c>,
-        ticket: Ticket,
-        /// The function's.
-        id: u32,
-    },
-    NotYet(Wait),
+/// Why a call was not sent.
+enum NotSent {
+    /// It can be sent later.
+    Wait(Wait),
+    Failed(Box<Failure>),
+}
+
+impl From<Failure> for NotSent {
+    #[cold]
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
 }
 
 /// What has to change before a call can be sent.
@@ -462,11 +483,6 @@ enum Wait {
     After(Arc<Lane>),
     /// The ring is full.
     Room,
-}
-
-enum Step {
-    Done(Done),
-    Again,
 }
 
 /// The deadline has passed.
@@ -523,29 +539,44 @@ impl Clock {
 
 /// Arguments that can be written to a lane, again if need be.
 trait Encode {
-    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure>;
+    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure>;
 }
 
 struct Tuple<'a, A>(&'a A);
 
 impl<A: Serialize> Encode for Tuple<'_, A> {
     #[inline]
-    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure> {
-        lane.encode(self.0)
+    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure> {
+        /// The error with its cause: rmp-serde keeps the interesting part there.
+        #[cold]
+        fn failure(
+            error: &rmp_serde::encode::Error,
+            too_large: Option<u64>,
+            lane: &Lane,
+        ) -> Failure {
+            use std::error::Error as _;
+            if let Some(size) = too_large {
+                return Failure::PayloadTooLarge { size, limit: lane.limits.max_payload };
+            }
+            let message = match error.source() {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            };
+            Failure::BadArguments { message }
+        }
+        msgpack::encode_args(into, self.0).map_err(|error| failure(&error, into.too_large, lane))
     }
 }
 
 struct Raw<'a>(&'a [u8]);
 
 impl Encode for Raw<'_> {
-    fn encode<'l>(&self, lane: &'l Lane) -> Result<Ready<'l>, Failure> {
+    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure> {
         use std::io::Write;
-        let mut buffer = ArgsBuffer::new(lane);
-        buffer.write_all(self.0).map_err(|error| match buffer.too_large {
+        into.write_all(self.0).map_err(|error| match into.too_large {
             Some(size) => Failure::PayloadTooLarge { size, limit: lane.limits.max_payload },
             None => Failure::BadValue { message: error.to_string() },
-        })?;
-        Ok(buffer.finish())
+        })
     }
 }
 
@@ -553,17 +584,15 @@ impl Encode for Raw<'_> {
 struct InFlight<'c> {
     contract: &'c Contract,
     lane: &'c Arc<Lane>,
-    ticket: Ticket,
-    /// The function's.
-    id: u32,
+    own: &'c mut Own,
     clock: &'c mut Clock,
     patience: u32,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    ended: bool,
+    timed_out: bool,
 }
 
 impl Future for InFlight<'_> {
-    type Output = Result<Step, TimedOut>;
+    type Output = Result<(), TimedOut>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
@@ -572,11 +601,11 @@ impl Future for InFlight<'_> {
         // when the task yields, so that tasks on one lane get in step, and the
         // worker has several calls at a time.
         let Poll::Ready(progress) = coop::poll_proceed(cx) else { return Poll::Pending };
-        match this.lane.poll_wait(cx, this.ticket, &mut this.patience) {
-            Look::Done(done) => {
+        match this.lane.poll_wait(cx, this.own, &mut this.patience) {
+            Look::Done => {
                 progress.made_progress();
-                this.ended = true;
-                return Poll::Ready(Ok(Step::Done(done)));
+                this.contract.count(this.lane, this.own, this.clock);
+                return Poll::Ready(Ok(()));
             }
             // No time has passed that a timer would notice.
             Look::Again => return Poll::Pending,
@@ -585,7 +614,7 @@ impl Future for InFlight<'_> {
         if this.timer.is_none() {
             let deadline = this.clock.deadline();
             if let Some(started) = this.clock.started {
-                this.lane.sent_at(this.ticket, started);
+                this.lane.sent_at(this.own.ticket, started);
             }
             let Some(deadline) = deadline else { return Poll::Pending };
             this.timer = Some(this.contract.core.timer(deadline));
@@ -593,8 +622,8 @@ impl Future for InFlight<'_> {
         if let Some(timer) = &mut this.timer
             && timer.as_mut().poll(cx).is_ready()
         {
-            this.ended = true;
-            this.contract.give_up(this.lane, this.ticket, Some(Duration::ZERO));
+            this.timed_out = true;
+            this.contract.give_up(this.lane, this.own.ticket, Some(Duration::ZERO));
             this.lane.pump();
             return Poll::Ready(Err(TimedOut));
         }
@@ -604,10 +633,10 @@ impl Future for InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.own.outcome.is_none() && !self.timed_out {
             let left = self.clock.left();
-            self.contract.give_up(self.lane, self.ticket, left);
-            if let Some(counters) = self.lane.counters(self.id) {
+            self.contract.give_up(self.lane, self.own.ticket, left);
+            if let Some(counters) = self.lane.counters(self.own.function) {
                 counters.failed(Ended::Cancelled);
             }
             // This task may have been the one that read for all.

@@ -9,7 +9,7 @@ use super::wait::{
     Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait, futex_wake, wake,
 };
 use super::{LaneMemory, LaneWord, RingMemory};
-use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape};
+use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape, Small};
 
 /// Which side of a lane this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,10 +160,10 @@ impl Rx {
         self.consumer.copy_payload(frame, out);
     }
 
-    /// As [`Consumer::copy_small`].
+    /// As [`Consumer::small_payload`].
     #[inline]
-    pub fn copy_small<const N: usize>(&self, frame: &Frame, out: &mut [[u8; 8]; N]) {
-        self.consumer.copy_small(frame, out);
+    pub fn small_payload(&self, frame: &Frame) -> Option<Small> {
+        self.consumer.small_payload(frame)
     }
 
     /// The position of the next frame: what [`sleep`](Self::sleep) sleeps on.

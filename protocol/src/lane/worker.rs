@@ -16,7 +16,9 @@ use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
 use crate::message::{LaneCommand, LaneId, ToSupervisor};
 use crate::msgpack::Writer;
-use crate::ring::{FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
+use crate::ring::{
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, FrameHead, Full, Kind, Shape, Small,
+};
 use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
 
@@ -57,6 +59,24 @@ impl SegmentTable {
     }
 }
 
+/// A frame's payload, copied out of the ring: to where it stays.
+#[derive(Default)]
+struct Payload {
+    small: Option<Small>,
+    /// What is too large for that.
+    large: Vec<u8>,
+}
+
+impl Payload {
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        match &self.small {
+            Some(small) => small.bytes(),
+            None => &self.large,
+        }
+    }
+}
+
 /// A segment that the worker writes results into.
 struct UpSegment {
     segment: Arc<Segment>,
@@ -93,7 +113,7 @@ pub struct WorkerLane {
     outcalls: RefCell<HashMap<u64, OnReply>>,
     next_outcall: Cell<u64>,
     /// Frames that arrived while the guest waited for an answer.
-    stash: RefCell<VecDeque<(FrameHead, Vec<u8>)>>,
+    stash: RefCell<VecDeque<(FrameHead, Payload)>>,
     /// Answers to be handed over when no guest code runs.
     deferred: RefCell<Vec<Answered>>,
 }
@@ -163,15 +183,15 @@ impl WorkerLane {
     /// has run already.
     pub(crate) fn run(self: &Rc<Self>, instance: &mut dyn Instance) -> bool {
         let mut finished = false;
-        let mut buffer = Vec::new();
+        let mut payload = Payload::default();
         let mut since_poll = 0_u32;
         let mut pending = false;
         loop {
-            if let Some((head, payload)) = self.next_frame(&mut buffer) {
+            if let Some(head) = self.next_frame(&mut payload) {
                 match head.kind {
-                    Kind::Call => self.serve_call(instance, head, &payload),
-                    Kind::Reply => self.resolve(head, &payload, true),
-                    Kind::Command => match codec::decode(&payload) {
+                    Kind::Call => self.serve_call(instance, head, payload.bytes()),
+                    Kind::Reply => self.resolve(head, payload.bytes(), true),
+                    Kind::Command => match codec::decode(payload.bytes()) {
                         Ok(LaneCommand::Finish) => {
                             finished = true;
                             let state = instance.on_unload();
@@ -187,7 +207,6 @@ impl WorkerLane {
                     },
                     Kind::Pad => {}
                 }
-                buffer = payload;
                 since_poll += 1;
                 // Calls keep their turn before the VM's own work, but not for ever.
                 if since_poll < 16 {
@@ -212,31 +231,48 @@ impl WorkerLane {
         }
     }
 
-    /// The next frame, copied out of the ring, in the order of arrival.
-    fn next_frame(&self, buffer: &mut Vec<u8>) -> Option<(FrameHead, Vec<u8>)> {
-        if let Some(stashed) = self.stash.borrow_mut().pop_front() {
-            return Some(stashed);
+    /// The next frame, in the order of arrival; its payload is copied to
+    /// `payload`.
+    #[inline]
+    fn next_frame(&self, payload: &mut Payload) -> Option<FrameHead> {
+        let mut stash = self.stash.borrow_mut();
+        if stash.is_empty() {
+            return self.receive(payload);
         }
-        self.receive(buffer)
+        let (head, stashed) = stash.pop_front()?;
+        *payload = stashed;
+        Some(head)
     }
 
-    fn receive(&self, buffer: &mut Vec<u8>) -> Option<(FrameHead, Vec<u8>)> {
+    #[inline]
+    fn receive(&self, payload: &mut Payload) -> Option<FrameHead> {
         let mut rx = self.rx.borrow_mut();
         let frame = rx.peek().unwrap_or_else(|e| corrupt(&e))?;
-        let mut payload = std::mem::take(buffer);
+        match rx.small_payload(&frame) {
+            Some(small) if frame.head.flags & FLAG_BULK == 0 => payload.small = Some(small),
+            _ => {
+                payload.small = None;
+                self.receive_large(&rx, &frame, &mut payload.large);
+            }
+        }
+        rx.release(frame);
+        Some(frame.head)
+    }
+
+    #[inline(never)]
+    fn receive_large(&self, rx: &Rx, frame: &Frame, payload: &mut Vec<u8>) {
         payload.clear();
-        rx.copy_payload(&frame, &mut payload);
+        rx.copy_payload(frame, payload);
         // A call's bulk stays where it is until the reply. Anything else is
         // copied out before the frame is released, which frees its segment.
         if frame.head.flags & FLAG_BULK != 0 && frame.head.kind != Kind::Call {
-            let (segment, range) = self.bulk(&payload);
+            let (segment, range) = self.bulk(payload);
             payload.clear();
-            segment.mapping.copy_out(range.start, range.len(), &mut payload);
+            segment.mapping.copy_out(range.start, range.len(), payload);
         }
-        rx.release(frame);
-        Some((frame.head, payload))
     }
 
+    #[inline]
     fn serve_call(self: &Rc<Self>, instance: &mut dyn Instance, head: FrameHead, payload: &[u8]) {
         let begun = self.begun.get() + 1;
         self.begun.set(begun);
@@ -289,7 +325,20 @@ impl WorkerLane {
     }
 
     /// Answers a call with a value.
+    #[inline]
     pub(crate) fn reply(&self, call: u64, parts: &[&[u8]]) {
+        if let [value] = parts
+            && value.len() <= INLINE_MAX
+            && self.bulk_calls.borrow().is_empty()
+        {
+            self.send(FrameHead { kind: Kind::Reply, flags: 0, function: 0, call }, parts);
+        } else {
+            self.reply_large(call, parts);
+        }
+    }
+
+    #[inline(never)]
+    fn reply_large(&self, call: u64, parts: &[&[u8]]) {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let args = self.take_bulk(call);
         if total <= INLINE_MAX {
@@ -380,15 +429,28 @@ impl WorkerLane {
     /// Sends a frame, waiting for room: the supervisor always reads on.
     #[inline]
     fn send(&self, head: FrameHead, parts: &[&[u8]]) {
+        if head.kind == Kind::Call {
+            // Nobody over there need be waiting for a guest's call.
+            return self.send_later(head, parts, Tx::send_unexpected);
+        }
+        match self.tx.borrow_mut().send(head, parts) {
+            Ok(()) => return,
+            Err(Full::Corrupt(e)) => corrupt(&e),
+            Err(Full::Busy) => {}
+        }
+        self.send_later(head, parts, Tx::send);
+    }
+
+    #[cold]
+    fn send_later(
+        &self,
+        head: FrameHead,
+        parts: &[&[u8]],
+        send: impl Fn(&mut Tx, FrameHead, &[&[u8]]) -> Result<(), Full>,
+    ) {
         let mut tries = 0_u32;
         loop {
-            let mut tx = self.tx.borrow_mut();
-            // Nobody over there need be waiting for a guest's call.
-            let sent = match head.kind {
-                Kind::Call => tx.send_unexpected(head, parts),
-                _ => tx.send(head, parts),
-            };
-            drop(tx);
+            let sent = send(&mut self.tx.borrow_mut(), head, parts);
             match sent {
                 Ok(()) => return,
                 Err(Full::Corrupt(e)) => corrupt(&e),
@@ -473,13 +535,14 @@ impl WorkerLane {
     /// Waits for frames while the guest waits for an answer; everything else
     /// that arrives is kept for later.
     pub(crate) fn wait_for_reply(&self) -> Result<(), Failure> {
-        let mut buffer = Vec::new();
+        let mut payload = Payload::default();
         loop {
-            if let Some((head, payload)) = self.receive(&mut buffer) {
+            if let Some(head) = self.receive(&mut payload) {
                 if head.kind == Kind::Reply {
-                    self.resolve(head, &payload, false);
+                    self.resolve(head, payload.bytes(), false);
                     return Ok(());
                 }
+                let payload = std::mem::take(&mut payload);
                 self.stash.borrow_mut().push_back((head, payload));
             } else {
                 let mut rx = self.rx.borrow_mut();

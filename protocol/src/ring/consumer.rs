@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::{
-    Corrupt, FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead, Kind, Memory,
-    SLOT_WORDS, Shape, Word, slots_for,
+    Corrupt, FIRST_BYTES, FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FRAME_WORDS, FrameHead,
+    Kind, Memory, SLOT_WORDS, Shape, Word, slots_for,
 };
 
 /// A frame that was found and not released yet. Its head and length were
@@ -17,6 +17,26 @@ pub struct Frame {
     /// The payload's length in bytes.
     pub len: usize,
     position: u64,
+}
+
+/// A payload that fits in one slot, copied out. Its bytes are stored and moved
+/// by words: one after the other they would stall a hot call more than once.
+#[derive(Clone, Copy, Debug)]
+pub struct Small {
+    /// In the order of memory.
+    words: [u64; FIRST_BYTES / 8],
+    len: usize,
+}
+
+impl Small {
+    /// The bytes.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the words are as many initialised bytes, and any byte is valid.
+        let all = unsafe { &*std::ptr::from_ref(&self.words).cast::<[u8; FIRST_BYTES]>() };
+        all.get(..self.len).unwrap_or(all)
+    }
 }
 
 /// The consumer's end.
@@ -58,7 +78,7 @@ impl<M: Memory> Consumer<M> {
     /// sleeps on, for as long as its low half is [`stale`](Self::stale).
     #[inline]
     pub fn next_header(&self) -> &M::Word {
-        &self.memory.ring()[self.shape.index(self.next)]
+        &self.shape.slot(self.memory.ring(), self.next)[0]
     }
 
     /// See [`next_header`](Self::next_header).
@@ -109,10 +129,8 @@ impl<M: Memory> Consumer<M> {
             return Err(Corrupt::Mark { slot, header });
         }
         let len = header >> 32;
-        let at = self.shape.index(slot);
-        let ring = self.memory.ring();
-        let packed = ring[at + 1].load(Relaxed);
-        let call = ring[at + 2].load(Relaxed);
+        let [_, packed, call, ..] = self.shape.slot(self.memory.ring(), slot);
+        let (packed, call) = (packed.load(Relaxed), call.load(Relaxed));
         let flags = packed.to_le_bytes()[1];
         let kind = match packed.to_le_bytes()[0] {
             1 => Kind::Call,
@@ -141,11 +159,11 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     pub fn copy_payload(&self, frame: &Frame, out: &mut Vec<u8>) {
         assert_eq!(frame.position, self.next, "the frame was released");
-        let at = self.shape.index(frame.position);
         let end = out.len() + frame.len;
         out.reserve(frame.len + 8);
+        let (slots, _) = self.memory.ring().as_chunks::<SLOT_WORDS>();
         let mut skip = FRAME_WORDS;
-        for slot in self.memory.ring()[at..].chunks(SLOT_WORDS) {
+        for slot in &slots[self.shape.index(frame.position)..] {
             if out.len() >= end {
                 break;
             }
@@ -158,22 +176,22 @@ impl<M: Memory> Consumer<M> {
         out.truncate(end);
     }
 
-    /// Copies a payload of at most `N * 8` bytes, that fits in a frame's first
-    /// slot, to `out`, without allocating.
+    /// The payload of a frame that fits in one slot, without allocating; `None`
+    /// if it is larger. What lies behind its end has no meaning.
     ///
     /// # Panics
     ///
-    /// The frame was released already, or its payload is larger.
+    /// The frame was released already.
     #[inline]
-    pub fn copy_small<const N: usize>(&self, frame: &Frame, out: &mut [[u8; 8]; N]) {
-        assert_eq!(frame.position, self.next, "the frame was released");
-        let count = frame.len.div_ceil(8);
-        assert!(count <= N && count <= SLOT_WORDS - FRAME_WORDS, "the payload is larger");
-        let at = self.shape.index(frame.position) + FRAME_WORDS;
-        let words = &self.memory.ring()[at..at + count];
-        for (raw, word) in out.iter_mut().zip(words) {
-            *raw = word.load(Relaxed).to_le_bytes();
+    pub fn small_payload(&self, frame: &Frame) -> Option<Small> {
+        if frame.len > FIRST_BYTES {
+            return None;
         }
+        assert_eq!(frame.position, self.next, "the frame was released");
+        let [_, _, _, words @ ..] = self.shape.slot(self.memory.ring(), frame.position);
+        // All of them, as they are in one cache line, and a loop is dearer.
+        let words = words.each_ref().map(|word| word.load(Relaxed).to_le());
+        Some(Small { len: frame.len, words })
     }
 
     /// Passes over a frame and gives its slots back to the producer.

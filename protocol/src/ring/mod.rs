@@ -36,8 +36,8 @@ mod producer;
 mod tests;
 
 pub use atomics::{Memory, Word};
-pub use consumer::{Consumer, Frame};
-pub use producer::{Full, Producer};
+pub use consumer::{Consumer, Frame, Small};
+pub use producer::{Full, Producer, short_word};
 
 use thiserror::Error;
 
@@ -95,6 +95,7 @@ pub struct FrameHead {
 }
 
 impl FrameHead {
+    #[inline]
     const fn pack(self) -> u64 {
         (self.kind as u64) | ((self.flags as u64) << 8) | ((self.function as u64) << 32)
     }
@@ -141,8 +142,9 @@ pub enum Corrupt {
 
 /// How many slots a frame with a payload of `len` bytes takes.
 #[must_use]
+#[inline]
 pub const fn slots_for(len: usize) -> u64 {
-    1 + len.saturating_sub(FIRST_BYTES).div_ceil(NEXT_BYTES) as u64
+    if len <= FIRST_BYTES { 1 } else { 1 + (len - FIRST_BYTES).div_ceil(NEXT_BYTES) as u64 }
 }
 
 /// The shape of a ring: how many slots, and how large a frame may be.
@@ -185,26 +187,38 @@ impl Shape {
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "masked to below 2^20")]
+    #[inline]
     const fn index(self, position: u64) -> usize {
-        (position & (self.slots - 1)) as usize * SLOT_WORDS
+        (position & (self.slots - 1)) as usize
     }
 
+    /// The slot at a position of a ring of this shape.
+    #[inline]
+    fn slot<W>(self, ring: &[W], position: u64) -> &[W; SLOT_WORDS] {
+        &ring.as_chunks().0[self.index(position)]
+    }
+
+    #[inline]
     const fn left_in_lap(self, position: u64) -> u64 {
         self.slots - (position & (self.slots - 1))
     }
 
     /// The mark of a position's lap: never zero.
     #[allow(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
+    #[inline]
     const fn mark(self, position: u64) -> u32 {
-        ((position / self.slots) & 0x7fff_ffff) as u32 | 0x8000_0000
+        // A shift: the slots are a power of two, which a division would not know.
+        ((position >> self.slots.trailing_zeros()) & 0x7fff_ffff) as u32 | 0x8000_0000
     }
 
     /// The low half of a slot's first word until something is published there:
     /// the mark of the lap before, or zero in the first.
+    #[inline]
     const fn stale(self, position: u64) -> u32 {
         if position < self.slots { 0 } else { self.mark(position - self.slots) }
     }
 
+    #[inline]
     const fn header(self, position: u64, len: usize) -> u64 {
         self.mark(position) as u64 | ((len as u64) << 32)
     }

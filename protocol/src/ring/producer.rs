@@ -63,6 +63,9 @@ impl<M: Memory> Producer<M> {
     /// The consumer's position is nonsense.
     #[inline]
     pub fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
+        if len <= FIRST_BYTES && self.free() > 0 {
+            return Ok(true);
+        }
         let slots = slots_for(len);
         let need = self.padding(slots) + slots;
         if self.free() < need {
@@ -96,6 +99,19 @@ impl<M: Memory> Producer<M> {
     /// The payload is larger than [`Shape::max_payload`].
     #[inline]
     pub fn push(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
+        if let [part] = parts
+            && part.len() <= FIRST_BYTES
+            && self.free() > 0
+        {
+            self.publish(head, part.len(), 1, parts);
+            return Ok(());
+        }
+        self.push_any(head, parts)
+    }
+
+    /// What takes several slots, or has to look how far the consumer is.
+    #[inline(never)]
+    fn push_any(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(
             len <= self.shape.max_payload(),
@@ -125,7 +141,7 @@ impl<M: Memory> Producer<M> {
 
     /// The header word at a position, for waking who sleeps on it.
     pub fn header(&self, position: u64) -> &M::Word {
-        &self.memory.ring()[self.shape.index(position)]
+        &self.shape.slot(self.memory.ring(), position)[0]
     }
 
     #[cold]
@@ -135,55 +151,53 @@ impl<M: Memory> Producer<M> {
         self.publish(head, len, slots, &[]);
     }
 
-    #[inline]
+    // Else the head goes byte by byte through memory, where a load of more than
+    // one of them waits for the stores.
+    #[inline(always)]
     fn publish(&mut self, head: FrameHead, len: usize, slots: u64, parts: &[&[u8]]) {
-        let at = self.shape.index(self.tail);
-        let ring = self.memory.ring();
-        ring[at + 1].store(head.pack(), Relaxed);
-        ring[at + 2].store(head.call, Relaxed);
-        if slots == 1 {
-            if let [part] = parts {
-                store_bytes(&ring[at + FRAME_WORDS..at + SLOT_WORDS], part);
-            } else {
-                let mut whole = [0; FIRST_BYTES];
-                let mut filled = 0;
-                for part in parts {
-                    whole[filled..filled + part.len()].copy_from_slice(part);
-                    filled += part.len();
-                }
-                store_bytes(&ring[at + FRAME_WORDS..at + SLOT_WORDS], &whole[..filled]);
-            }
-        } else {
-            self.continuations(at, slots);
-            self.spread(at, parts);
+        let slot = self.shape.slot(self.memory.ring(), self.tail);
+        let [header, packed, call, words @ ..] = slot;
+        packed.store(head.pack(), Relaxed);
+        call.store(head.call, Relaxed);
+        match parts {
+            [part] if slots == 1 => store_bytes(words, part),
+            _ => self.publish_more(slots, parts),
         }
         // SYNC: frame published. Pairs with the acquire load in `Consumer::peek`.
         // The fence is for `Waker::wake_needed`.
-        ring[at].store_and_fence(self.shape.header(self.tail, len));
+        header.store_and_fence(self.shape.header(self.tail, len));
         self.tail += slots;
+    }
+
+    /// What is in several parts, or takes several slots.
+    #[inline(never)]
+    fn publish_more(&self, slots: u64, parts: &[&[u8]]) {
+        if slots > 1 {
+            self.continuations(slots);
+        }
+        self.spread(parts);
     }
 
     /// Marks the further slots of a frame as of this lap, so that the next lap
     /// tells them from headers of its own.
-    fn continuations(&self, at: usize, slots: u64) {
+    fn continuations(&self, slots: u64) {
         let mark = u64::from(self.shape.mark(self.tail)) | CONTINUATION;
-        let further = self.memory.ring()[at..].chunks(SLOT_WORDS).skip(1);
-        for slot in further.take(usize::try_from(slots - 1).unwrap_or(0)) {
-            slot[0].store(mark, Relaxed);
+        for further in 1..slots {
+            self.shape.slot(self.memory.ring(), self.tail + further)[0].store(mark, Relaxed);
         }
     }
 
-    /// Stores the parts of a large payload: what the first slot holds, and then
-    /// slot by slot.
-    fn spread(&self, at: usize, parts: &[&[u8]]) {
-        let ring = self.memory.ring();
-        let mut slots = ring[at..].chunks(SLOT_WORDS);
-        let mut words = slots.next().map_or(&ring[..0], |first| &first[FRAME_WORDS..]);
+    /// Stores the parts of a payload: what the first slot holds, and then slot
+    /// by slot.
+    fn spread(&self, parts: &[&[u8]]) {
+        let (slots, _) = self.memory.ring().as_chunks::<SLOT_WORDS>();
+        let mut slots = slots[self.shape.index(self.tail)..].iter();
+        let mut words = slots.next().map_or(&[][..], |first| &first[FRAME_WORDS..]);
         let mut raw = [0_u8; 8];
         let mut filled = 0;
         let mut put = |value: u64| {
             if words.is_empty() {
-                words = slots.next().map_or(&ring[..0], |next| &next[1..]);
+                words = slots.next().map_or(&[][..], |next| &next[1..]);
             }
             if let Some((first, rest)) = words.split_first() {
                 first.store(value, Relaxed);
@@ -233,18 +247,45 @@ impl<M: Memory> Producer<M> {
 
 /// Stores bytes into words, the last one padded with zeroes.
 #[inline]
-fn store_bytes<W: Word>(words: &[W], bytes: &[u8]) {
-    let chunks = bytes.chunks_exact(8);
-    let rest = chunks.remainder();
+fn store_bytes<W: Word>(words: &[W; FIRST_BYTES / 8], bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks();
     let mut words = words.iter();
-    for (chunk, word) in chunks.zip(words.by_ref()) {
-        let mut raw = [0; 8];
-        raw.copy_from_slice(chunk);
-        word.store(u64::from_le_bytes(raw), Relaxed);
+    for (bytes, word) in whole.iter().zip(words.by_ref()) {
+        word.store(u64::from_le_bytes(*bytes), Relaxed);
     }
     if let (false, Some(word)) = (rest.is_empty(), words.next()) {
-        let mut raw = [0; 8];
-        raw[..rest.len()].copy_from_slice(rest);
-        word.store(u64::from_le_bytes(raw), Relaxed);
+        word.store(short_word(rest), Relaxed);
+    }
+}
+
+/// Fewer than eight bytes as a word, padded with zeroes: by loads that overlap,
+/// as copying so few bytes costs a call of `memcpy`, and a stall where they are
+/// loaded as a word.
+#[inline]
+#[must_use]
+pub fn short_word(bytes: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let last = u64::from(u32::from_le_bytes(*last)) << (8 * (bytes.len() - 4));
+        u64::from(u32::from_le_bytes(*first)) | last
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        let last = u64::from(u16::from_le_bytes(*last)) << (8 * (bytes.len() - 2));
+        u64::from(u16::from_le_bytes(*first)) | last
+    } else {
+        bytes.first().copied().map_or(0, u64::from)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::short_word;
+
+    #[test]
+    fn ring_makes_a_word_of_fewer_bytes() {
+        let bytes = [0xf1, 0xe2, 0xd3, 0xc4, 0xb5, 0xa6, 0x97];
+        for len in 0..=bytes.len() {
+            let mut raw = [0; 8];
+            raw[..len].copy_from_slice(&bytes[..len]);
+            assert_eq!(short_word(&bytes[..len]), u64::from_le_bytes(raw), "{len} bytes");
+        }
     }
 }

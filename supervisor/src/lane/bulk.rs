@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::ToWorker;
 use menagerie_protocol::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
+use smallvec::SmallVec;
 
 use super::{Lane, lock};
 
@@ -59,7 +60,7 @@ impl DownSegment {
         if self.segment.sealed {
             // SAFETY: the memfd is sealed against writable mappings by others
             // (F_SEAL_FUTURE_WRITE was set before it was sent), and this
-            // process writes a segment only through the `ArgsBuffer` that owns
+            // process writes a segment only through the `Arguments` that own
             // it, which became this `DownSegment`.
             read(unsafe { self.segment.mapping.bytes(start, len) })
         } else {
@@ -146,44 +147,44 @@ impl Lane {
     }
 }
 
-/// Arguments on their way: small ones gather on the heap, and as soon as they
-/// are too many for the ring they go on in a shared segment, so that large
-/// ones are copied once.
-pub(crate) struct ArgsBuffer<'l> {
+/// Bytes of arguments that stand on the stack.
+const NEAR: usize = 128;
+
+/// Arguments on their way: small ones gather here, and as soon as they are too
+/// many for the ring they go on in a shared segment, so that large ones are
+/// copied once.
+pub(crate) struct Arguments<'l> {
     lane: &'l Lane,
-    small: Vec<u8>,
+    small: SmallVec<[u8; NEAR]>,
     large: Option<(DownSegment, usize)>,
     /// Set if the payload is beyond the limit.
     pub(crate) too_large: Option<u64>,
 }
 
-thread_local! {
-    /// The heap part of the last buffer of this thread, for reuse.
-    static SPARE: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
-}
-
-impl Drop for ArgsBuffer<'_> {
-    fn drop(&mut self) {
-        let mut spare = std::mem::take(&mut self.small);
-        spare.clear();
-        SPARE.set(spare);
-    }
-}
-
-impl<'l> ArgsBuffer<'l> {
+impl<'l> Arguments<'l> {
+    #[inline]
     pub(crate) fn new(lane: &'l Lane) -> Self {
-        Self { lane, small: SPARE.take(), large: None, too_large: None }
+        Self { lane, small: SmallVec::new(), large: None, too_large: None }
     }
 
-    /// What goes on the ring: the payload itself, or a reference.
-    pub(crate) fn finish(mut self) -> (Encoded<'l>, Option<DownSegment>) {
-        match self.large.take() {
-            None => (Encoded { buffer: self, bulk: None }, None),
-            Some((segment, len)) => {
-                let bulk = BulkRef { segment: segment.id(), offset: 0, len: len as u64 };
-                (Encoded { buffer: self, bulk: Some(bulk.to_bytes()) }, Some(segment))
-            }
-        }
+    /// What refers to them, if they stand in a segment.
+    #[inline]
+    pub(super) fn bulk(&self) -> Option<[u8; BulkRef::BYTES]> {
+        self.large.as_ref().map(|(segment, len)| {
+            BulkRef { segment: segment.id(), offset: 0, len: *len as u64 }.to_bytes()
+        })
+    }
+
+    /// The bytes, if they do not stand in a segment.
+    #[inline]
+    pub(super) fn small(&self) -> &[u8] {
+        &self.small
+    }
+
+    /// The segment, which is the call's from now on.
+    #[inline]
+    pub(super) fn take_segment(&mut self) -> Option<DownSegment> {
+        self.large.take().map(|(segment, _)| segment)
     }
 
     #[cold]
@@ -206,15 +207,9 @@ impl<'l> ArgsBuffer<'l> {
         self.large = Some((segment, used));
         Ok(())
     }
-}
 
-impl Write for ArgsBuffer<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes).map(|()| bytes.len())
-    }
-
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes what does not fit beside the bytes that are here.
+    fn write_on(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.large.is_none() {
             if self.small.len() + bytes.len() <= INLINE_MAX {
                 self.small.extend_from_slice(bytes);
@@ -232,24 +227,28 @@ impl Write for ArgsBuffer<'_> {
         }
         Ok(())
     }
+}
+
+impl Write for Arguments<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        // The marks of values come one by one.
+        if let [byte] = bytes
+            && self.large.is_none()
+            && self.small.len() < NEAR
+        {
+            self.small.push(*byte);
+            return Ok(());
+        }
+        self.write_on(bytes)
+    }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Arguments as they go on the ring.
-pub(crate) struct Encoded<'l> {
-    buffer: ArgsBuffer<'l>,
-    bulk: Option<[u8; BulkRef::BYTES]>,
-}
-
-impl Encoded<'_> {
-    /// The frame's payload, and whether it is a reference.
-    pub(crate) fn frame(&self) -> (&[u8], bool) {
-        match &self.bulk {
-            Some(bulk) => (bulk, true),
-            None => (&self.buffer.small, false),
-        }
     }
 }

@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::LaneCommand;
 use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
-use menagerie_protocol::{Failure, msgpack};
-use serde::Serialize;
 
-use super::bulk::{ArgsBuffer, DownSegment, Encoded};
-use super::{Lane, Payload, Ticket, Violation, lock};
+use super::{Arguments, Lane, Payload, Ticket, Violation, lock};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -36,34 +34,19 @@ pub(crate) enum Refused {
 }
 
 impl Lane {
-    /// Encodes a call's arguments.
-    pub(crate) fn encode<A: Serialize + ?Sized>(
-        &self,
-        args: &A,
-    ) -> Result<super::Ready<'_>, Failure> {
-        let mut buffer = ArgsBuffer::new(self);
-        match msgpack::encode_args(&mut buffer, args) {
-            Ok(()) => Ok(buffer.finish()),
-            Err(error) => {
-                let limit = self.limits.max_payload;
-                Err(match buffer.too_large {
-                    Some(size) => Failure::PayloadTooLarge { size, limit },
-                    None => Failure::BadArguments { message: describe(&error) },
-                })
-            }
-        }
-    }
-
     /// Sends a call. `origin` is the wait of another bundle that it is made for,
     /// 0 for none.
     #[inline]
     pub(crate) fn send_call(
         &self,
         (function, origin): (u32, u64),
-        args: &Encoded<'_>,
-        segment: &mut Option<DownSegment>,
+        args: &mut Arguments<'_>,
     ) -> Result<Ticket, Refused> {
-        let (payload, bulk) = args.frame();
+        let bulk = args.bulk();
+        let (flags, len) = match &bulk {
+            None => (0, args.small().len()),
+            Some(bulk) => (FLAG_BULK, bulk.len()),
+        };
         let mut sending = lock(&self.tx);
         // `end` and `close` set this before they lock `tx`: a call that is sent
         // is seen by them, and one that comes later sees this.
@@ -72,19 +55,19 @@ impl Lane {
         }
         // Before a slot is taken: what stands in a slot can be answered, even by
         // a worker that has not seen it yet and guesses.
-        match sending.tx.has_room(payload.len()) {
+        match sending.tx.has_room(len) {
             Ok(true) => {}
             Ok(false) => return Err(Refused::Busy),
             Err(corrupt) => return Err(self.full(Full::Corrupt(corrupt))),
         }
         let number = self.sent.load(Ordering::Relaxed);
-        let Some(ticket) = self.slots.open(number, (function, origin), segment.take()) else {
+        let Some(ticket) = self.slots.open(number, (function, origin), args.take_segment()) else {
             return Err(Refused::Overloaded);
         };
         // Whoever sends holds `tx`, so nobody else writes the count.
         self.sent.store(number + 1, Ordering::Release);
-        let flags = if bulk { FLAG_BULK } else { 0 };
         let head = FrameHead { kind: Kind::Call, flags, function, call: ticket.wire() };
+        let payload = bulk.as_ref().map_or(args.small(), <[u8; BulkRef::BYTES]>::as_slice);
         match sending.tx.send(head, &[payload]) {
             Ok(()) => Ok(ticket),
             // It had room. A worker that takes that back is being killed, and the
@@ -97,6 +80,7 @@ impl Lane {
         }
     }
 
+    #[cold]
     fn full(&self, full: Full) -> Refused {
         match full {
             Full::Busy => Refused::Busy,
@@ -185,15 +169,5 @@ impl Lane {
         });
         Self::wake_all(failed.waiters);
         failed.running
-    }
-}
-
-/// An error of the encoder with its cause: rmp-serde keeps the interesting
-/// part there.
-fn describe(error: &rmp_serde::encode::Error) -> String {
-    use std::error::Error as _;
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }

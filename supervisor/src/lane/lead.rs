@@ -1,11 +1,13 @@
 //! Waiting for replies, and who reads them for all.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use super::receive::{Done, Read};
+use menagerie_protocol::lane::hand_over::Led;
+
+use super::receive::{Own, Read};
 use super::slots::Waiter;
 use super::{Lane, Receiving, Ticket};
 
@@ -18,7 +20,7 @@ pub(crate) const PATIENCE: u32 = 64;
 #[derive(Debug)]
 pub(crate) enum Look {
     /// The call's end.
-    Done(Done),
+    Done,
     /// Nothing yet; the task is woken at once, for another look.
     Again,
     /// Nothing yet; the task is woken when the call has ended.
@@ -30,7 +32,7 @@ impl Lane {
     /// themselves, the wake socket stays armed, so that the pump is woken for
     /// them.
     #[inline]
-    fn step_down<'l>(self: &'l Arc<Self>, mut receiving: MutexGuard<'l, Receiving>) {
+    fn step_down<'l>(self: &'l Arc<Self>, mut receiving: Led<'l, Receiving>) {
         loop {
             if !self.cover(&mut receiving) {
                 drop(receiving);
@@ -72,39 +74,49 @@ impl Lane {
     }
 
     /// Waits on this thread until the call has ended, or until `deadline`, which
-    /// is asked for only when the call does not end at once.
+    /// is asked for only when the call does not end at once. Returns whether it
+    /// has ended.
     #[inline]
     pub(crate) fn wait_blocking(
         self: &Arc<Self>,
-        ticket: Ticket,
-        deadline: &mut impl FnMut() -> Option<Instant>,
-    ) -> Option<Done> {
+        own: &mut Own,
+        deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
+    ) -> bool {
+        let ticket = own.ticket;
         loop {
             if !self.is_dead()
                 && let Some(mut receiving) = self.rx.take()
             {
                 receiving.disarm();
-                let done = self.lead(&mut receiving, ticket, deadline);
+                let done = self.lead(&mut receiving, own, deadline);
                 let broken = receiving.broken;
                 self.step_down(receiving);
-                if done.is_some() {
+                if done {
                     self.call_next_leader();
-                    return done;
+                    return true;
                 }
                 if broken {
                     // The worker is being killed; its end ends the call.
-                    self.park(ticket, deadline());
+                    self.park(ticket, deadline(ticket));
                 }
             } else {
-                self.park(ticket, deadline());
+                self.park(ticket, deadline(ticket));
             }
-            if let Some(done) = self.slots.take(ticket) {
-                return Some(done);
+            if self.look(own) {
+                return true;
             }
-            if deadline().is_some_and(|deadline| Instant::now() >= deadline) {
-                return self.slots.take(ticket);
+            if deadline(ticket).is_some_and(|deadline| Instant::now() >= deadline) {
+                return self.look(own);
             }
         }
+    }
+
+    /// Takes the call's outcome if somebody else has read it.
+    #[inline]
+    fn look(&self, own: &mut Own) -> bool {
+        let Some((outcome, segment)) = self.slots.take(own.ticket) else { return false };
+        own.put(outcome, segment);
+        true
     }
 
     /// Sleeps until somebody has ended the call, or calls this thread to lead.
@@ -133,22 +145,22 @@ impl Lane {
     }
 
     /// Reads until the call has ended, the deadline has passed, or the lane is
-    /// no more.
+    /// no more. Returns whether it has ended.
     #[inline]
     fn lead(
         self: &Arc<Self>,
         receiving: &mut Receiving,
-        ticket: Ticket,
-        deadline: &mut impl FnMut() -> Option<Instant>,
-    ) -> Option<Done> {
+        own: &mut Own,
+        deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
+    ) -> bool {
         // Whoever led before may have read the answer.
-        if let Some(done) = self.slots.take(ticket) {
-            return Some(done);
+        if self.look(own) {
+            return true;
         }
         loop {
-            match self.read(receiving, Some(ticket)) {
-                Read::Own(done) => return Some(done),
-                Read::All if receiving.broken || self.is_dead() => return None,
+            match self.read(receiving, Some(own)) {
+                Read::Own => return true,
+                Read::All if receiving.broken || self.is_dead() => return false,
                 Read::All => {
                     if receiving.rx.spin() {
                         continue;
@@ -156,9 +168,9 @@ impl Lane {
                 }
                 Read::More => {}
             }
-            let left = deadline().map(|d| d.saturating_duration_since(Instant::now()));
+            let left = deadline(own.ticket).map(|d| d.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return None;
+                return false;
             }
             self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
             // The end of the lane sets `dead`, then wakes who sleeps here,
@@ -184,13 +196,13 @@ impl Lane {
     pub(crate) fn poll_wait(
         self: &Arc<Self>,
         cx: &Context<'_>,
-        ticket: Ticket,
+        own: &mut Own,
         patience: &mut u32,
     ) -> Look {
         let first_look = *patience == PATIENCE;
         *patience -= u32::from(first_look);
-        if let Some(done) = self.slots.take(ticket) {
-            return Look::Done(done);
+        if self.look(own) {
+            return Look::Done;
         }
         // Others are at work on this lane: their tasks send first, and then one
         // of them reads for all.
@@ -199,7 +211,7 @@ impl Lane {
             return Look::Again;
         }
         let Some(mut receiving) = self.rx.take() else {
-            let slept = self.sleep(cx, ticket);
+            let slept = self.sleep(cx, own);
             // Whoever leads sees this call now; if nobody does, it is for us.
             if matches!(slept, Look::Asleep)
                 && let Some(receiving) = self.rx.take()
@@ -209,20 +221,20 @@ impl Lane {
             return slept;
         };
         receiving.disarm();
-        let mut read = self.read(&mut receiving, Some(ticket));
+        let mut read = self.read(&mut receiving, Some(own));
         let alone = self.is_alone();
         if matches!(read, Read::All) {
             // The leader before may have read it between our look and our lead.
-            if let Some(done) = self.slots.take(ticket) {
-                read = Read::Own(done);
+            if self.look(own) {
+                read = Read::Own;
             } else if alone && !receiving.broken && receiving.rx.spin() {
-                read = self.read(&mut receiving, Some(ticket));
+                read = self.read(&mut receiving, Some(own));
             }
         }
         match read {
-            Read::Own(done) => {
+            Read::Own => {
                 self.step_down(receiving);
-                return Look::Done(done);
+                return Look::Done;
             }
             Read::More => {
                 drop(receiving);
@@ -240,7 +252,7 @@ impl Lane {
             cx.waker().wake_by_ref();
             return Look::Again;
         }
-        let slept = self.sleep(cx, ticket);
+        let slept = self.sleep(cx, own);
         self.step_down(receiving);
         slept
     }
@@ -252,11 +264,9 @@ impl Lane {
     }
 
     /// Leaves word with the call of the task that waits for it.
-    fn sleep(&self, cx: &Context<'_>, ticket: Ticket) -> Look {
-        if self.slots.wait(ticket, Waiter::Task(cx.waker().clone())) {
-            return Look::Asleep;
-        }
-        self.slots.take(ticket).map_or(Look::Asleep, Look::Done)
+    fn sleep(&self, cx: &Context<'_>, own: &mut Own) -> Look {
+        let waits = self.slots.wait(own.ticket, Waiter::Task(cx.waker().clone()));
+        if !waits && self.look(own) { Look::Done } else { Look::Asleep }
     }
 
     /// The pump was woken: reads what is there.

@@ -18,12 +18,12 @@ mod pump;
 mod receive;
 mod slots;
 
-pub(crate) use bulk::{ArgsBuffer, DownSegment, Encoded};
+pub(crate) use bulk::Arguments;
 pub(crate) use call::{Outcome, Refused};
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
-pub(crate) use receive::Done;
+pub(crate) use receive::Own;
 pub(crate) use slots::Ticket;
 
 use std::collections::HashMap;
@@ -41,7 +41,7 @@ use menagerie_protocol::lane::link::{Rx, Side, Tx};
 use menagerie_protocol::lane::wait::wake_pair;
 use menagerie_protocol::lane::{LaneMemory, NewLane};
 use menagerie_protocol::message::{LaneId, ToWorker};
-use menagerie_protocol::ring::{Corrupt, Shape};
+use menagerie_protocol::ring::{Corrupt, Shape, short_word};
 use menagerie_protocol::shm::Mapping;
 
 use crate::counters::{Counters, FunctionCounters, LaneCounts};
@@ -52,9 +52,6 @@ use slots::Slots;
 const CLOSED: u8 = 1;
 /// A reason to take no calls: the worker has written nonsense.
 const BROKEN: u8 = 2;
-
-/// Encoded arguments, and the segment that they stand in if they are large.
-pub(crate) type Ready<'l> = (Encoded<'l>, Option<DownSegment>);
 
 /// Locks a mutex whose data stays sound even if a holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,11 +123,9 @@ impl NameKey {
 
     #[inline]
     fn of(name: &str) -> Self {
-        let mut raw = [0; Self::WHOLE];
-        for (raw, byte) in raw.iter_mut().zip(name.as_bytes()) {
-            *raw = *byte;
-        }
-        Self(name.len(), u64::from_le_bytes(raw))
+        let bytes = name.as_bytes();
+        let whole = bytes.first_chunk::<{ Self::WHOLE }>();
+        Self(bytes.len(), whole.map_or_else(|| short_word(bytes), |b| u64::from_le_bytes(*b)))
     }
 }
 

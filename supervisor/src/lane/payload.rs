@@ -2,24 +2,16 @@
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::msgpack::MAX_DEPTH;
+use menagerie_protocol::ring::Small;
 use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
-
-/// The bytes that need no allocation.
-const SMALL: usize = 40;
-
-/// Bytes that are stored, moved and loaded by words: one after the other and
-/// somewhere, they would stall a hot call more than once.
-#[derive(Debug)]
-#[repr(align(8))]
-pub(crate) struct Words(pub(super) [[u8; 8]; SMALL / 8]);
 
 /// One MessagePack value.
 #[derive(Debug)]
 pub(crate) enum Payload {
     /// A small one, by value.
-    Small { len: usize, words: Words },
+    Small(Small),
     /// A larger one.
     Heap(Vec<u8>),
     /// The arguments' own bytes, sent back: they stand in a segment that only
@@ -28,9 +20,6 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
-    /// The largest payload that [`Payload::Small`] holds.
-    pub(crate) const SMALL: usize = SMALL;
-
     /// Gives the bytes to `read`. `segment` is the call's, for an echo.
     pub(crate) fn with<T>(
         &self,
@@ -38,7 +27,7 @@ impl Payload {
         read: impl FnOnce(&[u8]) -> T,
     ) -> T {
         match self {
-            Self::Small { len, words } => read(&words.0.as_flattened()[..*len]),
+            Self::Small(small) => read(small.bytes()),
             Self::Heap(bytes) => read(bytes),
             Self::Echo { start, len } => match segment {
                 Some(segment) => segment.with_bytes(*start, *len, read),

@@ -3,19 +3,65 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::BulkRef;
 use menagerie_protocol::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape,
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape, Small,
 };
+use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
-use super::payload::Words;
 use super::slots::Waiter;
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
-/// An outcome, and the segment that it may refer to.
-pub(crate) type Done = (Outcome, Option<DownSegment>);
+/// A call as its caller has it, with its end when that is known: who reads it
+/// puts it there, and it is moved no more.
+#[derive(Debug, Default)]
+pub(crate) struct Own {
+    pub(crate) ticket: Ticket,
+    /// The function's id.
+    pub(crate) function: u32,
+    pub(crate) outcome: Option<Outcome>,
+    /// What the outcome may refer to.
+    pub(crate) segment: Option<DownSegment>,
+}
+
+impl Own {
+    /// The call has ended.
+    #[inline(always)]
+    pub(super) fn put(&mut self, outcome: Outcome, segment: Option<DownSegment>) {
+        // There is none yet; to say so here spares the code that drops it.
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+        }
+        if segment.is_some() {
+            self.segment = segment;
+        }
+    }
+
+    /// The value that the call ended with, decoded.
+    pub(crate) fn decode<R: DeserializeOwned>(&self) -> Result<R, Failure> {
+        match &self.outcome {
+            Some(Outcome::Value(payload)) => payload.decode(self.segment.as_ref()),
+            _ => Err(no_value()),
+        }
+    }
+
+    /// The value that the call ended with.
+    pub(crate) fn into_vec(self) -> Result<Vec<u8>, Failure> {
+        match self.outcome {
+            Some(Outcome::Value(payload)) => Ok(payload.into_vec(self.segment.as_ref())),
+            _ => Err(no_value()),
+        }
+    }
+}
+
+/// Who asks for a value has seen that there is one.
+#[cold]
+fn no_value() -> Failure {
+    Failure::BadValue { message: "the call has no value".to_owned() }
+}
 
 /// Calls that a guest may have open at once.
 const MAX_OUTCALLS: u32 = 1024;
@@ -28,7 +74,7 @@ const MAX_FRAMES: u32 = 4096;
 #[derive(Debug)]
 pub(super) enum Read {
     /// With the reader's own outcome; more may be there.
-    Own(Done),
+    Own,
     /// With nothing left.
     All,
     /// With something left: the reader has to look after its own affairs.
@@ -54,7 +100,11 @@ impl Lane {
     /// Reads the frames that are there, up to the answer to the reader's own
     /// call.
     #[inline]
-    pub(super) fn read(self: &Arc<Self>, receiving: &mut Receiving, own: Option<Ticket>) -> Read {
+    pub(super) fn read(
+        self: &Arc<Self>,
+        receiving: &mut Receiving,
+        mut own: Option<&mut Own>,
+    ) -> Read {
         for _ in 0..MAX_FRAMES {
             if receiving.broken {
                 return Read::All;
@@ -67,10 +117,20 @@ impl Lane {
                     return Read::All;
                 }
             };
-            match self.handle(receiving, frame, own) {
-                Ok(None) => {}
-                Ok(Some(done)) => return Read::Own(done),
-                Err(violation) => self.broken(receiving, violation),
+            match &mut own {
+                Some(own)
+                    if own.ticket.wire() == frame.head.call && frame.head.kind == Kind::Reply =>
+                {
+                    match self.take_own(receiving, frame, own) {
+                        Ok(()) => return Read::Own,
+                        Err(violation) => self.broken(receiving, violation),
+                    }
+                }
+                _ => {
+                    if let Err(violation) = self.handle(receiving, frame) {
+                        self.broken(receiving, violation);
+                    }
+                }
             }
         }
         Read::More
@@ -82,34 +142,53 @@ impl Lane {
         self.violated(violation);
     }
 
+    /// Takes the answer to the reader's own call.
     #[inline]
-    fn handle(
-        self: &Arc<Self>,
+    fn take_own(
+        &self,
         receiving: &mut Receiving,
         frame: Frame,
-        own: Option<Ticket>,
-    ) -> Result<Option<Done>, Violation> {
+        own: &mut Own,
+    ) -> Result<(), Violation> {
+        let unknown = Violation::NoSuchCall(frame.head.call);
+        let segment = self.slots.own_segment(own.ticket).ok_or(unknown)?;
+        // A small value straight to its place: through `outcome` it would be
+        // moved twice, which stalls a hot call each time.
+        if let Some(small) = Self::small_value(receiving, &frame) {
+            own.put(Outcome::Value(Payload::Small(small)), segment);
+            self.count_value(own.function);
+        } else {
+            // Of nonsense the call hears by its lane's end.
+            let outcome = self.large_outcome(receiving, &frame, own.function, segment.as_ref())?;
+            own.put(outcome, segment);
+        }
+        self.slots.complete_own(own.ticket);
+        receiving.rx.release(frame);
+        self.answered(1);
+        Ok(())
+    }
+
+    /// The value in a frame of one slot.
+    #[inline]
+    fn small_value(receiving: &Receiving, frame: &Frame) -> Option<Small> {
+        if frame.head.flags == 0 { receiving.rx.small_payload(frame) } else { None }
+    }
+
+    /// Takes any other frame.
+    #[inline(never)]
+    fn handle(self: &Arc<Self>, receiving: &mut Receiving, frame: Frame) -> Result<(), Violation> {
         match frame.head.kind {
             Kind::Reply => {
                 let ticket = Ticket::from_wire(frame.head.call);
-                let unknown = Violation::NoSuchCall(frame.head.call);
-                if own == Some(ticket) {
-                    let done = self
-                        .slots
-                        .complete_own(ticket, |segment| self.outcome(receiving, &frame, segment))
-                        .ok_or(unknown)??;
-                    receiving.rx.release(frame);
-                    self.answered(1);
-                    return Ok(Some(done));
-                }
+                let function = self.slots.function(ticket.index);
                 let waiter = self
                     .slots
-                    .complete(ticket, |segment| self.outcome(receiving, &frame, segment))
-                    .ok_or(unknown)??;
+                    .complete(ticket, |segment| self.outcome(receiving, &frame, function, segment))
+                    .ok_or(Violation::NoSuchCall(frame.head.call))??;
                 receiving.rx.release(frame);
                 self.answered(1);
                 waiter.wake();
-                Ok(None)
+                Ok(())
             }
             Kind::Call => {
                 let mut payload = Vec::new();
@@ -130,7 +209,7 @@ impl Lane {
                     blocks: flags & FLAG_BLOCKS != 0,
                 };
                 self.peer.outcall(self, head, payload);
-                Ok(None)
+                Ok(())
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),
         }
@@ -144,10 +223,8 @@ impl Lane {
 
     /// Counts a value that goes to a caller who is still there.
     #[inline]
-    fn count_value(&self, frame: &Frame) {
-        let function = self.slots.function(Ticket::from_wire(frame.head.call).index);
-        let count = self.counts.get().zip(function).and_then(|(counts, id)| counts.values(id));
-        if let Some(count) = count {
+    fn count_value(&self, function: u32) {
+        if let Some(count) = self.counts.get().and_then(|counts| counts.values(function)) {
             add(count, 1);
         }
     }
@@ -162,22 +239,22 @@ impl Lane {
         &self,
         receiving: &Receiving,
         frame: &Frame,
+        function: u32,
         segment: Option<&DownSegment>,
     ) -> Result<Outcome, Violation> {
-        let flags = frame.head.flags;
-        if flags == 0 && frame.len <= Payload::SMALL {
-            let mut words = Words([[0; 8]; Payload::SMALL / 8]);
-            receiving.rx.copy_small(frame, &mut words.0);
-            self.count_value(frame);
-            return Ok(Outcome::Value(Payload::Small { len: frame.len, words }));
+        if let Some(small) = Self::small_value(receiving, frame) {
+            self.count_value(function);
+            return Ok(Outcome::Value(Payload::Small(small)));
         }
-        self.large_outcome(receiving, frame, segment)
+        self.large_outcome(receiving, frame, function, segment)
     }
 
+    #[inline(never)]
     fn large_outcome(
         &self,
         receiving: &Receiving,
         frame: &Frame,
+        function: u32,
         segment: Option<&DownSegment>,
     ) -> Result<Outcome, Violation> {
         let flags = frame.head.flags;
@@ -192,12 +269,12 @@ impl Lane {
                 return Err(Violation::Bulk("another call's arguments"));
             }
             let (start, len) = (range.start, range.len());
-            self.count_value(frame);
+            self.count_value(function);
             return Ok(Outcome::Value(Payload::Echo { start, len }));
         }
         let bytes = if flags & FLAG_BULK == 0 { inline } else { self.copy_bulk(&inline)? };
         if flags & FLAG_FAILURE == 0 {
-            self.count_value(frame);
+            self.count_value(function);
             return Ok(Outcome::Value(Payload::Heap(bytes)));
         }
         let failure = codec::decode(&bytes).map_err(|_| Violation::Failure)?;

@@ -26,14 +26,15 @@ use super::bulk::DownSegment;
 use super::{Outcome, lock};
 
 /// A call in flight: which slot, and which use of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) index: u32,
+    /// Never 0 for a call.
     generation: u32,
 }
 
 impl Ticket {
-    /// The call's id on the wire.
+    /// The call's id on the wire; never 0 for a call.
     pub(crate) const fn wire(self) -> u64 {
         self.index as u64 | ((self.generation as u64) << 32)
     }
@@ -133,10 +134,13 @@ impl Slot {
         State::unpack(self.state.load(Acquire))
     }
 
+    #[inline]
     fn take_segment(&self) -> Option<DownSegment> {
-        if self.bulk.load(Relaxed) == 0 {
-            return None;
-        }
+        if self.bulk.load(Relaxed) == 0 { None } else { self.take_bulk() }
+    }
+
+    #[inline(never)]
+    fn take_bulk(&self) -> Option<DownSegment> {
         self.bulk.store(0, Relaxed);
         lock(&self.segment).take()
     }
@@ -236,10 +240,9 @@ impl Slots {
         let (index, slot, generation) =
             free(hint).or_else(|| (1..count).find_map(|by| free((hint + by) % count)))?;
         // The next one is probably free as well, when many calls are sent in a row.
-        if count > 1 {
-            self.last_freed.store((index + 1) % count, Relaxed);
-        }
-        let generation = generation.wrapping_add(1);
+        self.last_freed.store(if index + 1 < count { index + 1 } else { 0 }, Relaxed);
+        // Never 0: to a worker, 0 is no call.
+        let generation = generation.wrapping_add(1).max(1);
         slot.number.store(number, Relaxed);
         slot.sent.store(0, Relaxed);
         slot.function.store(function, Relaxed);
@@ -257,10 +260,11 @@ impl Slots {
     #[inline]
     pub(crate) fn take(&self, ticket: Ticket) -> Option<(Outcome, Option<DownSegment>)> {
         let slot = self.get(ticket.index)?;
-        let state = slot.state();
-        if state.generation != ticket.generation || state.phase != Phase::Done {
-            return None;
-        }
+        let done = State { generation: ticket.generation, phase: Phase::Done };
+        if slot.state.load(Acquire) == done.pack() { self.take_out(ticket, slot) } else { None }
+    }
+
+    fn take_out(&self, ticket: Ticket, slot: &Slot) -> Option<(Outcome, Option<DownSegment>)> {
         let outcome = lock(&slot.outcome).take();
         let segment = slot.take_segment();
         self.unclaimed.fetch_sub(1, Relaxed);
@@ -311,33 +315,27 @@ impl Slots {
         slot.leave(ticket, Phase::Asleep, to)
     }
 
-    /// Completes a call whose caller is the one that reads: its outcome goes
-    /// straight back. `None` if it is not in flight.
+    /// A call whose caller is the one that reads: its segment, which the caller
+    /// has from now on. `None` if it is not in flight.
     ///
     /// The caller holds the lane's receiving end.
     #[inline]
-    pub(crate) fn complete_own<E>(
-        &self,
-        ticket: Ticket,
-        outcome: impl FnOnce(Option<&DownSegment>) -> Result<Outcome, E>,
-    ) -> Option<Result<(Outcome, Option<DownSegment>), E>> {
+    pub(crate) fn own_segment(&self, ticket: Ticket) -> Option<Option<DownSegment>> {
         let slot = self.get(ticket.index)?;
         let State { generation, phase } = slot.state();
-        if generation != ticket.generation || !matches!(phase, Phase::Sent | Phase::Asleep) {
-            return None;
-        }
-        let segment = slot.take_segment();
-        let outcome = match outcome(segment.as_ref()) {
-            Ok(outcome) => outcome,
-            // Nonsense: the call goes on waiting, for its lane's end.
-            Err(error) => return Some(Err(error)),
-        };
-        if phase == Phase::Asleep {
+        let in_flight = matches!(phase, Phase::Sent | Phase::Asleep);
+        (generation == ticket.generation && in_flight).then(|| slot.take_segment())
+    }
+
+    /// Ends such a call, whose outcome the caller has.
+    #[inline]
+    pub(crate) fn complete_own(&self, ticket: Ticket) {
+        let Some(slot) = self.get(ticket.index) else { return };
+        if slot.state().phase == Phase::Asleep {
             self.unattended.fetch_sub(1, Relaxed);
         }
         slot.free(ticket.generation);
         self.last_freed.store(ticket.index, Relaxed);
-        Some(Ok((outcome, segment)))
     }
 
     /// Completes a call. `None` if there is no such call in flight: then the
@@ -455,10 +453,10 @@ impl Slots {
             .then(|| slot.origin.load(Relaxed))
     }
 
-    /// The function of a call.
+    /// The function of the call in a slot; 0 where there is no such slot.
     #[inline]
-    pub(crate) fn function(&self, index: u32) -> Option<u32> {
-        self.get(index).map(|slot| slot.function.load(Relaxed))
+    pub(crate) fn function(&self, index: u32) -> u32 {
+        self.get(index).map_or(0, |slot| slot.function.load(Relaxed))
     }
 
     /// A thread that is parked for a call: a new leader.
@@ -516,6 +514,18 @@ mod tests {
     }
 
     #[test]
+    fn slots_never_give_a_call_the_id_0() {
+        let slots = Slots::new(1);
+        // After 2^32 calls in one slot, an hour or two of a hot lane.
+        let last = State { generation: u32::MAX, phase: Phase::Free };
+        slots.slots[0].state.store(last.pack(), Relaxed);
+        let ticket = slots.open(0, (0, 0), None).unwrap();
+        assert_ne!(ticket.wire(), 0);
+        assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
+        assert!(slots.take(ticket).is_some());
+    }
+
+    #[test]
     fn slots_wake_who_sleeps() {
         let slots = Slots::new(4);
         let ticket = slots.open(0, (0, 0), None).unwrap();
@@ -567,9 +577,9 @@ mod tests {
     fn slots_give_the_readers_own_outcome_straight_back() {
         let slots = Slots::new(1);
         let ticket = slots.open(0, (0, 0), None).unwrap();
-        let own = slots.complete_own::<()>(ticket, |_| Ok(value(9)));
-        assert!(matches!(own, Some(Ok((Outcome::Value(_), None)))));
-        assert!(slots.complete_own::<()>(ticket, |_| Ok(value(9))).is_none());
+        assert!(matches!(slots.own_segment(ticket), Some(None)));
+        slots.complete_own(ticket);
+        assert!(slots.own_segment(ticket).is_none());
         assert!(slots.open(1, (0, 0), None).is_some());
     }
 
@@ -577,7 +587,7 @@ mod tests {
     fn slots_whose_answer_is_nonsense_go_on_waiting_for_the_lanes_end() {
         let slots = Slots::new(1);
         let ticket = slots.open(0, (0, 0), None).unwrap();
-        assert!(matches!(slots.complete_own(ticket, |_| Err(())), Some(Err(()))));
+        assert!(matches!(slots.own_segment(ticket), Some(None)));
         let failed = slots.fail_all(1, |_| value(0));
         assert_eq!(failed.ended, 1);
         assert!(slots.take(ticket).is_some());
