@@ -9,7 +9,7 @@ use super::wait::{
     Mode, Spinner, Waker, announce_awake, announce_sleep, drain_wakes, futex_wait, futex_wake, wake,
 };
 use super::{LaneMemory, LaneWord, RingMemory};
-use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Producer, Shape, Small};
+use crate::ring::{Consumer, Corrupt, Frame, FrameHead, Full, Kind, Plain, Producer, Shape, Small};
 
 /// Which side of a lane this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +158,12 @@ impl Rx {
     #[inline]
     pub fn copy_payload(&self, frame: &Frame, out: &mut Vec<u8>) {
         self.consumer.copy_payload(frame, out);
+    }
+
+    /// As [`Consumer::take_plain`].
+    #[inline]
+    pub fn take_plain(&mut self, kind: Kind, wanted: impl FnOnce(u64) -> bool) -> Option<Plain> {
+        self.consumer.take_plain(kind, wanted)
     }
 
     /// As [`Consumer::small_payload`].

@@ -17,7 +17,8 @@ use crate::instance::{Args, Instance};
 use crate::message::{LaneCommand, LaneId, ToSupervisor};
 use crate::msgpack::Writer;
 use crate::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, FrameHead, Full, Kind, Shape, Small,
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, FrameHead, Full, Kind, Plain, Shape,
+    Small,
 };
 use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
@@ -182,12 +183,20 @@ impl WorkerLane {
     /// Serves the lane until it is told to unload. Returns whether `on_unload`
     /// has run already.
     pub(crate) fn run(self: &Rc<Self>, instance: &mut dyn Instance) -> bool {
+        /// Calls keep their turn before the VM's own work, but not for ever.
+        const TURNS: u32 = 16;
         let mut finished = false;
         let mut payload = Payload::default();
         let mut since_poll = 0_u32;
         let mut pending = false;
         loop {
-            if let Some(head) = self.next_frame(&mut payload) {
+            if let Some(call) = self.next_call() {
+                self.serve_small(instance, call);
+                since_poll += 1;
+                if since_poll < TURNS {
+                    continue;
+                }
+            } else if let Some(head) = self.next_frame(&mut payload) {
                 match head.kind {
                     Kind::Call => self.serve_call(instance, head, payload.bytes()),
                     Kind::Reply => self.resolve(head, payload.bytes(), true),
@@ -208,8 +217,7 @@ impl WorkerLane {
                     Kind::Pad => {}
                 }
                 since_poll += 1;
-                // Calls keep their turn before the VM's own work, but not for ever.
-                if since_poll < 16 {
+                if since_poll < TURNS {
                     continue;
                 }
             }
@@ -229,6 +237,15 @@ impl WorkerLane {
                 }
             }
         }
+    }
+
+    /// The next frame, if it is a small call.
+    #[inline]
+    fn next_call(&self) -> Option<Plain> {
+        if !self.stash.borrow().is_empty() {
+            return None;
+        }
+        self.rx.borrow_mut().take_plain(Kind::Call, |_| true)
     }
 
     /// The next frame, in the order of arrival; its payload is copied to
@@ -273,12 +290,15 @@ impl WorkerLane {
     }
 
     #[inline]
+    fn serve_small(self: &Rc<Self>, instance: &mut dyn Instance, call: Plain) {
+        let args = Args { bytes: call.payload.bytes(), segment: None };
+        self.begin(call.call);
+        instance.call(call.function, args, Reply::new(call.call, Rc::clone(self)));
+        self.end(call.call);
+    }
+
     fn serve_call(self: &Rc<Self>, instance: &mut dyn Instance, head: FrameHead, payload: &[u8]) {
-        let begun = self.begun.get() + 1;
-        self.begun.set(begun);
-        self.begun_word.store(begun, Ordering::Relaxed);
-        self.current.set(head.call);
-        self.interrupt.begin(head.call);
+        self.begin(head.call);
         let reply = Reply::new(head.call, Rc::clone(self));
         if head.flags & FLAG_BULK == 0 {
             instance.call(head.function, Args { bytes: payload, segment: None }, reply);
@@ -290,7 +310,21 @@ impl WorkerLane {
             self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
             instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
         }
-        self.interrupt.end(head.call);
+        self.end(head.call);
+    }
+
+    #[inline]
+    fn begin(&self, call: u64) {
+        let begun = self.begun.get() + 1;
+        self.begun.set(begun);
+        self.begun_word.store(begun, Ordering::Relaxed);
+        self.current.set(call);
+        self.interrupt.begin(call);
+    }
+
+    #[inline]
+    fn end(&self, call: u64) {
+        self.interrupt.end(call);
         self.current.set(0);
     }
 

@@ -29,6 +29,12 @@ pub struct Small {
 }
 
 impl Small {
+    /// All of the words, as they are in one cache line, and a loop is dearer.
+    #[inline]
+    fn load<W: Word>(words: &[W; FIRST_BYTES / 8], len: usize) -> Self {
+        Self { len, words: words.each_ref().map(|word| word.load(Relaxed).to_le()) }
+    }
+
     /// The bytes.
     #[inline]
     #[must_use]
@@ -37,6 +43,17 @@ impl Small {
         let all = unsafe { &*std::ptr::from_ref(&self.words).cast::<[u8; FIRST_BYTES]>() };
         all.get(..self.len).unwrap_or(all)
     }
+}
+
+/// A frame as [`Consumer::take_plain`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    /// As [`FrameHead::function`].
+    pub function: u32,
+    /// As [`FrameHead::call`].
+    pub call: u64,
+    /// The payload.
+    pub payload: Small,
 }
 
 /// The consumer's end.
@@ -122,6 +139,27 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
+    /// Takes the next frame if it is a plain one, as those of small calls are: of
+    /// this kind, without flags, in one slot; and of a call that `wanted` says.
+    /// Of anything else, and of nonsense, [`peek`](Self::peek) tells more.
+    #[inline]
+    pub fn take_plain(&mut self, kind: Kind, wanted: impl FnOnce(u64) -> bool) -> Option<Plain> {
+        let [header, packed, call, words @ ..] = self.shape.slot(self.memory.ring(), self.next);
+        // SYNC: frame published, as in `peek`.
+        let header = header.load(Acquire);
+        if low(header) != self.shape.mark(self.next) {
+            return None;
+        }
+        let (packed, call, len) = (packed.load(Relaxed), call.load(Relaxed), header >> 32);
+        if low(packed) & 0xffff != kind as u32 || len > FIRST_BYTES as u64 || !wanted(call) {
+            return None;
+        }
+        let payload = Small::load(words, usize::try_from(len).unwrap_or(0));
+        self.padded = false;
+        self.advance(1);
+        Some(Plain { function: high(packed), call, payload })
+    }
+
     #[inline]
     fn check(&self, header: u64) -> Result<Frame, Corrupt> {
         let slot = self.next;
@@ -147,7 +185,7 @@ impl<M: Memory> Consumer<M> {
         if len > limit || slots_for(len) > self.shape.left_in_lap(slot) {
             return Err(Corrupt::Length { slot, len: len as u64 });
         }
-        let function = u32::try_from(packed >> 32).unwrap_or(u32::MAX);
+        let function = high(packed);
         Ok(Frame { head: FrameHead { kind, flags, function, call }, len, position: slot })
     }
 
@@ -189,15 +227,18 @@ impl<M: Memory> Consumer<M> {
         }
         assert_eq!(frame.position, self.next, "the frame was released");
         let [_, _, _, words @ ..] = self.shape.slot(self.memory.ring(), frame.position);
-        // All of them, as they are in one cache line, and a loop is dearer.
-        let words = words.each_ref().map(|word| word.load(Relaxed).to_le());
-        Some(Small { len: frame.len, words })
+        Some(Small::load(words, frame.len))
     }
 
     /// Passes over a frame and gives its slots back to the producer.
     #[inline]
     pub fn release(&mut self, frame: Frame) {
-        self.next = frame.position + slots_for(frame.len);
+        self.advance(slots_for(frame.len));
+    }
+
+    #[inline]
+    fn advance(&mut self, slots: u64) {
+        self.next += slots;
         self.stale = self.shape.stale(self.next);
         // SYNC: slots released. Pairs with the acquire load in
         // `Producer::refresh_head`.
@@ -205,9 +246,16 @@ impl<M: Memory> Consumer<M> {
     }
 }
 
-/// The low half of a header word.
+/// The low half of a word.
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
-const fn low(header: u64) -> u32 {
-    header as u32
+const fn low(word: u64) -> u32 {
+    word as u32
+}
+
+/// The high half of a word.
+#[inline]
+#[allow(clippy::cast_possible_truncation, reason = "the high half is what is wanted")]
+const fn high(word: u64) -> u32 {
+    (word >> 32) as u32
 }

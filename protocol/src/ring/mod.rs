@@ -36,7 +36,7 @@ mod producer;
 mod tests;
 
 pub use atomics::{Memory, Word};
-pub use consumer::{Consumer, Frame, Small};
+pub use consumer::{Consumer, Frame, Plain, Small};
 pub use producer::{Full, Producer, short_word};
 
 use thiserror::Error;

@@ -59,6 +59,31 @@ fn ring_delivers_in_order_and_empties() {
 }
 
 #[test]
+fn ring_takes_plain_frames_only_as_plain() {
+    let (mut tx, mut rx, _) = pair(8);
+    let any = |_: u64| true;
+    assert!(rx.take_plain(Kind::Call, any).is_none(), "nothing is there");
+    // Three laps of a ring, so that leftovers of a lap stand in every slot.
+    for call in 1..24 {
+        tx.push(FrameHead { call, ..CALL }, &[b"payload"]).unwrap();
+        assert!(rx.take_plain(Kind::Reply, any).is_none(), "another kind");
+        assert!(rx.take_plain(Kind::Call, |found| found != call).is_none(), "another call");
+        let plain = rx.take_plain(Kind::Call, |found| found == call).unwrap();
+        assert_eq!((plain.function, plain.call, plain.payload.bytes()), (7, call, &b"payload"[..]));
+        assert!(rx.take_plain(Kind::Call, any).is_none(), "taken once");
+    }
+    let flagged = FrameHead { flags: FLAG_BULK, ..CALL };
+    tx.push(flagged, &[b"x"]).unwrap();
+    assert!(rx.take_plain(Kind::Call, any).is_none(), "it has flags");
+    assert_eq!(take(&mut rx).unwrap().0, flagged);
+    tx.push(CALL, &[&[1; FIRST_BYTES + 1]]).unwrap();
+    assert!(rx.take_plain(Kind::Call, any).is_none(), "it takes two slots");
+    assert_eq!(take(&mut rx).unwrap().1.len(), FIRST_BYTES + 1);
+    tx.push(CALL, &[&[2; FIRST_BYTES]]).unwrap();
+    assert_eq!(rx.take_plain(Kind::Call, any).unwrap().payload.bytes(), [2; FIRST_BYTES]);
+}
+
+#[test]
 fn ring_says_full_and_loses_nothing() {
     let (mut tx, mut rx, _) = pair(8);
     for i in 0..8_u8 {
@@ -182,6 +207,7 @@ proptest! {
         heap.head.store(words[0], Relaxed);
         for _ in 0..tries {
             let _ = tx.push(CALL, &[b"payload"]);
+            let _ = rx.take_plain(Kind::Reply, |_| true);
             if let Ok(Some(frame)) = rx.peek() {
                 let mut out = Vec::new();
                 rx.copy_payload(&frame, &mut out);

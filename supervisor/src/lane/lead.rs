@@ -158,7 +158,7 @@ impl Lane {
             return true;
         }
         loop {
-            match self.read(receiving, Some(own)) {
+            match self.read_own(receiving, own) {
                 Read::Own => return true,
                 Read::All if receiving.broken || self.is_dead() => return false,
                 Read::All => {
@@ -221,14 +221,14 @@ impl Lane {
             return slept;
         };
         receiving.disarm();
-        let mut read = self.read(&mut receiving, Some(own));
+        let mut read = self.read_own(&mut receiving, own);
         let alone = self.is_alone();
         if matches!(read, Read::All) {
             // The leader before may have read it between our look and our lead.
             if self.look(own) {
                 read = Read::Own;
             } else if alone && !receiving.broken && receiving.rx.spin() {
-                read = self.read(&mut receiving, Some(own));
+                read = self.read_own(&mut receiving, own);
             }
         }
         match read {

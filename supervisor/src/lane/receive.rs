@@ -7,7 +7,7 @@ use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::BulkRef;
 use menagerie_protocol::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape, Small,
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape,
 };
 use serde::de::DeserializeOwned;
 
@@ -97,9 +97,29 @@ impl Receiving {
 }
 
 impl Lane {
+    /// As [`read`](Self::read), for a caller: first it looks whether what comes
+    /// next is its own value, and a small one.
+    #[inline]
+    pub(super) fn read_own(self: &Arc<Self>, receiving: &mut Receiving, own: &mut Own) -> Read {
+        if !receiving.broken
+            && self.slots.is_sent(own.ticket)
+            && let Some(plain) =
+                receiving.rx.take_plain(Kind::Reply, |call| call == own.ticket.wire())
+        {
+            // The segment goes back to its pool.
+            let segment = self.slots.own_segment(own.ticket).flatten();
+            self.slots.complete_own(own.ticket);
+            own.put(Outcome::Value(Payload::Small(plain.payload)), segment);
+            self.count_value(own.function);
+            self.answered(1);
+            return Read::Own;
+        }
+        self.read(receiving, Some(own))
+    }
+
     /// Reads the frames that are there, up to the answer to the reader's own
     /// call.
-    #[inline]
+    #[inline(never)]
     pub(super) fn read(
         self: &Arc<Self>,
         receiving: &mut Receiving,
@@ -152,26 +172,13 @@ impl Lane {
     ) -> Result<(), Violation> {
         let unknown = Violation::NoSuchCall(frame.head.call);
         let segment = self.slots.own_segment(own.ticket).ok_or(unknown)?;
-        // A small value straight to its place: through `outcome` it would be
-        // moved twice, which stalls a hot call each time.
-        if let Some(small) = Self::small_value(receiving, &frame) {
-            own.put(Outcome::Value(Payload::Small(small)), segment);
-            self.count_value(own.function);
-        } else {
-            // Of nonsense the call hears by its lane's end.
-            let outcome = self.large_outcome(receiving, &frame, own.function, segment.as_ref())?;
-            own.put(outcome, segment);
-        }
+        // Of nonsense the call hears by its lane's end.
+        let outcome = self.outcome(receiving, &frame, own.function, segment.as_ref())?;
+        own.put(outcome, segment);
         self.slots.complete_own(own.ticket);
         receiving.rx.release(frame);
         self.answered(1);
         Ok(())
-    }
-
-    /// The value in a frame of one slot.
-    #[inline]
-    fn small_value(receiving: &Receiving, frame: &Frame) -> Option<Small> {
-        if frame.head.flags == 0 { receiving.rx.small_payload(frame) } else { None }
     }
 
     /// Takes any other frame.
@@ -242,7 +249,9 @@ impl Lane {
         function: u32,
         segment: Option<&DownSegment>,
     ) -> Result<Outcome, Violation> {
-        if let Some(small) = Self::small_value(receiving, frame) {
+        if frame.head.flags == 0
+            && let Some(small) = receiving.rx.small_payload(frame)
+        {
             self.count_value(function);
             return Ok(Outcome::Value(Payload::Small(small)));
         }

@@ -315,6 +315,13 @@ impl Slots {
         slot.leave(ticket, Phase::Asleep, to)
     }
 
+    /// Whether a call is in flight whose caller looks by itself.
+    #[inline]
+    pub(crate) fn is_sent(&self, ticket: Ticket) -> bool {
+        let sent = State { generation: ticket.generation, phase: Phase::Sent }.pack();
+        self.get(ticket.index).is_some_and(|slot| slot.state.load(Acquire) == sent)
+    }
+
     /// A call whose caller is the one that reads: its segment, which the caller
     /// has from now on. `None` if it is not in flight.
     ///
