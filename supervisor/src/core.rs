@@ -104,7 +104,7 @@ impl Core {
             return;
         }
         if let Some(worker) = lock(&self.workers).remove(name) {
-            worker.send(Command::Stop { restart: false });
+            worker.send(Command::Stop);
         }
     }
 

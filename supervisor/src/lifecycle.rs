@@ -363,6 +363,13 @@ impl Lifecycle {
                 self.enter(State::Draining { restart: false });
                 Action::Drain
             }
+            // So does a restart by hand, which may come at any time: what its
+            // caller saw need not be so any more.
+            (State::Stopped, Input::Stop { restart: true }) => self.spawn(false),
+            (State::Draining { restart: false }, Input::Stop { restart: true }) => {
+                self.state = State::Draining { restart: true };
+                Action::None
+            }
             // By hand, at any time (S3).
             (State::Quarantined { .. } | State::Backoff { .. }, Input::Wanted) => {
                 self.respawn(now, false)

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::call::Contract;
 use crate::config::{Config, ConfigError};
 use crate::core::{Core, SHUTDOWN_LIMIT};
-use crate::events::{EventBus, Events, now_ms};
+use crate::events::{Event, EventBus, EventKind, Events, NextEvent, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
@@ -444,30 +444,37 @@ impl Supervisor {
     }
 
     async fn restart_one(&self, worker: &Arc<Worker>) -> Result<WorkerStatus, RuntimeError> {
-        let (_, before) = worker.state();
+        let name = worker.name.to_string();
         let mut events = self.events();
-        worker.send(match worker.state().0 {
-            WorkerState::Stopped => Command::Wanted,
-            _ => Command::Stop { restart: true },
-        });
+        let before = worker.begin_restart().await?;
         loop {
-            let (state, incarnation) = worker.state();
-            match state {
-                WorkerState::Ready if incarnation > before => {
-                    return Ok(self.worker_status(worker));
-                }
-                WorkerState::Quarantined | WorkerState::Stopped if incarnation > before => {
+            match worker.state() {
+                (WorkerState::Ready, incarnation) if incarnation > before => break,
+                // It was not started, or somebody has stopped it since.
+                (WorkerState::Quarantined | WorkerState::Stopped, _) => {
+                    if *self.core().stopping.borrow() {
+                        return Err(RuntimeError::ShuttingDown);
+                    }
                     let problem = self.worker_status(worker).problem;
                     let problem = problem.unwrap_or_else(|| "it died again".to_owned());
-                    let worker = worker.name.to_string();
-                    return Err(RuntimeError::WorkerUnavailable { worker, problem });
+                    return Err(RuntimeError::WorkerUnavailable { worker: name, problem });
                 }
                 _ => {}
             }
-            if events.next().await.is_none() {
-                return Err(RuntimeError::ShuttingDown);
+            match events.next().await {
+                None => return Err(RuntimeError::ShuttingDown),
+                // It need not be so any more.
+                Some(NextEvent::Event(Event {
+                    kind:
+                        EventKind::WorkerState {
+                            worker, state: WorkerState::Ready, incarnation, ..
+                        },
+                    ..
+                })) if worker == name && incarnation > before => break,
+                Some(_) => {}
             }
         }
+        Ok(self.worker_status(worker))
     }
 
     /// A contract that some loaded bundle provides: `greeter@1`, or
@@ -610,7 +617,7 @@ impl Supervisor {
         core.standbys.stop();
         let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
         for worker in &workers {
-            worker.send(Command::Stop { restart: false });
+            worker.send(Command::Stop);
         }
         let mut events = self.events();
         let all_stopped = async {

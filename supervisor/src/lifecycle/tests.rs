@@ -132,6 +132,26 @@ fn s3_a_requested_restart_counts_as_no_restart() {
 }
 
 #[test]
+fn s3_a_requested_restart_starts_a_worker_whatever_it_is_doing() {
+    // It has stopped since somebody looked.
+    let (mut life, now) = life();
+    assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::Spawn);
+    let _ = life.on(Input::CannotStart, now, 0.0);
+    assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::Spawn);
+    let _ = life.on(Input::Loaded, now, 0.0);
+    // It is about to stop, for idleness.
+    let _ = life.on(Input::Idle, now, 0.0);
+    assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::None);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+    assert_eq!((life.incarnation(), life.restarts()), (3, 0));
+    // But a stop that comes later is a stop.
+    let _ = life.on(Input::Stop { restart: true }, now, 0.0);
+    let _ = life.on(Input::Stop { restart: false }, now, 0.0);
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::None);
+    assert_eq!(life.state(), &State::Stopped);
+}
+
+#[test]
 fn s3_a_policy_whose_limit_can_never_be_reached_is_refused() {
     RestartPolicy::default().check().unwrap();
     let policy = RestartPolicy { limit: 20, ..RestartPolicy::default() };

@@ -215,9 +215,18 @@ impl Actor {
                 }
                 Action::None
             }
-            Command::Stop { restart } => {
+            Command::Stop => {
                 self.give_up_rolling(&RuntimeError::ShuttingDown);
-                self.input(Input::Stop { restart })
+                self.input(Input::Stop { restart: false })
+            }
+            // Whoever asked learns by the end of the channel.
+            Command::Restart(_) if *self.core.stopping.borrow() => Action::None,
+            Command::Restart(begun) => {
+                self.give_up_rolling(&RuntimeError::ShuttingDown);
+                let before = self.life.incarnation();
+                let action = self.input(Input::Stop { restart: true });
+                let _ = begun.send(before);
+                action
             }
             Command::Roll(reply) => {
                 self.roll(reply);

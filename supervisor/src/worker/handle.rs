@@ -25,8 +25,11 @@ pub(crate) enum Command {
     Restore,
     /// Everything that should be loaded is, in this incarnation.
     Restored(u64),
-    /// Stop; `restart` for another start afterwards.
-    Stop { restart: bool },
+    /// Stop.
+    Stop,
+    /// Start anew, whatever it does now. Answered, when that has begun, with the
+    /// incarnation before: what the worker is from then on came after it.
+    Restart(oneshot::Sender<u64>),
     /// Start another process beside the one that serves, and change over.
     Roll(oneshot::Sender<Result<(), RuntimeError>>),
     /// The other process has, or has not, loaded everything.
@@ -120,6 +123,15 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Starts it anew, whatever it does: the incarnation before. A look at its
+    /// state would not do to choose a command by: it may be another one when the
+    /// command arrives.
+    pub(crate) async fn begin_restart(&self) -> Result<u64, RuntimeError> {
+        let (reply, begun) = oneshot::channel();
+        self.send(Command::Restart(reply));
+        begun.await.map_err(|_| RuntimeError::ShuttingDown)
     }
 
     /// Changes over to another process without a pause (S8).

@@ -2,6 +2,7 @@
 //! operator restarts something.
 
 mod blame;
+mod by_hand;
 mod idle;
 mod long_forms;
 mod placement;

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bundles::Guilty;
-use crate::stage::{PATIENCE, Problem, Stage};
+use crate::stage::{PATIENCE, Problem, Stage, step};
 
 /// How long the guilty call may take.
 const DEADLINE: Duration = Duration::from_millis(500);
@@ -27,15 +27,18 @@ pub(crate) async fn play(stage: &Stage<'_>, fault: &str) -> Result<String, Probl
         "loop" => again_and_again(stage).await,
         "init" => {
             let bad = Guilty::at(stage.guilty.language, "init")?;
-            match stage.supervisor.load(&bad.path).await {
+            let load = async { Ok::<_, Problem>(stage.supervisor.load(&bad.path).await) };
+            match step(&stage.supervisor, "load what aborts", load).await? {
                 Ok(_) => Err("what aborts in its init was loaded".into()),
                 Err(error) => Ok(format!("load: {}", kind(&error))),
             }
         }
         "unload" => {
             let bad = Guilty::at(stage.guilty.language, "unload")?;
-            stage.supervisor.load(&bad.path).await?;
-            Ok(match stage.supervisor.unload("guilty-unload").await {
+            let supervisor = &stage.supervisor;
+            step(supervisor, "load what aborts later", supervisor.load(&bad.path)).await?;
+            let unload = async { Ok::<_, Problem>(supervisor.unload("guilty-unload").await) };
+            Ok(match step(supervisor, "unload what aborts", unload).await? {
                 Ok(()) => "unload: done".to_owned(),
                 Err(error) => format!("unload: {}", kind(&error)),
             })
@@ -72,7 +75,7 @@ async fn struck(
 ) -> Result<String, Problem> {
     let strike = async {
         let name = stage.guilty.name();
-        until(|| {
+        until("the call to run", || {
             let bundles = stage.supervisor.status().bundles;
             bundles.iter().any(|b| b.name == name && b.calls.in_flight == 1).then_some(())
         })
@@ -89,7 +92,7 @@ async fn struck(
 async fn twice(stage: &Stage<'_>) -> Result<String, Problem> {
     let first = pid(stage).ok_or("the guilty has no worker")?;
     let outcome = struck(stage, |pid| kill(pid, Signal::SIGKILL)).await?;
-    let second = until(|| pid(stage).filter(|pid| *pid != first)).await?;
+    let second = until("the next process", || pid(stage).filter(|pid| *pid != first)).await?;
     // It may have ended by itself since.
     let _ = kill(second, Signal::SIGKILL);
     Ok(outcome)
@@ -111,7 +114,8 @@ async fn again_and_again(stage: &Stage<'_>) -> Result<String, Problem> {
             return Err(format!("it is not quarantined after {crashes} crashes").into());
         }
     }
-    stage.supervisor.reload(&stage.guilty.name()).await?;
+    let name = stage.guilty.name();
+    step(&stage.supervisor, "reload it", stage.supervisor.reload(&name)).await?;
     Ok(format!("quarantined after {crashes} crashes"))
 }
 
@@ -121,14 +125,15 @@ async fn deleted(stage: &Stage<'_>) -> Result<String, Problem> {
     let aside = stage.program.with_extension("aside");
     std::fs::rename(&stage.program, &aside)?;
     let outcome = told(&call(stage, "abort").await);
-    let answer = until(|| {
+    let problem = until("the bundle's problem", || {
         let bundles = stage.supervisor.status().bundles;
         bundles.into_iter().find(|b| b.name == stage.guilty.name())?.problem
     });
-    answer.await?;
+    problem.await?;
     let meanwhile = told(&call(stage, "abort").await);
     std::fs::rename(&aside, &stage.program)?;
-    stage.supervisor.restart(stage.guilty.language.loader).await?;
+    let loader = stage.guilty.language.loader;
+    step(&stage.supervisor, "restart the worker", stage.supervisor.restart(loader)).await?;
     Ok(format!("{outcome}, then {meanwhile}"))
 }
 
@@ -138,14 +143,14 @@ fn pid(stage: &Stage<'_>) -> Option<Pid> {
     i32::try_from(worker.pid?).ok().map(Pid::from_raw)
 }
 
-async fn until<T>(condition: impl Fn() -> Option<T>) -> Result<T, Problem> {
+async fn until<T>(what: &str, condition: impl Fn() -> Option<T>) -> Result<T, Problem> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = condition() {
             return Ok(found);
         }
         if Instant::now() > deadline {
-            return Err("waited in vain".into());
+            return Err(format!("waited in vain for {what}").into());
         }
         tokio::time::sleep(Duration::from_micros(200)).await;
     }

@@ -3,12 +3,13 @@
 //! and a table of what came of it.
 //!
 //! ```text
-//! faults [--quick] [LANGUAGE]...
+//! faults [--quick] [LANGUAGE[:FAULT]]...
 //! ```
 //!
 //! Its exit status is 1 if any row is not as it has to be: the host lives (or
 //! nothing is printed), the guilty call has a typed outcome, the bundle answers
-//! again, and no call on another worker fails. Faults are the bundles' own, but
+//! again, and no call on another worker fails. A row that hangs says at which step,
+//! and what the supervisor's state is then. Faults are the bundles' own, but
 //! for `killed` and `stopped`, which come from outside in languages that cannot
 //! signal themselves, and those of `deeds.rs`.
 
@@ -27,9 +28,15 @@ async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let only: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
-    let chosen = LANGUAGES
-        .into_iter()
-        .filter(|language| only.is_empty() || only.iter().any(|name| *name == language.name));
+    let chosen = |language: &str, fault: Option<&str>| {
+        let is_it = |name: &&String| match (name.split_once(':'), fault) {
+            (Some((of, one)), Some(fault)) => of == language && one == fault,
+            (Some((of, _)), None) => of == language,
+            (None, _) => *name == language,
+        };
+        only.is_empty() || only.iter().any(is_it)
+    };
+    let languages = LANGUAGES.into_iter().filter(|language| chosen(language.name, None));
     let (mut table, mut bad) = (Table::new(), 0);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header([
@@ -42,7 +49,7 @@ async fn main() -> ExitCode {
         "noticed",
         "recovered",
     ]);
-    for language in chosen {
+    for language in languages {
         let guilty = match Guilty::make(language) {
             Ok(guilty) => guilty,
             Err(problem) => {
@@ -51,7 +58,8 @@ async fn main() -> ExitCode {
             }
         };
         let step = if quick { 5 } else { 1 };
-        for fault in language.faults.iter().step_by(step) {
+        let faults = language.faults.iter().step_by(step);
+        for fault in faults.filter(|fault| chosen(language.name, Some(fault))) {
             match commit(&guilty, fault).await {
                 Ok(row) => {
                     let breaks = row.breaks();

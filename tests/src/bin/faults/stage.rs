@@ -1,6 +1,8 @@
 //! One fault: a supervisor, a guilty bundle, an innocent one beside it, one in
 //! another worker, and what became of them.
 
+use std::fmt::Display;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,8 +14,11 @@ use menagerie_tests::Language;
 use crate::bundles::Guilty;
 use crate::deeds;
 
-/// Long enough for any machine: what takes longer has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(200);
+/// Long enough for any machine: a row that takes longer has failed.
+const ALL_PATIENCE: Duration = Duration::from_secs(200);
+/// And one step of it, well before: so a row that hangs says where.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What came of a fault.
 pub(crate) struct Row {
     pub(crate) outcome: String,
@@ -47,8 +52,33 @@ pub(crate) type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 /// Commits a fault.
 pub(crate) async fn commit(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
-    let outcome = tokio::time::timeout(PATIENCE, play(guilty, fault)).await;
-    outcome.map_err(|_| format!("it took longer than {PATIENCE:?}"))?
+    let outcome = tokio::time::timeout(ALL_PATIENCE, play(guilty, fault)).await;
+    outcome.map_err(|_| format!("it took longer than {ALL_PATIENCE:?}"))?
+}
+
+/// A step of a row, which ends in time or says what it was, and what the
+/// supervisor's state was then.
+pub(crate) async fn step<T, E: Into<Problem>>(
+    supervisor: &Supervisor,
+    what: impl Display,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(PATIENCE, step).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(_) => Err(format!(
+            "'{what}' took longer than {PATIENCE:?}: {:#?}\n{}",
+            supervisor.status(),
+            last_words(supervisor)
+        )
+        .into()),
+    }
+}
+
+/// The last of the supervisor's log.
+fn last_words(supervisor: &Supervisor) -> String {
+    let logs = supervisor.logs();
+    let last = logs.iter().rev().take(20).rev();
+    last.map(|entry| format!("{entry:?}\n")).collect()
 }
 
 /// What a fault is committed on.
@@ -78,7 +108,7 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
     }
     let supervisor = Supervisor::builder().config(config).start()?;
     let innocent = Load::on(&supervisor, guilty.language.innocent).await?;
-    supervisor.load(&guilty.path).await?;
+    step(&supervisor, "load the guilty", supervisor.load(&guilty.path)).await?;
     let culprit = supervisor.contract(&guilty.contract())?;
     // Somebody in another worker.
     let other = if loader == "lua" { "js" } else { "lua" };
@@ -103,7 +133,10 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
         match culprit.call::<_, i64>("inc", (1,)).await {
             Ok(2) => break begun.elapsed(),
             Ok(other) => return Err(format!("inc(1) is {other}").into()),
-            Err(failure) if Instant::now() > deadline => return Err(failure.into()),
+            Err(failure) if Instant::now() > deadline => {
+                let told = last_words(&supervisor);
+                return Err(format!("it does not recover: {failure}\n{told}").into());
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     };
@@ -115,7 +148,9 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
         watch.abort();
         (None, "lives".to_owned())
     };
-    let (innocent, others) = (innocent.end().await?, others.end().await?);
+    let innocent = step(&supervisor, "the innocent's last call", innocent.end()).await?;
+    let others = step(&supervisor, "the others' last call", others.end()).await?;
+    // It has a limit of its own.
     supervisor.shutdown().await;
     Ok(Row { outcome, death, innocent, others, noticed, recovered })
 }
@@ -130,7 +165,8 @@ impl Load {
     async fn on(supervisor: &Supervisor, suffix: &str) -> Result<Self, Problem> {
         let name = format!("greeter-{suffix}");
         if !supervisor.status().bundles.iter().any(|bundle| bundle.name == name) {
-            supervisor.load(Language::of(suffix).bundle("greeter")).await?;
+            let greeter = Language::of(suffix).bundle("greeter");
+            step(supervisor, format_args!("load {name}"), supervisor.load(greeter)).await?;
         }
         let greeter = supervisor.contract(&format!("{name}/greeter@1"))?;
         let stop = Arc::new(AtomicBool::new(false));
