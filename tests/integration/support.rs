@@ -130,17 +130,26 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// it blocks the runtime's threads for ever, and if any thread panics, the
 /// supervisor's included.
 pub(crate) fn run(test: impl Future<Output = ()> + Send + 'static) {
+    run_within(PATIENCE * 3, test);
+}
+
+/// As [`run`], for a test that is asked to do so much that it takes longer.
+pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()> + Send + 'static) {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2);
-    run_on(builder, test);
+    run_on(builder, limit, test);
 }
 
 /// As [`run`], with the supervisor's tasks and the test on one thread.
 pub(crate) fn run_on_one_thread(test: impl Future<Output = ()> + Send + 'static) {
-    run_on(tokio::runtime::Builder::new_current_thread(), test);
+    run_on(tokio::runtime::Builder::new_current_thread(), PATIENCE * 3, test);
 }
 
-fn run_on(mut builder: tokio::runtime::Builder, test: impl Future<Output = ()> + Send + 'static) {
+fn run_on(
+    mut builder: tokio::runtime::Builder,
+    limit: Duration,
+    test: impl Future<Output = ()> + Send + 'static,
+) {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICS.lock().unwrap().push(panic.to_string());
@@ -154,7 +163,7 @@ fn run_on(mut builder: tokio::runtime::Builder, test: impl Future<Output = ()> +
         runtime.block_on(test);
         done.send(()).unwrap();
     });
-    match ended.recv_timeout(PATIENCE * 3) {
+    match ended.recv_timeout(limit) {
         Ok(()) => assert_eq!(*PANICS.lock().unwrap(), [""; 0], "somebody panicked"),
         Err(RecvTimeoutError::Timeout) => panic!("the test hangs"),
         Err(RecvTimeoutError::Disconnected) => {
@@ -262,5 +271,32 @@ impl Bundle {
 
     pub(crate) fn write(&self, name: &str, content: &str) {
         std::fs::write(self.folder.path().join(name), content).unwrap();
+    }
+}
+
+/// Says now and then how far a long run has come; a short one says nothing.
+pub(crate) struct Progress {
+    what: &'static str,
+    all: u64,
+    begun: Instant,
+    next: Instant,
+}
+
+impl Progress {
+    const EVERY: Duration = Duration::from_secs(10);
+
+    pub(crate) fn of(what: &'static str, all: u64) -> Self {
+        let begun = Instant::now();
+        Self { what, all, begun, next: begun + Self::EVERY }
+    }
+
+    /// So many are done.
+    pub(crate) fn at(&mut self, done: u64) {
+        let now = Instant::now();
+        if now >= self.next {
+            self.next = now + Self::EVERY;
+            let seconds = self.begun.elapsed().as_secs();
+            eprintln!("{done} of {} {} in {seconds} s", self.all, self.what);
+        }
     }
 }

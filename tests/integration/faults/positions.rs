@@ -7,7 +7,7 @@ use menagerie_supervisor::{Failure, RestartPolicy};
 use rmpv::Value;
 
 use super::{Stage, hasty_once};
-use crate::support::{run, run_on_one_thread, wait_for};
+use crate::support::{PATIENCE, Progress, run, run_on_one_thread, run_within, wait_for};
 
 /// Many calls at once, until the supervisor has to look at the worker's
 /// position in the ring of calls, which is nonsense. Each call has one end:
@@ -122,11 +122,13 @@ fn s6_a_call_that_is_never_answered() {
 /// seed: its number.
 #[test]
 fn s2_random_bytes_from_sixty_seeds() {
-    run(async {
+    // A thousand in `make stress`.
+    let seeds = std::env::var("MENAGERIE_SEEDS").ok().and_then(|n| n.parse().ok());
+    let seeds = seeds.unwrap_or(60_u64);
+    // A start, a death and its report for each: a tenth of a second or two.
+    let limit = PATIENCE * 3 + Duration::from_secs(seeds);
+    run_within(limit, async move {
         let mut config = hasty_once("random");
-        // A thousand in `make stress`.
-        let seeds = std::env::var("MENAGERIE_SEEDS").ok().and_then(|n| n.parse().ok());
-        let seeds = seeds.unwrap_or(60_u64);
         config.worker_env.insert("MISBEHAVE_TIMES".to_owned(), seeds.to_string());
         config.crash_history = 10_000;
         config.bundle_crash_limit = 10_000;
@@ -139,9 +141,10 @@ fn s2_random_bytes_from_sixty_seeds() {
         };
         let stage = Stage::set(config).await;
         let probe = stage.load().await;
-        let mut answers = 0;
+        let (mut answers, mut progress) = (0, Progress::of("seeds", seeds));
         while stage.worker().incarnation <= seeds {
             let before = stage.worker().incarnation;
+            progress.at(before - 1);
             match probe.call::<_, Value>("inc", (1,)).await {
                 // What random bytes say may be an answer like any other.
                 Ok(_) => answers += 1,
@@ -154,7 +157,7 @@ fn s2_random_bytes_from_sixty_seeds() {
             }
             wait_for("the next seed", || (stage.worker().incarnation > before).then_some(())).await;
         }
-        eprintln!("{answers} answers");
+        eprintln!("{seeds} seeds, {answers} answers");
         assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
         wait_for("the reports", || {
             let crashes = stage.supervisor.crashes();

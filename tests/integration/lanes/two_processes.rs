@@ -2,7 +2,8 @@
 //! supervisor and worker have. Each side knows what the other sends, and checks
 //! every byte.
 //!
-//! `MENAGERIE_FRAMES` says how many: 10 million in `make stress`.
+//! `MENAGERIE_FRAMES` says how many: 10 million in `make stress`. Either side
+//! gives up when nothing has come for long, so the test ends in any case.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
@@ -15,8 +16,14 @@ use menagerie_protocol::lane::{LaneMemory, NewLane};
 use menagerie_protocol::ring::{FrameHead, Full, Kind, Shape};
 use menagerie_tests::random::Random;
 
+use crate::support::Progress;
+
 const ENV_CHILD: &str = "MENAGERIE_FRAMES_CHILD";
 const SHAPE: Shape = Shape::new(256);
+/// Rounds of a millisecond at least in which nothing could be sent or read: the
+/// other side is gone, or one of us sleeps while it should not. They are counted,
+/// not timed: the machine may stand still for a while.
+const FRUITLESS: u32 = 120_000;
 
 /// The frames that one side sends: mostly small, some as large as may be.
 struct Frames {
@@ -57,6 +64,8 @@ fn exchange(memory: &LaneMemory, side: Side, count: u64) {
     let (mut out, mut expected) = (Frames::of(side), Frames::of(other));
     let (mut payload, mut wanted, mut found) = (Vec::new(), Vec::new(), Vec::new());
     let mut head = out.fill(&mut payload);
+    let mut progress = Progress::of("frames each way", count);
+    let (mut round, mut fruitless) = (0_u64, 0);
     while out.number <= count || expected.number < count {
         let mut moved = false;
         while out.number <= count {
@@ -76,10 +85,24 @@ fn exchange(memory: &LaneMemory, side: Side, count: u64) {
             rx.release(frame);
             moved = true;
         }
-        if !moved && expected.number < count && !rx.spin() {
-            // The other side may wait for room, that it is not woken for.
+        round += 1;
+        if side == Side::Supervisor && round.is_multiple_of(256) {
+            progress.at(expected.number);
+        }
+        if moved {
+            fruitless = 0;
+            continue;
+        }
+        // The other side may wait for room, or make some, that we are not woken
+        // for.
+        if expected.number == count {
+            std::thread::sleep(Duration::from_millis(1));
+        } else if !rx.spin() {
             rx.sleep(Some(Duration::from_millis(1)));
         }
+        fruitless += 1;
+        let (sent, read) = (out.number - 1, expected.number);
+        assert!(fruitless < FRUITLESS, "stuck with {sent} frames sent and {read} read");
     }
 }
 
@@ -121,9 +144,20 @@ fn frames_of_every_size_arrive_whole_in_both_directions() {
         }
     }
     let mut child = Killed(child);
-    let watched = std::thread::spawn(move || exchange(&memory, Side::Supervisor, count));
-    let status = child.0.wait().unwrap();
+    let mut watched = Some(std::thread::spawn(move || exchange(&memory, Side::Supervisor, count)));
+    // Whoever fails first is heard at once: the other would wait for it.
+    let status = loop {
+        if let Some(status) = child.0.try_wait().unwrap() {
+            break status;
+        }
+        if let Some(ended) = watched.take_if(|watched| watched.is_finished()) {
+            ended.join().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
     assert!(status.success(), "the other side: {status}");
-    watched.join().unwrap();
+    if let Some(watched) = watched {
+        watched.join().unwrap();
+    }
     eprintln!("{count} frames each way");
 }
