@@ -1,4 +1,9 @@
-//! Lanes: between two real processes, without a supervisor, and with many callers.
+//! Lanes: between two real processes, without a supervisor, with many callers, and
+//! what they cost the kernel.
 
 mod callers;
+mod host;
+mod idle;
+mod system_calls;
+mod tracer;
 mod two_processes;
