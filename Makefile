@@ -9,11 +9,15 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ROUNDS ?= 10000
 # A build of its own: `--cfg loom` is part of every crate's build.
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
+# One for Miri: other code of every crate.
+MIRI := $(or $(CARGO_TARGET_DIR),target)/miri
+# What has no need of shared memory, sockets and processes, which Miri lacks.
+PURE := test(/^(ring|lane::wait|lane::hand_over|msgpack|message|contract)::/)
 # And one for what Menagerie is compared with.
 PEERS := $(or $(CARGO_TARGET_DIR),target)/peers
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test contract loom stress bench bench-peers soak faults chaos lint clean
+.PHONY: help setup build demo test contract loom miri stress bench bench-peers soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +43,16 @@ loom: setup ## check the lanes' protocols by their models
 	CARGO_TARGET_DIR=$(LOOM) RUSTFLAGS="--cfg loom" \
 		cargo nextest run --locked --release --package menagerie-protocol --lib models::
 
+miri: setup ## the rings' own tests, by Miri: undefined behaviour and races; needs nightly Rust
+	@cargo +nightly miri --version >/dev/null 2>&1 || { \
+		echo "make miri: Miri is missing. With rustup:" \
+			"rustup toolchain install nightly --component miri,rust-src"; exit 1; }
+	CARGO_TARGET_DIR=$(MIRI) MIRIFLAGS="-Zmiri-strict-provenance" \
+		cargo +nightly miri nextest run --locked --package menagerie-protocol --lib -E '$(PURE)'
+
 stress: setup ## 10 million frames between two processes, and 1,000 seeds of random bytes
 	cargo build --locked --profile stress --package menagerie-worker-lua
-	MENAGERIE_FRAMES=10000000 MENAGERIE_SEEDS=1000 cargo test --locked --profile stress \
+	RUST_LOG=off MENAGERIE_FRAMES=10000000 MENAGERIE_SEEDS=1000 cargo test --locked --profile stress \
 		--package menagerie-tests --test integration -- --nocapture two_processes random_bytes
 
 bench: setup ## measure calls beside what the machine allows; writes docs/bench
