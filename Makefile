@@ -9,15 +9,16 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/debug
 ROUNDS ?= 10000
 # A build of its own: `--cfg loom` is part of every crate's build.
 LOOM := $(or $(CARGO_TARGET_DIR),target)/loom
-# One for Miri: other code of every crate.
+# One for Miri, and one for AddressSanitizer: other code of every crate.
 MIRI := $(or $(CARGO_TARGET_DIR),target)/miri
+ASAN := $(or $(CARGO_TARGET_DIR),target)/asan
 # What has no need of shared memory, sockets and processes, which Miri lacks.
 PURE := test(/^(ring|lane::wait|lane::hand_over|msgpack|message|contract)::/)
 # And one for what Menagerie is compared with.
 PEERS := $(or $(CARGO_TARGET_DIR),target)/peers
 WORKERS := $(foreach w,native python lua js dotnet,--package menagerie-worker-$(w))
 
-.PHONY: help setup build demo test contract loom miri stress bench bench-peers soak faults chaos lint clean
+.PHONY: help setup build demo test contract loom miri asan stress bench bench-peers soak faults chaos lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +50,14 @@ miri: setup ## the rings' own tests, by Miri: undefined behaviour and races; nee
 			"rustup toolchain install nightly --component miri,rust-src"; exit 1; }
 	CARGO_TARGET_DIR=$(MIRI) MIRIFLAGS="-Zmiri-strict-provenance" \
 		cargo +nightly miri nextest run --locked --package menagerie-protocol --lib -E '$(PURE)'
+
+asan: setup ## the tests of protocol under AddressSanitizer; needs nightly Rust
+	@cargo +nightly --version >/dev/null 2>&1 || { \
+		echo "make asan: a nightly Rust is missing. With rustup:" \
+			"rustup toolchain install nightly"; exit 1; }
+	CARGO_TARGET_DIR=$(ASAN) RUSTFLAGS="-Zsanitizer=address" \
+		cargo +nightly nextest run --locked --target x86_64-unknown-linux-gnu \
+			--package menagerie-protocol --lib
 
 stress: setup ## 10 million frames between two processes, and 1,000 seeds of random bytes
 	cargo build --locked --profile stress --package menagerie-worker-lua
