@@ -11,7 +11,8 @@ const BOTTOM: f64 = 36.0;
 const TOP: f64 = 28.0;
 const COLOURS: [&str; 2] = ["#1f77b4", "#d62728"];
 
-/// Memory over rounds, from zero: a slope is seen for what it is.
+/// Memory over rounds, from zero: a slope is seen for what it is. A broken line
+/// stands where the warm-up ends.
 pub(crate) fn svg(title: &str, series: &[Series]) -> String {
     let points = || series.iter().flat_map(|series| &series.points);
     let most_x = points().map(|p| p.0).fold(1.0, f64::max);
@@ -46,6 +47,20 @@ pub(crate) fn svg(title: &str, series: &[Series]) -> String {
             HEIGHT - BOTTOM + 16.0,
         );
     }
+    let rounds = series.iter().map(|series| series.rounds).max().unwrap_or(0);
+    let warm = x(series.iter().map(Series::warm_at).fold(0.0, f64::max));
+    let foot = HEIGHT - BOTTOM;
+    let _ = write!(
+        out,
+        "<line x1=\"{warm:.1}\" y1=\"{TOP}\" x2=\"{warm:.1}\" y2=\"{foot}\" stroke=\"#999\" \
+         stroke-dasharray=\"4\"/>\n\
+         <text x=\"{:.1}\" y=\"{:.1}\" fill=\"#666\">warm-up until here</text>\n\
+         <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{rounds} rounds of each</text>\n",
+        warm + 4.0,
+        foot - 6.0,
+        x(most_x / 2.0),
+        HEIGHT - 4.0,
+    );
     for (at, (series, colour)) in series.iter().zip(COLOURS).enumerate() {
         let line: Vec<String> =
             series.points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();

@@ -6,6 +6,8 @@ use menagerie_supervisor::{Contract, Supervisor};
 use menagerie_tests::Language;
 use menagerie_tests::slope::Fit;
 
+use crate::args::Args;
+
 /// What is done again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
@@ -32,10 +34,16 @@ const TOLERANCE: f64 = 256.0;
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) what: What,
+    pub(crate) rounds: u32,
     pub(crate) points: Vec<(f64, f64)>,
 }
 
 impl Series {
+    /// The round at which the warm-up is over.
+    pub(crate) fn warm_at(&self) -> f64 {
+        self.after_warm_up().first().map_or(0.0, |point| point.0)
+    }
+
     fn after_warm_up(&self) -> &[(f64, f64)] {
         &self.points[self.points.len() / 5..]
     }
@@ -50,7 +58,7 @@ impl Series {
     }
 
     /// A row of the table.
-    pub(crate) fn row(&self, language: &str, rounds: u32) -> String {
+    pub(crate) fn row(&self, language: &str) -> String {
         let mib = |point: Option<&(f64, f64)>| {
             point.map_or_else(String::new, |(_, bytes)| {
                 format!("{:.1} MiB", bytes / f64::from(1 << 20))
@@ -60,8 +68,9 @@ impl Series {
             .fit()
             .map_or_else(|| "-".to_owned(), |f| format!("{:.0} ± {:.0}", f.slope, 2.0 * f.error));
         format!(
-            "| {language} | {} | {rounds} | {} | {} | {slope} | {} |\n",
+            "| {language} | {} | {} | {} | {} | {slope} | {} |\n",
             self.what.name(),
+            self.rounds,
             mib(self.after_warm_up().first()),
             mib(self.points.last()),
             if self.is_flat() { "yes" } else { "**no**" },
@@ -71,16 +80,22 @@ impl Series {
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs the rounds in a worker of their own.
-pub(crate) async fn run(language: Language, what: What, rounds: u32) -> Result<Series, Failure> {
+/// Runs the rounds in a worker of their own, and tells `progress` of each.
+pub(crate) async fn run(
+    language: Language,
+    what: What,
+    args: &Args,
+    mut progress: impl FnMut(u32),
+) -> Result<Series, Failure> {
+    let rounds = args.rounds;
     let mut builder = Supervisor::builder();
     // The workers lie beside this program.
     if let Some(beside) = std::env::current_exe()?.parent().map(Path::to_owned) {
         builder = builder.worker_dir(beside);
     }
     let supervisor = builder.start()?;
-    let dir = language.bundle("greeter");
     let name = format!("greeter-{}", language.suffix);
+    let dir = args.bundles.join(&name);
     let contract = format!("{name}/greeter@1");
     if what == What::Reload {
         supervisor.load(&dir).await?;
@@ -110,9 +125,10 @@ pub(crate) async fn run(language: Language, what: What, rounds: u32) -> Result<S
             let rss = worker.rss_bytes.ok_or("the worker's memory cannot be read")? as f64;
             points.push((f64::from(round), rss));
         }
+        progress(round);
     }
     supervisor.shutdown().await;
-    Ok(Series { what, points })
+    Ok(Series { what, rounds, points })
 }
 
 async fn call(contract: &Contract) -> Result<(), Failure> {

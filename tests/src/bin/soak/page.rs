@@ -1,0 +1,41 @@
+//! The page with a row for each series.
+
+use std::path::Path;
+
+use menagerie_tests::{LANGUAGES, Language};
+
+use crate::run::Series;
+
+const HEAD: &str = "\
+# The soak
+
+`make soak` writes this page. Each row: so many rounds, the worker's resident memory
+after the warm-up (the first fifth) and at the end, and by how much it grows with each
+round, with twice the standard error. It must not grow by more than 256 bytes beyond
+that.
+
+| language | what | rounds | after warm-up | at the end | bytes a round | flat |
+| --- | --- | --- | --- | --- | --- | --- |
+";
+
+/// Writes the page anew, with a language's rows; those of other languages stay
+/// as an earlier run left them.
+pub(crate) fn write(folder: &Path, language: &Language, series: &[Series]) -> std::io::Result<()> {
+    let file = folder.join("README.md");
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    let mut page = HEAD.to_owned();
+    let mut plots = String::new();
+    for Language { name, suffix, .. } in LANGUAGES {
+        if suffix == language.suffix {
+            page.extend(series.iter().map(|series| series.row(name)));
+        } else {
+            let start = format!("| {name} |");
+            let rows = before.lines().filter(|line| line.starts_with(&start));
+            page.extend(rows.map(|row| format!("{row}\n")));
+        }
+        if folder.join(format!("{suffix}.svg")).exists() {
+            plots.push_str(&format!("![{name}]({suffix}.svg)\n"));
+        }
+    }
+    std::fs::write(file, format!("{page}\n{plots}"))
+}
