@@ -99,12 +99,20 @@ namespace Menagerie.Bridge
             handle.Free();
         }
 
-        /// <summary>Collects what a lane's freed bundle left; 1 if something still holds it.</summary>
+        /// <summary>
+        /// Collects what a lane's freed bundle left; 1 if something still holds
+        /// it. The lane's thread ends then, so its scratch buffer goes as well.
+        /// </summary>
         [UnmanagedCallersOnly]
         public static int Collect(ulong lane)
         {
             try
             {
+                if (scratch != null)
+                {
+                    scratch.Dispose();
+                    scratch = null;
+                }
                 return Graveyard.Collect(lane) ? 0 : 1;
             }
             catch (Exception)
