@@ -104,7 +104,7 @@ pub enum Failure {
         /// Which argument, and what was expected.
         message: String,
     },
-    /// The caller cancelled it.
+    /// The caller cancelled it, or the bundle's own code gave it up.
     #[error("the call was cancelled")]
     Cancelled,
     /// The deadline passed.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
-use menagerie_protocol::{BundleSource, Compatibility, Failure, ManifestData, RuntimeError};
+use menagerie_protocol::{
+    BundleSource, Compatibility, Failure, LoaderError, ManifestData, RuntimeError,
+};
 use tokio::sync::watch;
 
 use crate::call::Contract;
@@ -39,6 +41,10 @@ pub enum StartError {
     /// The configuration contradicts itself.
     #[error("configuration: {0}")]
     Config(#[from] ConfigError),
+    /// A loader has two programs, or the program is that of a loader that there
+    /// is not (L1).
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
     /// The system refused a folder, a socket or a thread.
     #[error("{what}: {source}")]
     System {
@@ -70,6 +76,7 @@ pub enum StartError {
 #[must_use = "nothing runs before `start`"]
 pub struct SupervisorBuilder {
     config: Config,
+    programs: Vec<(String, PathBuf)>,
 }
 
 impl SupervisorBuilder {
@@ -83,6 +90,14 @@ impl SupervisorBuilder {
     /// own.
     pub fn worker_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.config.worker_dir = Some(dir.into());
+        self
+    }
+
+    /// A loader's worker program, in place of any search. One that has another
+    /// program already, here or in [`Config::worker_programs`], makes
+    /// [`start`](Self::start) fail with [`LoaderError::DuplicateLoader`] (L1).
+    pub fn worker_program(mut self, loader: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        self.programs.push((loader.into(), file.into()));
         self
     }
 
@@ -160,6 +175,16 @@ impl SupervisorBuilder {
     /// [`StartError`].
     pub fn start(mut self) -> Result<Supervisor, StartError> {
         self.config.check()?;
+        for (loader, file) in self.programs {
+            if !LOADERS.contains(&loader.as_str()) {
+                let available = LOADERS.map(str::to_owned).to_vec();
+                return Err(LoaderError::NoLoaderForName { loader, available }.into());
+            }
+            let other = self.config.worker_programs.insert(loader.clone(), file.clone());
+            if other.is_some_and(|other| other != file) {
+                return Err(LoaderError::DuplicateLoader { loader }.into());
+            }
+        }
         let system = |what| move |source| StartError::System { what, source };
         self.config.absolute_paths().map_err(system("current folder"))?;
         let (runtime, own) = match tokio::runtime::Handle::try_current() {

@@ -23,6 +23,10 @@ mod faults;
 // host contracts, providers that die, chains that come back.
 mod outcalls;
 
+// Asynchronous functions: what they know after an await, and calls that their
+// own bundle gives up.
+mod asynchronous;
+
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;

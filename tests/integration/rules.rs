@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    Config, Contract, Failure, LoaderError, RuntimeError, Supervisor, SupportedLanguage,
+    Config, Contract, Failure, LoaderError, RuntimeError, StartError, Supervisor,
+    SupportedLanguage, worker_program,
 };
 use menagerie_tests::Language;
 use nix::sys::signal::{Signal, kill};
@@ -239,6 +240,34 @@ fn in_lua(name: &str, more: &str) -> [(String, String); 2] {
     );
     let code = format!("return {{ ['{name}@1'] = {{ f = function() return 1 end }} }}");
     [("manifest.toml".to_owned(), manifest), ("main.lua".to_owned(), code)]
+}
+
+/// What a host says twice it has to say the same way; what the configuration
+/// says counts too.
+#[test]
+fn l1_two_programs_for_one_loader_are_refused() {
+    run(async {
+        let program = worker_program(&config(), "lua").unwrap();
+        let started = Supervisor::builder()
+            .worker_program("lua", &program)
+            .worker_program("python", "/nonexistent/python")
+            .worker_program("lua", "/nonexistent/lua")
+            .start();
+        let Err(StartError::Loader(error)) = started else { panic!("it was started") };
+        assert_eq!(error, LoaderError::DuplicateLoader { loader: "lua".to_owned() });
+        assert_eq!(error.to_string(), "two loaders are named 'lua'");
+        let mut configured = config();
+        configured.worker_programs.insert("lua".to_owned(), program.clone());
+        let builder = || Supervisor::builder().config(configured.clone());
+        let started = builder().worker_program("lua", "/nonexistent/lua").start();
+        assert!(matches!(started, Err(StartError::Loader(LoaderError::DuplicateLoader { .. }))));
+        // A name that differs in case is another one, and there is no such loader.
+        let started = builder().worker_program("Lua", &program).start();
+        assert!(matches!(started, Err(StartError::Loader(LoaderError::NoLoaderForName { .. }))));
+        let supervisor = builder().worker_program("lua", &program).start().unwrap();
+        supervisor.load(Language::of("lua").bundle("greeter")).await.unwrap();
+        supervisor.shutdown().await;
+    });
 }
 
 #[test]
