@@ -12,7 +12,7 @@ const HEAD: &str = "\
 `make soak` writes this page. Each row: so many rounds, the worker's resident memory
 after the warm-up (the first fifth) and at the end, and by how much it grows with each
 round, with twice the standard error. It must not grow by more than 256 bytes beyond
-that.
+that. {measured}
 
 | language | what | rounds | after warm-up | at the end | bytes a round | flat |
 | --- | --- | --- | --- | --- | --- | --- |
@@ -23,7 +23,7 @@ that.
 pub(crate) fn write(folder: &Path, language: &Language, series: &[Series]) -> std::io::Result<()> {
     let file = folder.join("README.md");
     let before = std::fs::read_to_string(&file).unwrap_or_default();
-    let mut page = HEAD.to_owned();
+    let mut page = HEAD.replace("{measured}", &measured());
     let mut plots = String::new();
     for Language { name, suffix, .. } in LANGUAGES {
         if suffix == language.suffix {
@@ -38,4 +38,17 @@ pub(crate) fn write(folder: &Path, language: &Language, series: &[Series]) -> st
         }
     }
     std::fs::write(file, format!("{page}\n{plots}"))
+}
+
+/// On what kind of machine, and which kind of build.
+fn measured() -> String {
+    let cpus = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let gib = kib.unwrap_or(0) >> 20;
+    let build = if cfg!(debug_assertions) { "without" } else { "with" };
+    format!(
+        "Measured\non Linux with {cpus} CPUs and {gib} GiB of memory, in a build {build} optimisation."
+    )
 }
