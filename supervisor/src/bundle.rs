@@ -2,20 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Weak};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use menagerie_protocol::{
     BundleId, BundleSource, Failure, LoaderError, ManifestData, RuntimeError,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::core::Core;
 use crate::counters::Counters;
-use crate::lane::{Lane, lock};
+use crate::lane::Lane;
 use crate::placement::WorkerName;
+use crate::seat::{Seat, Seats};
 use crate::signature::{SignatureStatus, Snapshot};
-use crate::status::{BundleState, BundleStatus, ContractStatus};
+use crate::status::{BundleState, BundleStatus, ContractStatus, ReplicaStatus};
 use crate::worker::process::{Loaded, Process};
 
 /// Where a bundle's calls go.
@@ -83,67 +85,77 @@ pub(crate) struct Bundle {
     /// The user's folder, unless it came from memory.
     folder: Option<PathBuf>,
     content: ArcSwap<Content>,
-    route: ArcSwap<Route>,
-    /// Counts the changes of `route`.
-    changed: watch::Sender<u64>,
-    /// The worker that it lives in.
-    home: Mutex<WorkerName>,
+    /// Where it is loaded.
+    pub(crate) seats: Seats,
     /// Whether it was running at too many crashes (S5): it is not loaded again
     /// before somebody reloads it.
     quarantined: AtomicBool,
     pub(crate) generation: AtomicU32,
     pub(crate) counters: Counters,
-    /// What serves it. Locked while the bundle is loaded, reloaded, restored or
-    /// unloaded: one at a time.
-    pub(crate) serving: tokio::sync::Mutex<Option<Serving>>,
 }
 
 impl Bundle {
+    /// One that lives in its loader's only worker.
+    #[cfg(test)]
     pub(crate) fn new(content: Content, folder: Option<PathBuf>) -> Arc<Self> {
+        let home = WorkerName::shared(&content.manifest.loader);
+        Self::in_workers(content, folder, (home, Vec::new()), Weak::new())
+    }
+
+    /// One that lives in the first of these workers, and in the others.
+    pub(crate) fn in_workers(
+        content: Content,
+        folder: Option<PathBuf>,
+        (first, others): (WorkerName, Vec<WorkerName>),
+        core: Weak<Core>,
+    ) -> Arc<Self> {
         let manifest = Arc::clone(&content.manifest);
         Arc::new(Self {
-            home: Mutex::new(WorkerName::shared(&manifest.loader)),
+            seats: Seats::new(first, others, core),
             quarantined: AtomicBool::new(false),
             name: manifest.name.clone(),
             id: manifest.id,
             loader: manifest.loader.clone(),
             folder,
             content: ArcSwap::from_pointee(content),
-            route: ArcSwap::from_pointee(Route::Waiting(BundleState::Loading)),
-            changed: watch::Sender::new(0),
             generation: AtomicU32::new(0),
             counters: Counters::default(),
-            serving: tokio::sync::Mutex::new(None),
         })
     }
 
+    /// Where the next call goes.
     #[inline]
-    pub(crate) fn route(&self) -> arc_swap::Guard<Arc<Route>> {
-        self.route.load()
+    pub(crate) fn route(&self) -> Guard<Arc<Route>> {
+        self.seats.route()
     }
 
-    pub(crate) fn set_route(&self, route: Route) {
-        self.route.store(Arc::new(route));
-        self.changed.send_modify(|count| *count += 1);
-    }
-
-    /// Sets the route if calls go to `lane` now; whether they did.
-    pub(crate) fn replace_lane(&self, lane: &Arc<Lane>, route: Route) -> bool {
-        let is_it = matches!(&**self.route(), Route::Up(up) if Arc::ptr_eq(up, lane));
-        if is_it {
-            self.set_route(route);
+    /// Calls go nowhere else, in any of its workers.
+    pub(crate) fn set_all_routes(&self, route: &Route) {
+        for seat in self.seats.iter() {
+            seat.set_route(route.clone());
         }
-        is_it
     }
 
-    /// The worker that it lives in.
-    pub(crate) fn home(&self) -> WorkerName {
-        lock(&self.home).clone()
+    /// The process of this lane has ended: its calls wait, if it served any.
+    pub(crate) fn orphaned(&self, lane: &Arc<Lane>) {
+        for seat in self.seats.iter() {
+            seat.replace_lane(lane, Route::Waiting(BundleState::Waiting));
+        }
     }
 
-    /// It lives in another worker from its next load on.
-    pub(crate) fn move_to(&self, home: WorkerName) {
-        *lock(&self.home) = home;
+    /// Its place in a worker.
+    pub(crate) fn seat_in(&self, worker: &WorkerName) -> &Seat {
+        self.seats.at(worker.seat())
+    }
+
+    /// Whether it lives in a worker.
+    pub(crate) fn is_in(&self, worker: &WorkerName) -> bool {
+        self.seats.iter().any(|seat| seat.is_in(worker))
+    }
+
+    /// The workers that it lives in.
+    pub(crate) fn homes(&self) -> Vec<WorkerName> {
+        self.seats.iter().map(Seat::home).collect()
     }
 
     pub(crate) fn is_quarantined(&self) -> bool {
@@ -153,8 +165,13 @@ impl Bundle {
     /// Its calls fail until [`pardon`](Self::pardon).
     pub(crate) fn quarantine(&self) {
         self.quarantined.store(true, Ordering::Release);
+        self.set_all_routes(&self.quarantined_route());
+    }
+
+    /// Where its calls go while it is in quarantine.
+    pub(crate) fn quarantined_route(&self) -> Route {
         let failure = Failure::Quarantined { what: format!("bundle '{}'", self.name) };
-        self.set_route(Route::Down(BundleState::Quarantined, Box::new(failure)));
+        Route::Down(BundleState::Quarantined, Box::new(failure))
     }
 
     /// It may be loaded again.
@@ -163,7 +180,7 @@ impl Bundle {
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.seats.subscribe()
     }
 
     pub(crate) fn next_generation(&self) -> u32 {
@@ -192,14 +209,25 @@ impl Bundle {
     pub(crate) fn status(&self) -> BundleStatus {
         let Content { manifest, signature, .. } = &*self.content();
         let route = self.route();
-        let (state, problem, in_flight) = match &**route {
-            Route::Up(lane) => {
-                let in_flight = u32::try_from(lane.in_flight()).unwrap_or(u32::MAX);
-                (BundleState::Ready, None, in_flight)
-            }
-            Route::Waiting(state) => (*state, None, 0),
-            Route::Down(state, failure) => (*state, Some(failure.to_string()), 0),
+        let (state, mut problem) = match &**route {
+            Route::Up(_) => (BundleState::Ready, None),
+            Route::Waiting(state) => (*state, None),
+            Route::Down(state, failure) => (*state, Some(failure.to_string())),
         };
+        let (mut ready, mut in_flight) = (0_u32, 0_u64);
+        for seat in self.seats.iter() {
+            match &**seat.route() {
+                Route::Up(lane) => {
+                    ready += 1;
+                    in_flight += lane.in_flight();
+                }
+                // One of several that cannot be had, while others serve.
+                Route::Down(_, failure) if problem.is_none() => {
+                    problem = Some(format!("{}: {failure}", seat.home()));
+                }
+                Route::Waiting(_) | Route::Down(..) => {}
+            }
+        }
         let contracts = match &**route {
             Route::Up(lane) => lane
                 .contracts()
@@ -217,12 +245,16 @@ impl Bundle {
             id: self.id.to_string(),
             version: manifest.version.clone(),
             loader: self.loader.clone(),
-            worker: self.home().to_string(),
+            worker: self.seats.at(0).home().common().to_string(),
+            replicas: ReplicaStatus {
+                ready,
+                wanted: u32::try_from(self.seats.count()).unwrap_or(u32::MAX),
+            },
             path: self.path().map(|path| path.display().to_string()),
             state,
             generation: self.generation.load(Ordering::Relaxed),
             contracts,
-            calls: self.counters.status(in_flight),
+            calls: self.counters.status(u32::try_from(in_flight).unwrap_or(u32::MAX)),
             problem,
             signature: signature.clone(),
         }

@@ -47,8 +47,9 @@ pub struct Contract {
     id: ContractId,
     deadline: Duration,
     /// The lane that served the bundle when the handle was made, and the
-    /// contract's place there. While it takes calls it is the bundle's route:
-    /// one look at it spares the route's own look-up.
+    /// contract's place there; of a bundle that has but one. While it takes
+    /// calls it is the bundle's route: one look at it spares the route's own
+    /// look-up.
     first: Option<(Arc<Lane>, usize)>,
     /// The wait of another bundle that its calls are made for, 0 for none.
     origin: u64,
@@ -58,11 +59,11 @@ impl Contract {
     pub(crate) fn new(core: Arc<Core>, bundle: Arc<Bundle>, id: ContractId) -> Self {
         let deadline = core.config.deadline;
         let first = match &**bundle.route() {
-            Route::Up(lane) => {
+            Route::Up(lane) if !bundle.seats.are_many() => {
                 let at = lane.contracts().iter().position(|contract| contract.id.same_major(&id));
                 at.map(|at| (Arc::clone(lane), at))
             }
-            Route::Waiting(_) | Route::Down(..) => None,
+            Route::Up(_) | Route::Waiting(_) | Route::Down(..) => None,
         };
         Self { core, bundle, id, deadline, first, origin: 0 }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blame::BlamePolicy;
 use crate::lifecycle::RestartPolicy;
+use crate::locate::LOADERS;
 use crate::placement::Isolation;
 use crate::signature::SignatureConfig;
 
@@ -42,7 +43,8 @@ pub struct Config {
     /// How long a call may go on after its deadline before its worker is killed.
     #[serde(with = "units::time")]
     pub grace: Duration,
-    /// Calls in flight for each bundle, at most: beyond it callers get
+    /// Calls in flight for each bundle in each of its workers, at most: beyond it
+    /// callers get
     /// [`Overloaded`](menagerie_protocol::Failure::Overloaded) (C7).
     pub max_in_flight: u32,
     /// The largest payload of a call or a result, in bytes (C2).
@@ -97,6 +99,10 @@ pub struct Config {
     pub isolation: Isolation,
     /// Another isolation for single bundles, by name.
     pub bundle_isolation: BTreeMap<String, Isolation>,
+    /// Over how many workers the calls of a loader's bundles are spread, by the
+    /// loader's name, from 1 to 64; 1 where nothing is said (S9). Each of the
+    /// workers has all of these bundles.
+    pub replicas: BTreeMap<String, u32>,
     /// With [`Isolation::Auto`]: a bundle that was running at so many crashes
     /// within `bundle_crash_window` gets a worker of its own (S5).
     pub isolate_after: u32,
@@ -130,6 +136,12 @@ impl Config {
     #[must_use]
     pub fn isolation_of(&self, bundle: &str) -> Isolation {
         self.bundle_isolation.get(bundle).copied().unwrap_or(self.isolation)
+    }
+
+    /// Over how many workers the calls of a loader's bundles are spread.
+    #[must_use]
+    pub fn replicas_of(&self, loader: &str) -> u32 {
+        self.replicas.get(loader).copied().unwrap_or(1)
     }
 
     pub(crate) fn blame_policy(&self, bundle: &str) -> BlamePolicy {
@@ -170,6 +182,7 @@ impl Default for Config {
             crash_history: 100,
             isolation: Isolation::Shared,
             bundle_isolation: BTreeMap::new(),
+            replicas: BTreeMap::new(),
             isolate_after: 2,
             bundle_crash_limit: 3,
             bundle_crash_window: Duration::from_secs(60),
@@ -200,7 +213,24 @@ pub enum ConfigError {
         /// What is wrong, and what would be right.
         problem: &'static str,
     },
+    /// A number of replicas outside its range.
+    #[error("replicas: {loader}: must be from 1 to {MAX_REPLICAS}, and is {replicas}")]
+    Replicas {
+        /// The loader.
+        loader: String,
+        /// The number.
+        replicas: u32,
+    },
+    /// Replicas of a loader that there is not.
+    #[error("replicas: there is no loader '{loader}'; there are {}", LOADERS.join(", "))]
+    NoSuchLoader {
+        /// The name.
+        loader: String,
+    },
 }
+
+/// Workers that one loader's calls are spread over, at most.
+const MAX_REPLICAS: u32 = 64;
 
 impl Config {
     /// Checks the settings.
@@ -237,6 +267,15 @@ impl Config {
         }
         if self.standby > 16 {
             return invalid("standby", "must be from 0 to 16");
+        }
+        for (loader, replicas) in &self.replicas {
+            let (loader, replicas) = (loader.clone(), *replicas);
+            if !LOADERS.contains(&loader.as_str()) {
+                return Err(ConfigError::NoSuchLoader { loader });
+            }
+            if !(1..=MAX_REPLICAS).contains(&replicas) {
+                return Err(ConfigError::Replicas { loader, replicas });
+            }
         }
         if self.load_timeout.is_zero() || self.start_timeout.is_zero() {
             return invalid("load_timeout, start_timeout", "must not be zero");
@@ -282,6 +321,25 @@ mod tests {
         assert_eq!(config.worker_dir, Some(here.join("workers")));
         assert_eq!(config.python_venv, Some("/venv".into()));
         assert_eq!(config.worker_programs["lua"], here.join("lua/../worker"));
+    }
+
+    #[test]
+    fn s9_replicas_are_from_1_to_64_and_of_a_loader_that_there_is() {
+        let with = |loader: &str, replicas: u32| {
+            let mut config = Config::default();
+            config.replicas.insert(loader.to_owned(), replicas);
+            config.check()
+        };
+        for loader in LOADERS {
+            assert_eq!((with(loader, 1), with(loader, 64)), (Ok(()), Ok(())));
+            for replicas in [0, 65, u32::MAX] {
+                let refused = ConfigError::Replicas { loader: loader.to_owned(), replicas };
+                assert_eq!(with(loader, replicas), Err(refused));
+            }
+        }
+        let refused = with("pyhton", 2).unwrap_err();
+        assert_eq!(refused, ConfigError::NoSuchLoader { loader: "pyhton".to_owned() });
+        assert!(refused.to_string().contains("python"), "{refused}");
     }
 
     #[test]

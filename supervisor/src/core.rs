@@ -13,7 +13,7 @@ use menagerie_protocol::{BundleSource, Failure, LoaderError, RuntimeError};
 use tokio::sync::watch;
 
 use crate::blame::Blame;
-use crate::bundle::{Bundle, Content, Route, Serving};
+use crate::bundle::{Bundle, Route, Serving};
 use crate::config::Config;
 use crate::counters::CallCounts;
 use crate::discovery::Broken;
@@ -24,13 +24,14 @@ use crate::locate::LOADERS;
 use crate::outcall;
 use crate::placement::WorkerName;
 use crate::registry::Registry;
+use crate::replicate::first_then_others;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::Fetched;
 use crate::status::{BundleState, BundleStatus, CrashReport};
 use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
-use crate::worker::process::{OutcallRouter, Process, hook_failed};
+use crate::worker::process::{OutcallRouter, Process};
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
 
@@ -67,9 +68,9 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// The worker that a bundle lives in.
-    pub(crate) fn worker_of(&self, bundle: &Bundle) -> Result<Arc<Worker>, RuntimeError> {
-        self.worker_named(&bundle.home())
+    /// The workers that a bundle lives in, one for each of its seats.
+    pub(crate) fn workers_of(&self, bundle: &Bundle) -> Result<Vec<Arc<Worker>>, RuntimeError> {
+        bundle.homes().iter().map(|home| self.worker_named(home)).collect()
     }
 
     /// A worker; its task is started if there is none yet.
@@ -90,10 +91,17 @@ impl Core {
         Ok(Arc::clone(worker))
     }
 
-    /// A call waits for a bundle: its worker is started if it was stopped for
-    /// idleness.
+    /// A call waits for a bundle: its workers are started if they were stopped
+    /// for idleness.
     pub(crate) fn need(&self, bundle: &Bundle) {
-        if let Some(worker) = lock(&self.workers).get(&bundle.home()) {
+        for home in bundle.homes() {
+            self.wake(&home);
+        }
+    }
+
+    /// A worker is started if it was stopped for idleness.
+    pub(crate) fn wake(&self, name: &WorkerName) {
+        if let Some(worker) = lock(&self.workers).get(name) {
             worker.send(Command::Needed);
         }
     }
@@ -137,7 +145,7 @@ impl Core {
     }
 
     /// Whether the host serves a request.
-    fn host(&self) -> impl Fn(&ContractRequest) -> bool + '_ {
+    pub(crate) fn host(&self) -> impl Fn(&ContractRequest) -> bool + '_ {
         |request| self.host.serves(request, self.config.compatibility)
     }
 
@@ -222,7 +230,9 @@ impl Core {
         for warning in warnings {
             tracing::warn!(bundle = name, "{warning}");
         }
-        let outcome = self.load_new(Bundle::new(content, folder)).await;
+        let places = WorkerName::places(&self.config, &content.manifest.loader, &name);
+        let bundle = Bundle::in_workers(content, folder, places, self.this.clone());
+        let outcome = self.load_new(bundle).await;
         if let Err(error) = &outcome {
             self.load_failed(&name, error);
         }
@@ -230,54 +240,46 @@ impl Core {
     }
 
     async fn load_new(&self, bundle: Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
-        let home = WorkerName::first(&self.config, &bundle.loader, &bundle.name);
-        let worker = self.worker_named(&home)?;
-        bundle.move_to(home.clone());
+        let workers = self.workers_of(&bundle)?;
         let reserved = {
             let mut registry = lock(&self.registry);
             let checked = registry.check_dependencies(&bundle.manifest(), self.host());
             checked.and_then(|()| registry.reserve(&bundle))
         };
         if let Err(error) = reserved {
-            self.release(&home);
+            for worker in &workers {
+                self.release(&worker.name);
+            }
             return Err(error);
         }
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
-        let mut serving = bundle.serving.lock().await;
-        // A worker that dies while it loads may have died of another bundle:
-        // one more try tells.
-        let mut tries = 2;
-        let (process, loaded) = loop {
-            tries -= 1;
-            let process = worker.process().await?;
-            match process.load(&bundle, &bundle.content(), false).await {
-                Ok(loaded) => break (process, loaded),
-                Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_ending() => {
-                    process.ended().await;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let lane = Arc::clone(&loaded.lane);
+        let mut slots = bundle.seats.lock_all().await;
+        if bundle.seats.are_many() {
+            // They start at the same time.
+            workers.iter().for_each(|worker| worker.send(Command::Wanted));
+        }
+        let mut builds = Vec::new();
+        for worker in workers {
+            builds.push(self.build_in(&bundle, worker));
+        }
+        let built = first_then_others(builds).await?;
         lock(&self.registry).publish(&bundle.name);
         reserved.keep = true;
-        *serving = Some(Serving { process: Arc::clone(&process), loaded });
-        bundle.set_route(Route::Up(Arc::clone(&lane)));
-        // Its end, if it came in between, has found nothing to take away.
-        if process.is_dead() {
-            bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
+        for ((seat, slot), fresh) in bundle.seats.iter().zip(&mut slots).zip(built) {
+            let Some(serving) = fresh.keep() else { continue };
+            let (worker, generation) =
+                (serving.process.worker.clone(), serving.loaded.lane.generation);
+            seat.serve(slot, serving);
+            let bundle = bundle.name.clone();
+            self.events.emit(EventKind::BundleLoaded { bundle, worker, generation });
         }
-        self.events.emit(EventKind::BundleLoaded {
-            bundle: bundle.name.clone(),
-            worker: worker.name.to_string(),
-            generation: lane.generation,
-        });
         Ok(bundle.status())
     }
 
     /// Loads a bundle again in a new incarnation of its worker (S4).
     pub(crate) async fn restore(&self, bundle: &Arc<Bundle>, process: &Arc<Process>) {
-        let mut serving = bundle.serving.lock().await;
+        let seat = bundle.seats.at(process.seat);
+        let mut serving = seat.serving.lock().await;
         if !lock(&self.registry).holds(bundle) || bundle.is_quarantined() {
             return;
         }
@@ -287,16 +289,12 @@ impl Core {
         }
         match process.load(bundle, &bundle.content(), false).await {
             Ok(loaded) => {
-                let lane = Arc::clone(&loaded.lane);
-                *serving = Some(Serving { process: Arc::clone(process), loaded });
-                bundle.set_route(Route::Up(Arc::clone(&lane)));
-                if process.is_dead() {
-                    bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
-                }
+                let generation = loaded.lane.generation;
+                seat.serve(&mut serving, Serving { process: Arc::clone(process), loaded });
                 self.events.emit(EventKind::BundleLoaded {
                     bundle: bundle.name.clone(),
                     worker: process.worker.clone(),
-                    generation: lane.generation,
+                    generation,
                 });
             }
             // The next incarnation tries again.
@@ -304,133 +302,13 @@ impl Core {
             Err(error) => {
                 let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
                 let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
-                bundle.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
+                seat.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
                 self.events.emit(EventKind::BundleFailed {
                     bundle: bundle.name.clone(),
                     step: "restore".to_owned(),
                     reason: error.to_string(),
                 });
             }
-        }
-    }
-
-    pub(crate) async fn reload_bundle(
-        &self,
-        bundle: &Arc<Bundle>,
-    ) -> Result<BundleStatus, RuntimeError> {
-        let worker = self.worker_of(bundle)?;
-        let process = worker.process().await?;
-        let disabled = |reason: &str| RuntimeError::HotReloadDisabled {
-            bundle: bundle.name.clone(),
-            reason: reason.to_owned(),
-        };
-        if !self.config.hot_reload {
-            return Err(disabled("the configuration does not enable it"));
-        }
-        if !worker.supports_hot_reload() {
-            return Err(disabled("its loader cannot do it"));
-        }
-        // From here on: of two reloads the one that reads later serves later.
-        let mut serving = bundle.serving.lock().await;
-        if !lock(&self.registry).holds(bundle) {
-            return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
-        }
-        let content = match bundle.path() {
-            Some(dir) => Arc::new(self.fetch(&dir).await?.content),
-            None => bundle.content(),
-        };
-        self.check_same(bundle, &content)?;
-        lock(&self.registry).check_reload(&content.manifest, self.host())?;
-        let running = serving.take().filter(|old| !old.process.is_dead());
-        let Some(Serving { process, loaded: old }) = running else {
-            // Nothing runs that could hand over: it is loaded anew.
-            let loaded = process.load(bundle, &content, false).await?;
-            bundle.set_content(content);
-            self.pardon(bundle);
-            bundle.set_route(Route::Up(Arc::clone(&loaded.lane)));
-            *serving = Some(Serving { process, loaded });
-            return Ok(bundle.status());
-        };
-        let new = match process.load(bundle, &content, true).await {
-            Ok(new) => new,
-            Err(error) => {
-                *serving = Some(Serving { process, loaded: old });
-                return Err(error);
-            }
-        };
-        let handed_over = self.hand_over(bundle, &process, &old, &new).await;
-        let (stays, goes) = if handed_over.is_ok() { (new, old) } else { (old, new) };
-        if handed_over.is_ok() {
-            bundle.set_content(content);
-        }
-        stays.lane.open();
-        if !process.is_dead() {
-            bundle.set_route(Route::Up(Arc::clone(&stays.lane)));
-            if process.is_dead() {
-                bundle.replace_lane(&stays.lane, Route::Waiting(BundleState::Waiting));
-            }
-        }
-        *serving = Some(Serving { process: Arc::clone(&process), loaded: stays });
-        // What cannot be freed has cost the worker its life; that is reported.
-        drop(process.unload(goes).await);
-        handed_over.map(|()| bundle.status())
-    }
-
-    /// What was running at too many crashes gets another chance (S5).
-    fn pardon(&self, bundle: &Bundle) {
-        lock(&self.blame).forget(&bundle.name);
-        bundle.pardon();
-    }
-
-    /// Lets the old generation finish, and gives its state to the new one.
-    /// Meanwhile calls wait.
-    async fn hand_over(
-        &self,
-        bundle: &Arc<Bundle>,
-        process: &Process,
-        old: &crate::worker::process::Loaded,
-        new: &crate::worker::process::Loaded,
-    ) -> Result<(), RuntimeError> {
-        bundle.set_route(Route::Waiting(BundleState::Waiting));
-        old.lane.close();
-        if !process.drain(&old.lane, self.config.drain).await {
-            let limit_ms = u64::try_from(self.config.drain.as_millis()).unwrap_or(u64::MAX);
-            return Err(RuntimeError::TimedOut { step: "drain".to_owned(), limit_ms });
-        }
-        let state = match process.finish(old).await? {
-            Ok(state) => state,
-            Err(error) => {
-                drop(process.resume(old, None).await?);
-                return Err(hook_failed(&bundle.name, "on_unload", error));
-            }
-        };
-        if let Err(error) = process.resume(new, state.clone()).await? {
-            drop(process.resume(old, state).await?);
-            return Err(hook_failed(&bundle.name, "on_load", error));
-        }
-        Ok(())
-    }
-
-    /// A reload keeps the bundle's name and loader.
-    fn check_same(&self, bundle: &Bundle, content: &Content) -> Result<(), RuntimeError> {
-        let manifest = &content.manifest;
-        let changed = if manifest.name != bundle.name {
-            Some(("name", &bundle.name))
-        } else if manifest.loader != bundle.loader {
-            Some(("loader", &bundle.loader))
-        } else {
-            None
-        };
-        match changed {
-            None => Ok(()),
-            Some((key, before)) => Err(content
-                .relocate(LoaderError::ManifestInvalid {
-                    file: manifest.dir.join(menagerie_protocol::loader::manifest::MANIFEST_FILE),
-                    line: None,
-                    key: key.to_owned(),
-                    message: format!("was '{before}' when the bundle was loaded; unload it first"),
-                })
-                .into()),
         }
     }
 
@@ -445,9 +323,11 @@ impl Core {
 
     /// Takes a bundle out of a worker that is to stop; it stays wanted.
     pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
-        let mut serving = bundle.serving.lock().await;
+        let seat = bundle.seats.at(process.seat);
+        let mut serving = seat.serving.lock().await;
         if !bundle.is_quarantined() {
-            bundle.set_route(Self::retired(restart));
+            seat.set_route(Self::retired(restart));
+            seat.fall_asleep();
         }
         let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
         if let Some(Serving { loaded, .. }) = ours
@@ -482,9 +362,11 @@ impl Drop for Reserved<'_> {
         if !self.keep {
             lock(&self.core.registry).remove(&self.bundle.name);
             lock(&self.core.blame).forget(&self.bundle.name);
-            self.core.release(&self.bundle.home());
+            for home in self.bundle.homes() {
+                self.core.release(&home);
+            }
             let gone = Failure::StaleHandle { bundle: self.bundle.name.clone() };
-            self.bundle.set_route(Route::Down(BundleState::Unloading, Box::new(gone)));
+            self.bundle.set_all_routes(&Route::Down(BundleState::Unloading, Box::new(gone)));
         }
     }
 }

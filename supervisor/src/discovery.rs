@@ -12,7 +12,7 @@ use crate::events::EventKind;
 use crate::lane::lock;
 use crate::registry::Graph;
 use crate::signature::SignatureStatus;
-use crate::status::{BundleState, BundleStatus, CallStatus};
+use crate::status::{BundleState, BundleStatus, CallStatus, ReplicaStatus};
 
 /// Bundles that were found and could not be loaded, by folder.
 pub(crate) type Broken = BTreeMap<PathBuf, BundleStatus>;
@@ -99,6 +99,7 @@ impl Core {
             loader: manifest.map(|manifest| manifest.loader.clone()).unwrap_or_default(),
             // It lives nowhere.
             worker: String::new(),
+            replicas: ReplicaStatus::default(),
             path: Some(dir.display().to_string()),
             state: BundleState::Failed,
             generation: 0,

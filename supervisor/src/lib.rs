@@ -16,6 +16,7 @@ mod counters;
 mod discovery;
 pub mod doctor;
 mod events;
+mod hand_over;
 mod history;
 mod host;
 mod http;
@@ -30,7 +31,9 @@ mod random;
 mod reconcile;
 mod registry;
 mod reload;
+mod replicate;
 mod runtime_dir;
+mod seat;
 mod signature;
 mod status;
 mod supervisor;
@@ -63,7 +66,7 @@ pub use signature::{
 };
 pub use status::{
     Activity, BundleState, BundleStatus, CallStatus, Condition, ContractStatus, CrashReport,
-    ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
+    ReplicaStatus, ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
 };
 pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
 pub use watch::{Watch, WatchSettings};

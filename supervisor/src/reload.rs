@@ -1,12 +1,21 @@
 //! Reloading a bundle, and those that want to be initialised again with it
 //! (`DESIGN.md` rules L6, R4).
 
-use menagerie_protocol::{ManifestData, RuntimeError};
+use std::sync::Arc;
 
+use futures_util::future::join_all;
+use menagerie_protocol::loader::manifest::MANIFEST_FILE;
+use menagerie_protocol::{LoaderError, ManifestData, RuntimeError};
+
+use crate::bundle::{Bundle, Content, Serving};
 use crate::core::Core;
 use crate::events::EventKind;
+use crate::hand_over::Change;
 use crate::lane::lock;
+use crate::replicate::first_then_others;
 use crate::status::BundleStatus;
+use crate::worker::handle::Worker;
+use crate::worker::process::Process;
 
 impl Core {
     /// Reloads a bundle while it serves, and then the bundles that use it and
@@ -34,7 +43,15 @@ impl Core {
 
     async fn reload_one(&self, name: &str, step: &str) -> Result<BundleStatus, RuntimeError> {
         let bundle = lock(&self.registry).get(name)?;
-        let outcome = self.reload_bundle(&bundle).await;
+        let outcome = match self.this.upgrade() {
+            // A task of its own: half a hand-over would leave nobody who serves,
+            // should the caller go.
+            Some(core) => {
+                let reload = async move { core.reload_bundle(&bundle).await };
+                self.runtime.spawn(reload).await.unwrap_or(Err(RuntimeError::ShuttingDown))
+            }
+            None => Err(RuntimeError::ShuttingDown),
+        };
         match &outcome {
             Ok(status) => self.events.emit(EventKind::BundleReloaded {
                 bundle: name.to_owned(),
@@ -48,4 +65,110 @@ impl Core {
         }
         outcome
     }
+    async fn reload_bundle(&self, bundle: &Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+        let workers = self.workers_of(bundle)?;
+        let up = processes(&workers).await?;
+        self.check_enabled(bundle, &workers, &up)?;
+        // From here on: of two reloads the one that reads later serves later.
+        let slots = bundle.seats.lock_all().await;
+        if !lock(&self.registry).holds(bundle) {
+            return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
+        }
+        let content = match bundle.path() {
+            Some(dir) => Arc::new(self.fetch(&dir).await?.content),
+            None => bundle.content(),
+        };
+        self.check_same(bundle, &content)?;
+        lock(&self.registry).check_reload(&content.manifest, self.host())?;
+        let (mut seats, mut idle, mut builds) = (Vec::new(), Vec::new(), Vec::new());
+        for ((seat, slot), up) in bundle.seats.iter().zip(slots).zip(up) {
+            let serves = |old: &&Serving| !old.process.is_dead();
+            let old = slot.as_ref().filter(serves).map(|old| Arc::clone(&old.process));
+            // Where nothing runs that could hand over, it is loaded anew.
+            let hands_over = old.is_some();
+            let down = |up: &Arc<Process>| bundle.seats.are_many() && up.is_ending();
+            match old.or(up.filter(|up| !down(up))) {
+                Some(process) => {
+                    builds.push(self.build(bundle, &content, process, hands_over));
+                    seats.push((seat, slot, hands_over));
+                }
+                // Its worker comes back with what serves then: not before that
+                // is known.
+                None => idle.push(slot),
+            }
+        }
+        if builds.is_empty() {
+            let worker = bundle.status().worker;
+            let problem = "all of its replicas have died just now".to_owned();
+            return Err(RuntimeError::WorkerUnavailable { worker, problem });
+        }
+        let built = first_then_others(builds).await?;
+        let changes = seats.into_iter().zip(built);
+        let change = |((seat, slot, hands_over), new)| Change { seat, slot, hands_over, new };
+        let changes = changes.map(change).collect();
+        self.change_over(bundle, Arc::clone(&content), changes).await?;
+        drop(idle);
+        Ok(bundle.status())
+    }
+
+    /// Whether the configuration and the loader allow it (L3).
+    fn check_enabled(
+        &self,
+        bundle: &Bundle,
+        workers: &[Arc<Worker>],
+        up: &[Option<Arc<Process>>],
+    ) -> Result<(), RuntimeError> {
+        let mut running = workers.iter().zip(up).filter(|(_, up)| up.is_some());
+        let reason = if !self.config.hot_reload {
+            "the configuration does not enable it"
+        } else if !running.all(|(worker, _)| worker.supports_hot_reload()) {
+            "its loader cannot do it"
+        } else {
+            return Ok(());
+        };
+        let (bundle, reason) = (bundle.name.clone(), reason.to_owned());
+        Err(RuntimeError::HotReloadDisabled { bundle, reason })
+    }
+
+    /// A reload keeps the bundle's name and loader.
+    fn check_same(&self, bundle: &Bundle, content: &Content) -> Result<(), RuntimeError> {
+        let manifest = &content.manifest;
+        let changed = if manifest.name != bundle.name {
+            Some(("name", &bundle.name))
+        } else if manifest.loader != bundle.loader {
+            Some(("loader", &bundle.loader))
+        } else {
+            None
+        };
+        match changed {
+            None => Ok(()),
+            Some((key, before)) => Err(content
+                .relocate(LoaderError::ManifestInvalid {
+                    file: manifest.dir.join(MANIFEST_FILE),
+                    line: None,
+                    key: key.to_owned(),
+                    message: format!("was '{before}' when the bundle was loaded; unload it first"),
+                })
+                .into()),
+        }
+    }
+}
+
+/// The processes of workers: all that run, where there are several; one that
+/// does not is started only if none runs.
+async fn processes(workers: &[Arc<Worker>]) -> Result<Vec<Option<Arc<Process>>>, RuntimeError> {
+    let running: Vec<_> = workers.iter().map(|worker| worker.running()).collect();
+    if running.iter().any(Option::is_some) && workers.len() > 1 {
+        return Ok(running);
+    }
+    let mut started = Vec::new();
+    for worker in workers {
+        started.push(worker.process());
+    }
+    let mut error = RuntimeError::ShuttingDown;
+    let mut found = Vec::new();
+    for outcome in join_all(started).await {
+        found.push(outcome.map_err(|problem| error = problem).ok());
+    }
+    if found.iter().any(Option::is_some) { Ok(found) } else { Err(error) }
 }

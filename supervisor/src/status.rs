@@ -44,7 +44,8 @@ pub struct StandbyStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
     /// Its name: the loader's, or `loader/bundle` for a worker that has one
-    /// bundle to itself (S9).
+    /// bundle to itself; with `#1`, `#2` … at its end if there are several for
+    /// the same bundles (S9).
     pub name: String,
     /// The loader's name.
     pub loader: String,
@@ -208,23 +209,36 @@ pub struct BundleStatus {
     pub version: String,
     /// Its loader.
     pub loader: String,
-    /// The worker that it lives in.
+    /// The worker that it lives in; what they are called together if there are
+    /// several (S9).
     pub worker: String,
+    /// In how many workers it is.
+    #[serde(default)]
+    pub replicas: ReplicaStatus,
     /// Its folder, unless it came from memory.
     pub path: Option<String>,
-    /// Where it is in its life.
+    /// Where it is in its life: ready if one replica is.
     pub state: BundleState,
-    /// How many times it has been loaded.
+    /// How many times it has been loaded, in all of its workers.
     pub generation: u32,
     /// What it provides.
     pub contracts: Vec<ContractStatus>,
     /// Its calls so far.
     pub calls: CallStatus,
-    /// Why it is not ready, if that is so.
+    /// Why it, or one of its replicas, is not ready, if that is so.
     pub problem: Option<String>,
     /// What is known of its signature; `None` with the policy off (R5).
     #[serde(default)]
     pub signature: Option<SignatureStatus>,
+}
+
+/// In how many workers a bundle is (S9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Those in which it serves.
+    pub ready: u32,
+    /// Those in which it should.
+    pub wanted: u32,
 }
 
 /// A contract that a bundle provides.

@@ -132,6 +132,13 @@ impl SupervisorBuilder {
         self
     }
 
+    /// Over how many workers the calls of a loader's bundles are spread, from 1
+    /// to 64 (S9). Each of them has all of these bundles.
+    pub fn replicas(mut self, loader: impl Into<String>, count: u32) -> Self {
+        self.config.replicas.insert(loader.into(), count);
+        self
+    }
+
     /// At how many crashes, within which time, a bundle may be running before
     /// it is quarantined (S5).
     pub fn bundle_crash_limit(mut self, limit: u32, window: Duration) -> Self {
@@ -411,9 +418,10 @@ impl Supervisor {
     }
 
     /// Stops a worker in an orderly way and starts it again with its bundles;
-    /// a quarantined one gets its trial now. Calls wait meanwhile. `name` is a
-    /// worker's, or a loader's for all of its workers; the last one's status is
-    /// returned.
+    /// a quarantined one gets its trial now. Calls wait meanwhile, unless there
+    /// are replicas. `name` is a worker's, what replicas are called together, or a
+    /// loader's for all of its workers: these one after the other, and the last
+    /// one's status is returned.
     ///
     /// # Errors
     ///
@@ -437,7 +445,13 @@ impl Supervisor {
     /// the old process goes on serving.
     pub async fn restart_rolling(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
         let mut status = None;
-        for worker in self.workers_named(name)? {
+        let mut workers = self.workers_named(name)?;
+        // Of several, one that has stopped for idleness runs nothing old.
+        let stopped = |worker: &Arc<Worker>| worker.state().0 == WorkerState::Stopped;
+        if !workers.iter().all(stopped) {
+            workers.retain(|worker| !stopped(worker));
+        }
+        for worker in workers {
             worker.roll().await?;
             status = Some(self.worker_status(&worker));
         }
@@ -449,16 +463,21 @@ impl Supervisor {
         let found: Vec<Arc<Worker>> = {
             let workers = lock(&self.core().workers);
             let named = |worker: &&Arc<Worker>| worker.name.to_string() == name;
+            let replica = |worker: &&Arc<Worker>| worker.name.common().to_string() == name;
             let of_loader = |worker: &&Arc<Worker>| worker.name.loader == name;
-            match workers.values().find(named) {
-                Some(worker) => vec![Arc::clone(worker)],
-                None => workers.values().filter(of_loader).map(Arc::clone).collect(),
-            }
+            let all = || workers.values();
+            let found: [Vec<&Arc<Worker>>; 3] = [
+                all().filter(named).collect(),
+                all().filter(replica).collect(),
+                all().filter(of_loader).collect(),
+            ];
+            let first = found.into_iter().find(|found| !found.is_empty());
+            first.into_iter().flatten().map(Arc::clone).collect()
         };
         if found.is_empty() {
             // A name that is no loader's is said; one whose worker was never
             // needed has nothing to restart.
-            let loader = name.split('/').next().unwrap_or(name);
+            let loader = name.split(['/', '#']).next().unwrap_or(name);
             if !LOADERS.contains(&loader) {
                 self.core().worker_named(&WorkerName::shared(name))?;
             }

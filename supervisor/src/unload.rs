@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use menagerie_protocol::{Failure, RuntimeError};
 
-use crate::bundle::{Bundle, Route, Serving};
+use crate::bundle::{Bundle, Route};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -37,29 +38,25 @@ impl Core {
         Ok(cascade.iter().map(|bundle| bundle.name.clone()).collect())
     }
 
-    /// Ends a bundle that is in the registry no more.
+    /// Ends a bundle that is in the registry no more, in all of its workers.
     async fn take_down(&self, bundle: &Arc<Bundle>) {
-        let stale = || {
-            let failure = Failure::StaleHandle { bundle: bundle.name.clone() };
-            Route::Down(BundleState::Unloading, Box::new(failure))
-        };
-        bundle.set_route(stale());
-        let mut serving = bundle.serving.lock().await;
-        // An operation that was under way may have set the route again.
-        bundle.set_route(stale());
-        if let Some(Serving { process, loaded }) = serving.take()
-            && !process.is_dead()
-        {
-            loaded.lane.close();
-            // Calls in flight finish on the old code, or meet their deadlines.
-            if !process.drain(&loaded.lane, self.longest_call()).await {
-                let name = &bundle.name;
-                process.kill(format!("a call did not end before the unload of '{name}'"));
-            }
-            drop(process.unload(loaded).await);
+        let failure = Failure::StaleHandle { bundle: bundle.name.clone() };
+        let stale = &Route::Down(BundleState::Unloading, Box::new(failure));
+        bundle.set_all_routes(stale);
+        let mut taken_down = Vec::new();
+        for seat in bundle.seats.iter() {
+            taken_down.push(async move {
+                let mut serving = seat.serving.lock().await;
+                // An operation that was under way may have set the route again.
+                seat.set_route(stale.clone());
+                self.vacate(bundle, serving.take(), "unload").await;
+            });
         }
+        join_all(taken_down).await;
         lock(&self.blame).forget(&bundle.name);
-        self.release(&bundle.home());
+        for home in bundle.homes() {
+            self.release(&home);
+        }
         self.events.emit(EventKind::BundleUnloaded { bundle: bundle.name.clone() });
     }
 }

@@ -226,7 +226,8 @@ fn find(document: &DeTable<'_>, message: &str, table: Option<&str>) -> Option<Ra
             .filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_)))
             .map(|(key, _)| key.span())
             .or_else(|| inside("restart", word))
-            .or_else(|| inside("signatures", word)),
+            .or_else(|| inside("signatures", word))
+            .or_else(|| inside("replicas", word)),
     })
 }
 

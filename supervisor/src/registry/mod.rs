@@ -108,14 +108,14 @@ impl Registry {
         order
             .into_iter()
             .map(|at| entries[at].0)
-            .filter(|entry| entry.wanted && entry.bundle.home() == *worker)
+            .filter(|entry| entry.wanted && entry.bundle.is_in(worker))
             .map(|entry| Arc::clone(&entry.bundle))
             .collect()
     }
 
     /// Whether a worker has bundles, or one is being loaded into it.
     pub(crate) fn is_inhabited(&self, worker: &WorkerName) -> bool {
-        self.bundles.values().any(|entry| entry.bundle.home() == *worker)
+        self.bundles.values().any(|entry| entry.bundle.is_in(worker))
     }
 
     /// Who serves a request: the newest version that will do, ties by name

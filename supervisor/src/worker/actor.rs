@@ -301,9 +301,10 @@ impl Actor {
                 self.current.send_replace(Current::Quarantined);
                 let failure = Failure::Quarantined { what: format!("worker '{}'", self.name) };
                 for bundle in self.core.bundles_of(&self.name) {
-                    if matches!(&**bundle.route(), Route::Waiting(_)) {
+                    let seat = bundle.seat_in(&self.name);
+                    if matches!(&**seat.route(), Route::Waiting(_)) {
                         let failure = Box::new(failure.clone());
-                        bundle.set_route(Route::Down(BundleState::Failed, failure));
+                        seat.set_route(Route::Down(BundleState::Failed, failure));
                     }
                 }
             }
@@ -313,8 +314,9 @@ impl Actor {
             State::Starting { .. } if self.alive.is_none() => {
                 self.current.send_replace(Current::Coming);
                 for bundle in self.core.bundles_of(&self.name) {
-                    if matches!(&**bundle.route(), Route::Down(..)) && !bundle.is_quarantined() {
-                        bundle.set_route(Route::Waiting(BundleState::Waiting));
+                    let seat = bundle.seat_in(&self.name);
+                    if matches!(&**seat.route(), Route::Down(..)) && !bundle.is_quarantined() {
+                        seat.set_route(Route::Waiting(BundleState::Waiting));
                     }
                 }
             }
@@ -418,7 +420,8 @@ impl Actor {
                 bundle: bundle.name.clone(),
                 problem: error.to_string(),
             };
-            bundle.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
+            let route = Route::Down(BundleState::Failed, Box::new(failure));
+            bundle.seat_in(&self.name).set_route(route);
         }
         self.current.send_replace(Current::Down(Some(Box::new(error))));
     }
@@ -459,7 +462,8 @@ impl Actor {
             if *self.core.stopping.borrow() {
                 for bundle in self.core.bundles_of(&self.name) {
                     let failure = Box::new(Failure::ShuttingDown);
-                    bundle.set_route(Route::Down(BundleState::Unloading, failure));
+                    let route = Route::Down(BundleState::Unloading, failure);
+                    bundle.seat_in(&self.name).set_route(route);
                 }
             }
         }

@@ -49,6 +49,7 @@ impl Alive {
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
+            seat: name.seat(),
             pid: child.pid,
             pidfd: Arc::clone(&child.pidfd),
             incarnation,

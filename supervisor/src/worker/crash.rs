@@ -10,12 +10,11 @@ use super::child::{Child, Stderr};
 use super::handle::View;
 use super::process::LastMoments;
 use super::reap::{End, Ended};
-use crate::bundle::Route;
 use crate::core::Core;
 use crate::events::now_ms;
 use crate::lane::lock;
 use crate::placement::WorkerName;
-use crate::status::{BundleState, CrashReport};
+use crate::status::CrashReport;
 
 /// A death, ready to be reported.
 pub(super) struct Death {
@@ -39,9 +38,8 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
         cause: cause(ended.end, reason().as_deref()),
         started: true,
     };
-    let LastMoments { running, reason: kill } = process.died(failure, |bundle, lane| {
-        bundle.replace_lane(lane, Route::Waiting(BundleState::Waiting));
-    });
+    let LastMoments { running, reason: kill } =
+        process.died(failure, |bundle, lane| bundle.orphaned(lane));
     let certain = kill.as_ref().and_then(|kill| kill.bundle.clone());
     let suspects = match certain {
         Some(bundle) => vec![bundle],

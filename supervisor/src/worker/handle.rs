@@ -88,6 +88,14 @@ impl Worker {
         drop(self.commands.send(command));
     }
 
+    /// Its process, if one serves.
+    pub(crate) fn running(&self) -> Option<Arc<Process>> {
+        match &*self.current.borrow() {
+            Current::Up(process) if !process.is_ending() => Some(Arc::clone(process)),
+            _ => None,
+        }
+    }
+
     /// Its process, started if it does not run.
     pub(crate) async fn process(&self) -> Result<Arc<Process>, RuntimeError> {
         let mut current = self.current.clone();

@@ -31,6 +31,7 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, suspects: &[String]) -> bo
             Verdict::Isolate(_) => gone |= isolate(core, worker, bundle),
             Verdict::Quarantine(crashes) => {
                 bundle.quarantine();
+                evict(core, bundle);
                 let bundle = bundle.name.clone();
                 core.events.emit(EventKind::BundleQuarantined { bundle, crashes });
                 gone = true;
@@ -40,13 +41,20 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, suspects: &[String]) -> bo
     gone
 }
 
+/// It may be loaded in other workers than the one that has died.
+fn evict(core: &Core, bundle: &Arc<Bundle>) {
+    let Some(core) = core.this.upgrade() else { return };
+    let bundle = Arc::clone(bundle);
+    core.runtime.clone().spawn(async move { core.evict(&bundle).await });
+}
+
 fn isolate(core: &Core, from: &WorkerName, bundle: &Arc<Bundle>) -> bool {
     if from.bundle.is_some() {
         return false;
     }
-    let to = WorkerName::own(&from.loader, &bundle.name);
+    let to = from.own_in_place(&bundle.name);
     let Ok(worker) = core.worker_named(&to) else { return false };
-    bundle.move_to(to.clone());
+    bundle.seat_in(from).move_to(to.clone());
     core.events.emit(EventKind::BundleIsolated {
         bundle: bundle.name.clone(),
         from: from.to_string(),

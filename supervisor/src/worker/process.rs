@@ -49,6 +49,8 @@ pub(crate) type OutcallRouter = dyn Fn(Outcall) + Send + Sync;
 
 pub(crate) struct Process {
     pub(crate) worker: String,
+    /// Which of its bundles' seats are here.
+    pub(crate) seat: usize,
     pub(crate) pid: u32,
     pub(crate) incarnation: u64,
     pidfd: Arc<OwnedFd>,
@@ -113,6 +115,7 @@ impl std::fmt::Debug for Process {
 /// What a process is made from.
 pub(crate) struct ProcessParts {
     pub(crate) worker: String,
+    pub(crate) seat: usize,
     pub(crate) pid: u32,
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) incarnation: u64,
@@ -127,6 +130,7 @@ impl Process {
     pub(crate) fn new(parts: ProcessParts) -> Arc<Self> {
         Arc::new_cyclic(|this| Self {
             worker: parts.worker,
+            seat: parts.seat,
             pid: parts.pid,
             incarnation: parts.incarnation,
             pidfd: parts.pidfd,

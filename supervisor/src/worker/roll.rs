@@ -10,12 +10,11 @@ use menagerie_protocol::RuntimeError;
 
 use super::process::{Loaded, Process};
 use super::restore::layers;
-use crate::bundle::{Bundle, Content, Route, Serving};
+use crate::bundle::{Bundle, Content, Serving};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
 use crate::placement::WorkerName;
-use crate::status::BundleState;
 
 /// What was loaded into the process that is to take over.
 #[derive(Debug)]
@@ -126,7 +125,8 @@ async fn switch(
     old: &Arc<Process>,
     new: &Arc<Process>,
 ) -> Result<Option<Serving>, RuntimeError> {
-    let mut serving = bundle.serving.lock().await;
+    let seat = bundle.seats.at(new.seat);
+    let mut serving = seat.serving.lock().await;
     let stays = lock(&core.registry).holds(bundle) && !bundle.is_quarantined();
     let serves = serving.as_ref().filter(|serving| Arc::ptr_eq(&serving.process, old));
     let Some(serves) = serves.filter(|_| stays) else {
@@ -155,17 +155,13 @@ async fn switch(
         Some(loaded) => loaded,
         None => new.load(bundle, &content, false).await?,
     };
-    let lane = Arc::clone(&loaded.lane);
-    let before = serving.replace(Serving { process: Arc::clone(new), loaded });
-    bundle.set_route(Route::Up(Arc::clone(&lane)));
-    if new.is_dead() {
-        bundle.replace_lane(&lane, Route::Waiting(BundleState::Waiting));
-    }
+    let generation = loaded.lane.generation;
+    let before = seat.serve(&mut serving, Serving { process: Arc::clone(new), loaded });
     drop(serving);
     core.events.emit(EventKind::BundleLoaded {
         bundle: bundle.name.clone(),
         worker: new.worker.clone(),
-        generation: lane.generation,
+        generation,
     });
     let before = before.filter(|before| !before.process.is_dead());
     if let Some(before) = &before {

@@ -14,10 +14,9 @@ use super::crash;
 use super::handle::View;
 use super::judge::judge;
 use super::process::Process;
-use crate::bundle::{Bundle, Route};
+use crate::bundle::Bundle;
 use crate::core::Core;
 use crate::placement::WorkerName;
-use crate::status::BundleState;
 
 /// Takes the bundles out of a process and ends it. `restart` if they wait for
 /// another one.
@@ -40,7 +39,7 @@ pub(super) async fn drain(
     if tokio::time::timeout(core.config.drain, retired).await.is_err() {
         patience = Duration::ZERO;
         for bundle in bundles.iter().filter(|bundle| !bundle.is_quarantined()) {
-            bundle.set_route(Core::retired(restart));
+            bundle.seats.at(process.seat).set_route(Core::retired(restart));
         }
     }
     end(&core, &process, patience).await;
@@ -100,7 +99,5 @@ pub(super) async fn discard(core: Arc<Core>, alive: Alive) {
         cause: ended.end.describe(),
         started: true,
     };
-    drop(alive.process.died(failure, |bundle, lane| {
-        bundle.replace_lane(lane, Route::Waiting(BundleState::Waiting));
-    }));
+    drop(alive.process.died(failure, |bundle, lane| bundle.orphaned(lane)));
 }

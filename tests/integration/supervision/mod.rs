@@ -7,6 +7,7 @@ mod idle;
 mod long_forms;
 mod placement;
 mod remains;
+mod replicas;
 mod reports;
 mod rolling;
 mod standby;

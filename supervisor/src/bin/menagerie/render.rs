@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use menagerie_supervisor::doctor::Report;
 use menagerie_supervisor::{
-    BundleStatus, CrashReport, Event, LogEntry, Status, WorkerState, WorkerStatus,
+    BundleStatus, CrashReport, Event, LogEntry, ReplicaStatus, Status, WorkerState, WorkerStatus,
 };
 use serde::Serialize;
 
@@ -173,9 +173,15 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
                 format!("{}@{major}", contract.name)
             })
             .collect();
+        let state = match bundle.replicas {
+            ReplicaStatus { ready, wanted: 2.. } => {
+                format!("{} ({ready} of {})", lower(bundle.state), bundle.replicas.wanted)
+            }
+            _ => lower(bundle.state),
+        };
         let state = match &bundle.problem {
-            Some(problem) => format!("{}: {problem}", lower(bundle.state)),
-            None => lower(bundle.state),
+            Some(problem) => format!("{state}: {problem}"),
+            None => state,
         };
         let state = match &bundle.signature {
             Some(signature) => format!("{state}, signature {signature}"),

@@ -97,6 +97,27 @@ fn g_contradictions_are_refused_with_their_place() {
 }
 
 #[test]
+fn s9_replicas_are_read_by_loader_and_refused_with_their_place() {
+    let file = parse("[replicas]\npython = 3\nlua = 1").unwrap();
+    let count = |loader: &str| file.config.replicas_of(loader);
+    assert_eq!((count("python"), count("lua"), count("js")), (3, 1, 1));
+    for (text, told) in [
+        ("[replicas]\nlua = 2\npython = 0", "m.toml:3:1: replicas: python: must be from 1 to 64"),
+        (
+            "[replicas]\npython = 65",
+            "m.toml:2:1: replicas: python: must be from 1 to 64, and is 65",
+        ),
+        ("[replicas]\npython = -1", "m.toml:2:10: invalid value"),
+        ("[replicas]\npython = \"3\"", "m.toml:2:10: invalid type"),
+        ("[replicas]\n\ncobol = 3", "m.toml:3:1: replicas: there is no loader 'cobol'; there are "),
+        ("replicas = 3", "m.toml:1:12: invalid type"),
+    ] {
+        let error = refused(text);
+        assert!(error.starts_with(told), "{text:?}: {error}");
+    }
+}
+
+#[test]
 fn g_differences_are_named_as_the_file_has_them() {
     let (one, other) = (
         parse("deadline = \"5s\"\n[worker_env]\nA = \"1\"").unwrap(),

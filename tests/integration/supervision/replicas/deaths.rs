@@ -1,0 +1,238 @@
+//! Replicas that die: the others serve, and no call is lost that none had begun.
+
+use std::time::Duration;
+
+use menagerie_supervisor::{BundleState, Failure, Isolation, WorkerState, WorkerStatus};
+
+use super::super::{Load, answers, crash, in_state, load, lua, lua_with, status};
+use super::{
+    LOADERS, all_ready, bundle, bundle_with, code, in_replicas, names, pids, processes, replicas,
+    slay, start, start_and, started, worker, workers,
+};
+use crate::support::{Bundle, run, wait_for};
+
+#[test]
+fn s9_a_replica_that_is_killed_under_load_comes_back_and_nobody_waits_for_it() {
+    run(async {
+        for loader in LOADERS {
+            let (supervisor, one) = started(loader, 3).await;
+            for n in 1..=3 {
+                let name = format!("{loader}#{n}");
+                let calls = Load::on(&one, 8);
+                calls.more(50).await;
+                let before = worker(&supervisor, &name);
+                let others = |name: &str| {
+                    workers(&supervisor).into_iter().filter(move |w| w.name != name).collect()
+                };
+                let beside: Vec<WorkerStatus> = others(&name);
+                slay(before.pid.unwrap());
+                // It comes back alone, with the bundle.
+                let after = wait_for("the replica to come back", || {
+                    let now = worker(&supervisor, &name);
+                    (now.state == WorkerState::Ready && now.incarnation > before.incarnation)
+                        .then_some(now)
+                })
+                .await;
+                all_ready(&supervisor, 3).await;
+                calls.more(50).await;
+                // Only what the killed one had begun has failed.
+                for failure in calls.end().await {
+                    let Failure::WorkerCrashed { worker, started: true, .. } = &failure else {
+                        panic!("{failure:?}")
+                    };
+                    assert_eq!(*worker, name);
+                }
+                assert_eq!((after.restarts, &*after.bundles), (1, &["one".to_owned()][..]));
+                let now: Vec<WorkerStatus> = others(&name);
+                for (before, now) in beside.iter().zip(&now) {
+                    assert_eq!((before.pid, before.incarnation), (now.pid, now.incarnation));
+                }
+                assert_eq!(processes(&one, 3).await, pids(&supervisor).into_iter().collect());
+            }
+            supervisor.shutdown().await;
+        }
+    });
+}
+
+/// While one cannot come back, the others serve; with none, calls wait.
+#[test]
+fn s9_calls_wait_only_where_no_replica_is_up() {
+    run(async {
+        let flag = tempfile::NamedTempFile::new().unwrap();
+        let code = format!(
+            "while true do\n\
+               local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
+               if seen == '' then break end\nmenagerie.sleep(5)\n\
+             end",
+            flag.path().display()
+        );
+        let supervisor = start("lua", 2);
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        std::fs::write(flag.path(), "wait").unwrap();
+        slay(worker(&supervisor, "lua#1").pid.unwrap());
+        in_replicas(&supervisor, replicas(1, 2)).await;
+        for _ in 0..20 {
+            answers(&one).await;
+        }
+        let shown = status(&supervisor, "one");
+        assert_eq!((shown.state, shown.replicas), (BundleState::Ready, replicas(1, 2)));
+        slay(worker(&supervisor, "lua#2").pid.unwrap());
+        in_replicas(&supervisor, replicas(0, 2)).await;
+        assert_eq!(status(&supervisor, "one").state, BundleState::Waiting);
+        let short = one
+            .contract
+            .clone()
+            .with_timeout(Duration::from_millis(50))
+            .call::<_, i64>("inc", (1,))
+            .await;
+        assert!(matches!(short, Err(Failure::DeadlineExceeded { .. })), "{short:?}");
+        let waiting = {
+            let one = one.contract.clone();
+            tokio::spawn(async move { one.call::<_, i64>("inc", (1,)).await })
+        };
+        std::fs::write(flag.path(), "").unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 2);
+        all_ready(&supervisor, 2).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// C4: what the dead one had not begun is sent to the other at once.
+#[test]
+fn s9_c4_calls_that_were_not_begun_go_to_another_replica() {
+    run(async {
+        let (supervisor, one) = started("lua", 2).await;
+        // Both are busy, and so each has calls that wait behind the busy one.
+        let sleeps: Vec<_> = (0..2)
+            .map(|_| {
+                let one = one.contract.clone();
+                tokio::spawn(async move { one.call::<_, ()>("sleep", (1500,)).await })
+            })
+            .collect();
+        wait_for("the sleepers to be sent", || {
+            (status(&supervisor, "one").calls.in_flight == 2).then_some(())
+        })
+        .await;
+        let waiting: Vec<_> = (0..10)
+            .map(|_| {
+                let one = one.contract.clone();
+                tokio::spawn(async move { one.call::<_, u32>("pid", ()).await })
+            })
+            .collect();
+        wait_for("the others to be sent", || {
+            (status(&supervisor, "one").calls.in_flight == 12).then_some(())
+        })
+        .await;
+        let killed = worker(&supervisor, "lua#1").pid.unwrap();
+        slay(killed);
+        let mut ended = Vec::new();
+        for call in waiting {
+            ended.push(call.await.unwrap().unwrap());
+        }
+        assert!(!ended.contains(&killed), "{ended:?}");
+        let mut failed = 0;
+        for sleep in sleeps {
+            match sleep.await.unwrap() {
+                Ok(()) => {}
+                Err(Failure::WorkerCrashed { started: true, .. }) => failed += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(failed <= 1, "{failed}");
+        supervisor.shutdown().await;
+    });
+}
+
+/// An idempotent call is run again, elsewhere.
+#[test]
+fn s9_c4_an_idempotent_call_is_run_again_by_another_replica() {
+    run(async {
+        let supervisor = start("lua", 2);
+        let idempotent = "[idempotent]\none = ['pid_after']\n";
+        let made = bundle_with("lua", 1, idempotent);
+        let main = code("lua", 1).replace(
+            "pid = pid,",
+            "pid = pid, pid_after = function(n) menagerie.sleep(n); return pid() end,",
+        );
+        made.write("main.lua", &main);
+        let one = load(&supervisor, made).await;
+        let call = {
+            let one = one.contract.clone();
+            tokio::spawn(async move { one.call::<_, u32>("pid_after", (500,)).await })
+        };
+        wait_for("the call to be sent", || {
+            (status(&supervisor, "one").calls.in_flight == 1).then_some(())
+        })
+        .await;
+        // Whichever has it: the other, or its successor, runs it again.
+        let killed = worker(&supervisor, "lua#1").pid.unwrap();
+        slay(killed);
+        let ran = call.await.unwrap().unwrap();
+        assert_ne!(ran, killed);
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn s9_s5_deaths_in_all_replicas_together_quarantine_a_bundle_everywhere() {
+    run(async {
+        for loader in LOADERS {
+            let (supervisor, one) = started(loader, 3).await;
+            let good = Bundle::copy_of(&bundle(loader, 1).path(), "good", "");
+            let text = std::fs::read_to_string(good.path().join("manifest.toml")).unwrap();
+            good.write("manifest.toml", &text.replace("one@1", "good@1"));
+            for file in ["main.lua", "main.py"] {
+                if let Ok(text) = std::fs::read_to_string(good.path().join(file)) {
+                    good.write(file, &text.replace("one@1", "good@1"));
+                }
+            }
+            let good = load(&supervisor, good).await;
+            for _ in 0..3 {
+                crash(&one).await;
+                answers(&good).await;
+            }
+            in_state(&supervisor, "one", BundleState::Quarantined).await;
+            assert_eq!(status(&supervisor, "one").replicas, replicas(0, 3));
+            for _ in 0..3 {
+                let outcome = one.call::<_, i64>("inc", (1,)).await;
+                assert!(matches!(outcome, Err(Failure::Quarantined { .. })), "{outcome:?}");
+            }
+            // It is in none of them, also when they have come back.
+            wait_for("the others to be everywhere", || {
+                (status(&supervisor, "good").replicas == replicas(3, 3)).then_some(())
+            })
+            .await;
+            assert_eq!(status(&supervisor, "one").replicas, replicas(0, 3));
+            assert_eq!(processes(&good, 3).await.len(), 3);
+            // By hand it gets another chance, in all of them.
+            let shown = supervisor.reload("one").await.unwrap();
+            assert_eq!(shown.replicas, replicas(3, 3));
+            assert_eq!(processes(&one, 3).await.len(), 3);
+            supervisor.shutdown().await;
+        }
+    });
+}
+
+/// The seat whose worker died moves; the others stay until they die too.
+#[test]
+fn s9_s5_with_isolation_auto_the_replica_that_died_moves() {
+    run(async {
+        let supervisor = start_and("lua", 2, |config| config.isolation = Isolation::Auto);
+        let one = load(&supervisor, bundle("lua", 1)).await;
+        let good = load(&supervisor, lua("good")).await;
+        for _ in 0..2 {
+            crash(&one).await;
+            all_ready(&supervisor, 2).await;
+        }
+        let own: Vec<String> =
+            names(&supervisor).into_iter().filter(|name| name.starts_with("lua/one#")).collect();
+        assert_eq!(own.len(), 1);
+        assert_eq!(worker(&supervisor, &own[0]).bundles, ["one"]);
+        assert_eq!(processes(&one, 2).await.len(), 2);
+        answers(&good).await;
+        crash(&one).await;
+        in_state(&supervisor, "one", BundleState::Quarantined).await;
+        answers(&good).await;
+        supervisor.shutdown().await;
+    });
+}
