@@ -312,22 +312,12 @@ impl Core {
         }
     }
 
-    /// Where the calls of a bundle go whose worker stops.
-    pub(crate) fn retired(restart: bool) -> Route {
-        if restart {
-            Route::Waiting(BundleState::Waiting)
-        } else {
-            Route::Down(BundleState::Unloading, Box::new(Failure::ShuttingDown))
-        }
-    }
-
     /// Takes a bundle out of a worker that is to stop; it stays wanted.
     pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
         let seat = bundle.seats.at(process.seat);
         let mut serving = seat.serving.lock().await;
         if !bundle.is_quarantined() {
-            seat.set_route(Self::retired(restart));
-            seat.fall_asleep();
+            seat.retire(restart);
         }
         let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
         if let Some(Serving { loaded, .. }) = ours

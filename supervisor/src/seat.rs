@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::{ArcSwap, Guard};
+use menagerie_protocol::Failure;
 use tokio::sync::{MutexGuard, watch};
 
 use crate::bundle::{Route, Serving};
@@ -79,9 +80,16 @@ impl Seat {
         before
     }
 
-    /// Its worker stops, and comes back when it is needed.
-    pub(crate) fn fall_asleep(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
+    /// Its worker stops: calls wait until it is needed and comes back, or fail if
+    /// that will not be.
+    pub(crate) fn retire(&self, comes_back: bool) {
+        if comes_back {
+            self.set_route(Route::Waiting(BundleState::Waiting));
+            self.asleep.store(true, Ordering::Relaxed);
+        } else {
+            let failure = Box::new(Failure::ShuttingDown);
+            self.set_route(Route::Down(BundleState::Unloading, failure));
+        }
     }
 
     /// The worker that it is in.
@@ -230,8 +238,6 @@ impl Rank {
 
 #[cfg(test)]
 mod tests {
-    use menagerie_protocol::Failure;
-
     use super::*;
 
     fn chosen(ranks: &[Rank], turn: usize) -> usize {

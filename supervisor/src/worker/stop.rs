@@ -39,7 +39,7 @@ pub(super) async fn drain(
     if tokio::time::timeout(core.config.drain, retired).await.is_err() {
         patience = Duration::ZERO;
         for bundle in bundles.iter().filter(|bundle| !bundle.is_quarantined()) {
-            bundle.seats.at(process.seat).set_route(Core::retired(restart));
+            bundle.seats.at(process.seat).retire(restart);
         }
     }
     end(&core, &process, patience).await;

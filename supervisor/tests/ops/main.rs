@@ -29,6 +29,8 @@ mod page;
 mod programs;
 /// A real Prometheus, where there is one.
 mod prometheus;
+/// A loader with several workers.
+mod replicas;
 /// Logs and events: kept, chosen, followed, resumed.
 mod streams;
 /// `menagerie top` on a terminal.

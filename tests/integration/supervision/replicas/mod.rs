@@ -6,7 +6,7 @@ mod serving;
 mod workers;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use menagerie_supervisor::{BundleStatus, Contract, ReplicaStatus, Supervisor, WorkerStatus};
 use nix::sys::signal::{Signal, kill};
@@ -120,6 +120,11 @@ fn start_and(
 ) -> Supervisor {
     let mut config = config();
     config.replicas.insert(loader.to_owned(), replicas);
+    // However long this machine stands still: these tests are not about time.
+    config.deadline = Duration::ZERO;
+    config.load_timeout = Duration::from_secs(600);
+    config.heartbeat_warn = 9_999;
+    config.heartbeat_kill = 10_000;
     change(&mut config);
     start_with(config)
 }

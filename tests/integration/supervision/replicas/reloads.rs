@@ -8,9 +8,9 @@ use menagerie_supervisor::{BundleState, RuntimeError, WorkerState};
 use super::super::{Load, load, status};
 use super::{
     LOADERS, all_have, all_ready, ask, ask_until, bundle, code, pids, replicas, slay, start,
-    started, worker,
+    start_and, started, worker,
 };
-use crate::support::{config, run, start_with, wait_for};
+use crate::support::{run, wait_for};
 
 #[test]
 fn s9_a_reload_under_load_reaches_every_replica_and_fails_no_call() {
@@ -105,17 +105,22 @@ fn s9_a_reload_that_kills_its_worker_kills_one() {
     run(async {
         for loader in LOADERS {
             let (supervisor, one) = started(loader, 3).await;
+            // It dies once: the replica that comes back reads the same file.
+            let flag = tempfile::NamedTempFile::new().unwrap();
+            let path = flag.path().display();
             let (file, deadly) = if loader == "lua" {
-                ("main.lua", "require('menagerie').abort()\nreturn {}")
+                let die = format!("if os.remove('{path}') then menagerie.abort() end\nlocal kept");
+                ("main.lua", code(loader, 1).replacen("local kept", &die, 1))
             } else {
-                ("main.py", "import os\nos.abort()\n")
+                let die = format!(
+                    "\nif os.path.exists('{path}'):\n    os.remove('{path}')\n    os.abort()\n"
+                );
+                ("main.py", code(loader, 1) + &die)
             };
-            one.bundle.write(file, deadly);
+            one.bundle.write(file, &deadly);
             let outcome = supervisor.reload("one").await;
             assert!(matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. })), "{outcome:?}");
             wait_for("the report", || (!supervisor.crashes().is_empty()).then_some(())).await;
-            assert_eq!(supervisor.crashes().len(), 1);
-            one.bundle.write(file, &code(loader, 1));
             all_ready(&supervisor, 3).await;
             assert_eq!(ask::<u32>(&one, "version", 3).await, [1, 1, 1]);
             assert_eq!(supervisor.crashes().len(), 1);
@@ -127,12 +132,11 @@ fn s9_a_reload_that_kills_its_worker_kills_one() {
 #[test]
 fn s9_a_replica_that_is_down_at_a_reload_comes_back_with_the_new_code() {
     run(async {
-        let mut changed = config();
-        changed.replicas.insert("lua".to_owned(), 2);
-        // Long enough for the reload to come in between, however slow we are.
-        changed.restart.initial_delay = Duration::from_secs(3);
-        changed.restart.window = Duration::from_secs(120);
-        let supervisor = start_with(changed);
+        let supervisor = start_and("lua", 2, |config| {
+            // Long enough, as a rule, for the reload to come in between.
+            config.restart.initial_delay = Duration::from_secs(3);
+            config.restart.window = Duration::from_secs(120);
+        });
         let one = load(&supervisor, bundle("lua", 1)).await;
         // The first restart is at once, the second waits.
         slay(worker(&supervisor, "lua#2").pid.unwrap());
@@ -143,7 +147,8 @@ fn s9_a_replica_that_is_down_at_a_reload_comes_back_with_the_new_code() {
         .await;
         slay(worker(&supervisor, "lua#2").pid.unwrap());
         wait_for("the pause", || {
-            (worker(&supervisor, "lua#2").state == WorkerState::Backoff).then_some(())
+            let two = worker(&supervisor, "lua#2");
+            (two.state == WorkerState::Backoff || two.incarnation > 2).then_some(())
         })
         .await;
         one.bundle.write("main.lua", &code("lua", 2));

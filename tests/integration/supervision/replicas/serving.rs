@@ -51,6 +51,10 @@ fn s9_slow_calls_run_at_the_same_time_in_python() {
         for _ in 0..3 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().to_str().unwrap();
+            wait_for("the calls before to be counted", || {
+                (status(&supervisor, "one").calls.in_flight == 0).then_some(())
+            })
+            .await;
             let meet = || one.call::<_, u32>("meet", (path, 3));
             let (a, b, c) = tokio::join!(meet(), meet(), meet());
             let met: BTreeSet<u32> = [a, b, c].into_iter().map(Result::unwrap).collect();
@@ -67,7 +71,7 @@ fn s9_calls_go_round_a_replica_that_is_busy() {
             let (supervisor, one) = started(loader, 2).await;
             let long = {
                 let one = one.contract.clone();
-                tokio::spawn(async move { one.call::<_, ()>("sleep", (60_000,)).await })
+                tokio::spawn(async move { one.call::<_, ()>("sleep", (600_000,)).await })
             };
             wait_for("the long call to be sent", || {
                 (status(&supervisor, "one").calls.in_flight > 0).then_some(())

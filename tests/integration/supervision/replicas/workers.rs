@@ -6,8 +6,7 @@ use menagerie_supervisor::{Failure, Isolation, RuntimeError, WorkerState};
 
 use super::super::{Load, answers, crash, load, lua, status};
 use super::{
-    LOADERS, all_ready, bundle, code, in_replicas, names, pids, processes, replicas, start_and,
-    started, worker, workers,
+    LOADERS, all_ready, bundle, code, names, pids, processes, start_and, started, worker, workers,
 };
 use crate::support::{exists, run, wait_for};
 
@@ -93,25 +92,40 @@ fn s9_a_replica_that_sleeps_is_woken_when_the_others_are_busy() {
         let one = load(&supervisor, bundle("lua", 1)).await;
         let asleep = || workers(&supervisor).iter().all(|w| w.state == WorkerState::Stopped);
         wait_for("all to sleep", || asleep().then_some(())).await;
-        // The first call wakes all of them.
+        // The first call wakes all of them. Whoever has nothing to do goes to
+        // sleep again, and so it is their incarnations that tell.
+        let before: Vec<u64> = workers(&supervisor).iter().map(|w| w.incarnation).collect();
         answers(&one).await;
-        all_ready(&supervisor, 2).await;
+        wait_for("both to wake", || {
+            let now = workers(&supervisor);
+            let woken = now.iter().zip(&before).all(|(now, before)| now.incarnation > *before);
+            woken.then_some(())
+        })
+        .await;
         // Then one is kept busy, and the other goes to sleep.
         let busy = {
             let one = one.contract.clone();
-            tokio::spawn(async move { one.call::<_, ()>("sleep", (60_000,)).await })
+            tokio::spawn(async move { one.call::<_, ()>("sleep", (600_000,)).await })
         };
-        in_replicas(&supervisor, replicas(1, 2)).await;
-        // The next call goes behind the busy one, or to the one that it wakes:
-        // but it wakes it, and those after it are answered.
-        let first = {
+        let sleeper = wait_for("the other to sleep", || {
+            let now = workers(&supervisor);
+            let busy = status(&supervisor, "one").calls.in_flight == 1;
+            let ready = now.iter().any(|worker| worker.state == WorkerState::Ready);
+            let sleeper = now.into_iter().find(|worker| worker.state == WorkerState::Stopped);
+            sleeper.filter(|_| busy && ready)
+        })
+        .await;
+        // The next call goes behind the busy one; but it wakes the other.
+        let next = {
             let one = one.contract.clone();
             tokio::spawn(async move { one.call::<_, i64>("inc", (1,)).await })
         };
-        all_ready(&supervisor, 2).await;
-        answers(&one).await;
+        wait_for("the sleeper to wake", || {
+            (worker(&supervisor, &sleeper.name).incarnation > sleeper.incarnation).then_some(())
+        })
+        .await;
         busy.abort();
-        first.abort();
+        assert_eq!(next.await.unwrap().unwrap(), 2);
         supervisor.shutdown().await;
     });
 }
