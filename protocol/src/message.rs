@@ -24,6 +24,9 @@ pub const ENV_SOCKET: &str = "MENAGERIE_CONTROL_SOCKET";
 pub const ENV_TOKEN: &str = "MENAGERIE_TOKEN";
 /// The environment variable with the worker's scratch folder.
 pub const ENV_SCRATCH: &str = "MENAGERIE_SCRATCH";
+/// Set to `1` for a standby: nothing waits for it, so it may prepare for bundles
+/// as long as it likes (S8).
+pub const ENV_STANDBY: &str = "MENAGERIE_STANDBY";
 
 /// A lane's number, unique within one incarnation of a worker.
 pub type LaneId = u32;
@@ -251,7 +254,7 @@ mod tests {
         }
         let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
         assert!(document.contains(&version), "{version}");
-        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
+        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY] {
             assert!(document.contains(&format!("| `{name}` |")), "{name}");
         }
     }

@@ -1,7 +1,9 @@
 //! The loader.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
 
 use menagerie_protocol::{
     BundleLoader, BundleSource, LoaderError, ManifestData, Runtime, SupportedLanguage,
@@ -24,6 +26,8 @@ const ENV_VENV: &str = "MENAGERIE_PYTHON_VENV";
 pub struct PythonLoader {
     venv: Option<PathBuf>,
     activated: OnceLock<Result<(), String>>,
+    /// Whether a bundle was to be loaded yet.
+    is_used: Arc<AtomicBool>,
 }
 
 impl PythonLoader {
@@ -40,10 +44,27 @@ impl PythonLoader {
     pub fn with_venv(venv: Option<PathBuf>) -> Self {
         // A failure is told by `load`; a worker that cannot load still answers.
         let _ = interpreter::start();
-        Self { venv, activated: OnceLock::new() }
+        Self { venv, activated: OnceLock::new(), is_used: Arc::default() }
+    }
+
+    /// Imports what bundles are likely to import, on a thread of its own, so that
+    /// the first load finds it there (S8). It stops when a bundle is loaded.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread to spare.
+    pub fn warm_up(&self) -> std::io::Result<JoinHandle<()>> {
+        let is_used = Arc::clone(&self.is_used);
+        std::thread::Builder::new().name("warm-up".to_owned()).spawn(move || {
+            // A failure is told by the first load.
+            if interpreter::start().is_ok() {
+                interpreter::import_common(|| is_used.load(Ordering::Relaxed));
+            }
+        })
     }
 
     fn ready(&self) -> Result<(), LoaderError> {
+        self.is_used.store(true, Ordering::Relaxed);
         let missing = |problem: String, remedy: &str| LoaderError::RuntimeMissing {
             runtime: runtime_version(),
             problem,

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use menagerie_protocol::message::ENV_STANDBY;
 use menagerie_protocol::serve::serve;
 use menagerie_worker_python::{PythonLoader, runtime_version};
 
@@ -15,5 +16,10 @@ fn main() -> ExitCode {
     }
     // CPython takes the thread that initialises it for its main thread, so it
     // has to be this one.
-    serve(PythonLoader::new(), runtime)
+    let loader = PythonLoader::new();
+    if std::env::var_os(ENV_STANDBY).is_some() {
+        // Nobody waits for it: if there is no thread to spare, nothing is lost.
+        drop(loader.warm_up());
+    }
+    serve(loader, runtime)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
-use menagerie_protocol::message::{ENV_SCRATCH, ENV_SOCKET, ENV_TOKEN};
+use menagerie_protocol::message::{ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN};
 
 use crate::config::Config;
 
@@ -41,6 +41,7 @@ pub(super) fn environment(
     socket: &Path,
     token: &str,
     scratch: &Path,
+    standby: bool,
 ) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<OsString, OsString> =
         std::env::vars_os().filter(|(name, _)| is_allowed(name)).collect();
@@ -53,6 +54,9 @@ pub(super) fn environment(
     env.insert(ENV_SOCKET.into(), socket.into());
     env.insert(ENV_TOKEN.into(), token.into());
     env.insert(ENV_SCRATCH.into(), scratch.into());
+    if standby {
+        env.insert(ENV_STANDBY.into(), "1".into());
+    }
     env
 }
 
@@ -65,7 +69,7 @@ mod tests {
         let mut config = Config::default();
         config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
         let here = Path::new("/here");
-        let env = environment(&config, here, "abc", here);
+        let env = environment(&config, here, "abc", here, false);
         for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
             assert!(env.contains_key(&OsString::from(name)), "{name}");
         }

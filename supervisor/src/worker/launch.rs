@@ -22,6 +22,9 @@ pub(crate) struct Launched {
     pub(crate) connected: Connected,
 }
 
+/// The mark of a process that nobody waits for.
+pub(super) const STANDBY: &str = "standby";
+
 /// Why there is none.
 #[derive(Debug)]
 pub(crate) enum LaunchError {
@@ -34,7 +37,8 @@ pub(crate) enum LaunchError {
 /// Starts a process for a worker. `started` learns its pid. Dropping the
 /// future ends the process.
 ///
-/// The folder's name ends in `mark`: the incarnation, or what it is else.
+/// The folder's name ends in `mark`: the incarnation, or what it is else. A
+/// [`STANDBY`] learns that it is one.
 pub(crate) async fn launch(
     core: Arc<Core>,
     loader: String,
@@ -55,7 +59,13 @@ pub(crate) async fn launch(
     let expected = Expected::new(&core);
     let request = SpawnRequest {
         program,
-        env: environment(&core.config, core.control.path(), &expected.token, &folder),
+        env: environment(
+            &core.config,
+            core.control.path(),
+            &expected.token,
+            &folder,
+            mark == STANDBY,
+        ),
         dir: folder,
         limits: Limits {
             memory: core.config.memory_limit,

@@ -90,6 +90,26 @@ fn s8_a_standby_that_does_not_run_is_passed_over() {
     });
 }
 
+/// Nobody waits for it, so it may prepare for bundles; a worker that is waited
+/// for has better things to do.
+#[test]
+fn s8_a_standby_is_told_that_it_is_one() {
+    run(async {
+        let mut config = config();
+        config.standby = 1;
+        let supervisor = start_with(config);
+        load(&supervisor, lua("probe")).await;
+        let standby = standby_other_than(&supervisor, 0).await;
+        let is_told = |pid: u32| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+            environment.split(|byte| *byte == 0).any(|variable| variable == b"MENAGERIE_STANDBY=1")
+        };
+        assert!(is_told(standby.pid));
+        assert!(!is_told(worker(&supervisor, "lua").unwrap().pid.unwrap()));
+        supervisor.shutdown().await;
+    });
+}
+
 #[test]
 fn s8_standbys_of_every_language_take_over() {
     run(async {

@@ -1,4 +1,7 @@
-use crate::support::{Folder, call, harness};
+use menagerie_protocol::testing::Harness;
+use menagerie_worker_python::PythonLoader;
+
+use crate::support::{Folder, call, code, harness};
 
 const MAIN: &str = "
 import importlib
@@ -178,4 +181,32 @@ def f(): return [beside.NAME, above.NAME]
     folder.write("manifest.toml", &manifest);
     let bundle = harness.load_dir(folder.path()).unwrap();
     assert_eq!(call::<_, Vec<String>>(&bundle, "f", ()).unwrap(), ["beside", "above"]);
+}
+
+/// What a bundle finds imported before it imports anything.
+const FOUND: &str = "
+import sys
+found = 'asyncio' in sys.modules
+
+@menagerie.export('t@1')
+def was_there() -> bool:
+    return found
+";
+
+#[test]
+fn s8_a_standby_has_imported_what_bundles_import() {
+    let loader = PythonLoader::with_venv(None);
+    let warm_up = loader.warm_up().unwrap();
+    warm_up.join().unwrap();
+    let bundle = code(&Harness::new(loader), "warm", FOUND).unwrap();
+    assert!(call::<_, bool>(&bundle, "was_there", ()).unwrap());
+}
+
+/// Each test is a process of its own.
+#[test]
+fn s8_a_worker_that_is_no_standby_imports_no_more_than_it_needs() {
+    let bundle = code(&harness(), "cold", FOUND).unwrap();
+    if std::env::var_os("NEXTEST").is_some() {
+        assert!(!call::<_, bool>(&bundle, "was_there", ()).unwrap());
+    }
 }
