@@ -20,6 +20,11 @@ namespace Menagerie.Bridge
             internal bool Done;
         }
 
+        // How long a call waits for the lane's thread to come, and how often it
+        // looks at the clock meanwhile, in milliseconds.
+        private const int Patience = 2000;
+        private const int Step = 100;
+
         private readonly object gate = new object();
         private readonly List<Job> jobs = new List<Job>();
         private bool waiting;
@@ -34,6 +39,7 @@ namespace Menagerie.Bridge
                 lock (gate)
                 {
                     waiting = true;
+                    Monitor.PulseAll(gate);
                     while (jobs.Count == 0 && !task.IsCompleted)
                         Monitor.Wait(gate);
                     if (jobs.Count == 0)
@@ -79,8 +85,13 @@ namespace Menagerie.Bridge
             Job job = new Job { Work = () => result = work() };
             lock (gate)
             {
-                // Queueing it would be a deadlock if the lane's thread waits
-                // for this very thread by other means.
+                // The lane's thread may be on its way to `Wait`: what comes after
+                // the first await can run before the function has returned its
+                // Task. To queue it for longer would be a deadlock if that thread
+                // waits for this very thread by other means.
+                DateTime end = DateTime.UtcNow.AddMilliseconds(Patience);
+                while (!waiting && DateTime.UtcNow < end)
+                    Monitor.Wait(gate, Step);
                 if (!waiting)
                     throw new InvalidOperationException("calls to other bundles are made on the bundle's own thread, or while that waits for a Task that a function returned");
                 jobs.Add(job);
