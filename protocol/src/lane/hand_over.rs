@@ -3,8 +3,8 @@
 //! Many threads and tasks wait on a lane, and one of them reads for all. Who
 //! cannot have the lead may sleep, so the leader must not leave without a look
 //! at what came while it led. A caller therefore leaves a mark before it gives
-//! up, and a leader looks for the mark after it has let go: one of them sees the
-//! other.
+//! up, and a leader lets go only where there is no mark, both by exchanges of one
+//! word: one of them sees the other.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -17,8 +17,7 @@ use crate::instance::{Args, Instance};
 use crate::message::{LaneCommand, LaneId, ToSupervisor};
 use crate::msgpack::Writer;
 use crate::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, FrameHead, Full, Kind, Plain, Shape,
-    Small,
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Plain, Shape,
 };
 use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
@@ -60,24 +59,6 @@ impl SegmentTable {
     }
 }
 
-/// A frame's payload, copied out of the ring: to where it stays.
-#[derive(Default)]
-struct Payload {
-    small: Option<Small>,
-    /// What is too large for that.
-    large: Vec<u8>,
-}
-
-impl Payload {
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        match &self.small {
-            Some(small) => small.bytes(),
-            None => &self.large,
-        }
-    }
-}
-
 /// A segment that the worker writes results into.
 struct UpSegment {
     segment: Arc<Segment>,
@@ -114,7 +95,7 @@ pub struct WorkerLane {
     outcalls: RefCell<HashMap<u64, OnReply>>,
     next_outcall: Cell<u64>,
     /// Frames that arrived while the guest waited for an answer.
-    stash: RefCell<VecDeque<(FrameHead, Payload)>>,
+    stash: RefCell<VecDeque<(FrameHead, Vec<u8>)>>,
     /// Answers to be handed over when no guest code runs.
     deferred: RefCell<Vec<Answered>>,
 }
@@ -186,21 +167,21 @@ impl WorkerLane {
         /// Calls keep their turn before the VM's own work, but not for ever.
         const TURNS: u32 = 16;
         let mut finished = false;
-        let mut payload = Payload::default();
+        let mut payload = Vec::new();
         let mut since_poll = 0_u32;
         let mut pending = false;
         loop {
             if let Some(call) = self.next_call() {
-                self.serve_small(instance, call);
+                self.serve_call(instance, call.head, call.payload.bytes());
                 since_poll += 1;
                 if since_poll < TURNS {
                     continue;
                 }
             } else if let Some(head) = self.next_frame(&mut payload) {
                 match head.kind {
-                    Kind::Call => self.serve_call(instance, head, payload.bytes()),
-                    Kind::Reply => self.resolve(head, payload.bytes(), true),
-                    Kind::Command => match codec::decode(payload.bytes()) {
+                    Kind::Call => self.serve_call(instance, head, &payload),
+                    Kind::Reply => self.resolve(head, &payload, true),
+                    Kind::Command => match codec::decode(&payload) {
                         Ok(LaneCommand::Finish) => {
                             finished = true;
                             let state = instance.on_unload();
@@ -251,7 +232,7 @@ impl WorkerLane {
     /// The next frame, in the order of arrival; its payload is copied to
     /// `payload`.
     #[inline]
-    fn next_frame(&self, payload: &mut Payload) -> Option<FrameHead> {
+    fn next_frame(&self, payload: &mut Vec<u8>) -> Option<FrameHead> {
         let mut stash = self.stash.borrow_mut();
         if stash.is_empty() {
             return self.receive(payload);
@@ -261,25 +242,11 @@ impl WorkerLane {
         Some(head)
     }
 
-    #[inline]
-    fn receive(&self, payload: &mut Payload) -> Option<FrameHead> {
+    fn receive(&self, payload: &mut Vec<u8>) -> Option<FrameHead> {
         let mut rx = self.rx.borrow_mut();
         let frame = rx.peek().unwrap_or_else(|e| corrupt(&e))?;
-        match rx.small_payload(&frame) {
-            Some(small) if frame.head.flags & FLAG_BULK == 0 => payload.small = Some(small),
-            _ => {
-                payload.small = None;
-                self.receive_large(&rx, &frame, &mut payload.large);
-            }
-        }
-        rx.release(frame);
-        Some(frame.head)
-    }
-
-    #[inline(never)]
-    fn receive_large(&self, rx: &Rx, frame: &Frame, payload: &mut Vec<u8>) {
         payload.clear();
-        rx.copy_payload(frame, payload);
+        rx.copy_payload(&frame, payload);
         // A call's bulk stays where it is until the reply. Anything else is
         // copied out before the frame is released, which frees its segment.
         if frame.head.flags & FLAG_BULK != 0 && frame.head.kind != Kind::Call {
@@ -287,30 +254,36 @@ impl WorkerLane {
             payload.clear();
             segment.mapping.copy_out(range.start, range.len(), payload);
         }
+        rx.release(frame);
+        Some(frame.head)
     }
 
     #[inline]
-    fn serve_small(self: &Rc<Self>, instance: &mut dyn Instance, call: Plain) {
-        let args = Args { bytes: call.payload.bytes(), segment: None };
-        self.begin(call.call);
-        instance.call(call.function, args, Reply::new(call.call, Rc::clone(self)));
-        self.end(call.call);
-    }
-
     fn serve_call(self: &Rc<Self>, instance: &mut dyn Instance, head: FrameHead, payload: &[u8]) {
         self.begin(head.call);
         let reply = Reply::new(head.call, Rc::clone(self));
         if head.flags & FLAG_BULK == 0 {
             instance.call(head.function, Args { bytes: payload, segment: None }, reply);
         } else {
-            let (segment, range) = self.bulk(payload);
-            // SAFETY: the supervisor wrote this range for this call before it
-            // published the frame, and reuses the segment only after the reply.
-            let bytes = unsafe { segment.mapping.bytes(range.start, range.len()) };
-            self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
-            instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
+            self.serve_bulk(instance, head, payload, reply);
         }
         self.end(head.call);
+    }
+
+    #[inline(never)]
+    fn serve_bulk(
+        &self,
+        instance: &mut dyn Instance,
+        head: FrameHead,
+        payload: &[u8],
+        reply: Reply,
+    ) {
+        let (segment, range) = self.bulk(payload);
+        // SAFETY: the supervisor wrote this range for this call before it
+        // published the frame, and reuses the segment only after the reply.
+        let bytes = unsafe { segment.mapping.bytes(range.start, range.len()) };
+        self.bulk_calls.borrow_mut().insert(head.call, Arc::clone(&segment));
+        instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
     }
 
     #[inline]
@@ -569,11 +542,11 @@ impl WorkerLane {
     /// Waits for frames while the guest waits for an answer; everything else
     /// that arrives is kept for later.
     pub(crate) fn wait_for_reply(&self) -> Result<(), Failure> {
-        let mut payload = Payload::default();
+        let mut payload = Vec::new();
         loop {
             if let Some(head) = self.receive(&mut payload) {
                 if head.kind == Kind::Reply {
-                    self.resolve(head, payload.bytes(), false);
+                    self.resolve(head, &payload, false);
                     return Ok(());
                 }
                 let payload = std::mem::take(&mut payload);

@@ -48,10 +48,8 @@ impl Small {
 /// A frame as [`Consumer::take_plain`] takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Plain {
-    /// As [`FrameHead::function`].
-    pub function: u32,
-    /// As [`FrameHead::call`].
-    pub call: u64,
+    /// What it says of itself.
+    pub head: FrameHead,
     /// The payload.
     pub payload: Small,
 }
@@ -157,7 +155,8 @@ impl<M: Memory> Consumer<M> {
         let payload = Small::load(words, usize::try_from(len).unwrap_or(0));
         self.padded = false;
         self.advance(1);
-        Some(Plain { function: high(packed), call, payload })
+        let head = FrameHead { kind, flags: 0, function: high(packed), call };
+        Some(Plain { head, payload })
     }
 
     #[inline]
