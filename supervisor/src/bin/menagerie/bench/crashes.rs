@@ -94,6 +94,24 @@ fn strike(supervisor: &Supervisor, subject: &Subject) -> Result<(), Problem> {
     kill(pid, Signal::SIGKILL).map_err(|error| Problem::new("kill", &error))
 }
 
+/// Waits until a process uses no CPU time: a standby prepares itself for bundles.
+fn rest(pid: u32) {
+    let used = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // User and system time of all its threads, in ticks of 10 ms.
+        stat.split(' ').skip(13).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut before = used();
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = used();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
 /// From SIGKILL until the next good answer, with a standby; beside what the
 /// design allows: 5 ms, and loading the bundle.
 pub(super) fn with_standby(bench: &mut Bench, subject: &Subject) -> Result<(), Problem> {
@@ -120,7 +138,9 @@ pub(super) fn with_standby(bench: &mut Bench, subject: &Subject) -> Result<(), P
             std::thread::sleep(Duration::from_millis(5));
         }
         // Healthy for as long as the policy asks, and the standby at rest.
-        std::thread::sleep(Duration::from_millis(50));
+        for standby in supervisor.status().standbys {
+            rest(standby.pid);
+        }
         let started = Instant::now();
         strike(&supervisor, subject)?;
         revive(&contract)?;
