@@ -34,14 +34,15 @@ impl Word for AtomicU64 {
         fence(ordering);
     }
 
-    /// On x86 one exchange does both, in a quarter of the time of `mfence`. It
-    /// is as good in the language's model, where the other side's fence pairs
-    /// with the sequentially consistent operations on this side, this exchange
-    /// and the load of the sleep word (C++20, [atomics.order]/4).
-    #[cfg(target_arch = "x86_64")]
+    /// On x86 a locked instruction on memory of our own is a fence as well (AMD64
+    /// Architecture Programmer's Manual 2, 7.1), in a quarter of the time of
+    /// `mfence`. An exchange would do both, but the store would wait for it.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     #[inline]
     fn store_and_fence(&self, value: u64) {
-        self.swap(value, Ordering::SeqCst);
+        self.store(value, Ordering::Release);
+        // SAFETY: it changes nothing; the word is this thread's own.
+        unsafe { std::arch::asm!("lock or dword ptr [rsp], 0") };
     }
 }
 
