@@ -186,7 +186,7 @@ pub struct Spinner {
 
 impl Default for Spinner {
     fn default() -> Self {
-        Self { score: Self::MAX_SCORE }
+        Self { score: if max_spinners() == 0 { 0 } else { Self::MAX_SCORE } }
     }
 }
 
@@ -202,10 +202,16 @@ impl Spinner {
     /// Returns whether it is ready.
     #[inline]
     pub fn spin(&mut self, mut ready: impl FnMut() -> bool) -> bool {
+        self.spin_briefly(&mut ready) || (self.score > 0 && self.spin_on(&mut ready))
+    }
+
+    /// As [`spin`](Self::spin), for the time only that a hot lane takes.
+    #[inline]
+    pub fn spin_briefly(&mut self, mut ready: impl FnMut() -> bool) -> bool {
         if ready() {
             return true;
         }
-        if self.score == 0 || max_spinners() == 0 {
+        if self.score == 0 {
             return false;
         }
         for _ in 0..FIRST_LOOKS {
@@ -215,7 +221,7 @@ impl Spinner {
                 return true;
             }
         }
-        self.spin_on(&mut ready)
+        false
     }
 
     #[cold]
@@ -246,7 +252,7 @@ impl Spinner {
 
     /// Takes note of a sleep, by how long it took until there was something.
     pub fn slept(&mut self, took: Duration) {
-        if took < SHORT_SLEEP {
+        if took < SHORT_SLEEP && max_spinners() > 0 {
             self.score = (self.score + 2).min(Self::MAX_SCORE);
         } else {
             self.score = self.score.saturating_sub(1);

@@ -60,7 +60,9 @@ pub struct Consumer<M> {
     memory: M,
     shape: Shape,
     next: u64,
-    /// What the low half of the next header is until it is published.
+    /// The low half of the next header when it is published.
+    mark: u32,
+    /// What it is until then.
     stale: u32,
     /// Whether the last frame was padding: a producer pads before a frame only,
     /// so two in a row would be a way to keep us busy for ever.
@@ -75,7 +77,7 @@ impl<M: Memory> Consumer<M> {
     /// The memory is smaller than the shape.
     pub fn new(memory: M, shape: Shape) -> Self {
         assert!(memory.ring().len() >= shape.words());
-        Self { memory, shape, next: 0, stale: shape.stale(0), padded: false }
+        Self { memory, shape, next: 0, mark: shape.mark(0), stale: shape.stale(0), padded: false }
     }
 
     /// The memory.
@@ -145,7 +147,7 @@ impl<M: Memory> Consumer<M> {
         let [header, packed, call, words @ ..] = self.shape.slot(self.memory.ring(), self.next);
         // SYNC: frame published, as in `peek`.
         let header = header.load(Acquire);
-        if low(header) != self.shape.mark(self.next) {
+        if low(header) != self.mark {
             return None;
         }
         let (packed, call, len) = (packed.load(Relaxed), call.load(Relaxed), header >> 32);
@@ -162,7 +164,7 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     fn check(&self, header: u64) -> Result<Frame, Corrupt> {
         let slot = self.next;
-        if low(header) != self.shape.mark(slot) {
+        if low(header) != self.mark {
             return Err(Corrupt::Mark { slot, header });
         }
         let len = header >> 32;
@@ -238,7 +240,10 @@ impl<M: Memory> Consumer<M> {
     #[inline]
     fn advance(&mut self, slots: u64) {
         self.next += slots;
-        self.stale = self.shape.stale(self.next);
+        if self.shape.begins_lap(self.next, slots) {
+            self.mark = self.shape.mark(self.next);
+            self.stale = self.shape.stale(self.next);
+        }
         // SYNC: slots released. Pairs with the acquire load in
         // `Producer::refresh_head`.
         self.memory.head().store(self.next, Release);

@@ -203,6 +203,13 @@ impl Shape {
         self.slots - (position & (self.slots - 1))
     }
 
+    /// Whether the last `slots` slots before a position reach back to another
+    /// lap: slots of one lap have one mark, and its computation is spared.
+    #[inline]
+    const fn begins_lap(self, position: u64, slots: u64) -> bool {
+        position & (self.slots - 1) < slots
+    }
+
     /// The mark of a position's lap: never zero.
     #[allow(clippy::cast_possible_truncation, reason = "masked to 31 bits")]
     #[inline]
@@ -217,9 +224,10 @@ impl Shape {
     const fn stale(self, position: u64) -> u32 {
         if position < self.slots { 0 } else { self.mark(position - self.slots) }
     }
+}
 
-    #[inline]
-    const fn header(self, position: u64, len: usize) -> u64 {
-        self.mark(position) as u64 | ((len as u64) << 32)
-    }
+/// A frame's first word: the mark of its lap, and the payload's length.
+#[inline]
+const fn frame_header(mark: u32, len: usize) -> u64 {
+    mark as u64 | ((len as u64) << 32)
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::{
     CONTINUATION, Corrupt, FIRST_BYTES, FRAME_WORDS, FrameHead, Kind, Memory, NEXT_BYTES,
-    SLOT_WORDS, Shape, Word, slots_for,
+    SLOT_WORDS, Shape, Word, frame_header, slots_for,
 };
 
 /// Why a frame was not published.
@@ -29,6 +29,8 @@ pub struct Producer<M> {
     shape: Shape,
     /// The next slot to publish.
     tail: u64,
+    /// The mark of its lap.
+    mark: u32,
     /// The consumer's position as last seen.
     head: u64,
 }
@@ -41,7 +43,7 @@ impl<M: Memory> Producer<M> {
     /// The memory is smaller than the shape.
     pub fn new(memory: M, shape: Shape) -> Self {
         assert!(memory.ring().len() >= shape.words());
-        Self { memory, shape, tail: 0, head: 0 }
+        Self { memory, shape, tail: 0, mark: shape.mark(0), head: 0 }
     }
 
     /// The memory.
@@ -97,7 +99,7 @@ impl<M: Memory> Producer<M> {
     /// # Panics
     ///
     /// The payload is larger than [`Shape::max_payload`].
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         if let [part] = parts
             && part.len() <= FIRST_BYTES
@@ -165,8 +167,11 @@ impl<M: Memory> Producer<M> {
         }
         // SYNC: frame published. Pairs with the acquire load in `Consumer::peek`.
         // The fence is for `Waker::wake_needed`.
-        header.store_and_fence(self.shape.header(self.tail, len));
+        header.store_and_fence(frame_header(self.mark, len));
         self.tail += slots;
+        if self.shape.begins_lap(self.tail, slots) {
+            self.mark = self.shape.mark(self.tail);
+        }
     }
 
     /// What is in several parts, or takes several slots.
@@ -181,7 +186,7 @@ impl<M: Memory> Producer<M> {
     /// Marks the further slots of a frame as of this lap, so that the next lap
     /// tells them from headers of its own.
     fn continuations(&self, slots: u64) {
-        let mark = u64::from(self.shape.mark(self.tail)) | CONTINUATION;
+        let mark = u64::from(self.mark) | CONTINUATION;
         for further in 1..slots {
             self.shape.slot(self.memory.ring(), self.tail + further)[0].store(mark, Relaxed);
         }

@@ -111,7 +111,7 @@ fn ring_payload_that_looks_like_a_header_is_not_taken_for_one() {
     let (mut tx, mut rx, _) = pair(8);
     // Every word of every slot is, at some time, a valid header of a lap.
     for lap in 0..rounds(200, 20) as u64 {
-        let fake = Shape::new(8).header((lap + 1) * 8, 8).to_le_bytes();
+        let fake = frame_header(Shape::new(8).mark((lap + 1) * 8), 8).to_le_bytes();
         let payload: Vec<u8> = fake.iter().copied().cycle().take(96).collect();
         tx.push(CALL, &[&payload]).unwrap();
         assert_eq!(take(&mut rx).unwrap().1, payload);
@@ -163,13 +163,13 @@ fn ring_consumer_position_that_is_nonsense_is_reported() {
 #[test]
 fn ring_nonsense_headers_are_reported() {
     let shape = Shape::new(64);
-    let good = shape.header(0, 8);
+    let good = frame_header(shape.mark(0), 8);
     let call = CALL.pack();
     for (header, packed) in [
         (1, call),
         (u64::MAX, call),
-        (shape.header(0, shape.max_payload() + 1), call),
-        (shape.header(64, 8), call),
+        (frame_header(shape.mark(0), shape.max_payload() + 1), call),
+        (frame_header(shape.mark(64), 8), call),
         (good, 0),
         (good, 9),
         (good, call | 0x8000),
