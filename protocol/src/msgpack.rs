@@ -352,7 +352,8 @@ pub fn encode_args<W: std::io::Write, A: serde::Serialize + ?Sized>(
             self.write_all(bytes).map(|()| bytes.len())
         }
 
-        #[inline]
+        // Out of line it would not know that most of what comes is one byte.
+        #[inline(always)]
         fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
             let first = std::mem::replace(&mut self.1, true);
             if !first && bytes == [Marker::Null.to_u8()] {

@@ -294,14 +294,13 @@ impl Reply {
     }
 
     /// Answers with one MessagePack value.
-    pub fn ok(mut self, value: &[u8]) {
-        if let Some(lane) = self.lane.take() {
-            lane.reply(self.call, &[value]);
-        }
+    pub fn ok(self, value: &[u8]) {
+        self.ok_parts(&[value]);
     }
 
     /// Answers with one MessagePack value that stands in several pieces: the
     /// large ones are copied once, from where they are into shared memory.
+    #[inline]
     pub fn ok_parts(mut self, parts: &[&[u8]]) {
         if let Some(lane) = self.lane.take() {
             lane.reply(self.call, parts);
@@ -322,10 +321,15 @@ impl Reply {
 }
 
 impl Drop for Reply {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take() {
+        #[cold]
+        fn unused(call: u64, lane: &WorkerLane) {
             let error = GuestError::new("Dropped", "the call was dropped without an answer");
-            lane.fail(self.call, &error.into());
+            lane.fail(call, &error.into());
+        }
+        if let Some(lane) = self.lane.take() {
+            unused(self.call, &lane);
         }
     }
 }

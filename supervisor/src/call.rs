@@ -47,10 +47,10 @@ pub struct Contract {
     id: ContractId,
     deadline: Duration,
     /// The lane that served the bundle when the handle was made, and the
-    /// contract's place there; of a bundle that has but one. While it takes
+    /// contract as it serves it; of a bundle that has but one. While it takes
     /// calls it is the bundle's route: one look at it spares the route's own
     /// look-up.
-    first: Option<(Arc<Lane>, usize)>,
+    first: Option<(Arc<Lane>, Arc<LaneContract>)>,
     /// The wait of another bundle that its calls are made for, 0 for none.
     origin: u64,
 }
@@ -60,8 +60,7 @@ impl Contract {
         let deadline = core.config.deadline;
         let first = match &**bundle.route() {
             Route::Up(lane) if !bundle.seats.are_many() => {
-                let at = lane.contracts().iter().position(|contract| contract.id.same_major(&id));
-                at.map(|at| (Arc::clone(lane), at))
+                lane.contract(&id).map(|contract| (Arc::clone(lane), Arc::clone(contract)))
             }
             Route::Up(_) | Route::Waiting(_) | Route::Down(..) => None,
         };
@@ -172,20 +171,19 @@ impl Contract {
         loop {
             let waited = match self.send(function, args, &mut clock, own) {
                 Ok(lane) => {
-                    let lane = &*lane;
-                    let clock = &mut clock;
-                    let call = InFlight {
+                    InFlight {
                         contract: self,
-                        lane,
+                        lane: &lane,
                         own,
-                        clock,
+                        clock: &mut clock,
                         patience: PATIENCE,
                         timer: None,
                         timed_out: false,
-                    };
-                    call.await
+                    }
+                    .await
                 }
-                Err(NotSent::Wait(wait)) => self.wait(wait, &mut clock).await,
+                // Boxed, as it is rare and large: every call's future would be moved with it.
+                Err(NotSent::Wait(wait)) => Box::pin(self.wait(wait, &mut clock)).await,
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
             if self.has_ended(function, waited, own, &clock)? {
@@ -195,6 +193,7 @@ impl Contract {
     }
 
     /// As [`run`](Self::run), on this thread.
+    #[inline]
     fn run_blocking<A: Encode>(
         &self,
         function: &str,
@@ -202,9 +201,26 @@ impl Contract {
         own: &mut Own,
     ) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
+        let tried = self.try_blocking(function, args, &mut clock, own);
+        // Nearly always.
+        if own.has_value() {
+            return Ok(());
+        }
+        self.try_again_blocking(function, args, own, (clock, tried))
+    }
+
+    /// What to do with a first try that has not ended in a value, and further ones.
+    #[cold]
+    fn try_again_blocking(
+        &self,
+        function: &str,
+        args: &dyn Encode,
+        own: &mut Own,
+        (mut clock, mut tried): (Clock, Tried),
+    ) -> Result<(), Failure> {
         loop {
-            let waited = match self.send(function, args, &mut clock, own) {
-                Ok(lane) => self.wait_blocking(&lane, own, &mut clock),
+            let waited = match tried {
+                Ok(waited) => waited,
                 Err(NotSent::Wait(Wait::Room)) => {
                     std::thread::sleep(Duration::from_micros(50));
                     clock.check()
@@ -215,25 +231,59 @@ impl Contract {
             if self.has_ended(function, waited, own, &clock)? {
                 return Ok(());
             }
+            tried = self.try_blocking(function, args, &mut clock, own);
         }
     }
 
+    // Each layer out of line costs a hot call a frame, and moves of what it gives.
+    #[inline(always)]
+    fn try_blocking<A: Encode + ?Sized>(
+        &self,
+        function: &str,
+        args: &A,
+        clock: &mut Clock,
+        own: &mut Own,
+    ) -> Tried {
+        if let Some((lane, contract)) = self.known_road() {
+            self.send_on(lane, contract, function, args, clock, own)?;
+            return Ok(self.wait_blocking(lane, own, clock));
+        }
+        let lane = self.send_by_route(function, args, clock, own)?;
+        Ok(self.wait_blocking(&lane, own, clock))
+    }
+
     /// Sends the call, if it can be sent now.
-    #[inline]
-    fn send<A: Encode>(
+    #[inline(always)]
+    fn send<A: Encode + ?Sized>(
         &self,
         function: &str,
         args: &A,
         clock: &mut Clock,
         own: &mut Own,
     ) -> Result<Road<'_>, NotSent> {
-        if let Some((lane, at)) = &self.first
-            && lane.is_open()
-            && let Some(contract) = lane.contracts().get(*at)
-        {
+        if let Some((lane, contract)) = self.known_road() {
             self.send_on(lane, contract, function, args, clock, own)?;
             return Ok(Road::First(lane));
         }
+        self.send_by_route(function, args, clock, own).map(Road::Now)
+    }
+
+    /// The lane that the handle knows, and the contract there, if it takes calls.
+    #[inline]
+    fn known_road(&self) -> Option<(&Arc<Lane>, &LaneContract)> {
+        let (lane, contract) = self.first.as_ref()?;
+        lane.is_open().then_some((lane, contract))
+    }
+
+    /// Sends the call on the lane that serves the bundle now.
+    #[inline(never)]
+    fn send_by_route<A: Encode + ?Sized>(
+        &self,
+        function: &str,
+        args: &A,
+        clock: &mut Clock,
+        own: &mut Own,
+    ) -> Result<Arc<Lane>, NotSent> {
         let route = self.bundle.route();
         let lane = match &**route {
             Route::Up(lane) => lane,
@@ -244,11 +294,11 @@ impl Contract {
             .contract(&self.id)
             .ok_or_else(|| Failure::NoSuchContract { contract: self.id.to_string() })?;
         self.send_on(lane, contract, function, args, clock, own)?;
-        Ok(Road::Now(Arc::clone(lane)))
+        Ok(Arc::clone(lane))
     }
 
-    #[inline]
-    fn send_on<A: Encode>(
+    #[inline(always)]
+    fn send_on<A: Encode + ?Sized>(
         &self,
         lane: &Arc<Lane>,
         contract: &LaneContract,
@@ -265,14 +315,9 @@ impl Contract {
         if lane.samples_next(SAMPLE_EVERY) {
             clock.sample();
         }
-        match lane.send_call((id, self.origin), &mut arguments) {
-            Ok(ticket) => {
-                own.ticket = ticket;
-                own.function = id;
-                Ok(())
-            }
-            Err(refused) => Err(self.refused(refused, lane)),
-        }
+        own.function = id;
+        lane.send_call(own, self.origin, &mut arguments)
+            .map_err(|refused| self.refused(refused, lane))
     }
 
     #[cold]
@@ -377,7 +422,7 @@ impl Contract {
         own: &mut Own,
         clock: &Clock,
     ) -> Result<bool, Failure> {
-        if let Some(Outcome::Value(_)) = &own.outcome {
+        if own.has_value() {
             return Ok(true);
         }
         self.judge(function, waited, own, clock)
@@ -422,11 +467,9 @@ impl Contract {
     /// Out of line: most calls have not had their time taken.
     #[cold]
     fn sample(&self, lane: &Lane, own: &Own, clock: &Clock) {
-        let answered = match &own.outcome {
-            Some(Outcome::Value(_)) => true,
-            Some(Outcome::Failed(failure)) => matches!(**failure, Failure::Guest(_)),
-            Some(Outcome::NotBegun) | None => false,
-        };
+        let by_guest = |failure: &Failure| matches!(failure, Failure::Guest(_));
+        let answered = own.has_value()
+            || matches!(&own.outcome, Some(Outcome::Failed(failure)) if by_guest(failure));
         if answered
             && let Some(taken) = clock.taken()
             && let Some(counters) = lane.counters(own.function)
@@ -488,6 +531,9 @@ enum Wait {
 
 /// The deadline has passed.
 struct TimedOut;
+
+/// How a try went: what its wait said, or why it was not sent.
+type Tried = Result<Result<(), TimedOut>, NotSent>;
 
 /// A call's clock. It is read only when the call has to wait, or is sampled:
 /// reading it costs a tenth of a hot call.

@@ -13,9 +13,10 @@ use menagerie_protocol::contract::ContractId;
 use crate::lane::lock;
 use crate::status::CallStatus;
 
-/// One call in so many has its time taken: reading the clock twice costs about
-/// a tenth of a hot call. Those that have to sleep have it taken in any case.
-pub(crate) const SAMPLE_EVERY: u64 = 16;
+/// One call in so many has its time taken: reading the clock twice and taking
+/// note costs about half of a hot call. Those that have to sleep have it taken in
+/// any case.
+pub(crate) const SAMPLE_EVERY: u64 = 64;
 
 /// Upper bounds of the latency histogram's buckets, in nanoseconds.
 pub(crate) const BOUNDS: [u64; 18] = [

@@ -70,6 +70,7 @@ impl CallState {
     }
 
     /// How a function that returned `status` has ended.
+    #[inline]
     pub(crate) fn outcome(&mut self, status: c_int) -> Result<Parts<'_>, Box<Failure>> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);

@@ -9,7 +9,8 @@ use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::LaneCommand;
 use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
 
-use super::{Arguments, Lane, Payload, Ticket, Violation, lock};
+use super::bulk::DownSegment;
+use super::{Arguments, DEAD, Lane, Own, Payload, Violation, lock};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -34,19 +35,31 @@ pub(crate) enum Refused {
 }
 
 impl Lane {
-    /// Sends a call. `origin` is the wait of another bundle that it is made for,
-    /// 0 for none.
+    /// Sends a call of `own.function`, and gives it its ticket. `origin` is the
+    /// wait of another bundle that it is made for, 0 for none.
     #[inline]
     pub(crate) fn send_call(
         &self,
-        (function, origin): (u32, u64),
+        own: &mut Own,
+        origin: u64,
         args: &mut Arguments<'_>,
-    ) -> Result<Ticket, Refused> {
-        let bulk = args.bulk();
-        let (flags, len) = match &bulk {
-            None => (0, args.small().len()),
-            Some(bulk) => (FLAG_BULK, bulk.len()),
-        };
+    ) -> Result<(), Refused> {
+        match args.bulk() {
+            None => self.send_payload(own, origin, args.small(), None),
+            Some(bulk) => self.send_payload(own, origin, &bulk, args.take_segment()),
+        }
+    }
+
+    #[inline(never)]
+    fn send_payload(
+        &self,
+        own: &mut Own,
+        origin: u64,
+        payload: &[u8],
+        segment: Option<DownSegment>,
+    ) -> Result<(), Refused> {
+        let flags = if segment.is_some() { FLAG_BULK } else { 0 };
+        let function = own.function;
         let mut sending = lock(&self.tx);
         // `end` and `close` set this before they lock `tx`: a call that is sent
         // is seen by them, and one that comes later sees this.
@@ -55,27 +68,27 @@ impl Lane {
         }
         // Before a slot is taken: what stands in a slot can be answered, even by
         // a worker that has not seen it yet and guesses.
-        match sending.tx.has_room(len) {
+        match sending.tx.has_room(payload.len()) {
             Ok(true) => {}
             Ok(false) => return Err(Refused::Busy),
             Err(corrupt) => return Err(self.full(Full::Corrupt(corrupt))),
         }
         let number = self.sent.load(Ordering::Relaxed);
-        let Some(ticket) = self.slots.open(number, (function, origin), args.take_segment()) else {
+        let Some(ticket) = self.slots.open(number, (function, origin), segment) else {
             return Err(Refused::Overloaded);
         };
+        own.ticket = ticket;
         // Whoever sends holds `tx`, so nobody else writes the count.
         self.sent.store(number + 1, Ordering::Release);
         let head = FrameHead { kind: Kind::Call, flags, function, call: ticket.wire() };
-        let payload = bulk.as_ref().map_or(args.small(), <[u8; BulkRef::BYTES]>::as_slice);
         match sending.tx.send(head, &[payload]) {
-            Ok(()) => Ok(ticket),
+            Ok(()) => Ok(()),
             // It had room. A worker that takes that back is being killed, and the
             // lane's end ends the call.
             Err(full) => {
                 drop(sending);
                 let _dead = self.full(full);
-                Ok(ticket)
+                Ok(())
             }
         }
     }
@@ -159,7 +172,7 @@ impl Lane {
         self: &Arc<Self>,
         failure: impl Fn() -> Failure,
     ) -> Vec<super::slots::Running> {
-        self.dead.store(true, Ordering::SeqCst);
+        self.closed.fetch_or(DEAD, Ordering::SeqCst);
         // Whoever is sending now has sent when we have had the lock.
         drop(lock(&self.tx));
         let failed = self.read_what_is_left(|begun| {

@@ -32,8 +32,30 @@ impl Lane {
     /// themselves, the wake socket stays armed, so that the pump is woken for
     /// them.
     #[inline]
-    fn step_down<'l>(self: &'l Arc<Self>, mut receiving: Led<'l, Receiving>) {
+    fn step_down<'l>(self: &'l Arc<Self>, receiving: Led<'l, Receiving>) {
+        // Nearly always nobody sleeps, and nobody wants the lead.
+        if self.slots.any_unattended() {
+            self.step_down_for_others(receiving, false);
+        } else if let Some(receiving) = self.rx.leave(receiving) {
+            self.step_down_for_others(receiving, true);
+        }
+    }
+
+    /// As [`step_down`](Self::step_down); `wanted` says that somebody wanted to
+    /// lead meanwhile.
+    #[cold]
+    fn step_down_for_others<'l>(
+        self: &'l Arc<Self>,
+        mut receiving: Led<'l, Receiving>,
+        mut wanted: bool,
+    ) {
         loop {
+            // Who wanted to lead may have been woken for what is there.
+            if wanted && let Read::More = self.read(&mut receiving, None) {
+                drop(receiving);
+                self.peer.read_on(self);
+                return;
+            }
             if !self.cover(&mut receiving) {
                 drop(receiving);
                 self.peer.read_on(self);
@@ -43,12 +65,7 @@ impl Lane {
                 None => return,
                 Some(again) => receiving = again,
             }
-            // Who wanted to lead may have been woken for what is there.
-            if let Read::More = self.read(&mut receiving, None) {
-                drop(receiving);
-                self.peer.read_on(self);
-                return;
-            }
+            wanted = true;
         }
     }
 
@@ -82,11 +99,32 @@ impl Lane {
         own: &mut Own,
         deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
     ) -> bool {
+        let mut led = None;
+        if let Some(mut receiving) = self.rx.take() {
+            receiving.disarm();
+            if self.answered_soon(&mut receiving, own) {
+                self.step_down(receiving);
+                self.call_next_leader();
+                return true;
+            }
+            led = Some(receiving);
+        }
+        self.wait_longer(led, own, deadline)
+    }
+
+    /// As [`wait_blocking`](Self::wait_blocking), with the lead already if that
+    /// was to be had.
+    #[cold]
+    fn wait_longer<'l>(
+        self: &'l Arc<Self>,
+        mut led: Option<Led<'l, Receiving>>,
+        own: &mut Own,
+        deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
+    ) -> bool {
         let ticket = own.ticket;
         loop {
-            if !self.is_dead()
-                && let Some(mut receiving) = self.rx.take()
-            {
+            let lead = || if self.is_dead() { None } else { self.rx.take() };
+            if let Some(mut receiving) = led.take().or_else(lead) {
                 receiving.disarm();
                 let done = self.lead(&mut receiving, own, deadline);
                 let broken = receiving.broken;
@@ -146,7 +184,6 @@ impl Lane {
 
     /// Reads until the call has ended, the deadline has passed, or the lane is
     /// no more. Returns whether it has ended.
-    #[inline]
     fn lead(
         self: &Arc<Self>,
         receiving: &mut Receiving,
@@ -158,7 +195,7 @@ impl Lane {
             return true;
         }
         loop {
-            match self.read_own(receiving, own) {
+            match self.read(receiving, Some(own)) {
                 Read::Own => return true,
                 Read::All if receiving.broken || self.is_dead() => return false,
                 Read::All => {
@@ -199,16 +236,33 @@ impl Lane {
         own: &mut Own,
         patience: &mut u32,
     ) -> Look {
-        let first_look = *patience == PATIENCE;
-        *patience -= u32::from(first_look);
+        if *patience == PATIENCE {
+            *patience -= 1;
+            if self.is_alone()
+                && let Some(mut receiving) = self.rx.take()
+            {
+                receiving.disarm();
+                let answered = self.answered_soon(&mut receiving, own);
+                self.step_down(receiving);
+                if answered {
+                    return Look::Done;
+                }
+            } else if !self.look(own) {
+                // Others are at work on this lane: their tasks send first, and
+                // then one of them reads for all.
+                cx.waker().wake_by_ref();
+                return Look::Again;
+            } else {
+                return Look::Done;
+            }
+        }
+        self.poll_longer(cx, own, patience)
+    }
+
+    #[inline(never)]
+    fn poll_longer(self: &Arc<Self>, cx: &Context<'_>, own: &mut Own, patience: &mut u32) -> Look {
         if self.look(own) {
             return Look::Done;
-        }
-        // Others are at work on this lane: their tasks send first, and then one
-        // of them reads for all.
-        if first_look && !self.is_alone() {
-            cx.waker().wake_by_ref();
-            return Look::Again;
         }
         let Some(mut receiving) = self.rx.take() else {
             let slept = self.sleep(cx, own);
@@ -221,14 +275,14 @@ impl Lane {
             return slept;
         };
         receiving.disarm();
-        let mut read = self.read_own(&mut receiving, own);
+        let mut read = self.read(&mut receiving, Some(own));
         let alone = self.is_alone();
         if matches!(read, Read::All) {
             // The leader before may have read it between our look and our lead.
             if self.look(own) {
                 read = Read::Own;
             } else if alone && !receiving.broken && receiving.rx.spin() {
-                read = self.read_own(&mut receiving, own);
+                read = self.read(&mut receiving, Some(own));
             }
         }
         match read {

@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,9 @@ use slots::Slots;
 const CLOSED: u8 = 1;
 /// A reason to take no calls: the worker has written nonsense.
 const BROKEN: u8 = 2;
+/// A reason to take no calls: the worker has died, or the lane was unloaded. It
+/// is set once.
+const DEAD: u8 = 4;
 
 /// Locks a mutex whose data stays sound even if a holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,7 +106,7 @@ pub(crate) enum Violation {
 }
 
 /// A contract as a lane serves it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct LaneContract {
     pub(crate) id: ContractId,
     pub(crate) functions: Vec<String>,
@@ -133,7 +136,7 @@ pub(crate) struct Lane {
     pub(crate) id: LaneId,
     pub(crate) generation: u32,
     /// Set once, when the worker has said what it serves.
-    contracts: OnceLock<Vec<LaneContract>>,
+    contracts: OnceLock<Vec<Arc<LaneContract>>>,
     /// By a function's id; set with `contracts`.
     counts: OnceLock<Arc<LaneCounts>>,
     pub(crate) peer: Arc<dyn LanePeer>,
@@ -149,9 +152,7 @@ pub(crate) struct Lane {
     answered: AtomicU64,
     /// Calls of guests that are not answered yet.
     outcalls: AtomicU32,
-    /// Set once, when the worker has died or the lane was unloaded.
-    dead: AtomicBool,
-    /// Not zero while no calls are taken: [`CLOSED`], [`BROKEN`].
+    /// Not zero while no calls are taken: [`CLOSED`], [`BROKEN`], [`DEAD`].
     closed: AtomicU8,
     /// Where a leader sleeps, so that it can be woken when the worker dies.
     leader_at: AtomicU64,
@@ -246,7 +247,6 @@ impl Draft {
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             outcalls: AtomicU32::new(0),
-            dead: AtomicBool::new(false),
             closed: AtomicU8::new(0),
             leader_at: AtomicU64::new(0),
             event: self.event,
@@ -270,7 +270,7 @@ impl Lane {
             counted.extend(contract.functions.iter().map(of));
             let functions = contract.functions.clone();
             let keys = functions.iter().map(|name| NameKey::of(name)).collect();
-            served.push(LaneContract { id, functions, keys, first });
+            served.push(Arc::new(LaneContract { id, functions, keys, first }));
             first =
                 first.saturating_add(u32::try_from(contract.functions.len()).unwrap_or(u32::MAX));
         }
@@ -280,7 +280,7 @@ impl Lane {
     }
 
     /// What it serves; nothing yet while its bundle is loaded.
-    pub(crate) fn contracts(&self) -> &[LaneContract] {
+    pub(crate) fn contracts(&self) -> &[Arc<LaneContract>] {
         self.contracts.get().map_or(&[], Vec::as_slice)
     }
 
@@ -290,7 +290,7 @@ impl Lane {
     }
 
     /// The contract of this name and major version.
-    pub(crate) fn contract(&self, wanted: &ContractId) -> Option<&LaneContract> {
+    pub(crate) fn contract(&self, wanted: &ContractId) -> Option<&Arc<LaneContract>> {
         self.contracts().iter().find(|contract| contract.id.same_major(wanted))
     }
 
@@ -333,7 +333,7 @@ impl Lane {
     /// Whether it takes calls.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        !self.is_dead() && self.closed.load(Ordering::Acquire) == 0
+        self.closed.load(Ordering::Acquire) == 0
     }
 
     /// The worker does not keep the protocol: it is reported, and until it has
@@ -347,7 +347,7 @@ impl Lane {
 
     /// Whether its worker has died, or it was unloaded.
     pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
+        self.closed.load(Ordering::Acquire) & DEAD != 0
     }
 }
 

@@ -7,11 +7,12 @@ use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
 use menagerie_protocol::lane::BulkRef;
 use menagerie_protocol::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape,
+    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape, Small,
 };
 use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
+use super::payload::decode;
 use super::slots::Waiter;
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
@@ -40,10 +41,27 @@ impl Own {
         }
     }
 
+    /// The call has ended with a small value.
+    #[inline(always)]
+    fn put_small(&mut self, small: Small) {
+        let outcome = Some(Outcome::Value(Payload::Small(small)));
+        // There is none yet: nothing is forgotten, and to say so spares the code
+        // that drops it.
+        std::mem::forget(std::mem::replace(&mut self.outcome, outcome));
+    }
+
+    /// Whether the call has ended with a value.
+    #[inline]
+    pub(crate) fn has_value(&self) -> bool {
+        matches!(self.outcome, Some(Outcome::Value(_)))
+    }
+
     /// The value that the call ended with, decoded.
+    #[inline]
     pub(crate) fn decode<R: DeserializeOwned>(&self) -> Result<R, Failure> {
         match &self.outcome {
-            Some(Outcome::Value(payload)) => payload.decode(self.segment.as_ref()),
+            Some(Outcome::Value(Payload::Small(small))) => decode(small.bytes()),
+            Some(Outcome::Value(payload)) => payload.with(self.segment.as_ref(), decode),
             _ => Err(no_value()),
         }
     }
@@ -97,24 +115,24 @@ impl Receiving {
 }
 
 impl Lane {
-    /// As [`read`](Self::read), for a caller: first it looks whether what comes
-    /// next is its own value, and a small one.
+    /// What a hot call needs: its answer comes while its caller spins for a
+    /// moment, before anything else, and is a small value. Returns false if that
+    /// is not so.
     #[inline]
-    pub(super) fn read_own(self: &Arc<Self>, receiving: &mut Receiving, own: &mut Own) -> Read {
-        if !receiving.broken
-            && self.slots.is_sent(own.ticket)
-            && let Some(plain) =
-                receiving.rx.take_plain(Kind::Reply, |call| call == own.ticket.wire())
-        {
-            // The segment goes back to its pool.
-            let segment = self.slots.own_segment(own.ticket).flatten();
-            self.slots.complete_own(own.ticket);
-            own.put(Outcome::Value(Payload::Small(plain.payload)), segment);
-            self.count_value(own.function);
-            self.answered(1);
-            return Read::Own;
+    pub(super) fn answered_soon(&self, receiving: &mut Receiving, own: &mut Own) -> bool {
+        let ticket = own.ticket;
+        // A call that was sent, and whose caller leads, is ended by nobody else.
+        if receiving.broken || !self.slots.is_sent(ticket) || !receiving.rx.spin_briefly() {
+            return false;
         }
-        self.read(receiving, Some(own))
+        let own_call = |call| call == ticket.wire();
+        let Some(plain) = receiving.rx.take_plain(Kind::Reply, own_call) else { return false };
+        own.put_small(plain.payload);
+        // The segment of its arguments goes back to its pool.
+        drop(self.slots.end_sent(ticket));
+        self.count_value(own.function);
+        self.answered(1);
+        true
     }
 
     /// Reads the frames that are there, up to the answer to the reader's own

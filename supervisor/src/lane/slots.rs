@@ -178,6 +178,13 @@ pub(crate) struct Failed {
     pub(crate) ended: u64,
 }
 
+/// A slot that is free, and its last use.
+struct Free<'s> {
+    index: u32,
+    slot: &'s Slot,
+    generation: u32,
+}
+
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Box<[Slot]>,
@@ -231,16 +238,12 @@ impl Slots {
         segment: Option<DownSegment>,
     ) -> Option<Ticket> {
         let hint = self.last_freed.load(Relaxed);
-        let free = |index: u32| {
-            let slot = self.get(index)?;
-            let state = slot.state();
-            (state.phase == Phase::Free).then_some((index, slot, state.generation))
+        let Free { index, slot, generation } = match self.free_at(hint) {
+            Some(free) => free,
+            None => self.any_free(hint)?,
         };
-        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        let (index, slot, generation) =
-            free(hint).or_else(|| (1..count).find_map(|by| free((hint + by) % count)))?;
         // The next one is probably free as well, when many calls are sent in a row.
-        self.last_freed.store(if index + 1 < count { index + 1 } else { 0 }, Relaxed);
+        self.last_freed.store(index + 1, Relaxed);
         // Never 0: to a worker, 0 is no call.
         let generation = generation.wrapping_add(1).max(1);
         slot.number.store(number, Relaxed);
@@ -253,6 +256,19 @@ impl Slots {
         }
         slot.state.store(State { generation, phase: Phase::Sent }.pack(), Release);
         Some(Ticket { index, generation })
+    }
+
+    #[inline]
+    fn free_at(&self, index: u32) -> Option<Free<'_>> {
+        let slot = self.get(index)?;
+        let State { generation, phase } = slot.state();
+        (phase == Phase::Free).then_some(Free { index, slot, generation })
+    }
+
+    #[cold]
+    fn any_free(&self, hint: u32) -> Option<Free<'_>> {
+        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        (0..count).find_map(|by| self.free_at(hint.wrapping_add(by) % count))
     }
 
     /// Takes the outcome of a call, if it is there; its slot is free then.
@@ -343,6 +359,17 @@ impl Slots {
         }
         slot.free(ticket.generation);
         self.last_freed.store(ticket.index, Relaxed);
+    }
+
+    /// Ends the leader's own call, which [was sent](Self::is_sent), and whose
+    /// value it has. Gives the call's segment back.
+    #[inline]
+    pub(crate) fn end_sent(&self, ticket: Ticket) -> Option<DownSegment> {
+        let slot = self.get(ticket.index)?;
+        let segment = slot.take_segment();
+        slot.free(ticket.generation);
+        self.last_freed.store(ticket.index, Relaxed);
+        segment
     }
 
     /// Completes a call. `None` if there is no such call in flight: then the
