@@ -2,15 +2,17 @@
 //! supervisor: the parent-death signal belongs to the thread that forked
 //! (prctl(2), PR_SET_PDEATHSIG; rule S7).
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
+use start::Plan;
 use tokio::sync::oneshot;
 
 /// What a worker's process is started with.
@@ -73,90 +75,39 @@ impl Spawner {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one place that starts workers")]
 fn spawn(request: SpawnRequest) -> io::Result<Spawned> {
-    let SpawnRequest { program, env, dir, limits } = request;
-    let parent = std::process::id();
-    let mut command = Command::new(program);
-    command
-        .env_clear()
-        .envs(env)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    // SAFETY: `prepare` makes only async-signal-safe calls between fork and
-    // exec: system calls, and no allocation.
-    unsafe { command.pre_exec(move || prepare(parent, limits)) };
-    let mut child = command.spawn()?;
-    let pidfd = match pidfd_open(child.id()) {
-        Ok(pidfd) => pidfd,
+    let stdin = above_stdio(File::open("/dev/null")?.into())?;
+    let (stdout, their_stdout) = std::io::pipe()?;
+    let (stderr, their_stderr) = std::io::pipe()?;
+    let (their_stdout, their_stderr) =
+        (above_stdio(their_stdout.into())?, above_stdio(their_stderr.into())?);
+    let stdio = [&stdin, &their_stdout, &their_stderr].map(AsRawFd::as_raw_fd);
+    let pid = Plan::new(request, stdio)?.start()?;
+    match pidfd_open(pid.unsigned_abs()) {
+        Ok(pidfd) => Ok(Spawned {
+            pid: pid.unsigned_abs(),
+            pidfd,
+            stdout: stdout.into(),
+            stderr: stderr.into(),
+        }),
         Err(error) => {
-            drop(child.kill());
-            drop(child.wait());
-            return Err(error);
+            let pid = nix::unistd::Pid::from_raw(pid);
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(error)
         }
-    };
-    let missing = || io::Error::other("a pipe of the child is missing");
-    let stdout = child.stdout.take().ok_or_else(missing)?.into();
-    let stderr = child.stderr.take().ok_or_else(missing)?.into();
-    Ok(Spawned { pid: child.id(), pidfd, stdout, stderr })
-}
-
-/// The steps between fork and exec, in order.
-fn prepare(parent: u32, limits: Limits) -> io::Result<()> {
-    // 1. Die with the supervisor, however it dies. If it is dead already the
-    //    signal will not come: our parent is then another one.
-    check(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL.unsigned_abs().into()))?;
-    // SAFETY: takes no arguments and cannot fail.
-    if unsafe { libc::getppid() }.unsigned_abs() != parent {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
-    // 2. A session of its own: no terminal's signals, and one group to signal.
-    // SAFETY: takes no arguments.
-    check(unsafe { libc::setsid() })?;
-    // 3. No new privileges by set-uid programs.
-    check(prctl(libc::PR_SET_NO_NEW_PRIVS, 1))?;
-    // 4. Limits.
-    set_limit(libc::RLIMIT_CORE, 0)?;
-    set_limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
-    if let Some(memory) = limits.memory {
-        // Not RLIMIT_AS: .NET reserves hundreds of gigabytes of address space
-        // that it never touches, and would not start.
-        set_limit(libc::RLIMIT_DATA, memory)?;
+}
+
+/// The same file at a number above the three that a process begins with: a host
+/// that has closed its own gets these numbers for what it opens.
+fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > 2 {
+        return Ok(fd);
     }
-    // 5. Only the descriptors that it needs: all others close at exec.
-    // SAFETY: takes integers only.
-    let closed =
-        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    // Linux before 5.11 does not have it; the standard library opens every
-    // descriptor with close-on-exec, and only the host's own may leak there.
-    if closed != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS) {
-        return Err(io::Error::last_os_error());
-    }
-    // 6. Signals as a fresh process has them, whatever the host blocks.
-    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: initialises the set that it is given.
-    check(unsafe { libc::sigemptyset(none.as_mut_ptr()) })?;
-    // SAFETY: the set was initialised by `sigemptyset`; the old one is not
-    // asked for.
-    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) })
-}
-
-fn prctl(option: libc::c_int, value: libc::c_ulong) -> libc::c_int {
-    let zero: libc::c_ulong = 0;
-    // SAFETY: the two options used take an integer and no pointers.
-    unsafe { libc::prctl(option, value, zero, zero, zero) }
-}
-
-fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
-    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
-    // SAFETY: points to a live rlimit.
-    check(unsafe { libc::setrlimit(resource, &raw const limit) })
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    let raw = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the kernel has just opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
@@ -164,7 +115,9 @@ pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // pid is still its own.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) };
     let fd = libc::c_int::try_from(fd).unwrap_or(-1);
-    check(fd)?;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

@@ -82,3 +82,60 @@ fn p1_a_worker_has_no_descriptor_of_its_host_but_the_three() {
     }
     drop(leaky);
 }
+
+#[test]
+fn p1_signals_are_as_a_fresh_process_has_them() {
+    // Rust programs ignore SIGPIPE; this one blocks another signal as well.
+    let mut set = nix::sys::signal::SigSet::empty();
+    set.add(Signal::SIGUSR1);
+    set.thread_block().unwrap();
+    let child = Child::start();
+    let blocked = nix::sys::signal::SigSet::thread_get_mask().unwrap();
+    assert!(blocked.contains(Signal::SIGUSR1) && !blocked.contains(Signal::SIGUSR2));
+    set.thread_unblock().unwrap();
+    let status = child.read("status");
+    for field in ["SigBlk", "SigIgn", "SigCgt"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let set = u64::from_str_radix(line.unwrap().trim_start_matches(":\t"), 16).unwrap();
+        // Signals 32 and 33 are the C library's own, which lets nobody change them;
+        // whoever has started this program may have left them ignored.
+        assert_eq!(set & !(0b11 << 31), 0, "{status}");
+    }
+}
+
+#[test]
+fn spawn_says_why_a_program_cannot_be_started_and_leaves_nothing() {
+    for (program, dir, error) in [
+        ("/nonexistent/program", "/", libc::ENOENT),
+        ("/etc/passwd", "/", libc::EACCES),
+        ("/usr/bin/yes", "/nonexistent/folder", libc::ENOENT),
+    ] {
+        let request = SpawnRequest {
+            program: program.into(),
+            env: BTreeMap::new(),
+            dir: dir.into(),
+            limits: Limits { memory: None, descriptors: DESCRIPTORS },
+        };
+        let problem = spawn(request).unwrap_err();
+        assert_eq!(problem.raw_os_error(), Some(error), "{program}: {problem}");
+    }
+    // This thread has no child left, dead or alive.
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    let any = waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WNOTHREAD));
+    assert_eq!(any, Err(nix::errno::Errno::ECHILD));
+}
+
+#[test]
+fn spawn_gives_a_program_its_environment_and_its_folder() {
+    let request = SpawnRequest {
+        program: "/usr/bin/yes".into(),
+        env: BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), "".into())]),
+        dir: "/usr/bin".into(),
+        limits: Limits { memory: None, descriptors: DESCRIPTORS },
+    };
+    let child = Child(spawn(request).unwrap());
+    assert_eq!(child.read("environ"), "A=1=2\0B=\0");
+    assert_eq!(child.read("cmdline"), "/usr/bin/yes\0");
+    let dir = fs::read_link(format!("/proc/{}/cwd", child.0.pid)).unwrap();
+    assert_eq!(dir, std::path::Path::new("/usr/bin").canonicalize().unwrap());
+}
