@@ -18,6 +18,9 @@ use super::spawn::{self, Spawned};
 use crate::events::EventBus;
 use crate::lane::lock;
 
+/// How long a folder outlives its process. Removing it takes a thread and waits for
+/// the disk: a restart, which makes a folder of its own, goes first.
+const FOLDER_PATIENCE: Duration = Duration::from_millis(250);
 /// How long the report of a crash waits for the rest of the standard error.
 const STDERR_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -133,7 +136,7 @@ impl Drop for Child {
     }
 }
 
-/// A worker's private folder, which goes with it.
+/// A worker's private folder, which goes soon after it.
 #[derive(Debug)]
 pub(crate) struct Scratch(pub(crate) PathBuf);
 
@@ -142,7 +145,12 @@ impl Drop for Scratch {
         let path = std::mem::take(&mut self.0);
         let remove = move || drop(std::fs::remove_dir_all(path));
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            // If the runtime ends meanwhile, so does the supervisor, and removes the
+            // folder that this one is in.
+            Ok(runtime) => drop(runtime.spawn(async move {
+                tokio::time::sleep(FOLDER_PATIENCE).await;
+                drop(tokio::task::spawn_blocking(remove));
+            })),
             Err(_) => remove(),
         }
     }
