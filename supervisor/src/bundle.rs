@@ -44,7 +44,8 @@ pub(crate) struct Content {
     pub(crate) manifest: Arc<ManifestData>,
     /// What workers are given.
     pub(crate) source: BundleSource,
-    /// The copy that was checked, if `source` is one (R5).
+    /// The copy that `source` is, if it is one: of a signed bundle (R5), or of
+    /// one that has replicas (S9).
     pub(crate) snapshot: Option<Snapshot>,
     pub(crate) signature: Option<SignatureStatus>,
 }

@@ -113,6 +113,31 @@ fn g_usage_is_2() {
 }
 
 #[test]
+fn s9_replicas_by_the_command_line() {
+    let bundle = [bundles().join("greeter-lua")];
+    let running =
+        Running::with(&["--replicas", "python=2", "--replicas", "lua=3"], &bundle, "1 of 1");
+    let workers = running.json(&["workers", "--json"]);
+    let names: Vec<&str> =
+        workers.as_array().unwrap().iter().map(|w| w["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["lua#1", "lua#2", "lua#3"]);
+    assert_eq!(running.json(&["call", "greeter@1", "greet", "\"Ada\""]), "Hello, Ada");
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    for (wrong, told) in [
+        ("lua", "LANGUAGE=COUNT"),
+        ("lua=many", "'many'"),
+        ("lua=65", "from 1 to 64"),
+        ("lua=0", "from 1 to 64"),
+        ("cobol=2", "no loader 'cobol'; there are "),
+    ] {
+        let output = menagerie(&socket, &["run", "--replicas", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains(told), "{output:?}");
+    }
+}
+
+#[test]
 fn g_calls_answer_in_json_and_failures_in_one_line() {
     let running = Running::start();
     let output = running.menagerie(&["call", "greeter@1", "greet", "\"Ada\""]);

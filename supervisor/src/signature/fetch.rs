@@ -1,14 +1,30 @@
 //! Reading a bundle's folder for a load, as the policy asks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use menagerie_protocol::loader::manifest::{MANIFEST_FILE, ParsedManifest};
 use menagerie_protocol::{BundleSource, LoaderError, ManifestData, RuntimeError};
 
+use super::files::Flaw;
 use super::{SignatureConfig, SignaturePolicy, SignatureStatus, Snapshot, file, trust};
 use crate::bundle::Content;
+use crate::config::Config;
 use crate::core::Core;
 use crate::events::EventKind;
+
+/// Where a bundle may be copied to, and which bundles are.
+struct Copies {
+    config: Arc<Config>,
+    dir: PathBuf,
+}
+
+impl Copies {
+    /// Whether several workers load it.
+    fn are_for(&self, manifest: &ManifestData) -> bool {
+        self.config.replicas_of(&manifest.loader) > 1
+    }
+}
 
 /// What is to be loaded of a bundle.
 #[derive(Debug)]
@@ -23,17 +39,24 @@ pub(crate) struct Fetched {
 
 impl Core {
     /// Reads a bundle's folder. Unless the policy is off it is copied and
-    /// checked, and what is loaded is the copy.
+    /// checked, and what is loaded is the copy. Where it has replicas, it is
+    /// copied in any case: one that comes back after a crash loads what the
+    /// others run, whatever has become of the folder since (S9).
     pub(crate) async fn fetch(&self, dir: &Path) -> Result<Fetched, RuntimeError> {
-        let fetched = if self.config.signatures.policy == SignaturePolicy::Off {
-            Fetched::unchecked(dir)?
-        } else {
-            let config = self.config.signatures.clone();
-            let copy = self.dir.path().join(format!("bundle-{}", self.next_scratch()));
-            let dir = dir.to_owned();
-            let fetch = self.runtime.spawn_blocking(move || Fetched::checked(&config, &dir, copy));
+        let copies = Copies {
+            config: Arc::clone(&self.config),
+            dir: self.dir.path().join(format!("bundle-{}", self.next_scratch())),
+        };
+        let dir = dir.to_owned();
+        let checks = self.config.signatures.policy != SignaturePolicy::Off;
+        let fetched = if checks || self.config.replicas.values().any(|count| *count > 1) {
+            let fetch = self.runtime.spawn_blocking(move || {
+                if checks { Fetched::checked(&copies, &dir) } else { Fetched::plain(&copies, &dir) }
+            });
             // It is not awaited to its end only when the runtime ends.
             fetch.await.map_err(|_| RuntimeError::ShuttingDown)??
+        } else {
+            Fetched::unchecked(&dir)?
         };
         self.tell(&fetched);
         Ok(fetched)
@@ -79,22 +102,46 @@ impl Fetched {
         Ok(Self { content, folder: Some(folder), warnings, doubt: None })
     }
 
-    fn checked(config: &SignatureConfig, dir: &Path, copy: PathBuf) -> Result<Self, LoaderError> {
+    /// With no signature asked for, but in a copy if it has replicas.
+    fn plain(copies: &Copies, dir: &Path) -> Result<Self, LoaderError> {
+        let Self { content, folder, .. } = Self::unchecked(dir)?;
+        let Some(folder) = folder.filter(|_| copies.are_for(&content.manifest)) else {
+            return Self::unchecked(dir);
+        };
+        // Another name than that of a copy whose signature did not hold, and
+        // which is being removed.
+        let copy = copies.dir.with_extension("unsigned");
+        let snapshot = Snapshot::take_unsigned(&folder, copy).map_err(Flaw::of_copy)?;
+        Self::of_snapshot(snapshot, folder)
+    }
+
+    fn checked(copies: &Copies, dir: &Path) -> Result<Self, LoaderError> {
         let manifest = dir.join(MANIFEST_FILE);
         if manifest.symlink_metadata().is_err() {
             // It says why.
             return Self::unchecked(dir);
         }
-        match Self::verified(config, dir, copy) {
+        let config = &copies.config.signatures;
+        match Self::verified(config, dir, copies.dir.clone()) {
             Err(error) if config.policy == SignaturePolicy::Warn => {
                 let Some(signature) = SignatureStatus::of_error(&error) else { return Err(error) };
-                let mut fetched = Self::unchecked(dir)?;
+                let mut fetched = Self::plain(copies, dir)?;
                 fetched.content.signature = Some(signature);
                 fetched.doubt = Some(error);
                 Ok(fetched)
             }
             outcome => outcome,
         }
+    }
+
+    /// What is in a copy.
+    fn of_snapshot(snapshot: Snapshot, folder: PathBuf) -> Result<Self, LoaderError> {
+        let parsed = ManifestData::read(snapshot.dir()).map_err(|e| snapshot.relocate(e))?;
+        let ParsedManifest { manifest, warnings } = parsed;
+        let source = BundleSource::Path(manifest.dir.clone());
+        let mut content = Content::plain(manifest, source);
+        content.snapshot = Some(snapshot);
+        Ok(Self { content, folder: Some(folder), warnings, doubt: None })
     }
 
     /// Copies a bundle, and checks the copy.
@@ -105,14 +152,11 @@ impl Fetched {
         // Of the user's folder, as it is by now: it fits the copy, or not.
         let key = file::verify(&folder, snapshot.files()).map_err(|flaw| flaw.of(&name))?;
         let Some(key) = key else { return Err(LoaderError::UnsignedBundle { bundle: name }) };
-        let parsed = ManifestData::read(snapshot.dir()).map_err(|e| snapshot.relocate(e))?;
-        let ParsedManifest { manifest, warnings } = parsed;
-        trust::judge(config, &manifest.name, &key, trust::FirstUse::Remember)?;
-        let source = BundleSource::Path(manifest.dir.clone());
-        let mut content = Content::plain(manifest, source);
-        content.snapshot = Some(snapshot);
-        content.signature = Some(SignatureStatus::valid(&key));
-        Ok(Self { content, folder: Some(folder), warnings, doubt: None })
+        let mut fetched = Self::of_snapshot(snapshot, folder)?;
+        let bundle = &fetched.content.manifest.name;
+        trust::judge(config, bundle, &key, trust::FirstUse::Remember)?;
+        fetched.content.signature = Some(SignatureStatus::valid(&key));
+        Ok(fetched)
     }
 }
 

@@ -60,6 +60,17 @@ impl Flaw {
             Self::System(error) => error,
         }
     }
+
+    /// Where no signature is asked for: it could not be copied.
+    pub(super) fn of_copy(self) -> LoaderError {
+        match self {
+            Self::File { file, problem } => {
+                let problem = format!("{problem}; its replicas are loaded from one copy");
+                LoaderError::Io { path: file, problem }
+            }
+            Self::System(error) => error,
+        }
+    }
 }
 
 /// Opens a file if it is a regular one: neither a link nor what would block or
@@ -83,19 +94,53 @@ pub(super) fn open_regular(path: &Path) -> Result<File, Flaw> {
     if metadata.is_file() { Ok(open) } else { Err(irregular()) }
 }
 
+/// Opens a file, or the one that a link leads to, unless it is none whose bytes
+/// can be copied: a socket, a pipe, a link into nowhere.
+fn open_any(path: &Path) -> Result<Option<File>, Flaw> {
+    if !path.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(None);
+    }
+    let mut options = OpenOptions::new();
+    // It may have become something else since.
+    let open = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+    open.map(Some).map_err(|error| Flaw::unreadable(path, &error))
+}
+
+/// Whether a link leads to a folder that it is in itself: there would be no end.
+fn leads_up(link: &Path, dir: &Path) -> bool {
+    if !link.is_symlink() {
+        return false;
+    }
+    let (Ok(target), Ok(dir)) = (link.canonicalize(), dir.canonicalize()) else { return false };
+    dir.starts_with(target)
+}
+
+/// What becomes of links, and of what is no regular file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Irregular {
+    /// They are errors: a signature could not cover them.
+    Refused,
+    /// Links are followed, and what has no bytes of its own is left out.
+    Passed,
+}
+
 /// Gives a file to copy into, for a path and the file that is there.
 type Target<'f> = dyn FnMut(&str, &File) -> Result<Option<File>, LoaderError> + 'f;
 
 /// The files of a folder with their hashes, sorted by path; the signature
 /// itself is none of them.
 pub(super) fn hash_all(dir: &Path) -> Result<Vec<FileEntry>, Flaw> {
-    read_all(dir, &mut |_, _| Ok(None))
+    read_all(dir, Irregular::Refused, &mut |_, _| Ok(None))
 }
 
 /// As [`hash_all`], where `copy` may give a file for each to copy its bytes
 /// into: those that are hashed, and no others.
-pub(super) fn read_all(dir: &Path, copy: &mut Target<'_>) -> Result<Vec<FileEntry>, Flaw> {
-    let mut walk = Walk { found: Vec::new(), bytes: 0, copy };
+pub(super) fn read_all(
+    dir: &Path,
+    irregular: Irregular,
+    copy: &mut Target<'_>,
+) -> Result<Vec<FileEntry>, Flaw> {
+    let mut walk = Walk { found: Vec::new(), bytes: 0, irregular, copy };
     walk.folder(dir, "", 0)?;
     walk.found.sort();
     Ok(walk.found)
@@ -104,6 +149,7 @@ pub(super) fn read_all(dir: &Path, copy: &mut Target<'_>) -> Result<Vec<FileEntr
 struct Walk<'c, 'f> {
     found: Vec<FileEntry>,
     bytes: u64,
+    irregular: Irregular,
     copy: &'c mut Target<'f>,
 }
 
@@ -123,10 +169,15 @@ impl Walk<'_, '_> {
             if relative == SIGNATURE_FILE {
                 continue;
             }
-            // A link to a folder is no folder here.
-            let metadata = path.symlink_metadata();
-            let metadata = metadata.map_err(|error| Flaw::unreadable(&path, &error))?;
-            if metadata.is_dir() {
+            let is_folder = match self.irregular {
+                // A link to a folder is no folder here.
+                Irregular::Refused => path
+                    .symlink_metadata()
+                    .map_err(|error| Flaw::unreadable(&path, &error))?
+                    .is_dir(),
+                Irregular::Passed => path.is_dir() && !leads_up(&path, dir),
+            };
+            if is_folder {
                 self.folder(&path, &format!("{relative}/"), depth + 1)?;
             } else {
                 self.file(&path, relative)?;
@@ -139,7 +190,13 @@ impl Walk<'_, '_> {
         if self.found.len() == MAX_FILES {
             return Err(Flaw::new(path, format!("is one of more than {MAX_FILES} files")));
         }
-        let mut file = open_regular(path)?;
+        let mut file = match self.irregular {
+            Irregular::Refused => open_regular(path)?,
+            Irregular::Passed => match open_any(path)? {
+                Some(file) => file,
+                None => return Ok(()),
+            },
+        };
         let mut target = (self.copy)(&relative, &file).map_err(Flaw::System)?;
         let mut hash = Sha256::new();
         let mut size = 0;

@@ -1,4 +1,5 @@
-//! A private copy of a bundle's files, whose hashes are known.
+//! A private copy of a bundle's files: of one that is signed, as it was checked,
+//! and of one that several workers are to load, so that all load the same.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use menagerie_protocol::LoaderError;
 
-use super::files::{FileEntry, Flaw, hash_all, read_all};
+use super::files::{FileEntry, Flaw, Irregular, hash_all, read_all};
 
 /// A copy in the supervisor's runtime folder. It is removed when it is dropped,
 /// which is when no generation uses it any more.
@@ -16,24 +17,39 @@ pub(crate) struct Snapshot {
     /// The folder that it is a copy of.
     of: PathBuf,
     files: Vec<FileEntry>,
+    /// Whether it has to stay as it was taken.
+    sealed: bool,
 }
 
 impl Snapshot {
     /// Copies every file of a bundle into a new folder, except the signature.
     pub(super) fn take(of: &Path, dir: PathBuf) -> Result<Self, Flaw> {
+        Self::copy(of, dir, true)
+    }
+
+    /// As [`take`](Self::take), of a bundle that nobody has signed: links are
+    /// followed, and the copy is the bundle's own to write in, as its folder
+    /// would be.
+    pub(super) fn take_unsigned(of: &Path, dir: PathBuf) -> Result<Self, Flaw> {
+        Self::copy(of, dir, false)
+    }
+
+    fn copy(of: &Path, dir: PathBuf, sealed: bool) -> Result<Self, Flaw> {
         make_dir(&dir).map_err(Flaw::System)?;
         // As the manifest's reader and the workers will name it.
         let dir = dir.canonicalize().unwrap_or(dir);
         // From here on it is removed, whatever happens.
-        let mut snapshot = Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new() };
-        snapshot.files = read_all(of, &mut |relative, original| {
+        let mut snapshot = Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new(), sealed };
+        let irregular = if sealed { Irregular::Refused } else { Irregular::Passed };
+        snapshot.files = read_all(of, irregular, &mut |relative, original| {
             let target = dir.join(relative);
             if let Some(parent) = target.parent().filter(|parent| !parent.exists()) {
                 make_dir(parent)?;
             }
-            // Nobody has a reason to write to it: an accident fails.
             let executable = original.metadata().is_ok_and(|metadata| metadata.mode() & 0o100 != 0);
-            let mode = if executable { 0o500 } else { 0o400 };
+            // Nobody has a reason to write to what is sealed: an accident fails.
+            let mode = if sealed { 0o400 } else { 0o600 };
+            let mode = if executable { mode | 0o100 } else { mode };
             create(&target, mode).map(Some)
         })?;
         Ok(snapshot)
@@ -50,6 +66,9 @@ impl Snapshot {
     /// Whether it still is what was checked. A worker has the rights of the
     /// supervisor's user: one that was taken over can write here.
     pub(crate) fn check(&self, bundle: &str) -> Result<(), LoaderError> {
+        if !self.sealed {
+            return Ok(());
+        }
         let found = hash_all(&self.dir).map_err(|flaw| flaw.of(bundle))?;
         if found == self.files {
             return Ok(());

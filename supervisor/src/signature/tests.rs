@@ -241,3 +241,32 @@ fn r5_a_snapshot_is_private_whole_and_goes_away() {
     assert!(Snapshot::take(dir.path(), copy.clone()).is_err());
     assert!(!copy.exists());
 }
+
+/// What several workers load, with no signature asked for.
+#[test]
+fn s9_an_unsigned_copy_follows_links_and_is_the_bundles_own() {
+    let dir = bundle();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir(elsewhere.path().join("lib")).unwrap();
+    std::fs::write(elsewhere.path().join("lib/linked.lua"), "linked").unwrap();
+    symlink(elsewhere.path().join("lib"), dir.path().join("lib")).unwrap();
+    symlink("main.lua", dir.path().join("same.lua")).unwrap();
+    // What has no bytes, or no end.
+    symlink("nowhere", dir.path().join("dangling")).unwrap();
+    symlink("..", dir.path().join("sub/round")).unwrap();
+    symlink("/", dir.path().join("root")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap());
+    let runtime = tempfile::tempdir().unwrap();
+    let copy = runtime.path().join("bundle-1");
+    let snapshot = Snapshot::take_unsigned(dir.path(), copy.clone()).unwrap();
+    let read = |name: &str| std::fs::read_to_string(copy.join(name)).unwrap();
+    assert_eq!((read("lib/linked.lua"), read("same.lua")), ("linked".into(), "return {}".into()));
+    for left_out in ["dangling", "sub/round", "root", "socket"] {
+        assert!(copy.join(left_out).symlink_metadata().is_err(), "{left_out}");
+    }
+    // It may write there, as in its folder.
+    std::fs::write(copy.join("main.lua"), "changed").unwrap();
+    snapshot.check("b").unwrap();
+    drop(snapshot);
+    assert!(!copy.exists());
+}

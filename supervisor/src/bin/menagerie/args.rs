@@ -55,6 +55,10 @@ pub(crate) enum Command {
         /// crash costs only the loading of the bundles
         #[arg(long, value_name = "COUNT")]
         standby: Option<u32>,
+        /// Spread the calls of a loader's bundles over so many workers, for
+        /// example python=3; may be repeated
+        #[arg(long, value_parser = replicas, value_name = "LANGUAGE=COUNT")]
+        replicas: Vec<(String, u32)>,
         /// What to log: error, warn, info, debug, trace, or as in RUST_LOG
         /// [default: info]
         #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
@@ -254,6 +258,14 @@ pub(crate) enum Command {
     },
 }
 
+/// Reads `python=3`. Whether there is such a loader, and may be so many workers,
+/// is for the settings to say.
+fn replicas(text: &str) -> Result<(String, u32), String> {
+    let (loader, count) = text.split_once('=').ok_or("expected LANGUAGE=COUNT, as in python=3")?;
+    let count = count.parse().map_err(|error| format!("'{count}': {error}"))?;
+    Ok((loader.to_owned(), count))
+}
+
 /// What something is about.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct About {
@@ -296,6 +308,14 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn s9_replicas_are_written_with_their_language() {
+        assert_eq!(replicas("python=3"), Ok(("python".to_owned(), 3)));
+        for wrong in ["python", "3", "python=", "python=-1", "python=three", "python=4294967296"] {
+            assert!(replicas(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn args_are_sound() {

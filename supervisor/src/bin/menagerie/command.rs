@@ -40,7 +40,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
     let Args { command, socket, json, verbose } = args;
     let client = Client::new(&socket.clone().unwrap_or_else(default_socket));
     match command {
-        Command::Run { config, bundles, watch, worker_dir, isolation, standby, log } => {
+        Command::Run { config, bundles, watch, worker_dir, isolation, standby, replicas, log } => {
             let request = run::Request {
                 config,
                 socket,
@@ -49,6 +49,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 worker_dir,
                 isolation,
                 standby,
+                replicas,
                 log,
                 json,
             };

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, ConfigFile, FileError, Isolation, Status, StatusSocket, Supervisor, WatchSettings,
+    BundleState, ConfigFile, FileError, Isolation, StartError, Status, StatusSocket, Supervisor,
+    WatchSettings,
 };
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,6 +41,7 @@ pub(crate) struct Request {
     pub(crate) worker_dir: Option<PathBuf>,
     pub(crate) isolation: Option<Isolation>,
     pub(crate) standby: Option<u32>,
+    pub(crate) replicas: Vec<(String, u32)>,
     pub(crate) log: Option<String>,
     pub(crate) json: bool,
 }
@@ -74,6 +76,7 @@ impl Request {
         settings.config.worker_dir = self.worker_dir.clone().or(settings.config.worker_dir);
         settings.config.isolation = self.isolation.unwrap_or(settings.config.isolation);
         settings.config.standby = self.standby.unwrap_or(settings.config.standby);
+        settings.config.replicas.extend(self.replicas.iter().cloned());
         Ok(settings)
     }
 }
@@ -99,7 +102,11 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed(&e))?;
     let mut hangups = signal(SignalKind::hangup()).map_err(|e| failed(&e))?;
     let builder = Supervisor::builder().config(settings.config.clone());
-    let supervisor = builder.start().map_err(|e| failed(&e))?;
+    let supervisor = builder.start().map_err(|error| match error {
+        // The file's own were found when it was read: this is of the command line.
+        StartError::Config(error) => CommandError::Usage(error.to_string()),
+        error => failed(&error),
+    })?;
     let status =
         StatusSocket::serve(supervisor.clone(), &settings.status).map_err(|e| failed(&e))?;
     if let (Some(address), Some(token)) = (status.tcp_address(), status.token_file()) {

@@ -98,6 +98,59 @@ fn s9_a_reload_that_fails_leaves_the_old_code_in_every_replica() {
     });
 }
 
+/// An edit serves nowhere before it is reloaded, and one that could not be
+/// reloaded nowhere at all: whoever comes back, of whatever cause.
+#[test]
+fn s9_a_replica_that_comes_back_has_the_code_of_the_others() {
+    run(async {
+        for loader in LOADERS {
+            let made = bundle(loader, 1);
+            // Beside the code, in a folder of its own, by a link, and by one that
+            // leads to where it is.
+            let (file, import) = if loader == "lua" {
+                ("main.lua", "local part = require 'part'\n")
+            } else {
+                ("main.py", "import part\n")
+            };
+            let part = if loader == "lua" { "part.lua" } else { "part.py" };
+            let elsewhere = tempfile::tempdir().unwrap();
+            std::fs::write(elsewhere.path().join(part), "").unwrap();
+            std::os::unix::fs::symlink(elsewhere.path().join(part), made.path().join(part))
+                .unwrap();
+            std::os::unix::fs::symlink(".", made.path().join("round")).unwrap();
+            std::os::unix::fs::symlink("nowhere", made.path().join("dangling")).unwrap();
+            made.write(file, &format!("{import}{}", code(loader, 1)));
+            let supervisor = start_and(loader, 2, |config| config.bundle_crash_limit = 1000);
+            let one = load(&supervisor, made).await;
+            let comes_back = async |version: u32| {
+                let name = format!("{loader}#2");
+                let before = worker(&supervisor, &name);
+                slay(before.pid.unwrap());
+                wait_for("the replica to come back", || {
+                    (worker(&supervisor, &name).incarnation > before.incarnation).then_some(())
+                })
+                .await;
+                all_ready(&supervisor, 2).await;
+                assert_eq!(ask_until(&one, "both", 2).await, all_have(&supervisor, version));
+            };
+            one.bundle.write(file, &code(loader, 2));
+            comes_back(1).await;
+            supervisor.restart_rolling(&format!("{loader}#1")).await.unwrap();
+            assert_eq!(ask_until(&one, "both", 2).await, all_have(&supervisor, 1));
+            supervisor.reload("one").await.unwrap();
+            assert_eq!(ask_until(&one, "both", 2).await, all_have(&supervisor, 2));
+            one.bundle.write(file, "this is neither Lua nor Python");
+            assert!(supervisor.reload("one").await.is_err());
+            comes_back(2).await;
+            // Not even without the folder.
+            std::fs::remove_dir_all(one.bundle.path()).unwrap();
+            comes_back(2).await;
+            assert_eq!(status(&supervisor, "one").problem, None);
+            supervisor.shutdown().await;
+        }
+    });
+}
+
 /// New code that kills whoever loads it kills one replica; the others have the
 /// old code, and so has the one that comes back.
 #[test]
@@ -105,7 +158,7 @@ fn s9_a_reload_that_kills_its_worker_kills_one() {
     run(async {
         for loader in LOADERS {
             let (supervisor, one) = started(loader, 3).await;
-            // It dies once: the replica that comes back reads the same file.
+            // It dies once: the others would have it too, if they were asked.
             let flag = tempfile::NamedTempFile::new().unwrap();
             let path = flag.path().display();
             let (file, deadly) = if loader == "lua" {

@@ -124,6 +124,56 @@ fn s9_c5_bundles_calls_are_spread_too() {
     });
 }
 
+/// What is let in does not depend on which replicas happen to be up.
+#[test]
+fn s9_c5_a_chain_that_comes_back_is_a_cycle_in_whatever_replica() {
+    run(async {
+        let manifest = |name: &str, calls: &str| {
+            format!(
+                "name = '{name}'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                 provides = ['{name}@1']\n[[dependency]]\ncontract = '{calls}@1'\n"
+            )
+        };
+        // Somebody else provides what the first one calls while they are loaded:
+        // no ring then.
+        let code = |name: &str, calls: &str| {
+            format!(
+                "local menagerie = require 'menagerie'\n\
+                 return {{ ['{name}@1'] = {{ go = function(depth)\n\
+                   if depth == 0 then return 'no cycle' end\n\
+                   local ok, answer = pcall(menagerie.call, '{calls}@1', 'go', depth - 1)\n\
+                   return ok and answer or answer.kind\n\
+                 end }} }}\n"
+            )
+        };
+        let made = |file: &str, name: &str, provides: &str, calls: &str| {
+            let manifest = manifest(provides, calls).replacen(provides, name, 1);
+            Bundle::of(&[("manifest.toml", &manifest), (file, &code(provides, calls))])
+        };
+        let supervisor = start("lua", 3);
+        let stand_in = Bundle::of(&[
+            (
+                "manifest.toml",
+                "name = 'z'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                 provides = ['one@1']\n",
+            ),
+            ("main.lua", "return { ['one@1'] = { go = function() return 'z' end } }"),
+        ]);
+        supervisor.load(stand_in.path()).await.unwrap();
+        let two = made("main.lua", "two", "two", "one");
+        supervisor.load(two.path()).await.unwrap();
+        // By name it comes before the stand-in.
+        let one = made("main.lua", "a", "one", "two");
+        supervisor.load(one.path()).await.unwrap();
+        let chain = supervisor.contract("a/one@1").unwrap();
+        for _ in 0..7 {
+            assert_eq!(chain.call::<_, String>("go", (1,)).await.unwrap(), "no cycle");
+            assert_eq!(chain.call::<_, String>("go", (2,)).await.unwrap(), "CycleDetected");
+        }
+        supervisor.shutdown().await;
+    });
+}
+
 #[test]
 fn s9_other_loaders_have_no_replicas() {
     run(async {
