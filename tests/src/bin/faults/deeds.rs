@@ -1,17 +1,20 @@
 //! How faults are committed: by calling the guilty bundle, or by what happens
 //! to it from outside.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use menagerie_supervisor::{Failure, RuntimeError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::bundles::Guilty;
-use crate::stage::{PATIENCE, Problem, Stage, step};
+use crate::stage::{Problem, Stage, step, until};
 
 /// How long the guilty call may take.
 const DEADLINE: Duration = Duration::from_millis(500);
+
+/// And one that is struck from outside: its worker's end is what ends it.
+const LONG: Duration = Duration::from_secs(30);
 
 /// Whether a fault needs a worker program of its own.
 pub(crate) fn harms_the_program(fault: &str) -> bool {
@@ -69,23 +72,34 @@ async fn call_within(
 }
 
 /// A fault from outside, while the bundle is at a call.
+///
+/// A call that was sent may not have begun: then it goes on to the next process
+/// (C4), and there comes another blow, after longer and longer pauses.
 async fn struck(
     stage: &Stage<'_>,
-    blow: impl FnOnce(Pid) -> nix::Result<()>,
+    blow: impl Fn(Pid) -> nix::Result<()>,
 ) -> Result<String, Problem> {
+    let name = stage.guilty.name();
     let strike = async {
-        let name = stage.guilty.name();
-        until("the call to run", || {
-            let bundles = stage.supervisor.status().bundles;
-            bundles.iter().any(|b| b.name == name && b.calls.in_flight == 1).then_some(())
-        })
-        .await?;
-        blow(pid(stage).ok_or("the guilty has no worker")?)?;
-        Ok::<(), Problem>(())
+        let mut pause = Duration::from_millis(50);
+        loop {
+            until("the call to run", || {
+                let bundles = stage.supervisor.status().bundles;
+                bundles.iter().any(|b| b.name == name && b.calls.in_flight == 1).then_some(())
+            })
+            .await?;
+            if let Some(pid) = pid(stage) {
+                // It may have ended since.
+                let _ = blow(pid);
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
     };
-    let (outcome, struck) = tokio::join!(call_within(stage, "sleep", DEADLINE * 8), strike);
-    struck?;
-    Ok(told(&outcome))
+    tokio::select! {
+        outcome = call_within(stage, "sleep", LONG) => Ok(told(&outcome)),
+        problem = strike => problem,
+    }
 }
 
 /// A second blow as soon as there is another process, long before it is ready.
@@ -100,20 +114,21 @@ async fn twice(stage: &Stage<'_>) -> Result<String, Problem> {
 
 /// Crashes until the bundle is quarantined, which a reload by hand ends.
 async fn again_and_again(stage: &Stage<'_>) -> Result<String, Problem> {
-    let mut crashes = 0;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match call(stage, "abort").await {
-            Err(Failure::Quarantined { .. }) => break,
-            Err(Failure::WorkerCrashed { .. }) => crashes += 1,
-            // It is on its way back.
-            Err(Failure::DeadlineExceeded { .. }) => {}
-            other => return Err(format!("a crash: {}", told(&other)).into()),
+    let until_quarantined = async {
+        let mut crashes = 0;
+        loop {
+            match call(stage, "abort").await {
+                Err(Failure::Quarantined { .. }) => return Ok(crashes),
+                Err(Failure::WorkerCrashed { .. }) if crashes < 20 => crashes += 1,
+                // It is on its way back.
+                Err(Failure::DeadlineExceeded { .. }) => {}
+                other => {
+                    return Err(format!("after {crashes} crashes: {}", told(&other)));
+                }
+            }
         }
-        if Instant::now() > deadline || crashes > 20 {
-            return Err(format!("it is not quarantined after {crashes} crashes").into());
-        }
-    }
+    };
+    let crashes = step(&stage.supervisor, "crash until quarantine", until_quarantined).await?;
     let name = stage.guilty.name();
     step(&stage.supervisor, "reload it", stage.supervisor.reload(&name)).await?;
     Ok(format!("quarantined after {crashes} crashes"))
@@ -141,19 +156,6 @@ fn pid(stage: &Stage<'_>) -> Option<Pid> {
     let workers = stage.supervisor.status().workers;
     let worker = workers.into_iter().find(|w| w.loader == stage.guilty.language.loader)?;
     i32::try_from(worker.pid?).ok().map(Pid::from_raw)
-}
-
-async fn until<T>(what: &str, condition: impl Fn() -> Option<T>) -> Result<T, Problem> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = condition() {
-            return Ok(found);
-        }
-        if Instant::now() > deadline {
-            return Err(format!("waited in vain for {what}").into());
-        }
-        tokio::time::sleep(Duration::from_micros(200)).await;
-    }
 }
 
 /// An outcome, for the table.

@@ -6,7 +6,7 @@
 //! faults [--quick] [LANGUAGE[:FAULT]]...
 //! ```
 //!
-//! Its exit status is 1 if any row is not as it has to be: the host lives (or
+//! Its exit status is 1 if no row was chosen, or any row is not as it has to be: the host lives (or
 //! nothing is printed), the guilty call has a typed outcome, the bundle answers
 //! again, and no call on another worker fails. A row that hangs says at which step,
 //! and what the supervisor's state is then. Faults are the bundles' own, but
@@ -18,6 +18,7 @@ mod deeds;
 mod stage;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use bundles::{Guilty, LANGUAGES};
 use comfy_table::{ContentArrangement, Table};
@@ -37,7 +38,7 @@ async fn main() -> ExitCode {
         only.is_empty() || only.iter().any(is_it)
     };
     let languages = LANGUAGES.into_iter().filter(|language| chosen(language.name, None));
-    let (mut table, mut bad) = (Table::new(), 0);
+    let (mut table, mut count, mut bad) = (Table::new(), 0, 0);
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header([
         "language",
@@ -53,33 +54,40 @@ async fn main() -> ExitCode {
         let guilty = match Guilty::make(language) {
             Ok(guilty) => guilty,
             Err(problem) => {
+                // The set-up brings what it takes: that it lacks is no success.
                 say(&format!("{}: skipped: {problem}", language.name));
+                bad += 1;
                 continue;
             }
         };
         let step = if quick { 5 } else { 1 };
         let faults = language.faults.iter().step_by(step);
         for fault in faults.filter(|fault| chosen(language.name, Some(fault))) {
-            match commit(&guilty, fault).await {
+            let begun = Instant::now();
+            let problem = match commit(&guilty, fault).await {
                 Ok(row) => {
-                    let breaks = row.breaks();
-                    bad += u32::from(breaks.is_some());
                     add(&mut table, language.name, fault, &row);
-                    if let Some(problem) = breaks {
-                        table.add_row([language.name, fault, &format!("BROKEN: {problem}")]);
-                    }
+                    row.breaks().map(|problem| format!("BROKEN: {problem}"))
                 }
-                Err(problem) => {
-                    bad += 1;
-                    table.add_row([language.name, fault, &format!("FAILED: {problem}")]);
-                }
+                Err(problem) => Some(format!("FAILED: {problem}")),
+            };
+            count += 1;
+            let seconds = begun.elapsed().as_secs_f64();
+            // At once: whoever ends a run that hangs has what came before.
+            let outcome = problem.as_deref().unwrap_or("done");
+            say(&format!("{}: {fault}: {outcome} ({seconds:.1} s)", language.name));
+            if let Some(problem) = problem {
+                bad += 1;
+                let first = problem.lines().next().unwrap_or_default();
+                table.add_row([language.name, fault, first]);
             }
-            say(&format!("{}: {fault}: done", language.name));
         }
     }
     say(&table.to_string());
-    say(&format!("The host, process {}, is alive. {bad} failures.", std::process::id()));
-    if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let host = std::process::id();
+    say(&format!("The host, process {host}, is alive. {count} rows, {bad} failures."));
+    // Of none nothing has been shown.
+    if bad == 0 && count > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn add(table: &mut Table, language: &str, fault: &str, row: &Row) {

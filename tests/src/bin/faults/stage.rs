@@ -4,8 +4,8 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_supervisor::{Config, Contract, EventKind, NextEvent, RestartPolicy, Supervisor};
@@ -17,7 +17,9 @@ use crate::deeds;
 /// Long enough for any machine: a row that takes longer has failed.
 const ALL_PATIENCE: Duration = Duration::from_secs(200);
 /// And one step of it, well before: so a row that hangs says where.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What time is counted in.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What came of a fault.
 pub(crate) struct Row {
@@ -42,7 +44,15 @@ fn config() -> Config {
     };
     config.bundle_crash_limit = 1000;
     config.heartbeat = Duration::from_millis(100);
-    config.heartbeat_kill = 20;
+    // Long after anybody who is alive has answered, on however busy a machine.
+    config.heartbeat_kill = 50;
+    // The guilty calls have their own, and the others none: what is lost is
+    // found by a step that does not end, and a machine that stands still is no
+    // fault.
+    config.deadline = Duration::ZERO;
+    config.start_timeout = PATIENCE;
+    config.slow_start_timeout = PATIENCE;
+    config.load_timeout = PATIENCE;
     config.term_timeout = Duration::from_millis(500);
     config.memory_limit = Some(1 << 30);
     config
@@ -52,8 +62,37 @@ pub(crate) type Problem = Box<dyn std::error::Error + Send + Sync>;
 
 /// Commits a fault.
 pub(crate) async fn commit(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
-    let outcome = tokio::time::timeout(ALL_PATIENCE, play(guilty, fault)).await;
-    outcome.map_err(|_| format!("it took longer than {ALL_PATIENCE:?}"))?
+    let outcome = within(ALL_PATIENCE, play(guilty, fault)).await;
+    outcome.unwrap_or_else(|| Err(format!("it took longer than {ALL_PATIENCE:?}").into()))
+}
+
+/// Waits for a future, but not longer than so many ticks: `None`. A machine that
+/// stands still, and stops all of us, makes one tick long, and no more.
+async fn within<T>(limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut left = limit.as_millis() / TICK.as_millis();
+    loop {
+        if let Ok(outcome) = tokio::time::timeout(TICK, &mut future).await {
+            return Some(outcome);
+        }
+        left = left.checked_sub(1)?;
+    }
+}
+
+/// Waits until `condition` says something.
+pub(crate) async fn until<T>(
+    what: &str,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<T, Problem> {
+    let found = async {
+        loop {
+            if let Some(found) = condition() {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+    };
+    Ok(within(PATIENCE, found).await.ok_or_else(|| format!("waited in vain for {what}"))?)
 }
 
 /// A step of a row, which ends in time or says what it was, and what the
@@ -63,9 +102,9 @@ pub(crate) async fn step<T, E: Into<Problem>>(
     what: impl Display,
     step: impl Future<Output = Result<T, E>>,
 ) -> Result<T, Problem> {
-    match tokio::time::timeout(PATIENCE, step).await {
-        Ok(outcome) => outcome.map_err(Into::into),
-        Err(_) => Err(format!(
+    match within(PATIENCE, step).await {
+        Some(outcome) => outcome.map_err(Into::into),
+        None => Err(format!(
             "'{what}' took longer than {PATIENCE:?}: {:#?}\n{}",
             supervisor.status(),
             last_words(supervisor)
@@ -113,6 +152,7 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
     // Somebody in another worker.
     let other = if loader == "lua" { "js" } else { "lua" };
     let others = Load::on(&supervisor, other).await?;
+    let before = incarnation(&supervisor, loader);
     let mut events = supervisor.events();
     let begun = Instant::now();
     let watch = tokio::spawn(async move {
@@ -128,22 +168,34 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
     let stage = Stage { supervisor, guilty, culprit, program };
     let outcome = deeds::play(&stage, fault).await?;
     let Stage { supervisor, culprit, .. } = stage;
-    let deadline = Instant::now() + PATIENCE;
-    let recovered = loop {
-        match culprit.call::<_, i64>("inc", (1,)).await {
-            Ok(2) => break begun.elapsed(),
-            Ok(other) => return Err(format!("inc(1) is {other}").into()),
-            Err(failure) if Instant::now() > deadline => {
-                let told = last_words(&supervisor);
-                return Err(format!("it does not recover: {failure}\n{told}").into());
+    let last_failure = Mutex::new(None);
+    let recovery = async {
+        loop {
+            match culprit.call::<_, i64>("inc", (1,)).await {
+                Ok(2) => return Ok::<_, Problem>(begun.elapsed()),
+                Ok(other) => return Err(format!("inc(1) is {other}").into()),
+                Err(failure) => {
+                    if let Ok(mut last) = last_failure.lock() {
+                        *last = Some(failure);
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
         }
     };
-    // What is noticed late, by heartbeats, is noticed by now or never.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let (noticed, death) = if watch.is_finished() {
-        watch.await?.map_or((None, String::new()), |(when, cause)| (Some(when), cause))
+    let recovered: Result<Duration, Problem> = step(&supervisor, "recover", recovery).await;
+    let recovered = recovered.map_err(|problem| match last_failure.into_inner() {
+        Ok(Some(failure)) => format!("{problem}\nthe last failure: {failure}").into(),
+        _ => problem,
+    })?;
+    // Who has come back has died, and there is a report of it, perhaps not yet;
+    // one who lives could still be found dead a moment later.
+    if incarnation(&supervisor, loader) == before {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    let (noticed, death) = if incarnation(&supervisor, loader) > before {
+        let report = step(&supervisor, "the report of its death", watch).await?;
+        report.map_or((None, String::new()), |(when, cause)| (Some(when), cause))
     } else {
         watch.abort();
         (None, "lives".to_owned())
@@ -153,6 +205,12 @@ async fn play(guilty: &Guilty, fault: &str) -> Result<Row, Problem> {
     // It has a limit of its own.
     supervisor.shutdown().await;
     Ok(Row { outcome, death, innocent, others, noticed, recovered })
+}
+
+/// How often a loader's worker has been started.
+fn incarnation(supervisor: &Supervisor, loader: &str) -> u64 {
+    let workers = supervisor.status().workers;
+    workers.iter().find(|worker| worker.loader == loader).map_or(0, |worker| worker.incarnation)
 }
 
 /// Calls on somebody who has done nothing.
