@@ -13,8 +13,9 @@ use super::{Problem, nanos};
 
 /// How long one take of a p99 goes on.
 const TAKE: Duration = Duration::from_millis(500);
-/// How long a worker lives before it is killed again.
-const LIFE: Duration = Duration::from_millis(10);
+/// How long a worker lives before it is killed again: as often as it can, and as
+/// often as the shortest pause of the default policy lets it come back.
+const LIVES: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 /// The pause between two calls of the second row.
 const PAUSE: Duration = Duration::from_millis(1);
 /// What the design allows beside the bundle's own load.
@@ -29,14 +30,17 @@ pub(super) fn crash(bench: &mut Bench) -> Result<(), Problem> {
     let calls = bench.contract(&innocent)?;
     for (name, pause) in [("p99, one after the other", None), ("p99, one a ms", Some(PAUSE))] {
         p99(&calls, pause)?;
-        let mut turns = Vec::new();
-        for _ in 0..bench.slow_turns() {
-            let peace = |_: &mut Bench| p99(&calls, pause);
-            turns.push(turn(bench, peace, |bench| under_kills(bench, &victim, &calls, pause))?);
+        for life in LIVES {
+            let mut turns = Vec::new();
+            for _ in 0..bench.slow_turns() {
+                let peace = |_: &mut Bench| p99(&calls, pause);
+                let kills = |bench: &mut Bench| under_kills(bench, &victim, &calls, pause, life);
+                turns.push(turn(bench, peace, kills)?);
+            }
+            let name = format!("{name}, kills after {life:?}, {}", innocent.label);
+            let floor = "the same with no kills";
+            bench.rows.push(row("crash", &name, Unit::Nanoseconds, floor, None, &turns));
         }
-        let name = format!("{name}, {}", innocent.label);
-        let floor = "the same with no kills";
-        bench.rows.push(row("crash", &name, Unit::Nanoseconds, floor, None, &turns));
     }
     Ok(())
 }
@@ -64,6 +68,7 @@ fn under_kills(
     victim: &Subject,
     calls: &Contract,
     pause: Option<Duration>,
+    life: Duration,
 ) -> Result<f64, Problem> {
     let target = bench.contract(victim)?;
     let (stop, kills) = (AtomicBool::new(false), AtomicU32::new(0));
@@ -72,7 +77,7 @@ fn under_kills(
             while !stop.load(Ordering::Relaxed) {
                 // It is back, and no call runs: nobody is to blame.
                 revive(&target)?;
-                std::thread::sleep(LIFE);
+                std::thread::sleep(life);
                 strike(&bench.supervisor, victim)?;
                 kills.fetch_add(1, Ordering::Relaxed);
             }
