@@ -3,9 +3,10 @@
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyDict, PyModule};
 use pyo3::{ffi, intern};
 
@@ -24,6 +25,8 @@ struct Source {
     /// What the build's interpreter made of it; its first four bytes say which
     /// versions can read it. Empty if there was none to ask.
     bytecode: &'static [u8],
+    /// Held while it runs.
+    running: Mutex<()>,
 }
 
 macro_rules! source {
@@ -32,12 +35,13 @@ macro_rules! source {
             name: $name,
             text: include_str!(concat!("python/", $name, ".py")),
             bytecode: include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".bin")),
+            running: Mutex::new(()),
         }
     };
 }
 
 /// The modules below `_menagerie`.
-const SOURCES: &[Source] = &[
+static SOURCES: [Source; 7] = [
     source!("bundles"),
     source!("errors"),
     source!("logs"),
@@ -48,7 +52,7 @@ const SOURCES: &[Source] = &[
 ];
 
 /// The module that bundles import.
-const MENAGERIE: Source = source!("menagerie");
+static MENAGERIE: Source = source!("menagerie");
 
 static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
 
@@ -206,19 +210,29 @@ pub(crate) fn internal<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, 
     run(py, &full, source)
 }
 
+/// Runs a module, unless another thread has by then: lanes that need one for the
+/// first time at the same moment take turns. It is in `sys.modules` only once
+/// it has run, so that who finds it there finds it whole. None of our modules
+/// needs one of ours while it runs that would need it in turn.
 fn run<'py>(py: Python<'py>, name: &str, source: &Source) -> PyResult<Bound<'py, PyModule>> {
-    let file = format!("<menagerie>/{}.py", source.name);
-    let magic = py.import("_frozen_importlib_external")?.getattr("MAGIC_NUMBER")?;
-    let bytecode = source.bytecode.strip_prefix(magic.extract::<&[u8]>()?);
-    let Some(bytecode) = bytecode else {
-        let [text, file, name] = [source.text, &file, name].map(CString::new);
-        return PyModule::from_code(py, &text?, &file?, &name?);
-    };
-    let code = py.import("marshal")?.call_method1("loads", (PyBytes::new(py, bytecode),))?;
+    // Waits without the interpreter lock: who runs the module needs it.
+    let _running = source.running.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+    if let Some(module) = modules(py)?.get_item(name)? {
+        return Ok(module.cast_into()?);
+    }
     let module = PyModule::new(py, name)?;
+    let file = format!("<menagerie>/{}.py", source.name);
+    let builtins = py.import("builtins")?;
+    let magic = py.import("_frozen_importlib_external")?.getattr("MAGIC_NUMBER")?;
+    let code = match source.bytecode.strip_prefix(magic.extract::<&[u8]>()?) {
+        Some(bytecode) => {
+            py.import("marshal")?.call_method1("loads", (PyBytes::new(py, bytecode),))?
+        }
+        None => builtins.call_method1("compile", (source.text, &file, "exec", 0, true))?,
+    };
     module.setattr("__file__", file)?;
+    builtins.call_method1("exec", (code, module.dict()))?;
     modules(py)?.set_item(name, &module)?;
-    py.import("builtins")?.call_method1("exec", (code, module.dict()))?;
     Ok(module)
 }
 

@@ -26,5 +26,8 @@ mod logs;
 // Virtual environments.
 mod venv;
 
+// Many lanes at once.
+mod together;
+
 // The bundles in tests/bundles.
 mod samples;
