@@ -1,8 +1,8 @@
 //! A bundle's assembly, read from wherever it is.
 
-use std::fs;
 use std::path::PathBuf;
 
+use menagerie_protocol::loader::read_file;
 use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{BundleSource, LoaderError, ManifestData};
 
@@ -27,8 +27,8 @@ impl<'a> Image<'a> {
         match source {
             BundleSource::Path(_) => {
                 let path = manifest.artifact()?;
-                let from_file = fs::read(&path).map_err(|error| LoaderError::io(&path, &error))?;
-                let symbols = fs::read(path.with_extension("pdb")).ok();
+                let from_file = read_file(&path).map_err(|error| LoaderError::io(&path, &error))?;
+                let symbols = read_file(&path.with_extension("pdb")).ok();
                 let symbols = symbols.filter(|symbols| is_portable_pdb(symbols));
                 Ok(Self { from_memory: None, from_file, file: Some(path), symbols })
             }

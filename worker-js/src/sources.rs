@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use deno_core::url::Url;
+use menagerie_protocol::loader::read_file;
 
 /// The module that the worker itself provides.
 pub(crate) const API: &str = "menagerie";
@@ -99,7 +100,9 @@ impl Sources {
         }
         // Once more, since what was resolved may be a symlink by now.
         let path = self.contained(Path::new(&key.name), &key.name)?;
-        std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+        let told = |problem: &str| format!("{}: {problem}", path.display());
+        let bytes = read_file(&path).map_err(|e| told(&e.to_string()))?;
+        String::from_utf8(bytes).map_err(|_| told("is not UTF-8 text"))
     }
 
     /// A path inside the bundle's folder, after symlinks.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use menagerie_protocol::loader::read_file;
 use menagerie_protocol::{
     BundleLoader, BundleSource, GuestError, LoaderError, ManifestData, Runtime, SupportedLanguage,
 };
@@ -77,7 +78,7 @@ fn read(manifest: &ManifestData, source: &BundleSource) -> Result<(Code, Sibling
     match source {
         BundleSource::Path(_) => {
             let path = manifest.artifact()?;
-            let text = std::fs::read(&path).map_err(|e| LoaderError::io(&path, &e))?;
+            let text = read_file(&path).map_err(|e| LoaderError::io(&path, &e))?;
             let code = Code { name: manifest.file.clone(), text };
             Ok((code, Siblings::Folder(manifest.dir.clone())))
         }

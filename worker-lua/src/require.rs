@@ -1,8 +1,8 @@
 //! `require` of a bundle's own files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use menagerie_protocol::loader::read_file;
 use mlua::chunk::ChunkMode;
 use mlua::{Function, Lua};
 
@@ -78,6 +78,6 @@ fn read(folder: &Path, name: &str) -> Result<Option<Code>, String> {
     if !path.is_file() {
         return Ok(None);
     }
-    let text = fs::read(&path).map_err(|e| format!("cannot read '{name}': {e}"))?;
+    let text = read_file(&path).map_err(|e| format!("cannot read '{name}': {e}"))?;
     Ok(Some(Code { name: name.to_owned(), text }))
 }

@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::file::MAX_FILE_BYTES;
 use super::manifest_file;
 use crate::contract::{ContractId, ContractRequest};
 use crate::{BundleId, LoaderError};
 
 /// The name of the manifest's file in a bundle's folder.
 pub const MANIFEST_FILE: &str = "manifest.toml";
-
-/// The largest artifact that is loaded: workers hold it in memory. It is far
-/// above any real one, and below what a mistaken file does harm with.
-const MAX_ARTIFACT_BYTES: u64 = 512 << 20;
 
 /// What a bundle says of itself in `manifest.toml` (`DESIGN.md`, chapter B).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +163,7 @@ impl ManifestData {
         if !metadata.is_file() {
             return Err(problem("is no regular file"));
         }
-        if metadata.len() > MAX_ARTIFACT_BYTES {
+        if metadata.len() > MAX_FILE_BYTES {
             return Err(problem("is larger than 512 MiB"));
         }
         if path.to_str().is_none() {

@@ -1,12 +1,15 @@
 //! The contract between a worker and the loader that it hosts.
 
 pub mod bundle_source;
+mod file;
 pub mod manifest;
 mod manifest_file;
 
 use crate::{BundleId, LoaderError, Runtime, SupportedLanguage};
 use bundle_source::BundleSource;
 use manifest::ManifestData;
+
+pub use file::read_file;
 
 /// Code in a worker that loads bundles of one language.
 ///

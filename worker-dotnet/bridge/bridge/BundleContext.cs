@@ -17,6 +17,10 @@ namespace Menagerie.Bridge
 
         private static readonly Dictionary<string, string> Framework = ReadFramework();
 
+        // Mono's compiler does not know it.
+        private static readonly MethodInfo ResolveLink =
+            typeof(File).GetMethod("ResolveLinkTarget", new[] { typeof(string), typeof(bool) });
+
         private readonly string directory;
 
         internal BundleContext(string name, string directory) : base(name, true)
@@ -46,12 +50,18 @@ namespace Menagerie.Bridge
             if (directory == null)
                 return null;
             string file = Path.Combine(directory, name.CultureName ?? "", name.Name + ".dll");
+            Stream image = Read(file);
+            return image == null ? null : LoadFromStream(image, Read(Path.ChangeExtension(file, ".pdb")));
+        }
+
+        // Null if there is no such file. A pipe or a device has no length, and
+        // to read one might never end: it counts as not there.
+        private static Stream Read(string file)
+        {
             if (!File.Exists(file))
                 return null;
-            string symbols = Path.ChangeExtension(file, ".pdb");
-            return LoadFromStream(
-                new MemoryStream(File.ReadAllBytes(file)),
-                File.Exists(symbols) ? new MemoryStream(File.ReadAllBytes(symbols)) : null);
+            FileInfo target = (FileInfo)ResolveLink.Invoke(null, new object[] { file, true }) ?? new FileInfo(file);
+            return target.Length == 0 ? null : new MemoryStream(File.ReadAllBytes(file));
         }
 
         private static Dictionary<string, string> ReadFramework()

@@ -1,3 +1,4 @@
+use std::ffi::CString;
 use std::fs;
 
 use menagerie_protocol::testing::Harness;
@@ -93,6 +94,36 @@ fn a_missing_second_assembly_is_an_error_of_the_call() {
     let bundle = harness.load_dir(dir.path()).unwrap();
     let error = guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
     assert_eq!(error.type_name, "System.IO.FileNotFoundException");
+}
+
+/// To read either might never end: they count as files that are not there.
+#[test]
+fn l5_a_pipe_or_a_device_is_no_assembly() {
+    let harness = harness!();
+    let dir = bundle_dir("uses_helper", &["shout@1"]);
+    let at = |name: &str| dir.path().join(name);
+    let pipe = |name: &str| {
+        let path = CString::new(at(name).into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: the path is NUL-terminated, and outlives the call.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    };
+    pipe("uses_helper.pdb");
+    pipe("helper.dll");
+    let bundle = harness.load_dir(dir.path()).unwrap();
+    let missing = || {
+        let error = guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
+        assert_eq!(error.type_name, "System.IO.FileNotFoundException");
+    };
+    missing();
+    fs::remove_file(at("helper.dll")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("helper.dll")).unwrap();
+    bundle.reload().unwrap();
+    missing();
+    fs::remove_file(at("helper.dll")).unwrap();
+    fs::write(at("helper.dll"), fixture("helper")).unwrap();
+    pipe("helper.pdb");
+    bundle.reload().unwrap();
+    assert_eq!(bundle.call::<_, String>("shout@1", "shout", ("hey",)).unwrap(), "HEY!");
 }
 
 #[test]
