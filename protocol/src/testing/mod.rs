@@ -1,6 +1,8 @@
 //! A loader under test, without processes: its lanes run in this process, over
 //! real shared memory, and a test calls them.
 
+mod kept;
+
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -26,6 +28,8 @@ use crate::msgpack::Reader;
 use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Kind, Shape};
 use crate::serve::Lanes;
 use crate::shm::{Access, Mapping, Segment, seal_future_writes, sealed_memfd};
+
+pub use kept::{bytes_in_use, kept_each};
 
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
