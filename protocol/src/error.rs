@@ -172,7 +172,7 @@ pub enum Failure {
         contract: String,
     },
     /// The handle's bundle was unloaded (R2).
-    #[error("bundle '{bundle}' was unloaded")]
+    #[error("bundle '{bundle}' was unloaded; load it again, and ask for its contract anew")]
     StaleHandle {
         /// The bundle.
         bundle: String,
@@ -246,7 +246,7 @@ pub enum LoaderError {
         available: Vec<String>,
     },
     /// Two loaders of one name (L1).
-    #[error("two loaders are named '{loader}'")]
+    #[error("two loaders are named '{loader}'; give each name one worker program")]
     DuplicateLoader {
         /// The name.
         loader: String,
@@ -278,7 +278,7 @@ pub enum LoaderError {
         message: String,
     },
     /// The `id` is not the hash of the `name`.
-    #[error("{}: id is {stated} but the name '{name}' has the id {computed}", .file.display())]
+    #[error("{}: id is {stated} but the name '{name}' has the id {computed}; leave `id` out, or correct it", .file.display())]
     BundleTampered {
         /// The manifest's file.
         file: PathBuf,
@@ -290,7 +290,7 @@ pub enum LoaderError {
         computed: BundleId,
     },
     /// `file` leads out of the bundle's directory (B2).
-    #[error("{}: file: '{artifact}' leads out of the bundle's directory", .manifest.display())]
+    #[error("{}: file: '{artifact}' leads out of the bundle's directory; put the file into it", .manifest.display())]
     ArtifactPathEscape {
         /// The manifest's file.
         manifest: PathBuf,
@@ -339,7 +339,9 @@ pub enum LoaderError {
         problem: String,
     },
     /// `function_count` and the code disagree.
-    #[error("bundle '{bundle}': '{contract}' should have {expected} functions and has {found}")]
+    #[error(
+        "bundle '{bundle}': '{contract}' should have {expected} functions and has {found}; correct the code, or [function_count] in its manifest.toml"
+    )]
     FunctionCountMismatch {
         /// The bundle.
         bundle: String,
@@ -449,7 +451,7 @@ pub enum RuntimeError {
     #[error(transparent)]
     Loader(#[from] LoaderError),
     /// No bundle of this name is loaded.
-    #[error("no bundle named '{bundle}' is loaded")]
+    #[error("no bundle named '{bundle}' is loaded; the status has the names of those that are")]
     BundleNotFound {
         /// The name.
         bundle: String,
@@ -461,7 +463,7 @@ pub enum RuntimeError {
         bundle: String,
     },
     /// Bundles that depend on each other in a ring (R3).
-    #[error("bundles depend on each other in a ring: {}", .participants.join(" → "))]
+    #[error("bundles depend on each other in a ring: {}; take one of these dependencies out", .participants.join(" → "))]
     DependencyCycle {
         /// The bundles of the ring.
         participants: Vec<String>,
@@ -505,7 +507,7 @@ pub enum RuntimeError {
         dependents: Vec<String>,
     },
     /// The worker program was not found.
-    #[error("the worker program '{program}' was not found; looked in: {}", .looked_in.join(", "))]
+    #[error("the worker program '{program}' was not found; build it, or set `worker_dir`; looked in: {}", .looked_in.join(", "))]
     WorkerNotFound {
         /// The program's file name.
         program: String,

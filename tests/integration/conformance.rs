@@ -3,48 +3,11 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::{Contract, Failure, Supervisor, WorkerState};
-use menagerie_tests::Language;
+use menagerie_supervisor::Failure;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rmpv::Value;
 
-use crate::support::{start, wait_for};
-
-/// A supervisor with both sample bundles of a language.
-struct Setup {
-    supervisor: Supervisor,
-    language: Language,
-    greeter: Contract,
-    probe: Contract,
-}
-
-async fn setup(suffix: &str) -> Setup {
-    let language = Language::of(suffix);
-    let supervisor = start();
-    supervisor.load(language.bundle("greeter")).await.unwrap();
-    supervisor.load(language.bundle("probe")).await.unwrap();
-    let greeter = supervisor.contract("greeter@1").unwrap();
-    let probe = supervisor.contract(&format!("probe-{suffix}/probe@1")).unwrap();
-    Setup { supervisor, language, greeter, probe }
-}
-
-impl Setup {
-    fn pid(&self) -> Option<i32> {
-        let status = self.supervisor.status();
-        let worker = status.workers.iter().find(|w| w.loader == self.language.loader)?;
-        worker.pid.and_then(|pid| i32::try_from(pid).ok())
-    }
-
-    async fn ready_again(&self, restarts: u64) {
-        wait_for("the worker to be ready again", || {
-            let status = self.supervisor.status();
-            let worker = status.workers.iter().find(|w| w.loader == self.language.loader)?;
-            (worker.state == WorkerState::Ready && worker.restarts == restarts).then_some(())
-        })
-        .await;
-    }
-}
+use crate::support::{per_language, setup, wait_for};
 
 async fn greets(suffix: &str) {
     let setup = setup(suffix).await;
@@ -170,17 +133,13 @@ async fn s3_killed_in_the_middle_of_work_it_answers_again(suffix: &str) {
     // (C4) and ends well there: then once more.
     let mut kills = 0;
     let (before, cause) = loop {
-        let before = setup.pid().unwrap();
+        let before = setup.pid();
         let probe = setup.probe.clone();
         let working =
             tokio::spawn(async move { probe.call::<_, Value>("sleep_ms", (2000,)).await });
-        wait_for("the call to be sent", || {
-            let status = setup.supervisor.status();
-            status.bundles.iter().any(|b| b.calls.in_flight > 0).then_some(())
-        })
-        .await;
+        setup.calls_in_flight().await;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
+        kill(before, Signal::SIGKILL).unwrap();
         kills += 1;
         match working.await.unwrap() {
             Ok(_) => setup.ready_again(kills).await,
@@ -193,7 +152,7 @@ async fn s3_killed_in_the_middle_of_work_it_answers_again(suffix: &str) {
     assert_eq!(text, "Hello, Ada");
     assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
     setup.ready_again(kills).await;
-    let after = setup.pid().unwrap();
+    let after = setup.pid();
     assert_ne!(before, after);
     let report = wait_for("the report", || setup.supervisor.crashes().pop()).await;
     assert_eq!((report.signal, report.incarnation), (Some(9), kills));
@@ -244,23 +203,7 @@ async fn l7_an_unloaded_bundle_is_stale(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
-macro_rules! conformance {
-    ($($language:ident),*; $cases:tt) => {
-        $(conformance!(@ $language $cases);)*
-    };
-    (@ $language:ident { $($case:ident),* $(,)? }) => {
-        mod $language {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $case() {
-                    super::$case(stringify!($language)).await;
-                }
-            )*
-        }
-    };
-}
-
-conformance!(rust, c, py, lua, js, dotnet; {
+per_language!(rust, c, py, lua, js, dotnet; {
     greets,
     blocking_calls,
     c1_values_keep_their_value,

@@ -5,7 +5,7 @@ use menagerie_supervisor::Supervisor;
 use menagerie_tests::Language;
 use tracing::Level;
 
-use crate::support::{Bundle, Line, lines, run, start, wait_for};
+use crate::support::{Bundle, Line, lines, per_language, run, start, wait_for};
 
 /// Where a line of `say` comes from, what it ends in, and how grave it is.
 type Expected = (&'static str, &'static str, Level);
@@ -61,7 +61,7 @@ fn check(found: &[Line], wanted: &[Expected], text: &str, language: Language, bu
     }
 }
 
-async fn what_a_bundle_says_is_heard(suffix: &str) {
+async fn c_what_a_bundle_says_is_heard(suffix: &str) {
     let language = Language::of(suffix);
     let supervisor = with_probe(language).await;
     let bundle = format!("probe-{suffix}");
@@ -86,7 +86,7 @@ async fn what_a_bundle_says_is_heard(suffix: &str) {
 /// A second bundle of the same code in the same worker, which says something
 /// else. Two that are native share the streams of their process; only their
 /// log says whose a line is.
-async fn two_bundles_are_told_apart(suffix: &str) {
+async fn c_two_bundles_are_told_apart(suffix: &str) {
     let language = Language::of(suffix);
     let supervisor = with_probe(language).await;
     let twin = twin_of(language);
@@ -121,25 +121,10 @@ fn twin_of(language: Language) -> Bundle {
     twin
 }
 
-macro_rules! output {
-    ($($language:ident),*) => {
-        $(
-            mod $language {
-                #[test]
-                fn c_what_a_bundle_says_is_heard() {
-                    crate::support::run(super::what_a_bundle_says_is_heard(stringify!($language)));
-                }
-
-                #[test]
-                fn c_two_bundles_are_told_apart() {
-                    crate::support::run(super::two_bundles_are_told_apart(stringify!($language)));
-                }
-            }
-        )*
-    };
-}
-
-output!(rust, c, py, lua, js, dotnet);
+per_language!(rust, c, py, lua, js, dotnet; {
+    c_what_a_bundle_says_is_heard,
+    c_two_bundles_are_told_apart,
+});
 
 /// What is said while the code loads counts as well, that of a load that fails
 /// included: it is then all that its author has.

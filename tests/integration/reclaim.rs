@@ -5,7 +5,7 @@
 use menagerie_supervisor::Supervisor;
 use menagerie_tests::Language;
 
-use crate::support::{Bundle, start, worker};
+use crate::support::{Bundle, per_language, start, worker};
 
 /// Rounds before and between two measurements.
 const ROUNDS: u32 = 12;
@@ -125,22 +125,6 @@ async fn l8_pythons_modules_go_with_their_bundle() {
         assert_eq!(modules, *first.get_or_insert(modules));
     }
     supervisor.shutdown().await;
-}
-
-macro_rules! per_language {
-    ($($language:ident),*; $cases:tt) => {
-        $(per_language!(@ $language $cases);)*
-    };
-    (@ $language:ident { $($case:ident),* $(,)? }) => {
-        mod $language {
-            $(
-                #[tokio::test(flavor = "multi_thread")]
-                async fn $case() {
-                    super::$case(stringify!($language)).await;
-                }
-            )*
-        }
-    };
 }
 
 per_language!(rust, c, py, lua, js, dotnet; {

@@ -7,59 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    Config, Contract, Failure, LoaderError, RuntimeError, StartError, Supervisor,
-    SupportedLanguage, worker_program,
+    Failure, LoaderError, RuntimeError, StartError, Supervisor, SupportedLanguage, worker_program,
 };
 use menagerie_tests::Language;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rmpv::Value;
 
-use crate::support::{Bundle, config, run, start_with, wait_for, worker};
-
-/// A supervisor with both sample bundles of a language.
-struct Setup {
-    supervisor: Supervisor,
-    language: Language,
-    greeter: Contract,
-    probe: Contract,
-}
-
-async fn setup_with(suffix: &str, config: Config) -> Setup {
-    let language = Language::of(suffix);
-    let supervisor = start_with(config);
-    supervisor.load(language.bundle("greeter")).await.unwrap();
-    supervisor.load(language.bundle("probe")).await.unwrap();
-    let greeter = supervisor.contract("greeter@1").unwrap();
-    let probe = supervisor.contract(&format!("probe-{suffix}/probe@1")).unwrap();
-    Setup { supervisor, language, greeter, probe }
-}
-
-impl Setup {
-    fn pid(&self) -> Pid {
-        let pid = worker(&self.supervisor, self.language.loader).unwrap().pid.unwrap();
-        Pid::from_raw(i32::try_from(pid).unwrap())
-    }
-
-    /// A call that sleeps, once it was sent.
-    async fn sleeping(&self, ms: u64) -> tokio::task::JoinHandle<Result<Value, Failure>> {
-        let probe = self.probe.clone();
-        let sleeping = tokio::spawn(async move { probe.call("sleep_ms", (ms,)).await });
-        self.calls_in_flight().await;
-        sleeping
-    }
-
-    async fn calls_in_flight(&self) {
-        wait_for("the call to be sent", || {
-            let status = self.supervisor.status();
-            status.bundles.iter().any(|b| b.calls.in_flight > 0).then_some(())
-        })
-        .await;
-    }
-}
+use crate::support::{
+    Bundle, config, per_language, run, setup, setup_with, start_with, wait_for, worker,
+};
 
 async fn l1_the_manifest_names_the_loader_to_the_letter(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     let Language { loader, .. } = setup.language;
     let status = setup.supervisor.status();
     assert!(status.bundles.iter().all(|bundle| bundle.loader == loader), "{status:?}");
@@ -81,7 +40,7 @@ async fn l1_the_manifest_names_the_loader_to_the_letter(suffix: &str) {
 }
 
 async fn l2_the_status_shows_the_loaders_language(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     let expected = match suffix {
         "py" => SupportedLanguage::Python,
         "lua" => SupportedLanguage::Lua,
@@ -111,7 +70,7 @@ async fn l3_no_reload_where_the_configuration_forbids_it(suffix: &str) {
 }
 
 async fn l4_a_source_that_the_loader_does_not_take_is_refused(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     let Language { loader, .. } = setup.language;
     let manifest = format!(
         "name = \"memory\"\nversion = \"1.0.0\"\nloader = \"{loader}\"\nprovides = [\"m@1\"]\n"
@@ -135,7 +94,7 @@ async fn l4_a_source_that_the_loader_does_not_take_is_refused(suffix: &str) {
 }
 
 async fn b3_names_are_snake_case_in_every_language(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     let status = setup.supervisor.status();
     let name = format!("greeter-{suffix}");
     let greeter = status.bundles.iter().find(|bundle| bundle.name == name).unwrap();
@@ -148,7 +107,7 @@ async fn b3_names_are_snake_case_in_every_language(suffix: &str) {
 /// The worker is stopped, so that nobody can have begun the call that comes
 /// then; it is killed, and the next incarnation answers.
 async fn c4_a_call_that_nobody_began_outlives_its_worker(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
     let pid = setup.pid();
     kill(pid, Signal::SIGSTOP).unwrap();
@@ -167,7 +126,7 @@ async fn c4_a_call_that_nobody_began_outlives_its_worker(suffix: &str) {
 }
 
 async fn c6_a_slow_bundle_delays_nobody(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     // Far longer than the calls beside it, on any machine.
     let sleeping = setup.sleeping(600_000).await;
     for _ in 0..20 {
@@ -205,7 +164,7 @@ async fn c7_a_full_queue_refuses_and_a_dropped_call_makes_room(suffix: &str) {
 }
 
 async fn l6_reloads_under_a_load_of_calls_lose_none(suffix: &str) {
-    let setup = setup_with(suffix, config()).await;
+    let setup = setup(suffix).await;
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)
         .map(|_| {
@@ -232,6 +191,21 @@ async fn l6_reloads_under_a_load_of_calls_lose_none(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// The unload waits for it, and no call comes after it.
+async fn l7_a_call_in_flight_ends_before_its_code_is_freed(suffix: &str) {
+    let setup = setup(suffix).await;
+    let sleeping = setup.sleeping(1000).await;
+    let name = format!("probe-{suffix}");
+    let (unloaded, slept) = tokio::join!(setup.supervisor.unload(&name), sleeping);
+    unloaded.unwrap();
+    slept.unwrap().unwrap();
+    let outcome = setup.probe.call::<_, i64>("inc", (1,)).await;
+    assert!(matches!(outcome, Err(Failure::StaleHandle { .. })), "{outcome:?}");
+    let status = worker(&setup.supervisor, setup.language.loader).unwrap();
+    assert_eq!((status.restarts, setup.supervisor.crashes().len()), (0, 0));
+    setup.supervisor.shutdown().await;
+}
+
 /// A bundle in Lua with one function.
 fn in_lua(name: &str, more: &str) -> [(String, String); 2] {
     let manifest = format!(
@@ -255,7 +229,10 @@ fn l1_two_programs_for_one_loader_are_refused() {
             .start();
         let Err(StartError::Loader(error)) = started else { panic!("it was started") };
         assert_eq!(error, LoaderError::DuplicateLoader { loader: "lua".to_owned() });
-        assert_eq!(error.to_string(), "two loaders are named 'lua'");
+        assert_eq!(
+            error.to_string(),
+            "two loaders are named 'lua'; give each name one worker program"
+        );
         let mut configured = config();
         configured.worker_programs.insert("lua".to_owned(), program.clone());
         let builder = || Supervisor::builder().config(configured.clone());
@@ -273,7 +250,7 @@ fn l1_two_programs_for_one_loader_are_refused() {
 #[test]
 fn c3_a_call_after_the_shutdown_says_so() {
     run(async {
-        let setup = setup_with("lua", config()).await;
+        let setup = setup("lua").await;
         setup.supervisor.shutdown().await;
         let outcome = setup.greeter.call::<_, String>("greet", ("Ada",)).await;
         assert!(matches!(outcome, Err(Failure::ShuttingDown)), "{outcome:?}");
@@ -332,28 +309,13 @@ fn r3_a_ring_of_dependencies_is_refused_with_its_names() {
     });
 }
 
-macro_rules! rules {
-    ($($language:ident),*; $cases:tt) => {
-        $(rules!(@ $language $cases);)*
-    };
-    (@ $language:ident { $($case:ident),* $(,)? }) => {
-        mod $language {
-            $(
-                #[test]
-                fn $case() {
-                    super::run(super::$case(stringify!($language)));
-                }
-            )*
-        }
-    };
-}
-
-rules!(rust, c, py, lua, js, dotnet; {
+per_language!(rust, c, py, lua, js, dotnet; {
     l1_the_manifest_names_the_loader_to_the_letter,
     l2_the_status_shows_the_loaders_language,
     l3_no_reload_where_the_configuration_forbids_it,
     l4_a_source_that_the_loader_does_not_take_is_refused,
     l6_reloads_under_a_load_of_calls_lose_none,
+    l7_a_call_in_flight_ends_before_its_code_is_freed,
     b3_names_are_snake_case_in_every_language,
     c4_a_call_that_nobody_began_outlives_its_worker,
     c6_a_slow_bundle_delays_nobody,

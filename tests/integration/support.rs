@@ -1,5 +1,7 @@
 //! Starting supervisors, waiting for conditions, and what else all tests use.
 
+mod setup;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,27 @@ use tracing::{Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+pub(crate) use setup::{setup, setup_with};
+
+/// A test for each of these languages, by their suffixes, and cases, which are
+/// functions of the module that take a suffix.
+macro_rules! per_language {
+    ($($language:ident),*; $cases:tt) => {
+        $($crate::support::per_language!(@ $language $cases);)*
+    };
+    (@ $language:ident { $($case:ident),* $(,)? }) => {
+        mod $language {
+            $(
+                #[test]
+                fn $case() {
+                    $crate::support::run(super::$case(stringify!($language)));
+                }
+            )*
+        }
+    };
+}
+pub(crate) use per_language;
 
 /// Long enough for any machine; a test that waits for so long has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

@@ -6,10 +6,10 @@ use rmpv::Value;
 use serde::Serialize;
 use serde::ser::SerializeTuple;
 
-use super::{Scene, bad_input};
-use crate::support::config;
+use super::Scene;
+use crate::support::{config, per_language};
 
-bad_input!(rust, c, py, lua, js, dotnet; {
+per_language!(rust, c, py, lua, js, dotnet; {
     c3_a_wrong_number_of_arguments,
     c3_arguments_of_the_wrong_kind,
     c3_names_that_nobody_exports,

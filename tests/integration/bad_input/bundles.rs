@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 
 use menagerie_supervisor::{BundleState, LoaderError, RuntimeError};
 
-use super::{Scene, bad_input};
-use crate::support::Bundle;
+use super::Scene;
+use crate::support::{Bundle, per_language};
 
-bad_input!(py, lua, js; {
+per_language!(py, lua, js; {
     l5_code_that_does_not_parse,
     l5_an_init_that_throws,
     l5_exports_that_are_missing_or_too_many,
     l5_a_dependency_of_the_bundle_that_is_missing,
+    l5_a_pipe_or_a_device_is_no_module,
     l5_hooks_that_throw,
     l6_a_reload_that_fails_leaves_the_old_code_serving,
 });
@@ -217,6 +218,30 @@ async fn l5_a_dependency_of_the_bundle_that_is_missing(suffix: &str) {
     scene.end().await;
 }
 
+/// To read either might never end: they count as modules that are not there.
+async fn l5_a_pipe_or_a_device_is_no_module(suffix: &str) {
+    let scene = Scene::set(suffix).await;
+    let code = pick(
+        &scene,
+        [
+            "import odd_one\n",
+            "require 'odd_one'\nreturn {}",
+            "import './odd_one.js';\nexport default {};",
+        ],
+    );
+    let spoilt = Spoilt::of(&scene, code);
+    let odd = spoilt.bundle.path().join(format!("odd_one.{suffix}"));
+    nix::unistd::mkfifo(&odd, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (_, error) = spoilt.init_fails(&scene).await;
+    assert!(error.message.contains("odd_one"), "{error:?}");
+    std::fs::remove_file(&odd).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &odd).unwrap();
+    let (_, error) = spoilt.init_fails(&scene).await;
+    assert!(error.message.contains("odd_one"), "{error:?}");
+    spoilt.is_mended(&scene).await;
+    scene.end().await;
+}
+
 fn pick_pair(scene: &Scene) -> (&'static str, &'static str) {
     match scene.language.suffix {
         "py" => ("broken.py", "import broken\n"),
@@ -292,7 +317,7 @@ async fn l6_a_reload_that_fails_leaves_the_old_code_serving(suffix: &str) {
 }
 
 /// Where the set-up puts the assemblies of worker-dotnet's own tests.
-fn assembly(name: &str) -> PathBuf {
+pub(super) fn assembly(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let target = exe.ancestors().nth(3).unwrap();
     target.join("dotnet/fixtures").join(name).with_extension("dll")

@@ -6,6 +6,7 @@ mod arguments;
 mod bundles;
 mod manifests;
 mod native;
+mod reloads;
 mod results;
 
 use menagerie_supervisor::{Config, Contract, Failure, GuestError, Supervisor, WorkerState};
@@ -85,21 +86,3 @@ impl Scene {
         self.supervisor.shutdown().await;
     }
 }
-
-/// A test for each of these languages and cases.
-macro_rules! bad_input {
-    ($($language:ident),*; $cases:tt) => {
-        $(bad_input!(@ $language $cases);)*
-    };
-    (@ $language:ident { $($case:ident),* $(,)? }) => {
-        mod $language {
-            $(
-                #[test]
-                fn $case() {
-                    crate::support::run(super::$case(stringify!($language)));
-                }
-            )*
-        }
-    };
-}
-use bad_input;

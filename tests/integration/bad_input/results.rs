@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use menagerie_supervisor::{ByteBuf, Failure};
 use rmpv::Value;
 
-use super::{Scene, bad_input};
-use crate::support::config;
+use super::Scene;
+use crate::support::{config, per_language};
 
-bad_input!(rust, c, py, lua, js, dotnet; {
+per_language!(rust, c, py, lua, js, dotnet; {
     c1_a_result_that_cannot_leave,
     c1_a_result_that_the_host_has_no_type_for,
     c2_a_result_beyond_the_payload_limit,

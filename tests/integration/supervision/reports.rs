@@ -9,7 +9,7 @@ use menagerie_tests::{LANGUAGES, Language};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{config, report, run, start, start_with, wait_for, worker};
+use crate::support::{config, per_language, report, run, start, start_with, wait_for, worker};
 
 async fn probe(supervisor: &Supervisor, suffix: &str) -> Contract {
     let language = Language::of(suffix);
@@ -144,7 +144,7 @@ fn s2_a_crash_report_has_the_use_of_resources_and_the_languages_own_words() {
 
 /// P1: a bundle that wants all the memory there is gets an error, or costs its
 /// worker its life; the host and its memory are not touched.
-async fn p1_memory_exhaustion_under_a_limit(suffix: &str) {
+async fn p1_memory_exhaustion_under_a_limit_is_survived(suffix: &str) {
     let mut config = config();
     config.memory_limit = Some(1 << 30);
     let supervisor = start_with(config);
@@ -158,17 +158,6 @@ async fn p1_memory_exhaustion_under_a_limit(suffix: &str) {
     supervisor.shutdown().await;
 }
 
-macro_rules! every_language {
-    ($($suffix:ident),*) => {
-        mod p1_memory_exhaustion_under_a_limit_is_survived {
-            $(
-                #[test]
-                fn $suffix() {
-                    crate::support::run(super::p1_memory_exhaustion_under_a_limit(stringify!($suffix)));
-                }
-            )*
-        }
-    };
-}
-
-every_language!(rust, c, py, lua, js, dotnet);
+per_language!(rust, c, py, lua, js, dotnet; {
+    p1_memory_exhaustion_under_a_limit_is_survived,
+});
