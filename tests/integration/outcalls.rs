@@ -8,7 +8,7 @@ use menagerie_supervisor::{Contract, Failure, HostError, RuntimeError, Superviso
 use menagerie_tests::Language;
 use rmpv::Value;
 
-use crate::support::{Bundle, config, per_language, run, start, start_with, wait_for};
+use crate::support::{Bundle, config, run, start, start_with, wait_for};
 
 const KV: &str = "[[dependency]]\nkind = 'host'\ncontract = 'kv'\nmin_version = '1.0'";
 
@@ -146,7 +146,23 @@ async fn c5_a_chain_that_comes_back_is_a_cycle_at_once(suffix: &str) {
     supervisor.shutdown().await;
 }
 
-per_language!(rust, c, py, lua, js, dotnet; {
+macro_rules! outcalls {
+    ($($language:ident),*; $cases:tt) => {
+        $(outcalls!(@ $language $cases);)*
+    };
+    (@ $language:ident { $($case:ident),* $(,)? }) => {
+        mod $language {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    super::$case(stringify!($language)).await;
+                }
+            )*
+        }
+    };
+}
+
+outcalls!(rust, c, py, lua, js, dotnet; {
     c5_host_contracts_are_called_like_any_other,
     c5_what_goes_wrong_in_the_host_is_caught_by_the_guest,
     c5_a_host_contract_that_is_not_there_is_refused_at_load,
