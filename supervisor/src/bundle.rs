@@ -91,7 +91,8 @@ pub(crate) struct Bundle {
     /// Whether it was running at too many crashes (S5): it is not loaded again
     /// before somebody reloads it.
     quarantined: AtomicBool,
-    pub(crate) generation: AtomicU32,
+    /// The number that its last attempt at a load was given.
+    attempts: AtomicU32,
     pub(crate) counters: Counters,
 }
 
@@ -119,7 +120,7 @@ impl Bundle {
             loader: manifest.loader.clone(),
             folder,
             content: ArcSwap::from_pointee(content),
-            generation: AtomicU32::new(0),
+            attempts: AtomicU32::new(0),
             counters: Counters::default(),
         })
     }
@@ -184,8 +185,10 @@ impl Bundle {
         self.seats.subscribe()
     }
 
+    /// A number for an attempt at a load, which no other has. It is the
+    /// generation's if something comes of the attempt; nobody has it otherwise.
     pub(crate) fn next_generation(&self) -> u32 {
-        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+        self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     pub(crate) fn path(&self) -> Option<PathBuf> {
@@ -253,7 +256,7 @@ impl Bundle {
             },
             path: self.path().map(|path| path.display().to_string()),
             state,
-            generation: self.generation.load(Ordering::Relaxed),
+            generation: self.seats.generation(),
             contracts,
             calls: self.counters.status(u32::try_from(in_flight).unwrap_or(u32::MAX)),
             problem,

@@ -1,7 +1,7 @@
 //! A bundle's places in its workers: one, or one for each replica, and which of
 //! them a call goes to (`DESIGN.md`, rule S9).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::{ArcSwap, Guard};
@@ -25,6 +25,9 @@ pub(crate) struct Seat {
     /// Whether its worker has stopped because somebody asked for it, or nobody
     /// had called it: it comes back when it is needed.
     asleep: AtomicBool,
+    /// The generation that serves it, or that did last; 0 before the first. Here
+    /// as well, as the status does not wait for [`serving`](Self::serving).
+    generation: AtomicU32,
     /// What serves it. Locked while the bundle is loaded, reloaded, restored or
     /// unloaded here: one at a time. Who locks several does so in their order.
     pub(crate) serving: tokio::sync::Mutex<Option<Serving>>,
@@ -37,6 +40,7 @@ impl Seat {
             changed,
             home: Mutex::new(home),
             asleep: AtomicBool::new(false),
+            generation: AtomicU32::new(0),
             serving: tokio::sync::Mutex::new(None),
         }
     }
@@ -66,6 +70,7 @@ impl Seat {
     /// [`serving`](Self::serving) guards; what was in it is returned.
     pub(crate) fn serve(&self, slot: &mut Option<Serving>, new: Serving) -> Option<Serving> {
         let (process, lane) = (Arc::clone(&new.process), Arc::clone(&new.loaded.lane));
+        self.generation.store(lane.generation, Ordering::Relaxed);
         let before = slot.replace(new);
         let waiting = Route::Waiting(BundleState::Waiting);
         if !process.is_dead() {
@@ -143,6 +148,12 @@ impl Seats {
     pub(crate) fn at(&self, index: usize) -> &Seat {
         let other = index.checked_sub(1).and_then(|at| self.others.get(at));
         other.unwrap_or(&self.first)
+    }
+
+    /// The generation that serves, or that did last: of several the youngest, as
+    /// each replica has one of its own. 0 before the first.
+    pub(crate) fn generation(&self) -> u32 {
+        self.iter().map(|seat| seat.generation.load(Ordering::Relaxed)).max().unwrap_or(0)
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -219,7 +219,9 @@ pub struct BundleStatus {
     pub path: Option<String>,
     /// Where it is in its life: ready if one replica is.
     pub state: BundleState,
-    /// How many times it has been loaded, in all of its workers.
+    /// The generation that serves, or that did last: of several replicas the
+    /// youngest; 0 before the first. Each attempt at a load, in each worker, has
+    /// a greater number than those before it, so one that failed leaves a gap.
     pub generation: u32,
     /// What it provides.
     pub contracts: Vec<ContractStatus>,

@@ -190,7 +190,7 @@ fn of_bundles(status: &Status, tally: &Tally) -> Vec<Family> {
         "Calls of the bundle that were sent and not answered: they run, or wait.",
     );
     let mut generation =
-        Family::gauge("bundle_generation", "How many times the bundle has been loaded.");
+        Family::gauge("bundle_generation", "The generation that serves, or that did last.");
     for bundle in &status.bundles {
         let name = ("bundle", bundle.name.as_str());
         for state in BundleState::ALL {

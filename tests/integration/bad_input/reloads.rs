@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use menagerie_protocol::ManifestData;
-use menagerie_supervisor::{BundleState, Contract, Failure, LoaderError, RuntimeError};
+use menagerie_supervisor::{
+    BundleState, BundleStatus, Contract, Failure, LoaderError, RuntimeError,
+};
 use tokio::task::JoinHandle;
 
 use super::Scene;
@@ -95,19 +97,22 @@ impl Subject {
         std::fs::write(&self.artifact, &self.code).unwrap();
     }
 
-    fn state(&self) -> BundleState {
+    fn status(&self) -> BundleStatus {
         let bundles = self.scene.supervisor.status().bundles;
-        bundles.into_iter().find(|bundle| bundle.name == "subject").unwrap().state
+        bundles.into_iter().find(|bundle| bundle.name == "subject").unwrap()
     }
 
-    /// The reload fails as `wanted` says, and the calls go on.
+    /// The reload fails as `wanted` says, the status names the generation that it
+    /// named before, and the calls go on.
     async fn fails(&self, step: &str, load: &Load, wanted: fn(&LoaderError) -> bool) {
+        let serves = self.status().generation;
         let outcome = self.scene.supervisor.reload("subject").await;
         let Err(RuntimeError::Loader(error)) = &outcome else {
             panic!("{}, {step}: {outcome:?}", self.scene.language.suffix)
         };
         assert!(wanted(error), "{}, {step}: {error:?}", self.scene.language.suffix);
-        assert_eq!(self.state(), BundleState::Ready, "{step}");
+        let status = self.status();
+        assert_eq!((status.state, status.generation), (BundleState::Ready, serves), "{step}");
         load.goes_on().await;
         self.restore();
     }
@@ -185,8 +190,11 @@ async fn l6_a_reload_may_fail_at_each_step_under_load(suffix: &str) {
     subject.fails("another number of functions", &load, count).await;
 
     // Repaired, it is reloaded as if nothing had been.
+    let before = subject.status().generation;
+    assert_eq!(before, 1, "the first still serves");
     let status = subject.scene.supervisor.reload("subject").await.unwrap();
-    assert!(status.generation > 1);
+    assert!(status.generation > before);
+    assert_eq!(subject.status().generation, status.generation);
     load.goes_on().await;
     load.end().await;
     subject.scene.goes_on().await;

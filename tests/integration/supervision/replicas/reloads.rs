@@ -81,17 +81,19 @@ fn s9_a_reload_that_fails_leaves_the_old_code_in_every_replica() {
                 let broken = format!("def on_load(context):\n    assert os.getpid() != {odd}\n");
                 code(loader, 2).replace("def on_load(context):\n", &broken)
             };
+            let serves = status(&supervisor, "one").generation;
             for broken in ["this is neither Lua nor Python", &hook] {
                 one.bundle.write(file, broken);
                 let outcome = supervisor.reload("one").await;
                 assert!(matches!(outcome, Err(RuntimeError::Loader(_))), "{outcome:?}");
                 assert_eq!(ask_until(&one, "both", 3).await, all_have(&supervisor, 1));
-                assert_eq!(status(&supervisor, "one").replicas, replicas(3, 3));
+                let now = status(&supervisor, "one");
+                assert_eq!((now.replicas, now.generation), (replicas(3, 3), serves));
             }
             assert_eq!(calls.end().await, []);
             assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
             one.bundle.write(file, &code(loader, 3));
-            supervisor.reload("one").await.unwrap();
+            assert!(supervisor.reload("one").await.unwrap().generation > serves);
             assert_eq!(ask::<u32>(&one, "version", 3).await, [3, 3, 3]);
             supervisor.shutdown().await;
         }
