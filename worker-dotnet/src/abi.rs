@@ -88,17 +88,28 @@ pub(crate) struct Answer {
     pub(crate) data: Bytes,
 }
 
+impl Answer {
+    /// Its data is C#'s until it is passed to [`Callbacks::free_answer`].
+    pub(crate) fn of(kind: i32, data: Vec<u8>) -> Self {
+        Self { kind, data: Bytes::of(Box::leak(data.into_boxed_slice())) }
+    }
+}
+
 /// A value.
 pub(crate) const ANSWER_VALUE: i32 = 0;
 /// A failure: `[kind, message, null or [type, message, stack]]`.
 pub(crate) const ANSWER_FAILURE: i32 = 1;
 /// This thread is not the lane's.
 pub(crate) const ANSWER_WRONG_THREAD: i32 = 2;
+/// There is no such file.
+pub(crate) const ANSWER_NOTHING: i32 = 3;
 
 /// Lane, level, target, message.
 pub(crate) type LogFn = extern "C" fn(u64, i32, *const u8, i64, *const u8, i64);
 /// Lane, `[contract, function]`, arguments, where to answer.
 pub(crate) type CallFn = extern "C" fn(u64, *const u8, i64, *const u8, i64, *mut Answer);
+/// A bundle's folder, a file, where to answer.
+pub(crate) type ReadFn = extern "C" fn(*const u8, i64, *const u8, i64, *mut Answer);
 /// Ends an answer's life.
 pub(crate) type FreeAnswerFn = extern "C" fn(*mut Answer);
 pub(crate) type StartFn = unsafe extern "system" fn(*const Callbacks, *mut Outcome) -> i32;
@@ -116,6 +127,7 @@ pub(crate) type CollectFn = unsafe extern "system" fn(u64) -> i32;
 pub(crate) struct Callbacks {
     pub(crate) log: LogFn,
     pub(crate) call: CallFn,
+    pub(crate) read: ReadFn,
     pub(crate) free_answer: FreeAnswerFn,
 }
 

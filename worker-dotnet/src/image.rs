@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use menagerie_protocol::loader::read_file;
+use menagerie_protocol::loader::{read_contained, read_file};
 use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{BundleSource, LoaderError, ManifestData};
 
@@ -28,7 +28,8 @@ impl<'a> Image<'a> {
             BundleSource::Path(_) => {
                 let path = manifest.artifact()?;
                 let from_file = read_file(&path).map_err(|error| LoaderError::io(&path, &error))?;
-                let symbols = read_file(&path.with_extension("pdb")).ok();
+                let symbols = path.with_extension("pdb");
+                let symbols = read_contained(&manifest.dir, &symbols).ok();
                 let symbols = symbols.filter(|symbols| is_portable_pdb(symbols));
                 Ok(Self { from_memory: None, from_file, file: Some(path), symbols })
             }

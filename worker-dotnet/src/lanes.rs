@@ -12,6 +12,7 @@ use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{Failure, GuestError, Host, Logger, Runtime};
 
 use crate::abi::{ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks};
+use crate::siblings;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static LOGGERS: RwLock<Option<HashMap<u64, Logger>>> = RwLock::new(None);
@@ -50,7 +51,7 @@ impl Drop for LaneNumber {
 
 /// What the bridge is given to call.
 pub(crate) fn callbacks() -> Callbacks {
-    Callbacks { log, call, free_answer }
+    Callbacks { log, call, read: siblings::read, free_answer }
 }
 
 extern "C" fn log(
@@ -105,16 +106,15 @@ extern "C" fn call(
             Err(failure) => (ANSWER_FAILURE, write_failure(&failure)),
         },
     };
-    let data = Bytes::of(Box::leak(data.into_boxed_slice()));
     // SAFETY: C# passes the address of an Answer on its stack.
-    unsafe { answer.write(Answer { kind, data }) };
+    unsafe { answer.write(Answer::of(kind, data)) };
 }
 
-/// Frees what [`call`] has answered with.
+/// Frees what [`call`] or [`siblings::read`] has answered with.
 extern "C" fn free_answer(answer: *mut Answer) {
-    // SAFETY: C# passes back the Answer that `call` wrote, once.
+    // SAFETY: C# passes back the Answer that one of them wrote, once.
     let answer = unsafe { answer.read() };
-    // SAFETY: `call` leaked a boxed slice with this address and length.
+    // SAFETY: `Answer::of` leaked a boxed slice with this address and length.
     let data = unsafe { answer.data.get() };
     let data = std::ptr::from_ref(data).cast_mut();
     // SAFETY: as above. For an empty slice, whose address `get` does not keep,

@@ -14,6 +14,7 @@ mod lanes;
 mod loader;
 mod rehearsal;
 mod search;
+mod siblings;
 mod signals;
 
 pub use loader::DotnetLoader;

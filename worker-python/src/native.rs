@@ -1,9 +1,12 @@
 //! The module `_menagerie`: what the worker's Python calls in Rust.
 
+use std::path::PathBuf;
+
+use menagerie_protocol::loader;
 use menagerie_protocol::message::LogLevel;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyModule, PyTuple};
+use pyo3::types::{PyBytes, PyModule, PyTuple};
 
 use crate::lane::{Export, Lane};
 use crate::tasks::Step;
@@ -21,6 +24,8 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module.add_function(wrap_pyfunction!(write, &module)?)?;
     module.add_function(wrap_pyfunction!(flush, &module)?)?;
     module.add_function(wrap_pyfunction!(finish, &module)?)?;
+    module.add_function(wrap_pyfunction!(check_contained, &module)?)?;
+    module.add_function(wrap_pyfunction!(read_contained, &module)?)?;
     module.add_class::<Step>()?;
     Ok(module)
 }
@@ -29,6 +34,23 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
 #[pyfunction]
 fn internal<'py>(py: Python<'py>, name: &str) -> PyResult<Bound<'py, PyModule>> {
     interpreter::internal(py, name)
+}
+
+/// Raises an `OSError` if a path leads out of a bundle's folder.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python passes")]
+fn check_contained(py: Python<'_>, folder: PathBuf, path: PathBuf) -> PyResult<()> {
+    py.detach(|| loader::contained(&folder, &path))?;
+    Ok(())
+}
+
+/// What is in a file of a bundle's folder; an `OSError` if it leads out of it,
+/// or cannot be read.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value, reason = "what Python passes")]
+fn read_contained(py: Python<'_>, folder: PathBuf, path: PathBuf) -> PyResult<Bound<'_, PyBytes>> {
+    let bytes = py.detach(|| loader::read_contained(&folder, &path))?;
+    Ok(PyBytes::new(py, &bytes))
 }
 
 #[pyfunction]

@@ -4,7 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The largest file of a bundle that is read: far above any real one.
 pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -33,11 +33,61 @@ pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(bytes) }
 }
 
+/// Where a path leads after symlinks, which has to be inside a bundle's folder
+/// (B2, for siblings). The folder is canonical.
+///
+/// # Errors
+///
+/// The system's; it leads out of the folder.
+pub fn contained(folder: &Path, path: &Path) -> io::Result<PathBuf> {
+    let path = path.canonicalize()?;
+    if path.starts_with(folder) {
+        return Ok(path);
+    }
+    let out = format!("it leads out of the bundle's folder {}", folder.display());
+    Err(io::Error::new(io::ErrorKind::InvalidInput, out))
+}
+
+/// As [`read_file`], of a file that is [`contained`] in a bundle's folder.
+///
+/// # Errors
+///
+/// Those of both.
+pub fn read_contained(folder: &Path, path: &Path) -> io::Result<Vec<u8>> {
+    read_file(&contained(folder, path)?)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use nix::sys::stat::Mode;
 
-    use super::read_file;
+    use super::{read_contained, read_file};
+
+    #[test]
+    fn b2_what_counts_is_where_a_file_really_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path().canonicalize().unwrap();
+        let (folder, at) = (parent.join("in"), |name: &str| parent.join("in").join(name));
+        std::fs::create_dir_all(at("deep")).unwrap();
+        std::fs::create_dir(parent.join("in-vain")).unwrap();
+        for path in ["in/deep/own", "in-vain/other"] {
+            std::fs::write(parent.join(path), path).unwrap();
+        }
+        symlink("deep/own", at("link")).unwrap();
+        symlink("../in-vain/other", at("out")).unwrap();
+        symlink("../in-vain", at("folder")).unwrap();
+        for name in ["deep/own", "link", "deep/../link", "../in/link", "folder/../in/link"] {
+            assert_eq!(read_contained(&folder, &at(name)).unwrap(), b"in/deep/own", "{name}");
+        }
+        for name in ["out", "folder/other", "../in-vain/other", "deep/../../in-vain/other"] {
+            let error = read_contained(&folder, &at(name)).unwrap_err();
+            assert!(error.to_string().contains("leads out of"), "{name}: {error}");
+        }
+        let none = read_contained(&folder, &at("none")).unwrap_err();
+        assert_eq!(none.kind(), std::io::ErrorKind::NotFound);
+    }
 
     #[test]
     fn b2_only_regular_files_of_a_sane_size_are_read() {

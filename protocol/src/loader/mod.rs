@@ -9,7 +9,7 @@ use crate::{BundleId, LoaderError, Runtime, SupportedLanguage};
 use bundle_source::BundleSource;
 use manifest::ManifestData;
 
-pub use file::read_file;
+pub use file::{contained, read_contained, read_file};
 
 /// Code in a worker that loads bundles of one language.
 ///

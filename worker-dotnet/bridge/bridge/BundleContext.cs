@@ -17,10 +17,6 @@ namespace Menagerie.Bridge
 
         private static readonly Dictionary<string, string> Framework = ReadFramework();
 
-        // Mono's compiler does not know it.
-        private static readonly MethodInfo ResolveLink =
-            typeof(File).GetMethod("ResolveLinkTarget", new[] { typeof(string), typeof(bool) });
-
         private readonly string directory;
 
         internal BundleContext(string name, string directory) : base(name, true)
@@ -50,18 +46,25 @@ namespace Menagerie.Bridge
             if (directory == null)
                 return null;
             string file = Path.Combine(directory, name.CultureName ?? "", name.Name + ".dll");
-            Stream image = Read(file);
-            return image == null ? null : LoadFromStream(image, Read(Path.ChangeExtension(file, ".pdb")));
+            string problem;
+            byte[] image = Read(file, out problem);
+            if (problem != null)
+                throw new FileLoadException("the assembly '" + name.Name + "' is not loaded: " + problem, file);
+            if (image == null)
+                return null;
+            byte[] symbols = Read(Path.ChangeExtension(file, ".pdb"), out problem);
+            return LoadFromStream(new MemoryStream(image), IsPortable(symbols) ? new MemoryStream(symbols) : null);
         }
 
-        // Null if there is no such file. A pipe or a device has no length, and
-        // to read one might never end: it counts as not there.
-        private static Stream Read(string file)
+        private byte[] Read(string file, out string problem)
         {
-            if (!File.Exists(file))
-                return null;
-            FileInfo target = (FileInfo)ResolveLink.Invoke(null, new object[] { file, true }) ?? new FileInfo(file);
-            return target.Length == 0 ? null : new MemoryStream(File.ReadAllBytes(file));
+            return ((NativeBackend)Backend.Current).Read(directory, file, out problem);
+        }
+
+        // Other kinds of debug information would fail the load.
+        private static bool IsPortable(byte[] symbols)
+        {
+            return symbols != null && symbols.Length > 3 && symbols[0] == 'B' && symbols[1] == 'S' && symbols[2] == 'J' && symbols[3] == 'B';
         }
 
         private static Dictionary<string, string> ReadFramework()

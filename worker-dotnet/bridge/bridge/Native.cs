@@ -65,10 +65,10 @@ namespace Menagerie.Bridge
     [StructLayout(LayoutKind.Sequential)]
     public unsafe struct Answer
     {
-        /// <summary>0: Data is a value; 1: a failure, [kind, message, error or null]; 2: this is not the lane's thread.</summary>
+        /// <summary>0: Data is a value; 1: a failure, [kind, message, error or null]; 2: this is not the lane's thread. Of a file: 0: Data is what is in it; 1: Data is a text; 3: there is none.</summary>
         public int Kind;
 
-        /// <summary>MessagePack, Rust's until FreeAnswer.</summary>
+        /// <summary>MessagePack, if nothing else is said; Rust's until FreeAnswer.</summary>
         public byte* Data;
 
         /// <summary>Its length.</summary>
@@ -85,6 +85,9 @@ namespace Menagerie.Bridge
         /// <summary>A <see cref="CallFunction"/>.</summary>
         public IntPtr Call;
 
+        /// <summary>A <see cref="ReadFunction"/>.</summary>
+        public IntPtr Read;
+
         /// <summary>A <see cref="FreeAnswerFunction"/>.</summary>
         public IntPtr FreeAnswer;
     }
@@ -95,6 +98,10 @@ namespace Menagerie.Bridge
     // Head is [contract, function]; arguments are one MessagePack list.
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
     internal unsafe delegate void CallFunction(ulong lane, byte* head, long headLength, byte* arguments, long argumentsLength, Answer* answer);
+
+    // The bundle's folder, and a file in it.
+    [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+    internal unsafe delegate void ReadFunction(byte* folder, long folderLength, byte* file, long fileLength, Answer* answer);
 
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
     internal unsafe delegate void FreeAnswerFunction(Answer* answer);

@@ -11,12 +11,14 @@ namespace Menagerie.Bridge
 
         private readonly LogFunction log;
         private readonly CallFunction call;
+        private readonly ReadFunction read;
         private readonly FreeAnswerFunction freeAnswer;
 
         internal NativeBackend(Callbacks callbacks)
         {
             log = (LogFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Log, typeof(LogFunction));
             call = (CallFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Call, typeof(CallFunction));
+            read = (ReadFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Read, typeof(ReadFunction));
             freeAnswer = (FreeAnswerFunction)Marshal.GetDelegateForFunctionPointer(callbacks.FreeAnswer, typeof(FreeAnswerFunction));
         }
 
@@ -34,6 +36,31 @@ namespace Menagerie.Bridge
             byte[] m = Utf8.GetBytes(message ?? "");
             fixed (byte* targetBytes = t, messageBytes = m)
                 log(lane, level, targetBytes, t.Length, messageBytes, m.Length);
+        }
+
+        /// <summary>
+        /// What is in a file of a bundle's folder, or null: there is none, or it
+        /// is not read, and the problem is not null.
+        /// </summary>
+        internal byte[] Read(string folder, string file, out string problem)
+        {
+            byte[] folderBytes = Utf8.GetBytes(folder);
+            byte[] fileBytes = Utf8.GetBytes(file);
+            Answer answer = new Answer();
+            fixed (byte* f = folderBytes, p = fileBytes)
+                read(f, folderBytes.Length, p, fileBytes.Length, &answer);
+            try
+            {
+                byte[] data = new byte[answer.Length];
+                if (data.Length != 0)
+                    Marshal.Copy((IntPtr)answer.Data, data, 0, data.Length);
+                problem = answer.Kind == 1 ? Utf8.GetString(data) : null;
+                return answer.Kind == 0 ? data : null;
+            }
+            finally
+            {
+                freeAnswer(&answer);
+            }
         }
 
         internal override T Call<T>(string contract, string function, object[] args)

@@ -1,5 +1,6 @@
 use std::ffi::CString;
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use menagerie_protocol::testing::Harness;
 use menagerie_protocol::{BundleLoader, BundleSource, LoaderError, SupportedLanguage};
@@ -96,7 +97,7 @@ fn a_missing_second_assembly_is_an_error_of_the_call() {
     assert_eq!(error.type_name, "System.IO.FileNotFoundException");
 }
 
-/// To read either might never end: they count as files that are not there.
+/// To read either might never end: a pipe counts as a file that is not there.
 #[test]
 fn l5_a_pipe_or_a_device_is_no_assembly() {
     let harness = harness!();
@@ -110,20 +111,50 @@ fn l5_a_pipe_or_a_device_is_no_assembly() {
     pipe("uses_helper.pdb");
     pipe("helper.dll");
     let bundle = harness.load_dir(dir.path()).unwrap();
-    let missing = || {
-        let error = guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
-        assert_eq!(error.type_name, "System.IO.FileNotFoundException");
-    };
-    missing();
+    let fails = || guest_error(bundle.call::<_, String>("shout@1", "shout", ("hey",)));
+    assert_eq!(fails().type_name, "System.IO.FileNotFoundException");
     fs::remove_file(at("helper.dll")).unwrap();
-    std::os::unix::fs::symlink("/dev/zero", at("helper.dll")).unwrap();
+    symlink("/dev/zero", at("helper.dll")).unwrap();
     bundle.reload().unwrap();
-    missing();
+    assert_eq!(fails().type_name, "System.IO.FileLoadException");
     fs::remove_file(at("helper.dll")).unwrap();
     fs::write(at("helper.dll"), fixture("helper")).unwrap();
     pipe("helper.pdb");
     bundle.reload().unwrap();
     assert_eq!(bundle.call::<_, String>("shout@1", "shout", ("hey",)).unwrap(), "HEY!");
+}
+
+/// As in the other languages: links within the folder are followed, and what
+/// leads out of it, or is too large to be meant, is not read.
+#[test]
+fn b2_siblings_are_files_of_the_bundles_own_folder() {
+    let harness = harness!();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("helper.dll"), fixture("helper")).unwrap();
+    let dir = bundle_dir("uses_helper", &["shout@1"]);
+    let at = |name: &str| dir.path().join(name);
+    symlink(outside.path().join("helper.dll"), at("helper.dll")).unwrap();
+    let bundle = harness.load_dir(dir.path()).unwrap();
+    let shout = || bundle.call::<_, String>("shout@1", "shout", ("hey",));
+    let is_refused = |why: &str| {
+        let error = guest_error(shout());
+        assert_eq!(error.type_name, "System.IO.FileLoadException");
+        let text = format!("{error:?}");
+        assert!(text.contains(why) && text.contains("'helper'"), "{text}");
+    };
+    is_refused("leads out of the bundle's folder");
+    fs::remove_file(at("helper.dll")).unwrap();
+    fs::File::create(at("helper.dll")).unwrap().set_len(1 << 30).unwrap();
+    bundle.reload().unwrap();
+    is_refused("larger than 512 MiB");
+    fs::remove_file(at("helper.dll")).unwrap();
+    fs::create_dir(at("own")).unwrap();
+    fs::write(at("own/real.dll"), fixture("helper")).unwrap();
+    symlink("own/real.dll", at("helper.dll")).unwrap();
+    // Debug information that is none of the folder's is done without.
+    symlink(outside.path().join("helper.dll"), at("helper.pdb")).unwrap();
+    bundle.reload().unwrap();
+    assert_eq!(shout().unwrap(), "HEY!");
 }
 
 #[test]

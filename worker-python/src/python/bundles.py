@@ -43,11 +43,47 @@ class _FileLoader(SourceFileLoader):
 
     def get_code(self, fullname):
         path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
+        with _of_its_own(fullname, path):
+            text = _menagerie.read_contained(self._bundle.root, path)
+        return self.source_to_code(text, path)
 
     def exec_module(self, module):
         module.__dict__["__builtins__"] = self._bundle.builtins
         super().exec_module(module)
+
+
+class _ExtensionLoader(ExtensionFileLoader):
+    """Loads a bundle's own extension module."""
+
+    def __init__(self, fullname, path, bundle):
+        super().__init__(fullname, path)
+        self._bundle = bundle
+
+    def create_module(self, spec):
+        with _of_its_own(self.name, self.path):
+            _menagerie.check_contained(self._bundle.root, self.path)
+        return super().create_module(spec)
+
+
+class _of_its_own:
+    """A file that cannot be read, or leads out of the folder by a link, is no
+    module: what has to do with the file is an ImportError here."""
+
+    def __init__(self, fullname, path):
+        self._fullname = fullname
+        self._path = path
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError):
+            name = self._fullname.partition(".")[2]
+            raise ImportError(
+                f"cannot import {name!r}: {self._path}: {error}",
+                name=self._fullname,
+                path=self._path,
+            ) from None
 
 
 class _MemoryLoader:
@@ -77,6 +113,8 @@ class Bundle:
         self.prefix = prefix
         self.name = name
         self.folders = folders
+        # The bundle's own; before it there may be that of its main module.
+        self.root = folders[-1] if folders else None
         self.filename = None
         self._main = None
         self._listing = {}
@@ -150,7 +188,7 @@ class Bundle:
                 return _file_spec(fullname, init, _FileLoader(fullname, init, self), [base])
             for suffix in EXTENSION_SUFFIXES:
                 if os.path.isfile(base + suffix):
-                    loader = ExtensionFileLoader(fullname, base + suffix)
+                    loader = _ExtensionLoader(fullname, base + suffix, self)
                     return _file_spec(fullname, base + suffix, loader)
             if os.path.isfile(base + ".py"):
                 return _file_spec(fullname, base + ".py", _FileLoader(fullname, base + ".py", self))

@@ -1,3 +1,6 @@
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
 use menagerie_protocol::testing::Harness;
 use menagerie_worker_python::PythonLoader;
 
@@ -124,6 +127,50 @@ def f(): return [json.decoder.__name__, plain.part.NAME, other.NAME]
     );
     let bundle = harness.load_dir(folder.path()).unwrap();
     assert_eq!(call::<_, Vec<String>>(&bundle, "f", ()).unwrap(), ["json.decoder", "part", "part"]);
+}
+
+/// As in the other languages: links within the folder are followed, and what
+/// leads out of it, or is no file of a sane size, is not read.
+#[test]
+fn b2_siblings_are_files_of_the_bundles_own_folder() {
+    let harness = harness();
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("out.py"), "NAME = 'out'\n").unwrap();
+    let main = "
+import menagerie, os
+os.mkfifo(os.path.join(os.path.dirname(__file__), 'pipe.py'))
+
+@menagerie.export('t@1')
+def find(name: str) -> str:
+    try:
+        return __import__(name, fromlist=['NAME']).NAME
+    except ImportError as error:
+        return str(error)
+";
+    let files = [("main.py", main), ("own/real.py", "NAME = 'own'\n")];
+    let folder = Folder::new("links", &files);
+    let link = |to: &Path, name: &str| symlink(to, folder.path().join(name)).unwrap();
+    link(Path::new("own/real.py"), "inside.py");
+    link(Path::new("own"), "inner");
+    link(&outside.path().join("out.py"), "file_out.py");
+    link(&outside.path().join("out.py"), "extension_out.so");
+    link(outside.path(), "folder_out");
+    link(Path::new("/dev/zero"), "device.py");
+    std::fs::File::create(folder.path().join("huge.py")).unwrap().set_len(1 << 30).unwrap();
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    for (name, wanted) in [
+        ("inside", "own"),
+        ("inner.real", "own"),
+        ("file_out", "leads out of the bundle's folder"),
+        ("extension_out", "leads out of the bundle's folder"),
+        ("folder_out.out", "leads out of the bundle's folder"),
+        ("device", "No module named"),
+        ("pipe", "No module named"),
+        ("huge", "larger than 512 MiB"),
+    ] {
+        let told: String = call(&bundle, "find", (name,)).unwrap();
+        assert!(told.contains(wanted), "{name}: {told}");
+    }
 }
 
 #[test]
