@@ -28,10 +28,11 @@ purpose: one for each module, as its address is its identity (`intern_module` in
 the isolate, which handles may ask after its end (`IsolateAnnex::new` in
 `vendor/rusty_v8/src/isolate.rs`). Nothing that is safe frees them.
 
-.NET's heap outside the garbage collector keeps nothing of a round that could be
-found; its rows still differ between runs (reloads: 17 ± 5 and 173 ± 37 bytes), and
-whose that is was not found out. `tests/kept.rs` of worker-js and worker-dotnet count
-what stays on the heap in a few rounds.
+.NET's rows differ between runs: 17 ± 5, 173 ± 37 and, in 12,000 rounds with their
+mappings looked at, 18 ± 1 bytes for each reload. There the memory grew in steps, and
+not with each round: a few regions of the garbage collector's, 50 to 70 KiB each, and
+one arena of `malloc`'s, 72 KiB; what the runtime keeps of code and types did not grow.
+Whose the 173 were was not seen again. `tests/kept.rs` of worker-js counts what stays on the heap in a few rounds.
 ";
 
 /// Writes the page anew, with a language's rows; those of other languages stay
