@@ -41,7 +41,7 @@ const PROVOKED: [(&str, &str, &str, &str); 48] = [
     ("LoaderError", "BadFunctionName", "tests/integration/bad_input/bundles.rs", "l5_exports_that_are_missing_or_too_many"),
     ("LoaderError", "SourceTooLarge", "tests/integration/bad_input/manifests.rs", "l4_sources_that_a_loader_does_not_take"),
     ("LoaderError", "RuntimeMissing", "supervisor/tests/start.rs", "s3_a_library_that_lacks_is_said_and_not_tried_again"),
-    ("LoaderError", "Io", "protocol/src/loader/manifest/tests.rs", "b1_folders_of_any_name_are_read_or_refused"),
+    ("LoaderError", "Io", "tests/integration/bad_input/manifests.rs", "b1_what_the_system_cannot_read_is_told_in_its_words"),
     ("LoaderError", "UnsignedBundle", "tests/integration/signatures.rs", "r5_an_unsigned_bundle_is_refused"),
     ("LoaderError", "SignatureVerificationFailed", "tests/integration/signatures.rs", "r5_what_was_checked_is_served_whatever_becomes_of_the_files"),
     ("LoaderError", "UntrustedSigningKey", "tests/integration/signatures.rs", "r5_a_foreign_key_is_refused"),

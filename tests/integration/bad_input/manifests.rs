@@ -1,7 +1,9 @@
 //! Manifests and sources that are wrong, whatever the language: refused by the
 //! supervisor itself, with file, key and line.
 
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 
 use menagerie_supervisor::{LoaderError, RuntimeError};
 
@@ -102,6 +104,52 @@ fn b1_what_lacks_in_a_manifest_is_named() {
         std::fs::remove_file(bundle.path().join("manifest.toml")).unwrap();
         let error = fails(&scene, &bundle).await;
         assert!(matches!(error, LoaderError::ManifestNotFound { .. }), "{error:?}");
+        scene.end().await;
+    });
+}
+
+/// Where the system itself has no answer, it is no missing manifest; as a reload
+/// it costs the bundle nothing.
+#[test]
+fn b1_what_the_system_cannot_read_is_told_in_its_words() {
+    run(async {
+        let scene = Scene::set("lua").await;
+        let bundle = Bundle::of(&[("main.lua", "return {}"), ("manifest.toml", GOOD)]);
+        let looped = bundle.path().join("manifest.toml");
+        scene.supervisor.load(bundle.path()).await.unwrap();
+        let before = scene.supervisor.status().bundles;
+        std::fs::remove_file(&looped).unwrap();
+        symlink("manifest.toml", &looped).unwrap();
+        let outcome = scene.supervisor.reload("spoilt").await;
+        let Err(RuntimeError::Loader(LoaderError::Io { path, problem })) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(path == looped && problem.contains("symbolic links"), "{path:?}: {problem}");
+        let after = scene.supervisor.status().bundles;
+        let told = |bundles: &[menagerie_supervisor::BundleStatus]| {
+            bundles.iter().map(|b| (b.name.clone(), b.state, b.generation)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&before), told(&after));
+        scene.supervisor.unload("spoilt").await.unwrap();
+
+        let unreadable = std::ffi::OsStr::from_bytes(b"not \xff UTF-8");
+        let odd = bundle.path().join(unreadable);
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::write(odd.join("manifest.toml"), GOOD).unwrap();
+        std::fs::write(odd.join("main.lua"), "return {}").unwrap();
+        for (path, wanted) in [
+            (bundle.path(), "symbolic links"),
+            (PathBuf::from("/").join("x".repeat(300)), "name too long"),
+            (PathBuf::from("with\0nul"), "NUL byte"),
+            (odd, "not valid UTF-8"),
+        ] {
+            let outcome = scene.supervisor.load(&path).await;
+            let Err(RuntimeError::Loader(LoaderError::Io { problem, .. })) = &outcome else {
+                panic!("{path:?}: {outcome:?}")
+            };
+            assert!(problem.contains(wanted), "{path:?}: {problem}");
+            scene.goes_on().await;
+        }
         scene.end().await;
     });
 }
