@@ -13,6 +13,8 @@ use crate::locate::LOADERS;
 use crate::placement::Isolation;
 use crate::signature::SignatureConfig;
 
+#[cfg(test)]
+mod defaults;
 pub(crate) mod file;
 pub mod units;
 
@@ -86,6 +88,12 @@ pub struct Config {
     pub memory_limit: Option<u64>,
     /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`).
     pub max_descriptors: u64,
+    /// The most processes and threads that a worker's user may have altogether
+    /// (`RLIMIT_NPROC`, setrlimit(2)), beyond which the worker starts no more of
+    /// them; `None` for no limit. It is the user's own only where workers run as a
+    /// user of their own, and root is not bound by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_processes: Option<u64>,
     /// Crash reports that are kept.
     pub crash_history: usize,
     /// Events that are kept, for those who come later (S10).
@@ -179,6 +187,7 @@ impl Default for Config {
             worker_env: BTreeMap::new(),
             memory_limit: None,
             max_descriptors: 1024,
+            max_processes: None,
             crash_history: 100,
             isolation: Isolation::Shared,
             bundle_isolation: BTreeMap::new(),

@@ -463,4 +463,6 @@ impl Lifecycle {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -220,6 +220,120 @@ fn g_a_live_socket_is_refused_and_sigterm_ends_in_order() {
     assert!(!running.dir.path().join("s.sock").exists());
 }
 
+/// Ctrl-C is as good, and nothing is left: no worker, no socket, no folder.
+#[test]
+fn s7_sigint_ends_in_order_and_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut running = Running::start();
+        let worker = running.worker()["pid"].as_i64().unwrap();
+        let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+        let folder = environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(b"MENAGERIE_SCRATCH="))
+            .map(|path| PathBuf::from(String::from_utf8(path.to_vec()).unwrap()))
+            .unwrap();
+        let folder = folder.parent().unwrap();
+        assert!(folder.exists());
+        kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), signal).unwrap();
+        assert!(ended(&mut running).success(), "{signal}");
+        assert!(!Path::new(&format!("/proc/{worker}")).exists());
+        assert!(!running.dir.path().join("s.sock").exists());
+        assert!(!folder.exists(), "{}", folder.display());
+    }
+}
+
+/// Waits for its end.
+fn ended(running: &mut Running) -> std::process::ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(status) = running.child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "it does not end");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A bundle that never ends loading keeps nobody from stopping.
+#[test]
+fn s6_sigterm_ends_what_is_not_ready_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let stuck = dir.path().join("stuck");
+    std::fs::create_dir(&stuck).unwrap();
+    let manifest = "name = 'stuck'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                    provides = ['stuck@1']\n";
+    std::fs::write(stuck.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(stuck.join("main.lua"), "while true do end").unwrap();
+    let child = Command::new(MENAGERIE)
+        .args(["run", "--log", "error", "--bundles"])
+        .arg(&stuck)
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut running = Running { child, dir };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let worker = loop {
+        let status = running.menagerie(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        if let Some(pid) = status["workers"][0]["pid"].as_i64() {
+            break pid;
+        }
+        assert!(Instant::now() < deadline, "no worker is started");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(ended(&mut running).success());
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+}
+
+/// What a person reads of a crash.
+#[test]
+fn s2_crashes_are_shown_with_what_ran_and_how_it_ended() {
+    let running = Running::start();
+    assert_eq!(stdout(&running.menagerie(&["crashes"])), "no crashes\n");
+    assert_eq!(running.menagerie(&["call", "probe@1", "crash"]).status.code(), Some(1));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let shown = loop {
+        let shown = stdout(&running.menagerie(&["crashes"]));
+        if shown.contains("worker lua") {
+            break shown;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    for part in ["SIGABRT", "running: probe-lua/probe@1 crash", "used: ", "of memory at most"] {
+        assert!(shown.contains(part), "no {part} in:\n{shown}");
+    }
+}
+
+/// The sample unit starts what there is, and gives it the time that it takes.
+#[test]
+fn g_the_sample_unit_fits_the_program() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/menagerie.service");
+    let unit = std::fs::read_to_string(unit).unwrap().replace("\\\n", " ");
+    let setting = |name: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{unit}")).to_owned()
+    };
+    assert_eq!(setting("Type"), "notify");
+    assert_eq!(setting("KillSignal"), "SIGTERM");
+    assert_eq!(setting("ExecReload"), "/bin/kill -HUP $MAINPID");
+    assert!(setting("WatchdogSec").parse::<u64>().unwrap() > 0);
+    let config = menagerie_supervisor::Config::default();
+    let stop = config.drain + config.term_timeout * 2;
+    assert!(setting("TimeoutStopSec").parse::<u64>().unwrap() > stop.as_secs());
+    let help = Command::new(MENAGERIE).args(["run", "--help"]).output().unwrap();
+    let (help, start) = (stdout(&help), setting("ExecStart"));
+    assert!(start.starts_with("/usr/local/bin/menagerie run "), "{start}");
+    let options: Vec<&str> = start.split_whitespace().filter(|w| w.starts_with("--")).collect();
+    assert!(options.len() > 2, "{options:?}");
+    for option in options {
+        assert!(help.contains(&format!("{option} ")), "{option} is not in:\n{help}");
+    }
+}
+
 #[test]
 fn g_doctor_tells_what_it_found() {
     let dir = tempfile::tempdir().unwrap();
@@ -321,6 +435,8 @@ fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
     assert!(ready.contains("STATUS=1 of 1 bundles loaded"), "{ready}");
     wait_for("WATCHDOG=1");
     wait_for("WATCHDOG=1");
+    // For `systemctl status`, now and then.
+    wait_for("STATUS=1 of 1 bundles ready, 1 workers, 0 restarts");
     let worker = running.worker();
     assert_eq!(worker["name"], "lua/greeter-lua");
     assert_eq!(running.json(&["status", "--json"])["isolation"], "bundle");
@@ -330,7 +446,7 @@ fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
     let own = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
     kill(own, Signal::SIGTERM).unwrap();
     wait_for("STOPPING=1");
-    assert!(running.child.wait().unwrap().success());
+    assert!(ended(&mut running).success());
 }
 
 /// A folder with one bundle in Lua, and one that is broken.

@@ -23,7 +23,7 @@ enum Scope {
 use Scope::{Across, Languages};
 
 /// Every rule of the table, with what it is about.
-const RULES: [(&str, Scope, &str); 24] = [
+const RULES: [(&str, Scope, &str); 35] = [
     ("L1", Languages, "a bundle goes to the loader of its manifest's name"),
     ("L2", Languages, "the language is a typed claim, shown in the status"),
     ("L3", Languages, "hot reload only where it is enabled and supported"),
@@ -48,6 +48,17 @@ const RULES: [(&str, Scope, &str); 24] = [
     ("R3", Across, "load order, cycles, what is missing"),
     ("R4", Across, "unloading what is in use, cascades, re-initialisation"),
     ("R5", Across, "signatures"),
+    ("S1", Across, "a worker's states, and a transition between each two"),
+    ("S2", Across, "every death is noticed and reported"),
+    ("S3", Across, "restarts, their delays, quarantine"),
+    ("S4", Across, "what was loaded is loaded again, providers first"),
+    ("S5", Across, "blame, isolation, quarantine of a bundle"),
+    ("S6", Across, "deadlines, heartbeats, orderly ends"),
+    ("S7", Across, "nothing is left behind"),
+    ("S8", Across, "standbys and rolling restarts"),
+    ("S9", Across, "isolation, replicas, idle stop, recycling"),
+    ("S10", Across, "everything is an event"),
+    ("P1", Across, "limits of every worker"),
 ];
 
 /// The test that fills a cell: one of the suites before one with a real

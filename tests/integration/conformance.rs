@@ -168,7 +168,11 @@ async fn s3_a_bundle_that_crashes_its_worker_is_named(suffix: &str) {
     let report = wait_for("the report", || setup.supervisor.crashes().pop()).await;
     assert_eq!(report.running.len(), 1, "{report:?}");
     assert_eq!(report.running[0].bundle, format!("probe-{suffix}"));
+    assert_eq!(report.running[0].contract, "probe@1");
     assert_eq!(report.running[0].function, "crash");
+    let signal = Signal::try_from(report.signal.unwrap()).unwrap();
+    assert!(report.cause.contains(signal.as_str()), "{report:?}");
+    assert_eq!(report.exit_code, None, "{report:?}");
     setup.supervisor.shutdown().await;
 }
 

@@ -15,5 +15,7 @@ mod library;
 mod loader;
 mod params;
 mod registrar;
+mod stack;
 
 pub use loader::NativeLoader;
+pub use stack::tell_stacks;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use menagerie_worker_native::NativeLoader;
+use menagerie_worker_native::{NativeLoader, tell_stacks};
 
 fn main() -> ExitCode {
     let runtime = NativeLoader::runtime_version();
@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     write_lines_at_once();
+    tell_stacks();
     menagerie_protocol::serve::serve(NativeLoader::new(), runtime)
 }
 

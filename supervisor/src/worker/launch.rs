@@ -70,6 +70,7 @@ pub(crate) async fn launch(
         limits: Limits {
             memory: core.config.memory_limit,
             descriptors: core.config.max_descriptors,
+            processes: core.config.max_processes,
         },
     };
     let spawned = core.spawner.spawn(request).await;

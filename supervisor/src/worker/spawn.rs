@@ -30,6 +30,7 @@ pub(crate) struct SpawnRequest {
 pub(crate) struct Limits {
     pub(crate) memory: Option<u64>,
     pub(crate) descriptors: u64,
+    pub(crate) processes: Option<u64>,
 }
 
 /// A process that was started.

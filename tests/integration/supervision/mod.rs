@@ -3,7 +3,10 @@
 
 mod blame;
 mod by_hand;
+mod deadlines;
+mod deaths;
 mod idle;
+mod limits;
 mod long_forms;
 mod placement;
 mod remains;

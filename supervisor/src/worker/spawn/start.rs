@@ -138,6 +138,9 @@ impl Child<'_> {
             // that it never touches, and would not start.
             set_limit(libc::RLIMIT_DATA, memory)?;
         }
+        if let Some(processes) = limits.processes {
+            set_limit(libc::RLIMIT_NPROC, processes)?;
+        }
         // 5. Its folder.
         // SAFETY: the path is a C string that lives longer than this process needs it.
         check(unsafe { libc::chdir(dir.as_ptr()) })?;

@@ -8,6 +8,8 @@ use super::*;
 
 const DESCRIPTORS: u64 = 77;
 const MEMORY: u64 = 256 << 20;
+/// Nobody starts any here; all of the user's count.
+const PROCESSES: u64 = 54_321;
 
 /// A program that only waits; it is killed and reaped when this is dropped.
 struct Child(Spawned);
@@ -20,7 +22,11 @@ impl Child {
             program: PathBuf::from("/usr/bin/yes"),
             env: BTreeMap::new(),
             dir: std::env::temp_dir(),
-            limits: Limits { memory: Some(MEMORY), descriptors: DESCRIPTORS },
+            limits: Limits {
+                memory: Some(MEMORY),
+                descriptors: DESCRIPTORS,
+                processes: Some(PROCESSES),
+            },
         };
         Self(spawn(request).unwrap())
     }
@@ -58,6 +64,7 @@ fn p1_a_workers_limits_are_those_of_the_configuration_and_it_leaves_no_core() {
     assert_eq!(limit("Max core file size"), ["0", "0"]);
     assert_eq!(limit("Max open files"), [DESCRIPTORS.to_string(), DESCRIPTORS.to_string()]);
     assert_eq!(limit("Max data size"), [MEMORY.to_string(), MEMORY.to_string()]);
+    assert_eq!(limit("Max processes"), [PROCESSES.to_string(), PROCESSES.to_string()]);
 }
 
 #[test]
@@ -114,7 +121,7 @@ fn spawn_says_why_a_program_cannot_be_started_and_leaves_nothing() {
             program: program.into(),
             env: BTreeMap::new(),
             dir: dir.into(),
-            limits: Limits { memory: None, descriptors: DESCRIPTORS },
+            limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
         };
         let problem = spawn(request).unwrap_err();
         assert_eq!(problem.raw_os_error(), Some(error), "{program}: {problem}");
@@ -131,7 +138,7 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
         program: "/usr/bin/yes".into(),
         env: BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), "".into())]),
         dir: "/usr/bin".into(),
-        limits: Limits { memory: None, descriptors: DESCRIPTORS },
+        limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     };
     let child = Child(spawn(request).unwrap());
     assert_eq!(child.read("environ"), "A=1=2\0B=\0");

@@ -1,0 +1,232 @@
+//! Rule S6 for calls: whose deadline counts, what ends a call softly and what
+//! does not; and C4 for those whose time is up before anybody begins them.
+
+use std::time::Duration;
+
+use menagerie_supervisor::{Condition, Failure, RestartPolicy, WorkerState};
+use nix::sys::signal::{Signal, kill};
+use rmpv::Value;
+
+use super::{answers, crash, load, lua};
+use crate::support::{
+    Bundle, PATIENCE, Recorder, config, per_language, ready_after, report, run, setup_with,
+    start_with, wait_for, worker,
+};
+
+/// The interpreter's own loops and sleeps end where they are: no worker dies.
+async fn s6_a_soft_stop_spares_the_worker(suffix: &str) {
+    let mut config = config();
+    // So long that nothing but the soft stop can have ended it.
+    config.grace = Duration::from_secs(3600);
+    let setup = setup_with(suffix, config).await;
+    let pid = setup.pid();
+    let hasty = setup.probe.clone().with_timeout(Duration::from_millis(200));
+    let patient = setup.probe.clone().with_timeout(PATIENCE);
+    let asleep = ("sleep_ms", Value::Array(vec![600_000.into()]));
+    let spinning = ("spin", Value::Array(vec![]));
+    // LuaJIT does not look at its hooks in loops that it has compiled.
+    let calls = if suffix == "lua" { vec![asleep] } else { vec![asleep, spinning] };
+    for (function, args) in calls {
+        let outcome = hasty.call_value(function, &args).await;
+        assert!(
+            matches!(outcome, Err(Failure::DeadlineExceeded { deadline_ms: 200 })),
+            "{function}: {outcome:?}"
+        );
+        // After what it was at before: its thread is free again.
+        assert_eq!(patient.call::<_, i64>("inc", (1,)).await.unwrap(), 2, "{function}");
+    }
+    assert_eq!(setup.pid(), pid);
+    assert!(setup.supervisor.crashes().is_empty());
+    setup.supervisor.shutdown().await;
+}
+
+/// Machine code cannot be stopped softly: after the grace its worker dies, and
+/// the report says that it answered heartbeats and not the call.
+async fn s6_what_does_not_stop_softly_costs_the_worker(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let pid = setup.pid();
+    let hasty = setup.probe.clone().with_timeout(Duration::from_millis(200));
+    let outcome = hasty.call::<_, Value>("spin", ()).await;
+    assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+    let report = report(&setup.supervisor, setup.language.loader, 1).await;
+    let reason = report.reason.clone().unwrap_or_default();
+    assert!(reason.contains("did not end within its deadline and grace"), "{report:?}");
+    assert_eq!(report.condition, Some(Condition::Busy), "{report:?}");
+    assert!(report.missed_heartbeats < 3, "{report:?}");
+    assert_eq!((report.pid, report.signal), (pid.as_raw().unsigned_abs(), Some(9)));
+    let running = &report.running[..];
+    assert_eq!(running.len(), 1, "{report:?}");
+    assert_eq!(running[0].bundle, format!("probe-{suffix}"));
+    assert_eq!((&*running[0].contract, &*running[0].function), ("probe@1", "spin"));
+    assert!(running[0].age_ms.unwrap() >= 500, "{report:?}");
+    assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    setup.supervisor.shutdown().await;
+}
+
+mod soft {
+    use super::s6_a_soft_stop_spares_the_worker;
+
+    super::per_language!(py, lua, js; { s6_a_soft_stop_spares_the_worker });
+}
+
+mod hard {
+    use super::s6_what_does_not_stop_softly_costs_the_worker;
+
+    super::per_language!(rust, c, dotnet; { s6_what_does_not_stop_softly_costs_the_worker });
+}
+
+/// The configuration's, unless the contract's handle has another; zero is none.
+#[test]
+fn s6_a_deadline_is_the_configurations_or_the_contracts_or_none() {
+    run(async {
+        let mut config = config();
+        config.deadline = Duration::from_millis(300);
+        config.grace = PATIENCE;
+        let supervisor = start_with(config);
+        let one = load(&supervisor, lua("one")).await;
+        let outcome = one.call::<_, ()>("sleep", (600_000,)).await;
+        assert!(
+            matches!(outcome, Err(Failure::DeadlineExceeded { deadline_ms: 300 })),
+            "{outcome:?}"
+        );
+        let hasty = one.contract.clone().with_timeout(Duration::from_millis(100));
+        let outcome = hasty.call::<_, ()>("sleep", (600_000,)).await;
+        assert!(
+            matches!(outcome, Err(Failure::DeadlineExceeded { deadline_ms: 100 })),
+            "{outcome:?}"
+        );
+        let patient = one.contract.clone().with_timeout(Duration::ZERO);
+        patient.call::<_, ()>("sleep", (1500,)).await.unwrap();
+        let blocked = patient.clone().with_timeout(Duration::from_millis(100));
+        let thread =
+            std::thread::spawn(move || blocked.call_blocking::<_, ()>("sleep", (600_000,)));
+        wait_for("the blocked caller", || thread.is_finished().then_some(())).await;
+        let outcome = thread.join().unwrap();
+        assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+        assert!(supervisor.crashes().is_empty());
+        supervisor.shutdown().await;
+    });
+}
+
+/// A bundle that writes each call down.
+fn ledger(file: &std::path::Path) -> Bundle {
+    let manifest = "name = 'ledger'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                    provides = ['ledger@1']\n";
+    let code = format!(
+        "local menagerie = require 'menagerie'\n\
+         return {{ ['ledger@1'] = {{\n\
+           note = function(n)\n\
+             local file = io.open([[{}]], 'a')\n\
+             file:write(n, '\\n')\n\
+             file:close()\n\
+             return n\n\
+           end,\n\
+           inc = function(n) return n + 1 end,\n\
+           crash = function() menagerie.abort() end,\n\
+         }} }}\n",
+        file.display()
+    );
+    Bundle::of(&[("manifest.toml", manifest), ("main.lua", &code)])
+}
+
+/// A call that waits for a worker which is down ends at its deadline, and is
+/// never run afterwards. And S3: by hand it starts at any time.
+#[test]
+fn c4_a_call_whose_time_is_up_before_a_worker_comes_is_never_run() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 100;
+        config.restart = RestartPolicy {
+            initial_delay: Duration::from_secs(3600),
+            max_delay: Duration::from_secs(3600),
+            window: Duration::from_secs(36_000),
+            ..RestartPolicy::default()
+        };
+        let supervisor = start_with(config);
+        let notes = tempfile::NamedTempFile::new().unwrap();
+        let ledger = load(&supervisor, ledger(notes.path())).await;
+        // The first restart is at once, the second is not.
+        crash(&ledger).await;
+        answers(&ledger).await;
+        ready_after(&supervisor, "lua", 1).await;
+        crash(&ledger).await;
+        wait_for("the pause", || {
+            worker(&supervisor, "lua").filter(|worker| worker.state == WorkerState::Backoff)
+        })
+        .await;
+        let hasty = ledger.contract.clone().with_timeout(Duration::from_millis(300));
+        let outcome = hasty.call::<_, i64>("note", (1,)).await;
+        assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+        let waiting = {
+            let patient = ledger.contract.clone().with_timeout(PATIENCE);
+            tokio::spawn(async move { patient.call::<_, i64>("note", (2,)).await })
+        };
+        supervisor.restart("lua").await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 2);
+        assert_eq!(std::fs::read_to_string(notes.path()).unwrap(), "2\n");
+        supervisor.shutdown().await;
+    });
+}
+
+/// The same for one that was sent to a worker which never began it.
+#[test]
+fn c4_a_call_whose_time_is_up_before_it_is_begun_goes_to_no_other_worker() {
+    run(async {
+        let supervisor = start_with(config());
+        let notes = tempfile::NamedTempFile::new().unwrap();
+        let ledger = load(&supervisor, ledger(notes.path())).await;
+        let before = worker(&supervisor, "lua").unwrap();
+        let pid = nix::unistd::Pid::from_raw(before.pid.unwrap().try_into().unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        wait_for("the stop", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(')').next()?.trim_start().starts_with('T').then_some(())
+        })
+        .await;
+        let hasty = ledger.contract.clone().with_timeout(Duration::from_millis(300));
+        let outcome = hasty.call::<_, i64>("note", (1,)).await;
+        assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+        // It may have been killed for that already.
+        let _ = kill(pid, Signal::SIGKILL);
+        ready_after(&supervisor, "lua", before.incarnation).await;
+        assert_eq!(ledger.call::<_, i64>("note", (2,)).await.unwrap(), 2);
+        assert_eq!(std::fs::read_to_string(notes.path()).unwrap(), "2\n");
+        supervisor.shutdown().await;
+    });
+}
+
+/// Heartbeats that are missed while a call runs: the call is named.
+#[test]
+fn s6_a_stopped_process_is_told_by_its_heartbeats_with_the_call_that_ran() {
+    run(async {
+        let mut config = config();
+        config.heartbeat = Duration::from_millis(100);
+        config.heartbeat_kill = 30;
+        config.term_timeout = Duration::from_millis(300);
+        config.deadline = Duration::ZERO;
+        let setup = setup_with("py", config).await;
+        let events = Recorder::of(&setup.supervisor);
+        let sleeping = setup.sleeping(600_000).await;
+        // One more answer says that it was begun.
+        assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        kill(setup.pid(), Signal::SIGSTOP).unwrap();
+        let report = report(&setup.supervisor, "python", 1).await;
+        assert!(report.missed_heartbeats >= 30, "{report:?}");
+        assert_eq!(report.condition, Some(Condition::Stopped), "{report:?}");
+        let running: Vec<_> = report.running.iter().map(|r| (&*r.bundle, &*r.function)).collect();
+        assert_eq!(running, [("probe-py", "sleep_ms")], "{report:?}");
+        let outcome = sleeping.await.unwrap();
+        let Err(Failure::WorkerCrashed { cause, started: true, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(cause.contains("missed heartbeats"), "{cause}");
+        events
+            .wait("the warning", |event| {
+                matches!(event, menagerie_supervisor::EventKind::WorkerUnresponsive { .. })
+                    .then_some(())
+            })
+            .await;
+        assert_eq!(setup.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        setup.supervisor.shutdown().await;
+    });
+}
