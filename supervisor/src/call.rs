@@ -371,6 +371,8 @@ impl Contract {
         if lane.abandon(ticket) {
             let until_kill = left.map(|left| left + self.core.config.grace);
             lane.peer.overdue(lane, ticket, until_kill);
+        } else if left == Some(Duration::ZERO) && lane.begins_nothing().is_some() {
+            lane.peer.stuck(lane);
         }
     }
 

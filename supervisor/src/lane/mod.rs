@@ -17,6 +17,7 @@ mod payload;
 mod pump;
 mod receive;
 mod slots;
+mod stuck;
 
 pub(crate) use bulk::Arguments;
 pub(crate) use call::{Outcome, Refused};
@@ -30,7 +31,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,6 +71,9 @@ pub(crate) trait LanePeer: Send + Sync {
     /// A caller has gone while its call runs: the guest is asked to stop, and
     /// if it still runs after `until_kill` the worker is killed.
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>);
+    /// A caller's time was up before the worker had begun its call, and the worker
+    /// is at no other: if that stays so, it is killed.
+    fn stuck(&self, lane: &Arc<Lane>);
     /// There is more to read than one turn takes: the lane's pump is to go on.
     fn read_on(&self, lane: &Arc<Lane>);
     /// Hands over a call that a guest made.
@@ -152,6 +156,8 @@ pub(crate) struct Lane {
     answered: AtomicU64,
     /// Calls of guests that are not answered yet.
     outcalls: AtomicU32,
+    /// Whether somebody looks whether it begins calls.
+    watched: AtomicBool,
     /// Not zero while no calls are taken: [`CLOSED`], [`BROKEN`], [`DEAD`].
     closed: AtomicU8,
     /// Where a leader sleeps, so that it can be woken when the worker dies.
@@ -247,6 +253,7 @@ impl Draft {
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             outcalls: AtomicU32::new(0),
+            watched: AtomicBool::new(false),
             closed: AtomicU8::new(0),
             leader_at: AtomicU64::new(0),
             event: self.event,

@@ -613,6 +613,27 @@ impl LanePeer for Process {
         });
     }
 
+    fn stuck(&self, lane: &Arc<Lane>) {
+        let Some(process) = self.this.upgrade() else { return };
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move {
+            let bundle = process.bundle_of(lane.id);
+            let name = bundle.clone().unwrap_or_default();
+            let thread = LaneThread { pid: process.pid, bundle: name };
+            let (before, heard) = (thread.sample(), process.pong.load(Ordering::Relaxed));
+            // Long enough for a heartbeat: a worker that does not answer these is
+            // judged by them.
+            let time = process.config.grace.max(2 * process.config.heartbeat);
+            let stuck = lane.stays_stuck(time).await;
+            let condition = thread.since(before);
+            let answers = process.pong.load(Ordering::Relaxed) > heard;
+            if stuck && answers && condition != Some(Condition::Stopped) {
+                let reason = "no call was begun within a deadline and grace";
+                process.kill_for(reason, bundle, condition);
+            }
+        });
+    }
+
     fn read_on(&self, lane: &Arc<Lane>) {
         let lane = Arc::clone(lane);
         self.runtime.spawn(async move { lane.pump() });

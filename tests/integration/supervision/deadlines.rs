@@ -230,3 +230,61 @@ fn s6_a_stopped_process_is_told_by_its_heartbeats_with_the_call_that_ran() {
         setup.supervisor.shutdown().await;
     });
 }
+
+/// What a function has left behind keeps the lane's thread, and no call runs whose
+/// deadline would say so.
+fn leaves_a_loop_behind(suffix: &str) -> Bundle {
+    let (loader, file, code) = match suffix {
+        "js" => (
+            "js",
+            "main.js",
+            "export default { 'loop@1': {
+               inc: (n) => n + 1,
+               leave: () => { setTimeout(() => { for (;;); }, 1); },
+             } };",
+        ),
+        _ => (
+            "python",
+            "main.py",
+            "import asyncio\nimport menagerie\n\n\
+             @menagerie.export('loop@1')\ndef inc(n):\n    return n + 1\n\n\
+             def spin():\n    while True:\n        pass\n\n\
+             @menagerie.export('loop@1')\nasync def leave():\n    \
+             asyncio.get_running_loop().call_later(0.001, spin)\n",
+        ),
+    };
+    let manifest = format!(
+        "name = 'loop'\nversion = '1.0.0'\nloader = '{loader}'\nfile = '{file}'\n\
+         provides = ['loop@1']\n"
+    );
+    Bundle::of(&[("manifest.toml", &manifest), (file, code)])
+}
+
+async fn s6_a_worker_that_begins_no_calls_is_ended(suffix: &str) {
+    let supervisor = start_with(config());
+    let guest = load(&supervisor, leaves_a_loop_behind(suffix)).await;
+    guest.contract.call::<_, ()>("leave", ()).await.unwrap();
+    let hasty = guest.contract.clone().with_timeout(Duration::from_millis(200));
+    let loader = if suffix == "js" { "js" } else { "python" };
+    // The loop may not have begun at the first of them.
+    let calls = tokio::spawn(async move {
+        loop {
+            drop(hasty.call::<_, i64>("inc", (1,)).await);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    let report = report(&supervisor, loader, 1).await;
+    calls.abort();
+    let reason = report.reason.clone().unwrap_or_default();
+    assert!(reason.contains("no call was begun"), "{report:?}");
+    assert_eq!(report.condition, Some(Condition::Busy), "{report:?}");
+    assert!(report.missed_heartbeats < 3 && report.running.is_empty(), "{report:?}");
+    answers(&guest.contract).await;
+    supervisor.shutdown().await;
+}
+
+mod begins_nothing {
+    use super::s6_a_worker_that_begins_no_calls_is_ended;
+
+    super::per_language!(js, py; { s6_a_worker_that_begins_no_calls_is_ended });
+}
