@@ -45,7 +45,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { child, connected } = launched;
+        let Launched { mut child, connected } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -58,10 +58,11 @@ impl Alive {
             events: Arc::clone(&core.events),
             router: core.router(),
             gate: child.gate.clone(),
+            last_words: child.last_words(),
         });
         process.send(&ToWorker::Welcome);
         let reader = Arc::clone(&process);
-        tokio::spawn(async move {
+        let heard = tokio::spawn(async move {
             let mut count = 0_u32;
             let error = loop {
                 match channel.receive().await {
@@ -83,7 +84,7 @@ impl Alive {
                 }
             }
         });
-        child.belongs_to(&process);
+        child.belongs_to(&process, heard);
         Self {
             child,
             process,

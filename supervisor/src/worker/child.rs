@@ -41,20 +41,24 @@ pub(crate) struct Child {
 /// The worker whose output it is, once it has one.
 pub(crate) type WhoseOutput = Arc<Mutex<Option<Arc<Process>>>>;
 
-/// The last lines of a process's standard error, and the task that reads them.
+/// The last lines of a process's standard error, and the tasks that read them.
 #[derive(Debug)]
 pub(crate) struct Stderr {
     tail: Tail,
-    done: JoinHandle<()>,
+    /// The reader of the pipe, and that of what the worker says of its bundles'.
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Stderr {
     /// The lines, once the last of them is in; but a forked child may keep the
     /// pipe open for ever.
     pub(crate) async fn lines(&mut self) -> Vec<String> {
-        if !self.done.is_finished() {
-            drop(tokio::time::timeout(STDERR_PATIENCE, &mut self.done).await);
-        }
+        let all = async {
+            for reader in std::mem::take(&mut self.readers) {
+                drop(reader.await);
+            }
+        };
+        drop(tokio::time::timeout(STDERR_PATIENCE, all).await);
         self.tail.lines()
     }
 }
@@ -84,12 +88,19 @@ impl Child {
             let ended = reap::wait(watched).await.unwrap_or(unknown);
             sender.send_replace(Some(ended));
         }));
-        let stderr = Stderr { tail, done };
+        let stderr = Stderr { tail, readers: vec![done] };
         Self { pid, pidfd, started: Instant::now(), gate, stderr, ended, whose, _scratch: scratch }
     }
 
-    /// From now on its output is that of this worker's bundles.
-    pub(crate) fn belongs_to(&self, process: &Arc<Process>) {
+    /// Where the last lines of its standard error gather.
+    pub(crate) fn last_words(&self) -> Tail {
+        self.stderr.tail.clone()
+    }
+
+    /// From now on its output is that of this worker's bundles; `heard` ends when
+    /// all that the worker has said is read.
+    pub(crate) fn belongs_to(&mut self, process: &Arc<Process>, heard: JoinHandle<()>) {
+        self.stderr.readers.push(heard);
         *lock(&self.whose) = Some(Arc::clone(process));
     }
 
@@ -122,7 +133,7 @@ impl Child {
 
     /// What is left of it after its end.
     pub(crate) fn remains(mut self) -> Stderr {
-        let nothing = Stderr { tail: Tail::default(), done: tokio::spawn(async {}) };
+        let nothing = Stderr { tail: Tail::default(), readers: Vec::new() };
         std::mem::replace(&mut self.stderr, nothing)
     }
 }

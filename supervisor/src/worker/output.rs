@@ -22,17 +22,22 @@ const MAX_LINE: usize = 16 << 10;
 /// A longer name is cut here, in bytes.
 const MAX_NAME: usize = 256;
 
-/// The last lines of a worker's standard error.
+/// Where the lines of a standard error come from that a guest has in place of the
+/// process's own, as workers say in their records.
+pub(super) const STDERR: &str = "stderr";
+
+/// The last lines of a worker's standard error, its bundles' included.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
 
 impl Tail {
-    fn push(&self, line: &str) {
+    pub(super) fn push(&self, line: &str) {
+        let line = cut(line.to_owned(), MAX_LINE);
         let mut lines = lock(&self.0);
         if lines.len() == KEPT_LINES {
             lines.pop_front();
         }
-        lines.push_back(line.to_owned());
+        lines.push_back(line);
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
@@ -86,7 +91,7 @@ pub(crate) fn follow(
     drop(tokio::spawn(async move {
         read_lines(stdout, |line| out(line, whose())).await;
     }));
-    let err = record(LogLevel::Warn, "stderr");
+    let err = record(LogLevel::Warn, STDERR);
     let errors = tokio::spawn(async move {
         read_lines(stderr, |line| {
             kept.push(line);

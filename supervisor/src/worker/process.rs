@@ -17,6 +17,7 @@ use super::condition::{Condition, CpuSample, LaneThread};
 use super::connection::{Sender, Unsent};
 use super::gate::Gate;
 use super::operations::{Operation, Operations};
+use super::output::{STDERR, Tail};
 use super::questions::{Asked, Questions, Unasked};
 use super::spawn::signal;
 use crate::bundle::{Bundle, Content};
@@ -75,6 +76,8 @@ pub(crate) struct Process {
     pub(crate) pong: AtomicU64,
     router: Arc<OutcallRouter>,
     gate: Gate,
+    /// What a crash report shows of its standard error.
+    last_words: Tail,
     this: Weak<Process>,
 }
 
@@ -124,6 +127,7 @@ pub(crate) struct ProcessParts {
     pub(crate) events: Arc<EventBus>,
     pub(crate) router: Arc<OutcallRouter>,
     pub(crate) gate: Gate,
+    pub(crate) last_words: Tail,
 }
 
 impl Process {
@@ -140,6 +144,7 @@ impl Process {
             runtime: tokio::runtime::Handle::current(),
             questions: Mutex::default(),
             gate: parts.gate,
+            last_words: parts.last_words,
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
             dead: watch::Sender::new(false),
@@ -251,6 +256,9 @@ impl Process {
                 self.pong.fetch_max(nonce, Ordering::Relaxed);
             }
             ToSupervisor::Log(record) => {
+                if record.target == STDERR {
+                    self.last_words.push(&record.message);
+                }
                 super::output::log_record(&self.events, &self.worker, &self.gate, record);
             }
             ToSupervisor::WantSegment { lane, len } => {
