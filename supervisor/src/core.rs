@@ -290,7 +290,15 @@ impl Core {
         match process.load(bundle, &bundle.content(), false).await {
             Ok(loaded) => {
                 let generation = loaded.lane.generation;
-                seat.serve(&mut serving, Serving { process: Arc::clone(process), loaded });
+                let fresh = Serving { process: Arc::clone(process), loaded };
+                // A crash in another of its workers may have been judged meanwhile.
+                if bundle.is_quarantined() {
+                    return self.vacate(bundle, Some(fresh), "quarantine").await;
+                }
+                seat.serve(&mut serving, fresh);
+                if bundle.is_quarantined() {
+                    seat.set_route(bundle.quarantined_route());
+                }
                 self.events.emit(EventKind::BundleLoaded {
                     bundle: bundle.name.clone(),
                     worker: process.worker.clone(),
