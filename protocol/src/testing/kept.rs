@@ -5,8 +5,7 @@
 /// How many bytes of the process' heap are in use, C's and Rust's alike. Not
 /// counted is what is mapped without `malloc`: stacks, libraries, the heap of a
 /// garbage collector.
-#[must_use]
-pub fn bytes_in_use() -> usize {
+fn bytes_in_use() -> usize {
     // SAFETY: it looks through all arenas under their locks, and has no
     // precondition.
     let info = unsafe { libc::mallinfo2() };
@@ -23,11 +22,11 @@ pub fn kept_each(rounds: u32, mut round: impl FnMut()) -> f64 {
         for _ in 0..rounds {
             round();
         }
-        let after = |()| {
+        let after = |_| {
             round();
             bytes_in_use()
         };
-        (0..window).map(|_| ()).map(after).min().unwrap_or_default()
+        (0..window).map(after).min().unwrap_or_default()
     };
     let before = least_after(rounds);
     let after = least_after(rounds);

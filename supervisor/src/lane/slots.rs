@@ -284,8 +284,7 @@ impl Slots {
         let outcome = lock(&slot.outcome).take();
         let segment = slot.take_segment();
         self.unclaimed.fetch_sub(1, Relaxed);
-        slot.free(ticket.generation);
-        self.last_freed.store(ticket.index, Relaxed);
+        self.give_back(ticket, slot);
         outcome.map(|outcome| (outcome, segment))
     }
 
@@ -357,8 +356,7 @@ impl Slots {
         if slot.state().phase == Phase::Asleep {
             self.unattended.fetch_sub(1, Relaxed);
         }
-        slot.free(ticket.generation);
-        self.last_freed.store(ticket.index, Relaxed);
+        self.give_back(ticket, slot);
     }
 
     /// Ends the leader's own call, which [was sent](Self::is_sent), and whose
@@ -367,9 +365,15 @@ impl Slots {
     pub(crate) fn end_sent(&self, ticket: Ticket) -> Option<DownSegment> {
         let slot = self.get(ticket.index)?;
         let segment = slot.take_segment();
+        self.give_back(ticket, slot);
+        segment
+    }
+
+    /// Ends the use of a slot, which is the next to be taken.
+    #[inline]
+    fn give_back(&self, ticket: Ticket, slot: &Slot) {
         slot.free(ticket.generation);
         self.last_freed.store(ticket.index, Relaxed);
-        segment
     }
 
     /// Completes a call. `None` if there is no such call in flight: then the
@@ -434,8 +438,7 @@ impl Slots {
         drop(lock(&slot.outcome).take());
         drop(slot.take_segment());
         drop(lock(&slot.waiter).take());
-        slot.free(ticket.generation);
-        self.last_freed.store(ticket.index, Relaxed);
+        self.give_back(ticket, slot);
     }
 
     /// Ends every call in flight: `outcome` is told whether the worker had
