@@ -119,15 +119,15 @@ impl Instance for PythonInstance {
 
     fn poll(&mut self) -> bool {
         let Generation { thread, lane, .. } = &self.generation;
-        if lane.tasks.is_idle() {
+        if !lane.tasks.has_loop() {
             return false;
         }
-        thread.attach(|py| {
-            lane.tasks.poll(py).unwrap_or_else(|error| {
-                report(py, lane, error);
-                true
-            })
-        })
+        if lane.tasks.is_due() {
+            thread.attach(|py| {
+                lane.tasks.poll(py).unwrap_or_else(|error| report(py, lane, error));
+            });
+        }
+        true
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>) {

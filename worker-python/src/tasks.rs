@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::Reply;
 use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
@@ -13,6 +14,10 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::interpreter;
 use crate::interrupt::PythonInterrupt;
 use crate::lane::Lane;
+
+/// How long calls of other functions keep the loop from what is ready in it, while
+/// no task is left.
+const TURN: Duration = Duration::from_millis(1);
 
 /// An `async` call that has begun.
 #[derive(Debug)]
@@ -27,8 +32,9 @@ pub(crate) struct Pending {
 pub(crate) struct Tasks {
     driver: RefCell<Option<Py<PyAny>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
-    /// Whether the loop has anything to do at all.
+    /// Whether a task is left.
     busy: Cell<bool>,
+    polled: Cell<Instant>,
     interrupt: Arc<PythonInterrupt>,
 }
 
@@ -38,6 +44,7 @@ impl Tasks {
             driver: RefCell::default(),
             pending: RefCell::default(),
             busy: Cell::new(false),
+            polled: Cell::new(Instant::now()),
             interrupt,
         }
     }
@@ -82,19 +89,26 @@ impl Tasks {
         self.pending.borrow_mut().remove(&token)
     }
 
-    /// Whether the loop has nothing to do.
-    pub(crate) fn is_idle(&self) -> bool {
-        !self.busy.get()
+    /// Whether there is a loop. What timers, sockets and other threads have for it
+    /// is not known before it is asked.
+    pub(crate) fn has_loop(&self) -> bool {
+        self.driver.borrow().is_some()
     }
 
-    /// Runs what is ready; true while anything is left.
-    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<bool> {
+    /// Whether the loop is to run although calls wait.
+    pub(crate) fn is_due(&self) -> bool {
+        self.busy.get() || self.polled.get().elapsed() >= TURN
+    }
+
+    /// Runs what is ready.
+    pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<()> {
         let busy = self.driver(py)?.call_method0("poll").and_then(|busy| busy.extract());
         self.busy.set(*busy.as_ref().unwrap_or(&true));
-        busy
+        self.polled.set(Instant::now());
+        busy.map(|_| ())
     }
 
-    /// Runs the loop until `wake` is readable or nothing is left.
+    /// Runs the loop until `wake` is readable.
     pub(crate) fn wait(&self, py: Python<'_>, wake: BorrowedFd<'_>) -> PyResult<()> {
         self.driver(py)?.call_method1("wait", (wake.as_raw_fd(),))?;
         Ok(())

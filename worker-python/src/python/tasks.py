@@ -13,7 +13,6 @@ class Driver:
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
         self._calls = {}
-        self._waiting = False
 
     def start(self, token, coroutine):
         """Begins a call; `_menagerie.finish` is told when it has ended."""
@@ -32,27 +31,20 @@ class Driver:
             if isinstance(error, Exit):
                 error = error.__cause__
             _menagerie.finish(token, error, None if error is not None else task.result())
-        if self._waiting and not self._busy():
-            self.loop.stop()
-
-    def _busy(self):
-        return bool(self._calls) or bool(asyncio.all_tasks(self.loop))
 
     def poll(self):
-        """Runs what is ready; true while anything is left."""
+        """Runs what is ready; true while a task is left."""
         self.loop.call_soon(self.loop.stop)
         self.loop.run_forever()
-        return self._busy()
+        return bool(self._calls) or bool(asyncio.all_tasks(self.loop))
 
     def wait(self, fd):
-        """Runs until `fd` is readable or nothing is left."""
-        self._waiting = True
+        """Runs until `fd` is readable."""
         self.loop.add_reader(fd, self.loop.stop)
         try:
             self.loop.run_forever()
         finally:
             self.loop.remove_reader(fd)
-            self._waiting = False
 
     def run(self, coroutine):
         """Runs a hook to its end."""

@@ -94,6 +94,46 @@ def release(): forever.set()
 }
 
 #[test]
+fn c6_what_is_left_in_the_loop_runs_without_calls() {
+    let harness = harness();
+    let source = "
+import asyncio, threading, time
+
+async def later(): await asyncio.sleep(0.02); print('the task has run')
+
+def woken(loop):
+    time.sleep(0.05)
+    loop.call_soon_threadsafe(print, 'the thread has woken it')
+
+async def on_load(context):
+    global task
+    loop = asyncio.get_running_loop()
+    loop.call_later(0.02, print, 'the timer has run')
+    task = loop.create_task(later())
+    threading.Thread(target=woken, args=[loop]).start()
+
+@menagerie.export('t@1')
+async def leave(): asyncio.get_running_loop().call_later(0.02, print, 'left by a call')
+
+@menagerie.export('t@1')
+def other(): return 1
+";
+    let bundle = code(&harness, "left", source).unwrap();
+    for message in ["the timer has run", "the task has run", "the thread has woken it"] {
+        harness.wait_for_log(|record| record.message == message);
+    }
+    call::<_, ()>(&bundle, "leave", ()).unwrap();
+    harness.wait_for_log(|record| record.message == "left by a call");
+
+    // Nor do calls that follow each other closely hold it up.
+    call::<_, ()>(&bundle, "leave", ()).unwrap();
+    let before = harness.logs().len();
+    while harness.logs().len() == before {
+        assert_eq!(call::<_, u8>(&bundle, "other", ()).unwrap(), 1);
+    }
+}
+
+#[test]
 fn c6_a_bundle_that_blocks_or_spins_does_not_stop_another_one() {
     let harness = harness();
     let source = "
