@@ -95,9 +95,9 @@ impl GuestError {
 #[derive(Clone, Debug, PartialEq, Eq, Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The guest's own error.
+    /// The guest's own error; in a box, because every call's result has room for it.
     #[error("{0}")]
-    Guest(GuestError),
+    Guest(Box<GuestError>),
     /// Wrong number or kind of arguments; the function's body did not run.
     #[error("bad arguments: {message}")]
     BadArguments {
@@ -229,7 +229,7 @@ impl Failure {
 
 impl From<GuestError> for Failure {
     fn from(error: GuestError) -> Self {
-        Self::Guest(error)
+        Self::Guest(Box::new(error))
     }
 }
 
@@ -549,14 +549,20 @@ mod tests {
 
     #[test]
     fn c3_causes_are_cut_and_deeper_ones_refused() {
-        let cut = Failure::Guest(chain(200).cut());
+        let cut = Failure::from(chain(200).cut());
         let bytes = codec::encode(&cut).unwrap();
         assert_eq!(codec::decode::<Failure>(&bytes).unwrap(), cut);
-        let deep = Failure::Guest(chain(60));
+        let deep = Failure::from(chain(60));
         let bytes = codec::encode(&deep).unwrap();
         assert!(codec::decode::<Failure>(&bytes).is_err());
         // Refused again and again: the depth is counted anew each time.
         let bytes = codec::encode(&cut).unwrap();
         assert!(codec::decode::<Failure>(&bytes).is_ok());
+    }
+
+    /// Every result of a call is moved about with room for one.
+    #[test]
+    fn failure_is_small() {
+        assert!(size_of::<Failure>() <= 80, "{}", size_of::<Failure>());
     }
 }

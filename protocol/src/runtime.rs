@@ -312,7 +312,7 @@ impl Reply {
     pub fn fail(mut self, failure: impl Into<Failure>) {
         if let Some(lane) = self.lane.take() {
             let failure = match failure.into() {
-                Failure::Guest(error) => Failure::Guest(error.cut()),
+                Failure::Guest(error) => error.cut().into(),
                 other => other,
             };
             lane.fail(self.call, &failure);

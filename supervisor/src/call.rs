@@ -166,29 +166,64 @@ impl Contract {
     }
 
     /// Calls until the call has ended, and leaves its value in `own`.
+    #[inline]
     async fn run<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
+        let tried = match self.send(function, args, &mut clock, own) {
+            Ok(lane) if !lane.gives_way() && lane.answered_alone(own) => {
+                self.count(&lane, own, &clock);
+                return Ok(());
+            }
+            Ok(lane) => Ok(self.in_flight(&lane, own, &mut clock).await),
+            Err(not_sent) => Err(not_sent),
+        };
+        if own.has_value() {
+            return Ok(());
+        }
+        // Boxed, as it is rare and large: every call's future would be moved with it.
+        Box::pin(self.try_again(function, args, own, (clock, tried))).await
+    }
+
+    /// What to do with a first try that has not ended in a value, and further ones.
+    async fn try_again<A: Encode>(
+        &self,
+        function: &str,
+        args: &A,
+        own: &mut Own,
+        (mut clock, mut tried): (Clock, Tried),
+    ) -> Result<(), Failure> {
         loop {
-            let waited = match self.send(function, args, &mut clock, own) {
-                Ok(lane) => {
-                    InFlight {
-                        contract: self,
-                        lane: &lane,
-                        own,
-                        clock: &mut clock,
-                        patience: PATIENCE,
-                        timer: None,
-                        timed_out: false,
-                    }
-                    .await
-                }
-                // Boxed, as it is rare and large: every call's future would be moved with it.
-                Err(NotSent::Wait(wait)) => Box::pin(self.wait(wait, &mut clock)).await,
+            let waited = match tried {
+                Ok(waited) => waited,
+                Err(NotSent::Wait(wait)) => self.wait(wait, &mut clock).await,
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
             if self.has_ended(function, waited, own, &clock)? {
                 return Ok(());
             }
+            tried = match self.send(function, args, &mut clock, own) {
+                Ok(road) => Ok(self.in_flight(&road, own, &mut clock).await),
+                Err(not_sent) => Err(not_sent),
+            };
+        }
+    }
+
+    #[inline]
+    fn in_flight<'c>(
+        &'c self,
+        lane: &'c Arc<Lane>,
+        own: &'c mut Own,
+        clock: &'c mut Clock,
+    ) -> InFlight<'c> {
+        InFlight {
+            contract: self,
+            lane,
+            own,
+            clock,
+            gives_way: lane.gives_way(),
+            patience: PATIENCE,
+            timer: None,
+            timed_out: false,
         }
     }
 
@@ -635,6 +670,8 @@ struct InFlight<'c> {
     lane: &'c Arc<Lane>,
     own: &'c mut Own,
     clock: &'c mut Clock,
+    /// Whether the task lets others run before it looks.
+    gives_way: bool,
     patience: u32,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
     timed_out: bool,
@@ -645,10 +682,12 @@ impl Future for InFlight<'_> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        // A task whose calls are answered at once would never let another one
-        // run. What tokio's budget does here as well: the call is on its way
-        // when the task yields, so that tasks on one lane get in step, and the
-        // worker has several calls at a time.
+        if std::mem::take(&mut this.gives_way) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        // The call is on its way when the task yields, so that tasks on one lane get
+        // in step, and the worker has several calls at a time.
         let Poll::Ready(progress) = coop::poll_proceed(cx) else { return Poll::Pending };
         match this.lane.poll_wait(cx, this.own, &mut this.patience) {
             Look::Done => {

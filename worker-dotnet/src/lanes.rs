@@ -9,7 +9,7 @@ use std::sync::{PoisonError, RwLock};
 
 use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
-use menagerie_protocol::{Failure, GuestError, Host, Logger, Runtime};
+use menagerie_protocol::{Failure, Host, Logger, Runtime};
 
 use crate::abi::{ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks};
 use crate::siblings;
@@ -139,11 +139,11 @@ fn write_failure(failure: &Failure) -> Vec<u8> {
     writer.str(kind_of(failure));
     writer.str(&failure.to_string());
     match failure {
-        Failure::Guest(GuestError { type_name, message, stack, .. }) => {
+        Failure::Guest(error) => {
             writer.array(3);
-            writer.str(type_name);
-            writer.str(message);
-            writer.str(stack);
+            writer.str(&error.type_name);
+            writer.str(&error.message);
+            writer.str(&error.stack);
         }
         _ => writer.nil(),
     }

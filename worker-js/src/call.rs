@@ -98,7 +98,7 @@ fn call_error<'s>(
     let message = text(scope, &failure.to_string());
     let none = GuestError::default();
     let (is_guest, remote) = match failure {
-        Failure::Guest(error) => (true, error),
+        Failure::Guest(error) => (true, &**error),
         _ => (false, &none),
     };
     let arguments = [

@@ -37,7 +37,7 @@ pub(crate) fn unsendable(tc: &mut Catch<'_, '_, '_, '_>, gate: &Gate, problem: S
 /// The failure as an error of the guest, where only those are possible.
 pub(crate) fn guest_error(failure: Failure) -> GuestError {
     match failure {
-        Failure::Guest(error) => error,
+        Failure::Guest(error) => *error,
         Failure::Cancelled => GuestError::new("Interrupted", "it was interrupted"),
         other => GuestError::new("Error", other.to_string()),
     }

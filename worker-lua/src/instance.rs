@@ -94,7 +94,7 @@ impl LuaInstance {
             Err(error) => Err(error),
         };
         let value = sent.map_err(|error| match failure(error) {
-            Failure::Guest(error) => error,
+            Failure::Guest(error) => *error,
             other => GuestError::new("error", other.to_string()),
         })?;
         Ok((value != [NIL]).then_some(value))
@@ -107,8 +107,8 @@ const NIL: u8 = 0xc0;
 fn failure(error: CallError) -> Failure {
     match error {
         CallError::Cancelled => Failure::Cancelled,
-        CallError::Raised(error) => Failure::Guest(error),
-        CallError::Result(error) => Failure::Guest(error.into_guest_error()),
+        CallError::Raised(error) => error.into(),
+        CallError::Result(error) => error.into_guest_error().into(),
         CallError::Arguments => {
             Failure::BadArguments { message: "they do not fit into Lua".to_owned() }
         }

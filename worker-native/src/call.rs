@@ -56,6 +56,7 @@ impl CallState {
     }
 
     /// Begins a call. `args` has to stay until [`end`](Self::end).
+    #[inline]
     pub(crate) fn begin(&mut self, args: &[u8]) {
         self.head.args = abi::Bytes::of(args);
         self.head.result.len = 0;
@@ -64,6 +65,7 @@ impl CallState {
     }
 
     /// Checks the arguments of a function that has declared its parameters.
+    #[inline(never)]
     pub(crate) fn check(&mut self, params: &Params, args: &[u8]) -> Result<(), String> {
         self.indexed = true;
         params.check(args, &mut self.spans)
@@ -72,12 +74,8 @@ impl CallState {
     /// How a function that returned `status` has ended.
     #[inline]
     pub(crate) fn outcome(&mut self, status: c_int) -> Result<Parts<'_>, Box<Failure>> {
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
-        }
-        if status != abi::OK {
-            let message = format!("the function returned {status} and said no more");
-            return Err(boxed(GuestError::new("Error", message)));
+        if self.failure.is_some() || status != abi::OK {
+            return Err(self.failed(status));
         }
         let result = &self.head.result;
         // SAFETY: the buffer is this worker's `Vec`, and holds as many bytes.
@@ -96,7 +94,16 @@ impl CallState {
         Ok([buffer, view])
     }
 
+    #[cold]
+    fn failed(&mut self, status: c_int) -> Box<Failure> {
+        self.failure.take().unwrap_or_else(|| {
+            let message = format!("the function returned {status} and said no more");
+            boxed(GuestError::new("Error", message))
+        })
+    }
+
     /// Ends a call, after its result was sent.
+    #[inline]
     pub(crate) fn end(&mut self) {
         self.head.args = abi::Bytes::NONE;
         self.forget_view();
@@ -106,6 +113,7 @@ impl CallState {
         }
     }
 
+    #[inline]
     fn forget_view(&mut self) {
         if let Some(View { release: Some(release), owner, .. }) = self.view.take() {
             // SAFETY: the guest gave both for this one call.
@@ -182,6 +190,7 @@ impl Drop for CallState {
 }
 
 /// What a bundle in C has written is exactly one value.
+#[inline(never)]
 fn check_value(value: &[u8]) -> Result<(), Box<Failure>> {
     let mut reader = Reader::new(value);
     let problem = match reader.skip() {

@@ -71,9 +71,23 @@ impl NativeInstance {
             |outcome| outcome.map(|parts| parts.concat()),
         );
         outcome.map_err(|failure| match *failure {
-            Failure::Guest(error) => error,
+            Failure::Guest(error) => *error,
             other => GuestError::new("BadArguments", other.to_string()),
         })
+    }
+}
+
+#[cold]
+fn no_such_function(reply: Reply) {
+    reply.fail(GuestError::new("MenagerieError", "there is no such function"));
+}
+
+/// What is not a value in one piece.
+#[inline(never)]
+fn answer(outcome: Result<Parts<'_>, Box<Failure>>, reply: Reply) {
+    match outcome {
+        Ok(parts) => reply.ok_parts(&parts),
+        Err(failure) => reply.fail(*failure),
     }
 }
 
@@ -87,7 +101,7 @@ impl Drop for NativeInstance {
 impl Instance for NativeInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
         let Some(function) = self.functions.get(function as usize) else {
-            return reply.fail(GuestError::new("MenagerieError", "there is no such function"));
+            return no_such_function(reply);
         };
         let check = |call: &mut CallState| match &function.params {
             Some(params) => call.check(params, args.bytes),
@@ -95,8 +109,7 @@ impl Instance for NativeInstance {
         };
         Self::invoke(self.call, function.entry, args.bytes, check, |outcome| match outcome {
             Ok([value, []]) => reply.ok(value),
-            Ok(parts) => reply.ok_parts(&parts),
-            Err(failure) => reply.fail(*failure),
+            other => answer(other, reply),
         });
     }
 

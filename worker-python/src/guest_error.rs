@@ -10,13 +10,13 @@ use crate::interpreter;
 /// package, which is ours and not the guest's to see.
 pub(crate) fn failure(py: Python<'_>, error: PyErr, prefix: &str) -> Failure {
     match described(py, &error, prefix) {
-        Ok(Some(error)) => Failure::Guest(error),
+        Ok(Some(error)) => error.into(),
         Ok(None) => Failure::Cancelled,
         // Formatting failed: no memory, or the stack is used up.
         Err(_) => {
             let kind = error.get_type(py);
             let name = kind.name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
-            Failure::Guest(GuestError::new(name, error.to_string()))
+            GuestError::new(name, error.to_string()).into()
         }
     }
 }
@@ -24,7 +24,7 @@ pub(crate) fn failure(py: Python<'_>, error: PyErr, prefix: &str) -> Failure {
 /// The same where a cancellation is an error like any other: at load.
 pub(crate) fn guest_error(py: Python<'_>, error: PyErr, prefix: &str) -> GuestError {
     match failure(py, error, prefix) {
-        Failure::Guest(error) => error,
+        Failure::Guest(error) => *error,
         other => GuestError::new("menagerie.Cancelled", other.to_string()),
     }
 }

@@ -378,7 +378,7 @@ impl WorkerLane {
         if bytes.is_empty() || bytes.len() as u64 > self.max_payload {
             let short =
                 GuestError::new("MenagerieError", "the guest's error is too large to be sent");
-            bytes = codec::encode(&Failure::Guest(short)).unwrap_or_default();
+            bytes = codec::encode(&Failure::from(short)).unwrap_or_default();
         }
         let head = FrameHead { kind: Kind::Reply, flags: FLAG_FAILURE, function: 0, call };
         if bytes.len() <= INLINE_MAX {

@@ -28,7 +28,7 @@ impl<E: StdError + 'static> From<E> for HostError {
             return Self(guest.clone());
         }
         if let Some(Failure::Guest(guest)) = any.downcast_ref::<Failure>() {
-            return Self(guest.clone());
+            return Self((**guest).clone());
         }
         let name = std::any::type_name::<E>();
         let name = name.rsplit("::").next().unwrap_or(name);
@@ -75,7 +75,7 @@ impl<T: Serialize, E: Into<HostError>> IntoAnswer for Result<T, E> {
     fn into_answer(self) -> Result<Vec<u8>, Failure> {
         match self {
             Ok(value) => encode(&value),
-            Err(error) => Err(Failure::Guest(error.into().0)),
+            Err(error) => Err(error.into().0.into()),
         }
     }
 }

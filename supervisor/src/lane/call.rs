@@ -45,12 +45,29 @@ impl Lane {
         args: &mut Arguments<'_>,
     ) -> Result<(), Refused> {
         match args.bulk() {
-            None => self.send_payload(own, origin, args.small(), None),
-            Some(bulk) => self.send_payload(own, origin, &bulk, args.take_segment()),
+            None => self.send_small(own, origin, args.small()),
+            Some(bulk) => self.send_bulk(own, origin, &bulk, args.take_segment()),
         }
     }
 
     #[inline(never)]
+    fn send_small(&self, own: &mut Own, origin: u64, payload: &[u8]) -> Result<(), Refused> {
+        self.send_payload(own, origin, payload, None)
+    }
+
+    #[inline(never)]
+    fn send_bulk(
+        &self,
+        own: &mut Own,
+        origin: u64,
+        payload: &[u8],
+        segment: Option<DownSegment>,
+    ) -> Result<(), Refused> {
+        self.send_payload(own, origin, payload, segment)
+    }
+
+    // Each time with what its caller knows of the segment.
+    #[inline(always)]
     fn send_payload(
         &self,
         own: &mut Own,

@@ -227,6 +227,29 @@ impl Lane {
         }
     }
 
+    /// Whether a task lets others run while the call is on its way that was sent last.
+    /// One whose calls are answered at once would never do so; tokio's own budget is
+    /// as large.
+    #[inline]
+    pub(crate) fn gives_way(&self) -> bool {
+        const EVERY: u64 = 128;
+        self.sent.load(Ordering::Relaxed) % EVERY == EVERY / 2
+    }
+
+    /// What a hot call of a task needs that has the lane to itself: its answer comes
+    /// while it spins for a moment. Returns false if that is not so.
+    #[inline]
+    pub(crate) fn answered_alone(self: &Arc<Self>, own: &mut Own) -> bool {
+        if !self.is_alone() {
+            return false;
+        }
+        let Some(mut receiving) = self.rx.take() else { return false };
+        receiving.disarm();
+        let answered = self.answered_soon(&mut receiving, own);
+        self.step_down(receiving);
+        answered
+    }
+
     /// Looks for the call's end from a task. `patience` is how often the task
     /// would rather be polled again at once than woken.
     #[inline]
@@ -238,22 +261,14 @@ impl Lane {
     ) -> Look {
         if *patience == PATIENCE {
             *patience -= 1;
-            if self.is_alone()
-                && let Some(mut receiving) = self.rx.take()
-            {
-                receiving.disarm();
-                let answered = self.answered_soon(&mut receiving, own);
-                self.step_down(receiving);
-                if answered {
+            if !self.is_alone() {
+                if self.look(own) {
                     return Look::Done;
                 }
-            } else if !self.look(own) {
                 // Others are at work on this lane: their tasks send first, and
                 // then one of them reads for all.
                 cx.waker().wake_by_ref();
                 return Look::Again;
-            } else {
-                return Look::Done;
             }
         }
         self.poll_longer(cx, own, patience)

@@ -118,6 +118,9 @@ pub(crate) struct LaneContract {
     keys: Vec<NameKey>,
     /// The id of its first function.
     first: u32,
+    /// Where the last function was found that was asked for: a hot loop asks for the
+    /// same one again. Only a hint.
+    found: AtomicU32,
 }
 
 /// A name's length and first bytes: names are short, and comparing two words
@@ -276,8 +279,7 @@ impl Lane {
             let of = |function: &String| bundle.function(&id, function);
             counted.extend(contract.functions.iter().map(of));
             let functions = contract.functions.clone();
-            let keys = functions.iter().map(|name| NameKey::of(name)).collect();
-            served.push(Arc::new(LaneContract { id, functions, keys, first }));
+            served.push(Arc::new(LaneContract::new(id, functions, first)));
             first =
                 first.saturating_add(u32::try_from(contract.functions.len()).unwrap_or(u32::MAX));
         }
@@ -372,15 +374,34 @@ impl Lane {
 }
 
 impl LaneContract {
+    fn new(id: ContractId, functions: Vec<String>, first: u32) -> Self {
+        let keys = functions.iter().map(|name| NameKey::of(name)).collect();
+        Self { id, functions, keys, first, found: AtomicU32::new(0) }
+    }
+
     /// The id of a function, if there is one of this name.
     #[inline]
     pub(crate) fn function(&self, name: &str) -> Option<u32> {
         let wanted = NameKey::of(name);
-        let mut keys = self.keys.iter().enumerate();
-        let (at, _) = keys.find(|(at, key)| {
-            **key == wanted && (name.len() <= NameKey::WHOLE || self.functions[*at] == name)
-        })?;
-        u32::try_from(at).ok().map(|at| self.first + at)
+        let hint = self.found.load(Ordering::Relaxed);
+        if self.is_named(hint as usize, wanted, name) {
+            return Some(self.first + hint);
+        }
+        self.find(wanted, name)
+    }
+
+    #[inline]
+    fn is_named(&self, at: usize, wanted: NameKey, name: &str) -> bool {
+        self.keys.get(at) == Some(&wanted)
+            && (name.len() <= NameKey::WHOLE || self.functions[at] == name)
+    }
+
+    #[inline(never)]
+    fn find(&self, wanted: NameKey, name: &str) -> Option<u32> {
+        let at = (0..self.keys.len()).find(|at| self.is_named(*at, wanted, name))?;
+        let at = u32::try_from(at).ok()?;
+        self.found.store(at, Ordering::Relaxed);
+        Some(self.first + at)
     }
 }
 
@@ -392,9 +413,8 @@ mod tests {
     fn contract_finds_functions_by_their_whole_names() {
         let functions: Vec<String> =
             ["greet", "greet_all", "greet_allo", "g", ""].map(str::to_owned).to_vec();
-        let keys = functions.iter().map(|name| NameKey::of(name)).collect();
         let id = "greeter@1".parse().unwrap();
-        let contract = LaneContract { id, functions, keys, first: 10 };
+        let contract = LaneContract::new(id, functions, 10);
         for (at, name) in (10..).zip(["greet", "greet_all", "greet_allo", "g", ""]) {
             assert_eq!(contract.function(name), Some(at), "{name}");
         }

@@ -58,9 +58,21 @@ impl Own {
 
     /// The value that the call ended with, decoded.
     #[inline]
-    pub(crate) fn decode<R: DeserializeOwned>(&self) -> Result<R, Failure> {
+    pub(crate) fn decode<R: DeserializeOwned>(self) -> Result<R, Failure> {
+        let Some(Outcome::Value(Payload::Small(small))) = &self.outcome else {
+            return self.decode_large();
+        };
+        let decoded = decode(small.bytes());
+        if self.segment.is_none() {
+            // It owns nothing; to say so spares the code that drops it.
+            std::mem::forget(self);
+        }
+        decoded
+    }
+
+    #[inline(never)]
+    fn decode_large<R: DeserializeOwned>(&self) -> Result<R, Failure> {
         match &self.outcome {
-            Some(Outcome::Value(Payload::Small(small))) => decode(small.bytes()),
             Some(Outcome::Value(payload)) => payload.with(self.segment.as_ref(), decode),
             _ => Err(no_value()),
         }

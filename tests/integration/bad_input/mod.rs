@@ -67,7 +67,7 @@ impl Scene {
         };
         assert!(!error.type_name.is_empty(), "{error:?}");
         self.goes_on().await;
-        error
+        *error
     }
 
     /// The same bundle serves, its neighbour does, and nothing was restarted.

@@ -1,5 +1,6 @@
 //! Many callers on one lane, and callers that do not do their part.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -80,6 +81,31 @@ fn c6_tasks_and_threads_share_a_lane() {
         for caller in callers {
             caller.await.unwrap();
         }
+        supervisor.shutdown().await;
+    });
+}
+
+/// A task whose calls are all answered while it looks lets others run in between.
+#[test]
+fn c6_a_task_that_calls_on_and_on_gives_way() {
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        let others_ran = Cell::new(false);
+        let calls = async {
+            for _ in 0..10_000 {
+                probe.call::<_, ()>("null", ()).await.unwrap();
+                if others_ran.get() {
+                    return;
+                }
+            }
+            panic!("nobody else has run");
+        };
+        let other = async {
+            tokio::task::yield_now().await;
+            others_ran.set(true);
+        };
+        tokio::join!(calls, other);
         supervisor.shutdown().await;
     });
 }

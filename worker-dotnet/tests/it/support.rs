@@ -81,7 +81,7 @@ pub(crate) fn sample(harness: &Arc<Harness>, name: &str) -> TestBundle {
 
 pub(crate) fn guest_error<T: std::fmt::Debug>(result: Result<T, Failure>) -> GuestError {
     match result {
-        Err(Failure::Guest(error)) => error,
+        Err(Failure::Guest(error)) => *error,
         other => panic!("expected an error of the guest, got {other:?}"),
     }
 }

@@ -60,7 +60,7 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 /// The guest's own error.
 fn guest<T: std::fmt::Debug>(result: Result<T, Failure>) -> GuestError {
     match result {
-        Err(Failure::Guest(error)) => error,
+        Err(Failure::Guest(error)) => *error,
         other => panic!("expected the guest's error, got {other:?}"),
     }
 }

@@ -52,7 +52,7 @@ fn probe(functions: &str) -> (Arc<Harness>, TestBundle) {
 /// The guest's error that a call ended in.
 fn guest_error<T: std::fmt::Debug>(result: Result<T, Failure>) -> GuestError {
     match result {
-        Err(Failure::Guest(error)) => error,
+        Err(Failure::Guest(error)) => *error,
         other => panic!("expected a guest's error, got {other:?}"),
     }
 }

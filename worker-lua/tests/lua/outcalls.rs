@@ -1,4 +1,4 @@
-use menagerie_protocol::{Failure, GuestError};
+use menagerie_protocol::GuestError;
 use serde_bytes::ByteBuf;
 
 use super::{guest_error, probe};
@@ -51,7 +51,7 @@ fn a_failed_call_raises_a_call_error() {
     assert_eq!(caught(), Ok(expected));
 
     harness.on_call(|_, _, _| {
-        Err(Failure::Guest(GuestError::new("ValueError", "no").with_stack("there, line 1")))
+        Err(GuestError::new("ValueError", "no").with_stack("there, line 1").into())
     });
     let (_, kind, .., cause) = caught().unwrap();
     assert_eq!((kind.as_str(), cause.as_deref()), ("Guest", Some("ValueError")));

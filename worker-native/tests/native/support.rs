@@ -139,7 +139,7 @@ impl Folder {
 /// The error of a call that the guest's code failed.
 pub(crate) fn guest<T: std::fmt::Debug>(result: Result<T, Failure>) -> GuestError {
     match result {
-        Err(Failure::Guest(error)) => error,
+        Err(Failure::Guest(error)) => *error,
         other => panic!("expected an error of the guest's: {other:?}"),
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn call<A: Serialize, R: DeserializeOwned>(
 
 pub(crate) fn guest_error(failure: Failure) -> GuestError {
     match failure {
-        Failure::Guest(error) => error,
+        Failure::Guest(error) => *error,
         other => panic!("expected the guest's own error, got {other:?}"),
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn commit(mut lane: Lane, what: &str) {
         "failure-garbage" => failure(vec![0xff; 50]),
         "failure-bomb" => failure(vec![0, 253, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]),
         "failure-deep" => {
-            let shallow = codec::encode(&Failure::Guest(GuestError::default()));
+            let shallow = codec::encode(&Failure::from(GuestError::default()));
             let bytes = nested(&shallow.unwrap_or_default());
             let (segment, memory) = lane.segment(bytes.len() as u64);
             memory.copy_in(0, &bytes);
