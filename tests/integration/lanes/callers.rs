@@ -1,8 +1,8 @@
 //! Many callers on one lane, and callers that do not do their part.
 
-use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -91,11 +91,11 @@ fn c6_a_task_that_calls_on_and_on_gives_way() {
     run(async {
         let supervisor = start();
         let (_bundle, probe) = probe(&supervisor).await;
-        let others_ran = Cell::new(false);
+        let others_ran = AtomicBool::new(false);
         let calls = async {
             for _ in 0..10_000 {
                 probe.call::<_, ()>("null", ()).await.unwrap();
-                if others_ran.get() {
+                if others_ran.load(Ordering::Relaxed) {
                     return;
                 }
             }
@@ -103,7 +103,7 @@ fn c6_a_task_that_calls_on_and_on_gives_way() {
         };
         let other = async {
             tokio::task::yield_now().await;
-            others_ran.set(true);
+            others_ran.store(true, Ordering::Relaxed);
         };
         tokio::join!(calls, other);
         supervisor.shutdown().await;

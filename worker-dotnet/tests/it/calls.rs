@@ -281,9 +281,7 @@ fn host_calls_fail_with_the_callees_error() {
     let harness = harness!();
     let bundle = load(&harness, "tasks", &["tasks@1"]);
     harness.on_call(|contract, _, _| match contract {
-        "guest@1" => {
-            Err(GuestError::new("ValueError", "boom").with_stack("line 1").into())
-        }
+        "guest@1" => Err(GuestError::new("ValueError", "boom").with_stack("line 1").into()),
         _ => Err(Failure::NoSuchContract { contract: contract.to_owned() }),
     });
     let caught: String = bundle.call("tasks@1", "caught", ("guest@1",)).unwrap();
