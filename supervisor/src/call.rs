@@ -1,23 +1,26 @@
 //! Calling a contract's functions.
 
-use std::future::Future;
+mod arguments;
+mod clock;
+mod in_flight;
+
 use std::ops::Deref;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use menagerie_protocol::Failure;
 use menagerie_protocol::contract::ContractId;
-use menagerie_protocol::{Failure, msgpack};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::task::coop;
 
+use self::arguments::{Encode, Raw, Tuple};
+use self::clock::{Clock, TimedOut};
+use self::in_flight::InFlight;
 use crate::bundle::{Bundle, Route};
 use crate::core::Core;
-use crate::counters::{Ended, SAMPLE_EVERY, Taken};
+use crate::counters::SAMPLE_EVERY;
 use crate::events::EventKind;
-use crate::lane::{Arguments, Lane, LaneContract, Look, Outcome, Own, PATIENCE, Refused, Ticket};
+use crate::lane::{Arguments, Lane, LaneContract, Outcome, Own, Refused, Ticket};
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
@@ -174,7 +177,7 @@ impl Contract {
                 self.count(&lane, own, &clock);
                 return Ok(());
             }
-            Ok(lane) => Ok(self.in_flight(&lane, own, &mut clock).await),
+            Ok(lane) => Ok(InFlight::new(self, &lane, own, &mut clock).await),
             Err(not_sent) => Err(not_sent),
         };
         if own.has_value() {
@@ -202,28 +205,9 @@ impl Contract {
                 return Ok(());
             }
             tried = match self.send(function, args, &mut clock, own) {
-                Ok(road) => Ok(self.in_flight(&road, own, &mut clock).await),
+                Ok(road) => Ok(InFlight::new(self, &road, own, &mut clock).await),
                 Err(not_sent) => Err(not_sent),
             };
-        }
-    }
-
-    #[inline]
-    fn in_flight<'c>(
-        &'c self,
-        lane: &'c Arc<Lane>,
-        own: &'c mut Own,
-        clock: &'c mut Clock,
-    ) -> InFlight<'c> {
-        InFlight {
-            contract: self,
-            lane,
-            own,
-            clock,
-            gives_way: lane.gives_way(),
-            patience: PATIENCE,
-            timer: None,
-            timed_out: false,
         }
     }
 
@@ -566,169 +550,5 @@ enum Wait {
     Room,
 }
 
-/// The deadline has passed.
-struct TimedOut;
-
 /// How a try went: what its wait said, or why it was not sent.
 type Tried = Result<Result<(), TimedOut>, NotSent>;
-
-/// A call's clock. It is read only when the call has to wait, or is sampled:
-/// reading it costs a tenth of a hot call.
-struct Clock {
-    limit: Duration,
-    started: Option<Instant>,
-    /// How many calls this one stands for, if it need not wait: 0 if it is not
-    /// in the sample.
-    weight: u64,
-}
-
-impl Clock {
-    const fn new(limit: Duration) -> Self {
-        Self { limit, started: None, weight: 0 }
-    }
-
-    /// The call is in the sample.
-    fn sample(&mut self) {
-        self.start();
-        self.weight = SAMPLE_EVERY;
-    }
-
-    /// How long it has taken, if that is known.
-    #[inline]
-    fn taken(&self) -> Option<Taken> {
-        let took = self.started?.elapsed();
-        // One that had to wait has its time taken always: it stands for itself.
-        Some(Taken { took, weight: self.weight.max(1) })
-    }
-
-    fn start(&mut self) -> Instant {
-        *self.started.get_or_insert_with(Instant::now)
-    }
-
-    /// When the call's time is up; `None` for never.
-    fn deadline(&mut self) -> Option<Instant> {
-        let started = self.start();
-        self.weight = 0;
-        if self.limit.is_zero() { None } else { started.checked_add(self.limit) }
-    }
-
-    fn left(&mut self) -> Option<Duration> {
-        self.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()))
-    }
-
-    fn check(&mut self) -> Result<(), TimedOut> {
-        if self.left() == Some(Duration::ZERO) { Err(TimedOut) } else { Ok(()) }
-    }
-}
-
-/// Arguments that can be written to a lane, again if need be.
-trait Encode {
-    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure>;
-}
-
-struct Tuple<'a, A>(&'a A);
-
-impl<A: Serialize> Encode for Tuple<'_, A> {
-    #[inline]
-    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure> {
-        /// The error with its cause: rmp-serde keeps the interesting part there.
-        #[cold]
-        fn failure(
-            error: &rmp_serde::encode::Error,
-            too_large: Option<u64>,
-            lane: &Lane,
-        ) -> Failure {
-            use std::error::Error as _;
-            if let Some(size) = too_large {
-                return Failure::PayloadTooLarge { size, limit: lane.limits.max_payload };
-            }
-            let message = match error.source() {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            };
-            Failure::BadArguments { message }
-        }
-        msgpack::encode_args(into, self.0).map_err(|error| failure(&error, into.too_large, lane))
-    }
-}
-
-struct Raw<'a>(&'a [u8]);
-
-impl Encode for Raw<'_> {
-    fn encode(&self, lane: &Lane, into: &mut Arguments<'_>) -> Result<(), Failure> {
-        use std::io::Write;
-        into.write_all(self.0).map_err(|error| match into.too_large {
-            Some(size) => Failure::PayloadTooLarge { size, limit: lane.limits.max_payload },
-            None => Failure::BadValue { message: error.to_string() },
-        })
-    }
-}
-
-/// A call that was sent, as a future; dropped early, it is cancelled (C7).
-struct InFlight<'c> {
-    contract: &'c Contract,
-    lane: &'c Arc<Lane>,
-    own: &'c mut Own,
-    clock: &'c mut Clock,
-    /// Whether the task lets others run before it looks.
-    gives_way: bool,
-    patience: u32,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
-    timed_out: bool,
-}
-
-impl Future for InFlight<'_> {
-    type Output = Result<(), TimedOut>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        if std::mem::take(&mut this.gives_way) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        // The call is on its way when the task yields, so that tasks on one lane get
-        // in step, and the worker has several calls at a time.
-        let Poll::Ready(progress) = coop::poll_proceed(cx) else { return Poll::Pending };
-        match this.lane.poll_wait(cx, this.own, &mut this.patience) {
-            Look::Done => {
-                progress.made_progress();
-                this.contract.count(this.lane, this.own, this.clock);
-                return Poll::Ready(Ok(()));
-            }
-            // No time has passed that a timer would notice.
-            Look::Again => return Poll::Pending,
-            Look::Asleep => {}
-        }
-        if this.timer.is_none() {
-            let deadline = this.clock.deadline();
-            if let Some(started) = this.clock.started {
-                this.lane.sent_at(this.own.ticket, started);
-            }
-            let Some(deadline) = deadline else { return Poll::Pending };
-            this.timer = Some(this.contract.core.timer(deadline));
-        }
-        if let Some(timer) = &mut this.timer
-            && timer.as_mut().poll(cx).is_ready()
-        {
-            this.timed_out = true;
-            this.contract.give_up(this.lane, this.own.ticket, Some(Duration::ZERO));
-            this.lane.pump();
-            return Poll::Ready(Err(TimedOut));
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for InFlight<'_> {
-    fn drop(&mut self) {
-        if self.own.outcome.is_none() && !self.timed_out {
-            let left = self.clock.left();
-            self.contract.give_up(self.lane, self.own.ticket, left);
-            if let Some(counters) = self.lane.counters(self.own.function) {
-                counters.failed(Ended::Cancelled);
-            }
-            // This task may have been the one that read for all.
-            self.lane.pump();
-        }
-    }
-}
