@@ -230,6 +230,18 @@ pub enum ConfigError {
         /// The number.
         replicas: u32,
     },
+    /// A worker program of a loader that there is not.
+    #[error("worker_programs: there is no loader '{loader}'; there are {}", LOADERS.join(", "))]
+    NoSuchProgram {
+        /// The name.
+        loader: String,
+    },
+    /// What cannot be in an environment.
+    #[error("worker_env: '{name}': a name has no '=' and is not empty; none has a zero byte")]
+    Variable {
+        /// Its name.
+        name: String,
+    },
     /// Replicas of a loader that there is not.
     #[error("replicas: there is no loader '{loader}'; there are {}", LOADERS.join(", "))]
     NoSuchLoader {
@@ -237,6 +249,14 @@ pub enum ConfigError {
         loader: String,
     },
 }
+
+/// The longest time that may be waited for. What is longer is a slip of the pen, and
+/// clocks have an end: the supervisor adds such times to them, and to each other.
+pub(crate) const LONGEST: Duration = Duration::from_secs(87_600 * 3600);
+pub(crate) const TOO_LONG: &str = "must be at most 87600h, which is ten years";
+/// With less of them no worker comes as far as saying why it does not start.
+const MIN_MEMORY: u64 = 1 << 20;
+const MIN_DESCRIPTORS: u64 = 16;
 
 /// Workers that one loader's calls are spread over, at most.
 const MAX_REPLICAS: u32 = 64;
@@ -259,23 +279,44 @@ impl Config {
         if !(4096..=1 << 31).contains(&self.max_payload) {
             return invalid("max_payload", "must be from 4096 bytes to 2 GiB");
         }
-        if self.heartbeat.is_zero() {
-            return invalid("heartbeat", "must not be zero");
-        }
+        self.check_times()?;
         if self.heartbeat_kill <= self.heartbeat_warn {
             return invalid("heartbeat_kill", "must be greater than heartbeat_warn");
         }
-        if self.bundle_crash_limit == 0 || self.isolate_after == 0 {
-            return invalid("bundle_crash_limit, isolate_after", "must be at least 1");
+        // Each under its own name, so that a file's line can be told.
+        for (setting, count) in [
+            ("isolate_after", u64::from(self.isolate_after)),
+            ("bundle_crash_limit", u64::from(self.bundle_crash_limit)),
+            ("recycle_after_calls", self.recycle_after_calls.unwrap_or(1)),
+            ("recycle_after_rss", self.recycle_after_rss.unwrap_or(1)),
+            ("max_processes", self.max_processes.unwrap_or(1)),
+            ("crash_history", u64::from(self.crash_history > 0)),
+            ("event_history", u64::from(self.event_history > 0)),
+            ("log_records", u64::from(self.log_records > 0)),
+        ] {
+            if count == 0 {
+                return invalid(setting, "must be at least 1");
+            }
         }
-        if self.bundle_crash_window.is_zero() {
-            return invalid("bundle_crash_window", "must not be zero");
+        if self.memory_limit.is_some_and(|bytes| bytes < MIN_MEMORY) {
+            return invalid("memory_limit", "must be at least 1 MiB: no worker starts with less");
         }
-        if self.recycle_after_calls == Some(0) || self.recycle_after_rss == Some(0) {
-            return invalid("recycle_after_calls, recycle_after_rss", "must be at least 1");
+        if self.max_descriptors < MIN_DESCRIPTORS {
+            return invalid("max_descriptors", "must be at least 16: no worker starts with less");
         }
         if self.standby > 16 {
             return invalid("standby", "must be from 0 to 16");
+        }
+        let strange = |loader: &&String| !LOADERS.contains(&loader.as_str());
+        if let Some(loader) = self.worker_programs.keys().find(strange) {
+            return Err(ConfigError::NoSuchProgram { loader: loader.clone() });
+        }
+        // What execve(2) takes: NAME=VALUE, and a zero byte at its end.
+        let no_variable = |(name, value): &(&String, &String)| {
+            name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
+        };
+        if let Some((name, _)) = self.worker_env.iter().find(no_variable) {
+            return Err(ConfigError::Variable { name: name.clone() });
         }
         for (loader, replicas) in &self.replicas {
             let (loader, replicas) = (loader.clone(), *replicas);
@@ -286,12 +327,6 @@ impl Config {
                 return Err(ConfigError::Replicas { loader, replicas });
             }
         }
-        if self.load_timeout.is_zero() || self.start_timeout.is_zero() {
-            return invalid("load_timeout, start_timeout", "must not be zero");
-        }
-        if self.crash_history == 0 || self.event_history == 0 || self.log_records == 0 {
-            return invalid("crash_history, event_history, log_records", "must not be zero");
-        }
         if !(64 << 10..=1 << 30).contains(&self.log_bytes) {
             return invalid("log_bytes", "must be from 64 KiB to 1 GiB");
         }
@@ -299,6 +334,34 @@ impl Config {
             return invalid("signatures.policy", problem);
         }
         Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        let never_zero = [
+            ("load_timeout", self.load_timeout),
+            ("start_timeout", self.start_timeout),
+            ("slow_start_timeout", self.slow_start_timeout),
+            ("heartbeat", self.heartbeat),
+            // A worker that stops as soon as it is started serves nobody.
+            ("idle_stop", self.idle_stop.unwrap_or(LONGEST)),
+        ];
+        let others = [
+            ("deadline", self.deadline),
+            ("grace", self.grace),
+            ("drain", self.drain),
+            ("term_timeout", self.term_timeout),
+        ];
+        let invalid = |setting, problem| Err(ConfigError::Invalid { setting, problem });
+        if self.bundle_crash_window.is_zero() {
+            return invalid("bundle_crash_window", "must not be zero");
+        }
+        if let Some((setting, _)) = never_zero.iter().find(|(_, time)| time.is_zero()) {
+            return invalid(setting, "must not be zero");
+        }
+        match never_zero.iter().chain(&others).find(|(_, time)| *time > LONGEST) {
+            Some((setting, _)) => invalid(setting, TOO_LONG),
+            None => Ok(()),
+        }
     }
 
     /// Makes all paths absolute: workers run in folders of their own, and the
@@ -352,9 +415,47 @@ mod tests {
     }
 
     #[test]
+    fn config_times_are_no_longer_than_clocks_go() {
+        let times: [fn(&mut Config) -> &mut Duration; 10] = [
+            |c| &mut c.deadline,
+            |c| &mut c.grace,
+            |c| &mut c.load_timeout,
+            |c| &mut c.start_timeout,
+            |c| &mut c.slow_start_timeout,
+            |c| &mut c.drain,
+            |c| &mut c.term_timeout,
+            |c| &mut c.heartbeat,
+            |c| &mut c.restart.max_delay,
+            |c| &mut c.restart.trial_interval,
+        ];
+        for time in times {
+            let mut config = Config::default();
+            *time(&mut config) = Duration::MAX;
+            let refused = config.check().unwrap_err().to_string();
+            assert!(refused.contains(TOO_LONG), "{refused}");
+        }
+        let mut config = Config { idle_stop: Some(Duration::MAX), ..Config::default() };
+        assert!(config.check().unwrap_err().to_string().contains(TOO_LONG));
+        // Each of them at once: what is allowed can be added up.
+        config = Config { deadline: LONGEST, grace: LONGEST, drain: LONGEST, ..Config::default() };
+        config.check().unwrap();
+        assert!(std::time::Instant::now().checked_add(config.deadline + config.grace).is_some());
+    }
+
+    #[test]
     fn config_defaults_are_sound_and_nonsense_is_refused() {
         Config::default().check().unwrap();
-        let broken: [fn(&mut Config); 11] = [
+        let broken: [fn(&mut Config); 21] = [
+            |c| c.slow_start_timeout = Duration::ZERO,
+            |c| c.idle_stop = Some(Duration::ZERO),
+            |c| c.restart.trial_interval = Duration::ZERO,
+            |c| c.memory_limit = Some(0),
+            |c| c.max_descriptors = 0,
+            |c| c.max_processes = Some(0),
+            |c| drop(c.worker_programs.insert("pyhton".to_owned(), "/bin/true".into())),
+            |c| drop(c.worker_env.insert("A=B".to_owned(), String::new())),
+            |c| drop(c.worker_env.insert(String::new(), String::new())),
+            |c| drop(c.worker_env.insert("A".to_owned(), "\0".to_owned())),
             |c| c.ring_slots = 1000,
             |c| c.max_in_flight = 0,
             |c| c.max_payload = 1,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::units;
+use crate::config::{LONGEST, TOO_LONG, units};
 
 /// When and how often a worker is started again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,6 +85,17 @@ impl RestartPolicy {
         let invalid = |field, problem| Err(PolicyError::Invalid { field, problem });
         if self.max_delay < self.initial_delay {
             return invalid("max_delay", "is shorter than initial_delay");
+        }
+        // Windows are only compared with; these are waited for.
+        for (field, time) in
+            [("max_delay", self.max_delay), ("trial_interval", self.trial_interval)]
+        {
+            if time > LONGEST {
+                return invalid(field, TOO_LONG);
+            }
+        }
+        if self.trial_interval.is_zero() {
+            return invalid("trial_interval", "must not be zero: a quarantine is a pause");
         }
         if !(0.0..=1.0).contains(&self.jitter) {
             return invalid("jitter", "is not between 0 and 1");

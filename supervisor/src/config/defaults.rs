@@ -81,7 +81,7 @@ fn s3_every_number_of_supervision_can_be_another() {
         heartbeat_warn = 9
         heartbeat_kill = 10
         memory_limit = "11MiB"
-        max_descriptors = 12
+        max_descriptors = 120
         max_processes = 13
         crash_history = 14
         isolation = "auto"
@@ -116,7 +116,7 @@ fn s3_every_number_of_supervision_can_be_another() {
         heartbeat_warn: 9,
         heartbeat_kill: 10,
         memory_limit: Some(11 << 20),
-        max_descriptors: 12,
+        max_descriptors: 120,
         max_processes: Some(13),
         crash_history: 14,
         isolation: Isolation::Auto,

@@ -219,16 +219,18 @@ fn find(document: &DeTable<'_>, message: &str, table: Option<&str>) -> Option<Ra
         DeValue::Table(inner) => Some(inner.get_key_value(word)?.0.span()),
         _ => None,
     };
-    words.into_iter().find_map(|word| match table {
+    let tables = ["restart", "signatures", "replicas", "worker_programs", "worker_env"];
+    let setting = words.clone().find_map(|word| match table {
         Some(table) => inside(table, word),
         None => document
             .get_key_value(word)
             .filter(|(_, value)| !matches!(value.get_ref(), DeValue::Table(_)))
             .map(|(key, _)| key.span())
-            .or_else(|| inside("restart", word))
-            .or_else(|| inside("signatures", word))
-            .or_else(|| inside("replicas", word)),
-    })
+            .or_else(|| tables.iter().find_map(|table| inside(table, word))),
+    });
+    // A key may be no word; its table is.
+    setting
+        .or_else(|| words.into_iter().find_map(|word| Some(document.get_key_value(word)?.0.span())))
 }
 
 fn describe(error: &TomlError) -> String {

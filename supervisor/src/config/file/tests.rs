@@ -24,7 +24,7 @@ fn g_settings_are_read() {
         log = "debug"
         deadline = "1500ms"
         max_payload = "1MiB"
-        memory_limit = 1000000
+        memory_limit = 5000000
         [restart]
         limit = 3
         [worker_env]
@@ -41,7 +41,7 @@ fn g_settings_are_read() {
     assert_eq!(file.bundles, ["a", "/b"].map(PathBuf::from));
     assert_eq!(file.log.as_deref(), Some("debug"));
     assert_eq!(file.config.deadline, Duration::from_millis(1500));
-    assert_eq!((file.config.max_payload, file.config.memory_limit), (1 << 20, Some(1_000_000)));
+    assert_eq!((file.config.max_payload, file.config.memory_limit), (1 << 20, Some(5_000_000)));
     assert_eq!(file.config.restart.limit, 3);
     assert_eq!(file.config.worker_env["LANG"], "C");
     assert_eq!(file.config.python_venv.as_deref(), Some(Path::new("env")));
@@ -86,6 +86,26 @@ fn g_contradictions_are_refused_with_their_place() {
             "log = \"a\"\n[restart]\nmax_delay = \"1ms\"",
             "m.toml:3:1: restart: max_delay: is shorter",
         ),
+        (
+            "load_timeout = \"5s\"\nstart_timeout = \"0s\"",
+            "m.toml:2:1: start_timeout: must not be zero",
+        ),
+        ("\nslow_start_timeout = \"0s\"", "m.toml:2:1: slow_start_timeout: must not be zero"),
+        ("idle_stop = \"0s\"", "m.toml:1:1: idle_stop: must not be zero"),
+        ("log = \"a\"\ndrain = \"5000000000000000h\"", "m.toml:2:1: drain: must be at most 87600h"),
+        (
+            "[restart]\n\ntrial_interval = \"5000000000000000h\"",
+            "m.toml:3:1: restart: trial_interval: must",
+        ),
+        ("event_history = 1\nlog_records = 0", "m.toml:2:1: log_records: must be at least 1"),
+        ("memory_limit = 0", "m.toml:1:1: memory_limit: must be at least 1 MiB"),
+        ("max_descriptors = 0", "m.toml:1:1: max_descriptors: must be at least 16"),
+        (
+            "[worker_programs]\nlua = \"a\"\npyhton = \"a\"",
+            "m.toml:3:1: worker_programs: there is no loader 'pyhton'; there are native, ",
+        ),
+        ("[worker_env]\nA = \"\\u0000\"", "m.toml:2:1: worker_env: 'A': "),
+        ("\n[worker_env]\n\"a=b\" = \"\"", "m.toml:2:2: worker_env: 'a=b': "),
         ("[restart]\nlimit = 100", "m.toml:2:1: restart: the restart limit of 100"),
         ("[status]\ntcp = \"192.0.2.1:80\"", "m.toml:2:1: tcp: must be a loopback address"),
         ("[status]\n\ntoken_file = \"a\"", "m.toml:3:1: token_file: is of no use without tcp"),
