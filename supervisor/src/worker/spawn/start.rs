@@ -234,7 +234,13 @@ fn prctl(option: c_int, value: libc::c_ulong) -> c_int {
     unsafe { libc::prctl(option, value, zero, zero, zero) }
 }
 
+/// A hard limit that is lower already stays: to raise it takes a privilege that
+/// hardly any host has.
 fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: points to a live rlimit.
+    check(unsafe { libc::getrlimit(resource, &raw mut now) })?;
+    let most = most.min(now.rlim_max);
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: points to a live rlimit.
     check(unsafe { libc::setrlimit(resource, &raw const limit) })

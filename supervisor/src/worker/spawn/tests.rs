@@ -16,17 +16,21 @@ struct Child(Spawned);
 
 impl Child {
     fn start() -> Self {
+        Self::with(Limits {
+            memory: Some(MEMORY),
+            descriptors: DESCRIPTORS,
+            processes: Some(PROCESSES),
+        })
+    }
+
+    fn with(limits: Limits) -> Self {
         let request = SpawnRequest {
             // It takes no arguments and reads nothing, and stays: nobody reads
             // what it writes.
             program: PathBuf::from("/usr/bin/yes"),
             env: BTreeMap::new(),
             dir: std::env::temp_dir(),
-            limits: Limits {
-                memory: Some(MEMORY),
-                descriptors: DESCRIPTORS,
-                processes: Some(PROCESSES),
-            },
+            limits,
         };
         Self(spawn(request).unwrap())
     }
@@ -65,6 +69,20 @@ fn p1_a_workers_limits_are_those_of_the_configuration_and_it_leaves_no_core() {
     assert_eq!(limit("Max open files"), [DESCRIPTORS.to_string(), DESCRIPTORS.to_string()]);
     assert_eq!(limit("Max data size"), [MEMORY.to_string(), MEMORY.to_string()]);
     assert_eq!(limit("Max processes"), [PROCESSES.to_string(), PROCESSES.to_string()]);
+}
+
+#[test]
+fn p1_a_host_that_is_limited_more_than_that_starts_workers_all_the_same() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    // Still more than any other test opens: none can raise it again.
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let own = hard.min(900);
+    setrlimit(Resource::RLIMIT_NOFILE, own, own).unwrap();
+    let limits = Limits { memory: None, descriptors: 1 << 40, processes: None };
+    let child = Child::with(limits);
+    let limits = child.read("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(line.contains(&format!(" {own} ")), "{line}");
 }
 
 #[test]
