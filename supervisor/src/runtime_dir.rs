@@ -2,9 +2,13 @@
 //! scratch folders. It goes when the supervisor does; what a killed one left
 //! behind is removed by the next that starts.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::random;
 
@@ -12,7 +16,14 @@ const PREFIX: &str = "menagerie-host-";
 
 /// A folder that only this user can enter.
 #[derive(Debug)]
-pub(crate) struct RuntimeDir(PathBuf);
+pub(crate) struct RuntimeDir {
+    path: PathBuf,
+    /// A process that this one forks has a copy of this, and not the folder.
+    owner: u32,
+    /// Says that its supervisor lives, also to one in another container, where
+    /// the number of our process means nothing; the kernel lets go of it with us.
+    _alive: Flock<File>,
+}
 
 impl RuntimeDir {
     pub(crate) fn create() -> io::Result<Self> {
@@ -21,8 +32,9 @@ impl RuntimeDir {
             remove_stale(&base);
             let name = format!("{PREFIX}{}-{}", std::process::id(), &random::token()[..8]);
             let path = base.join(name);
-            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(Self(path)),
+            let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+            match made.and_then(|()| lock(&path)) {
+                Ok(alive) => return Ok(Self { path, owner: std::process::id(), _alive: alive }),
                 Err(error) => {
                     let problem = format!("{}: {error}", path.display());
                     last = io::Error::new(error.kind(), problem);
@@ -33,7 +45,7 @@ impl RuntimeDir {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
@@ -41,7 +53,9 @@ impl RuntimeDir {
     /// Removes it, before it is dropped: tasks that nobody waits for may keep
     /// it for longer than the process lives.
     pub(crate) fn remove(&self) {
-        drop(std::fs::remove_dir_all(&self.0));
+        if self.owner == std::process::id() {
+            drop(std::fs::remove_dir_all(&self.path));
+        }
     }
 }
 
@@ -75,10 +89,20 @@ fn remove_stale(base: &Path) {
             .path()
             .symlink_metadata()
             .is_ok_and(|m| m.is_dir() && m.uid() == nix::unistd::geteuid().as_raw());
-        if !alive && ours {
+        // Held until it is gone: whoever comes at the same time leaves it to us.
+        if !alive
+            && ours
+            && let Ok(_ours) = lock(&entry.path())
+        {
             drop(std::fs::remove_dir_all(entry.path()));
         }
     }
+}
+
+/// Locks a folder (flock(2)), if nobody else has.
+fn lock(dir: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock)
+        .map_err(|(_, error): (File, Errno)| error.into())
 }
 
 #[cfg(test)]
@@ -94,6 +118,38 @@ mod tests {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         drop(dir);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn runtime_dir_stays_when_a_forked_process_ends() {
+        let dir = RuntimeDir::create().unwrap();
+        // SAFETY: the child frees what it has, removes a folder if this test fails,
+        // and leaves without running anything else.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            nix::unistd::ForkResult::Child => {
+                drop(dir);
+                // SAFETY: takes an integer, and does not return.
+                unsafe { libc::_exit(0) }
+            }
+            nix::unistd::ForkResult::Parent { child } => {
+                nix::sys::wait::waitpid(child, None).unwrap();
+            }
+        }
+        assert!(dir.path().exists());
+    }
+
+    #[test]
+    fn runtime_dir_of_a_process_in_another_container_stays() {
+        let base = tempfile::tempdir().unwrap();
+        // As seen from here, nobody has this number.
+        let theirs = base.path().join(format!("{PREFIX}4194305-aaaa"));
+        std::fs::create_dir(&theirs).unwrap();
+        let alive = lock(&theirs).unwrap();
+        remove_stale(base.path());
+        assert!(theirs.exists());
+        drop(alive);
+        remove_stale(base.path());
+        assert!(!theirs.exists());
     }
 
     #[test]
