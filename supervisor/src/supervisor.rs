@@ -460,6 +460,9 @@ impl Supervisor {
 
     /// The worker of a name, or all workers of a loader.
     fn workers_named(&self, name: &str) -> Result<Vec<Arc<Worker>>, RuntimeError> {
+        if *self.core().stopping.borrow() {
+            return Err(RuntimeError::ShuttingDown);
+        }
         let found: Vec<Arc<Worker>> = {
             let workers = lock(&self.core().workers);
             let named = |worker: &&Arc<Worker>| worker.name.to_string() == name;
@@ -659,6 +662,12 @@ impl Supervisor {
         let core = self.core();
         core.stopping.send_replace(true);
         core.standbys.stop();
+        // A host may have dropped its runtime before: the workers have gone with its
+        // tasks, and no timer of it runs any more.
+        if core.runtime.spawn(async {}).await.is_err() {
+            lock(&core.workers).clear();
+            return;
+        }
         let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
         for worker in &workers {
             worker.send(Command::Stop);
