@@ -9,6 +9,8 @@ mod common;
 
 /// Who may do what, and how much of it.
 mod access;
+/// Supervisors that hang, crowds, requests and settings that are wrong.
+mod bad_days;
 /// `menagerie new` and `menagerie check`.
 mod bundles;
 /// `menagerie run --config`, tables, completions, man pages.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -9,6 +10,21 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::time::MissedTickBehavior;
+
+/// For how many seconds a supervisor may say nothing where there is something to
+/// say at once.
+const PATIENCE: u32 = 15;
+
+/// Ends after [`PATIENCE`], in seconds that this program has seen: on a machine that
+/// stands still meanwhile nobody is late.
+async fn out_of_patience() {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for _ in 0..=PATIENCE {
+        seconds.tick().await;
+    }
+}
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +86,48 @@ impl Client {
         CommandError::Broken { socket: self.socket.clone(), reason: reason.to_string() }
     }
 
+    /// Sends a request; the answer's head. A supervisor that hangs is told from one
+    /// that works.
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<String>,
+        last_event_id: Option<&str>,
+    ) -> Result<Response<Incoming>, CommandError> {
+        let looks = method == Method::GET;
+        let response = tokio::select! {
+            response = self.exchange(method, path, body, last_event_id) => response?,
+            silent = self.silent(looks) => return Err(silent),
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = self.body(response).await?;
+        let problem = serde_json::from_slice(&bytes).unwrap_or_else(
+            |_| serde_json::json!({ "detail": format!("the supervisor answered {status}") }),
+        );
+        Err(CommandError::Problem(problem))
+    }
+
+    /// Ends when the supervisor hangs. What only looks is answered at once; what acts
+    /// may take long, and meanwhile it answers somebody else.
+    async fn silent(&self, looks: bool) -> CommandError {
+        loop {
+            out_of_patience().await;
+            if looks {
+                break;
+            }
+            tokio::select! {
+                _ = self.exchange(Method::HEAD, "/v1/openapi.json", None, None) => {}
+                () = out_of_patience() => break,
+            }
+        }
+        self.broken(&format!("it has said nothing for {PATIENCE} s; is it stopped, or overloaded?"))
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,
@@ -81,6 +138,10 @@ impl Client {
             UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                     CommandError::NoSupervisor(self.socket.clone())
+                }
+                io::ErrorKind::InvalidInput => {
+                    let socket = self.socket.display();
+                    CommandError::Usage(format!("{socket}: a socket's path may have 107 bytes"))
                 }
                 _ => self.broken(&error),
             })?;
@@ -99,21 +160,16 @@ impl Client {
         let request = request
             .body(Full::<Bytes>::from(body.unwrap_or_default()))
             .map_err(|e| self.broken(&e))?;
-        let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let bytes = self.body(response).await?;
-        let problem = serde_json::from_slice(&bytes).unwrap_or_else(
-            |_| serde_json::json!({ "detail": format!("the supervisor answered {status}") }),
-        );
-        Err(CommandError::Problem(problem))
+        sender.send_request(request).await.map_err(|e| self.broken(&e))
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
-        let collected = response.into_body().collect().await.map_err(|e| self.broken(&e))?;
-        Ok(collected.to_bytes())
+        tokio::select! {
+            body = response.into_body().collect() => {
+                Ok(body.map_err(|e| self.broken(&e))?.to_bytes())
+            }
+            silent = self.silent(true) => Err(silent),
+        }
     }
 
     /// Sends a request, and returns the answer's text.

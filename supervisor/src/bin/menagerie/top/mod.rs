@@ -4,9 +4,11 @@ mod model;
 mod view;
 
 use std::io::IsTerminal;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use hyper::Method;
+use menagerie_supervisor::Status;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -16,6 +18,9 @@ use tokio::sync::mpsc;
 use crate::client::{Client, CommandError};
 use crate::render;
 use model::Model;
+
+/// Nobody sees more pictures than that, and `--every 0s` is no interval.
+const SHORTEST: Duration = Duration::from_millis(50);
 
 /// The size of a picture where there is no terminal.
 const PICTURE: (u16, u16) = (120, 40);
@@ -44,11 +49,14 @@ pub(crate) async fn top(client: &Client, every: Duration, once: bool) -> Result<
 }
 
 async fn look(client: &Client, model: &mut Model) -> Result<(), CommandError> {
-    let text = client.text(Method::GET, "/v1/status", None).await?;
-    let status = serde_json::from_str(&text)
-        .map_err(|error| CommandError::Failed(format!("the status cannot be read: {error}")))?;
-    model.update(status, Instant::now());
+    model.update(status(client).await?, Instant::now());
     Ok(())
+}
+
+async fn status(client: &Client) -> Result<Status, CommandError> {
+    let text = client.text(Method::GET, "/v1/status", None).await?;
+    serde_json::from_str(&text)
+        .map_err(|error| CommandError::Failed(format!("the status cannot be read: {error}")))
 }
 
 /// What a key asks for.
@@ -91,9 +99,12 @@ async fn live(
             }
         }
     });
-    let mut ticks = tokio::time::interval(every);
+    let mut ticks = tokio::time::interval(every.max(SHORTEST));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut paused = false;
+    // The answer that is waited for; keys count meanwhile: who has a supervisor that
+    // hangs wants to leave.
+    let mut looking = std::pin::pin!(None);
     loop {
         terminal.draw(|frame| view::draw(frame, model))?;
         tokio::select! {
@@ -108,10 +119,23 @@ async fn live(
                 // A new size: drawn again.
                 Some(_) => {}
             },
-            _ = ticks.tick() => if !paused && let Err(error) = look(client, model).await {
-                model.fail(error.to_string());
-            },
+            _ = ticks.tick(), if !paused && looking.is_none() => looking.set(Some(status(client))),
+            found = answer(looking.as_mut()) => {
+                looking.set(None);
+                match found {
+                    Ok(status) => model.update(status, Instant::now()),
+                    Err(error) => model.fail(error.to_string()),
+                }
+            }
         }
+    }
+}
+
+/// The end of what may be under way; never, for `None`.
+async fn answer<T>(step: Pin<&mut Option<impl Future<Output = T>>>) -> T {
+    match step.as_pin_mut() {
+        Some(step) => step.await,
+        None => std::future::pending().await,
     }
 }
 
