@@ -32,3 +32,32 @@ fn g_a_supervisor_that_hangs_is_told_from_one_that_works() {
     }
 }
 
+#[test]
+fn g_watch_takes_the_bundles_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, format!("bundles = [{:?}]", sample("greeter-lua"))).unwrap();
+    let socket = dir.path().join("s.sock");
+    let mut program = Program::start(
+        Command::new(MENAGERIE)
+            .args(["run", "--watch", "--config"])
+            .arg(&file)
+            .arg("--socket")
+            .arg(&socket),
+    );
+    program.wait_for("1 of 1 bundles loaded");
+    let output = run(&["--watch", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("no bundles to watch"));
+}
+
+#[test]
+fn g_a_filter_for_logs_that_is_none_is_told_with_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "log = \"a=b=c\"").unwrap();
+    let output = run(&["--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("m.toml: log = \"a=b=c\": "), "{told}");
+}

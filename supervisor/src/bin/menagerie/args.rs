@@ -42,7 +42,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         bundles: Vec<PathBuf>,
         /// Reload a bundle when its files have changed, and load new ones
-        #[arg(long, requires = "bundles")]
+        #[arg(long)]
         watch: bool,
         /// A folder with the worker programs, looked in after this program's own
         #[arg(long, value_name = "DIR")]

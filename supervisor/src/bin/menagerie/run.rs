@@ -84,9 +84,18 @@ impl Request {
 pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let (json, watch) = (request.json, request.watch);
     let settings = request.settings().map_err(|e| CommandError::Usage(e.to_string()))?;
+    if watch && settings.bundles.is_empty() {
+        let text = "--watch: there are no bundles to watch, neither in --bundles nor in a file";
+        return Err(CommandError::Usage(text.to_owned()));
+    }
     let log = settings.log.as_deref().unwrap_or(DEFAULT_LOG);
-    let filter = EnvFilter::try_new(log)
-        .map_err(|error| CommandError::Usage(format!("--log {log}: {error}")))?;
+    let filter = EnvFilter::try_new(log).map_err(|error| {
+        let of = match (&request.config, &request.log) {
+            (Some(file), None) => format!("{}: log = {log:?}", file.display()),
+            _ => format!("--log {log}"),
+        };
+        CommandError::Usage(format!("{of}: {error}"))
+    })?;
     let logging = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         // Whoever read our standard error may be gone: that is no reason to fail.
