@@ -1,10 +1,13 @@
-//! Workers that cannot even be started.
+//! Hosts that are unlike others, and workers that cannot even be started.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 
-use menagerie_supervisor::{Config, LoaderError, RuntimeError, Supervisor, WorkerState};
+use menagerie_supervisor::{
+    Access, Config, LoaderError, RuntimeError, StatusSocket, Supervisor, WorkerState,
+};
 
 const MANIFEST: &str = "name = \"a\"\nloader = \"lua\"\nprovides = [\"a@1\"]\n";
 
@@ -41,4 +44,32 @@ async fn s3_a_program_that_cannot_be_executed_is_said() {
     assert!(matches!(error, RuntimeError::WorkerUnavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("cannot be started"), "{error}");
     supervisor.shutdown().await;
+}
+
+#[test]
+fn g_a_host_without_a_runtime_serves_its_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.sock");
+    let supervisor = Supervisor::builder().start().unwrap();
+    let status = StatusSocket::bind(supervisor.clone(), &path, Access::default()).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+    stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(status);
+    assert!(!path.exists());
+}
+
+#[test]
+fn s7_a_host_may_drop_its_runtime_first() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let supervisor = first.block_on(async { Supervisor::builder().start().unwrap() });
+    drop(first);
+    // Neither of them waits for timers that nobody drives.
+    runtime().block_on(supervisor.shutdown());
+    let error = runtime().block_on(supervisor.restart("lua")).unwrap_err();
+    assert!(matches!(error, RuntimeError::ShuttingDown), "{error}");
 }

@@ -137,7 +137,8 @@ impl StatusSocket {
 
     /// Serves a supervisor. The socket replaces one whose process has gone; its
     /// mode is 0600, or 0666 where other users are named: who connects is
-    /// checked in either case. Must be called on a tokio runtime.
+    /// checked in either case. It is served on the supervisor's runtime, wherever
+    /// this is called.
     ///
     /// ```no_run
     /// use menagerie_supervisor::{StatusConfig, StatusSocket, Supervisor};
@@ -161,6 +162,8 @@ impl StatusSocket {
         config.check()?;
         let path = config.socket.clone().unwrap_or_else(default_socket);
         let access = Access { read_only: config.read_only.clone(), admin: config.admin.clone() };
+        let runtime = supervisor.core().runtime.clone();
+        let _guard = runtime.enter();
         let for_others = !access.read_only.is_empty() || !access.admin.is_empty();
         let (listener, bound) = bind(&path, if for_others { 0o666 } else { 0o600 })?;
         // A payload in base64 takes four thirds of its size, and some for the rest.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -152,7 +153,16 @@ async fn crashes(
     Ok(Json(crashes))
 }
 
+/// A name in a path, or what is wrong with it.
+type Name = Result<Path<String>, PathRejection>;
+
+fn name(path: Name) -> Result<String, Problem> {
+    path.map(|Path(name)| name).map_err(|error| Problem::bad_request(error.body_text()))
+}
+
+/// A mistyped `rolling` must not become a restart with a pause.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RestartQuery {
     #[serde(default)]
     rolling: bool,
@@ -160,10 +170,11 @@ struct RestartQuery {
 
 async fn restart(
     State(supervisor): State<Supervisor>,
-    Path(loader): Path<String>,
-    query: Result<Query<RestartQuery>, axum::extract::rejection::QueryRejection>,
+    loader: Name,
+    query: Result<Query<RestartQuery>, QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let loader = name(loader)?;
     Ok(Json(if query.rolling {
         supervisor.restart_rolling(&loader).await?
     } else {
@@ -192,12 +203,13 @@ async fn load(
 
 async fn reload(
     State(supervisor): State<Supervisor>,
-    Path(name): Path<String>,
+    bundle: Name,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(Json(supervisor.reload(&name).await?))
+    Ok(Json(supervisor.reload(&name(bundle)?).await?))
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UnloadQuery {
     #[serde(default)]
     cascade: bool,
@@ -205,15 +217,16 @@ struct UnloadQuery {
 
 async fn unload(
     State(supervisor): State<Supervisor>,
-    Path(name): Path<String>,
-    query: Result<Query<UnloadQuery>, axum::extract::rejection::QueryRejection>,
+    bundle: Name,
+    query: Result<Query<UnloadQuery>, QueryRejection>,
 ) -> Result<impl IntoResponse, Problem> {
     let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let bundle = name(bundle)?;
     let unloaded = if query.cascade {
-        supervisor.unload_cascade(&name).await?
+        supervisor.unload_cascade(&bundle).await?
     } else {
-        supervisor.unload(&name).await?;
-        vec![name]
+        supervisor.unload(&bundle).await?;
+        vec![bundle]
     };
     Ok(Json(serde_json::json!({ "unloaded": unloaded })))
 }

@@ -14,8 +14,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::problem::Problem;
@@ -27,6 +28,9 @@ const MAX_HEAD: usize = 32 << 10;
 /// How long to wait when the system refuses a connection, for lack of
 /// descriptors as a rule.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Clients of a crowd that are told so at a time; the others are just let go: each
+/// of them has a descriptor meanwhile.
+const MAX_TOLD: usize = 16;
 
 /// The limits of a status service.
 #[derive(Clone, Copy, Debug)]
@@ -81,11 +85,19 @@ pub(super) struct Server {
     limits: Limits,
     open: Arc<Open>,
     connections: JoinSet<()>,
+    /// Room for those that are told that there is none.
+    told: Arc<Semaphore>,
 }
 
 impl Server {
     pub(super) fn new(router: Router, limits: Limits) -> Self {
-        Self { router, limits, open: Arc::default(), connections: JoinSet::new() }
+        Self {
+            router,
+            limits,
+            open: Arc::default(),
+            connections: JoinSet::new(),
+            told: Arc::new(Semaphore::new(MAX_TOLD)),
+        }
     }
 
     /// Serves the socket, and a TCP listener if there is one.
@@ -119,10 +131,16 @@ impl Server {
     {
         let Some(counted) = self.open.enter(peer, self.limits.max_connections) else {
             tracing::warn!(?peer, "too many connections to the status service");
+            let Ok(room) = Arc::clone(&self.told).try_acquire_owned() else { return };
             self.connections.spawn(async move {
+                // A client expects no answer before it has asked.
+                let mut request = [0; 4096];
+                let asked = stream.read(&mut request);
+                drop(tokio::time::timeout(ACCEPT_PAUSE, asked).await);
                 // Best effort, and no longer than a kernel buffer takes.
                 let refusal = stream.write_all(TOO_MANY.as_bytes());
                 drop(tokio::time::timeout(ACCEPT_PAUSE, refusal).await);
+                drop(room);
             });
             return;
         };

@@ -29,6 +29,12 @@ pub enum BindError {
         /// The file.
         path: PathBuf,
     },
+    /// Nobody could connect to it: a socket's address has no room for the path.
+    #[error("{}: a socket's path may have {MAX_PATH} bytes, and this one has more", .path.display())]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+    },
     /// The folder belongs to somebody else, or others may write it.
     #[error("{}: the folder is not ours alone: {problem}", .path.display())]
     Folder {
@@ -69,6 +75,9 @@ pub fn default_socket() -> PathBuf {
     folder.unwrap_or_else(own_temp).join("menagerie.sock")
 }
 
+/// What `sun_path` has room for, beside the zero at its end (unix(7)).
+const MAX_PATH: usize = 107;
+
 fn own_temp() -> PathBuf {
     PathBuf::from(format!("/tmp/menagerie-{}", nix::unistd::geteuid()))
 }
@@ -80,6 +89,8 @@ pub(super) struct Bound {
     path: PathBuf,
     /// Device and inode.
     file: Option<(u64, u64)>,
+    /// A process that this one forks has a copy of this, and not the socket.
+    owner: u32,
 }
 
 impl Bound {
@@ -90,7 +101,8 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if self.file.is_some() && identity(&self.path) == self.file {
+        let ours = self.owner == std::process::id();
+        if ours && self.file.is_some() && identity(&self.path) == self.file {
             drop(std::fs::remove_file(&self.path));
         }
     }
@@ -129,6 +141,10 @@ fn lock_folder(folder: &Path) -> io::Result<Flock<File>> {
 /// in a folder that nobody else can enter, and then moved.
 pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), BindError> {
     let system = |source| BindError::System { path: path.to_owned(), source };
+    // The socket is made elsewhere and moved here, where its path would fit.
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(BindError::TooLong { path: path.to_owned() });
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.map_or_else(|| PathBuf::from("."), Path::to_owned);
     if folder == own_temp() {
@@ -163,7 +179,9 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Bind
     })();
     drop(std::fs::remove_dir_all(&staging));
     let listener = made.map_err(system)?;
-    Ok((listener, Bound { path: path.to_owned(), file: identity(path) }))
+    let (path, owner) = (path.to_owned(), std::process::id());
+    let file = identity(&path);
+    Ok((listener, Bound { path, file, owner }))
 }
 
 fn private_folder(folder: &Path) -> Result<(), BindError> {
@@ -206,6 +224,19 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         drop(second);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn g_a_path_that_nobody_could_connect_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = MAX_PATH - dir.path().as_os_str().len() - 1;
+        let path = dir.path().join("x".repeat(room));
+        let bound = bind(&path, 0o600).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(bound);
+        let path = dir.path().join("x".repeat(room + 1));
+        assert!(matches!(bind(&path, 0o600), Err(BindError::TooLong { .. })));
+        assert!(!path.exists());
     }
 
     #[tokio::test]

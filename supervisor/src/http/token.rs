@@ -40,10 +40,10 @@ impl Tokens {
     /// Writes both, each to a file of its own.
     pub(super) fn write(&self, path: &Path) -> io::Result<TokenFiles> {
         let read = read_file(path);
-        let mut files = TokenFiles(Vec::new());
+        let mut files = TokenFiles { files: Vec::new(), owner: std::process::id() };
         for (path, token) in [(path.to_owned(), &self.admin), (read, &self.read)] {
             write_private(&path, token)?;
-            files.0.push(path);
+            files.files.push(path);
         }
         Ok(files)
     }
@@ -79,17 +79,24 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 
 /// The files with the tokens; dropped, it removes them.
 #[derive(Debug)]
-pub(super) struct TokenFiles(Vec<PathBuf>);
+pub(super) struct TokenFiles {
+    files: Vec<PathBuf>,
+    /// A process that this one forks removes nothing.
+    owner: u32,
+}
 
 impl TokenFiles {
     pub(super) fn admin(&self) -> Option<&Path> {
-        self.0.first().map(PathBuf::as_path)
+        self.files.first().map(PathBuf::as_path)
     }
 }
 
 impl Drop for TokenFiles {
     fn drop(&mut self) {
-        for path in &self.0 {
+        if self.owner != std::process::id() {
+            return;
+        }
+        for path in &self.files {
             drop(std::fs::remove_file(path));
         }
     }

@@ -33,6 +33,45 @@ fn g_a_supervisor_that_hangs_is_told_from_one_that_works() {
 }
 
 #[test]
+fn g_who_is_one_too_many_is_told_so() {
+    let running = Running::start("[status]\nmax_connections = 2\nrequest_timeout = \"1h\"");
+    let _idle: Vec<UnixStream> = (0..2).map(|_| running.connect()).collect();
+    let output = running.menagerie(&["status"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("there are too many connections"), "{told}");
+}
+
+#[test]
+fn g_what_is_mistyped_in_a_request_is_refused_and_not_left_out() {
+    let running = Running::start("");
+    for path in
+        ["/v1/workers/lua/restart?rollin=true", "/v1/workers/%ff/restart", "/v1/bundles/%ff/reload"]
+    {
+        let response = running.post(path, "");
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.head.contains("application/problem+json"), "{response:?}");
+        assert_eq!(response.json()["title"], "bad request", "{response:?}");
+    }
+    let mut stream = running.connect();
+    let head = "DELETE /v1/bundles/probe-lua?cascaed=true HTTP/1.1\r\nhost: a\r\n\
+        connection: close\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    assert_eq!(super::common::read_response(stream).status, 400);
+    assert_eq!(running.json(&["workers", "--json"])[0]["incarnation"], 1);
+}
+
+#[test]
+fn g_a_socket_that_nobody_could_reach_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("x".repeat(120));
+    let output = run(&["--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("a socket's path may have 107 bytes"), "{told}");
+}
+
+#[test]
 fn g_watch_takes_the_bundles_of_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");
