@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod blame;
+mod builder;
 mod bundle;
 mod call;
 mod config;
@@ -44,6 +45,7 @@ mod watch;
 mod watched_fd;
 mod worker;
 
+pub use builder::{StartError, SupervisorBuilder};
 pub use call::Contract;
 pub use config::file::{ConfigFile, FileError};
 pub use config::{Config, ConfigError, units};
@@ -68,7 +70,7 @@ pub use status::{
     Activity, BundleState, BundleStatus, CallStatus, Condition, ContractStatus, CrashReport,
     ReplicaStatus, ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
 };
-pub use supervisor::{StartError, Supervisor, SupervisorBuilder};
+pub use supervisor::Supervisor;
 pub use watch::{Watch, WatchSettings};
 
 #[cfg(doctest)]

@@ -1,0 +1,81 @@
+//! What a process does for its lanes: messages beside the rings, the end of calls
+//! that are overdue, and guests' own calls.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use menagerie_protocol::message::{LaneId, ToWorker};
+
+use super::super::condition::{Condition, CpuSample, LaneThread};
+use super::{Outcall, Process};
+use crate::lane::{Lane, LanePeer, OutcallHead, Ticket, Violation, lock};
+
+impl LanePeer for Process {
+    fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
+        self.send_with(&message, fds);
+    }
+
+    fn violation(&self, lane: LaneId, what: Violation) {
+        let bundle = self.bundle_of(lane);
+        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None);
+    }
+
+    fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>) {
+        let Some(process) = self.this.upgrade() else { return };
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move {
+            process.send(&ToWorker::Interrupt { lane: lane.id, call: ticket.wire() });
+            let Some(until_kill) = until_kill else { return };
+            let bundle = process.bundle_of(lane.id);
+            let name = bundle.clone().unwrap_or_default();
+            let thread = LaneThread { pid: process.pid, bundle: name };
+            // Only the last of it: before its deadline it may do what it likes.
+            let watch = until_kill.min(process.config.grace);
+            tokio::time::sleep(until_kill - watch).await;
+            let before: Option<CpuSample> = thread.sample();
+            tokio::time::sleep(watch).await;
+            if lane.is_running(ticket) {
+                let condition = thread.since(before);
+                let reason = "a call that did not end within its deadline and grace";
+                process.kill_for(reason, bundle, condition);
+            }
+        });
+    }
+
+    fn stuck(&self, lane: &Arc<Lane>) {
+        let Some(process) = self.this.upgrade() else { return };
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move {
+            let bundle = process.bundle_of(lane.id);
+            let name = bundle.clone().unwrap_or_default();
+            let thread = LaneThread { pid: process.pid, bundle: name };
+            let (before, heard) = (thread.sample(), process.pong.load(Ordering::Relaxed));
+            // Long enough for a heartbeat: a worker that does not answer these is
+            // judged by them.
+            let time = process.config.grace.max(2 * process.config.heartbeat);
+            let stuck = lane.stays_stuck(time).await;
+            let condition = thread.since(before);
+            let answers = process.pong.load(Ordering::Relaxed) > heard;
+            if stuck && answers && condition != Some(Condition::Stopped) {
+                let reason = "no call was begun within a deadline and grace";
+                process.kill_for(reason, bundle, condition);
+            }
+        });
+    }
+
+    fn read_on(&self, lane: &Arc<Lane>) {
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move { lane.pump() });
+    }
+
+    fn outcall(&self, lane: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>) {
+        let caller = lock(&self.lanes)
+            .get(&lane.id)
+            .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
+        let Some((bundle, manifest)) = caller else { return lane.outcall_ended() };
+        let (lane, dead) = (Arc::clone(lane), self.dead.subscribe());
+        (self.router)(Outcall { bundle, manifest, lane, head, payload, dead });
+    }
+}
