@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::{Compatibility, LoaderError};
+use tokio::runtime::RuntimeFlavor;
 use tokio::sync::watch;
 
 use crate::Supervisor;
@@ -162,8 +163,9 @@ impl SupervisorBuilder {
     }
 
     /// Starts the supervisor: on the tokio runtime that this is called in, or
-    /// with a small one of its own where there is none. No worker is started
-    /// before the first bundle needs it.
+    /// with a small one of its own where there is none, or one of a single thread,
+    /// which runs only while its host waits in it. No worker is started before the
+    /// first bundle needs it.
     ///
     /// # Errors
     ///
@@ -182,9 +184,13 @@ impl SupervisorBuilder {
         }
         let system = |what| move |source| StartError::System { what, source };
         self.config.absolute_paths().map_err(system("current folder"))?;
-        let (runtime, own) = match tokio::runtime::Handle::try_current() {
-            Ok(handle) => (handle, None),
-            Err(_) => {
+        // A runtime of one thread runs only while its host waits in it: between that,
+        // and while the host blocks, nobody would look after the workers.
+        let host = tokio::runtime::Handle::try_current().ok();
+        let host = host.filter(|host| host.runtime_flavor() != RuntimeFlavor::CurrentThread);
+        let (runtime, own) = match host {
+            Some(handle) => (handle, None),
+            None => {
                 let own = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(1)
                     .thread_name("menagerie")

@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
 use menagerie_supervisor::{
     Access, Config, LoaderError, RuntimeError, StatusSocket, Supervisor, WorkerState,
@@ -53,7 +54,7 @@ fn g_a_host_without_a_runtime_serves_its_status() {
     let supervisor = Supervisor::builder().start().unwrap();
     let status = StatusSocket::bind(supervisor.clone(), &path, Access::default()).unwrap();
     let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
-    stream.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
     stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -72,4 +73,25 @@ fn s7_a_host_may_drop_its_runtime_first() {
     runtime().block_on(supervisor.shutdown());
     let error = runtime().block_on(supervisor.restart("lua")).unwrap_err();
     assert!(matches!(error, RuntimeError::ShuttingDown), "{error}");
+}
+
+#[test]
+fn s3_a_host_with_a_runtime_of_one_thread_need_not_be_in_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let supervisor = runtime.block_on(async { Supervisor::builder().start().unwrap() });
+    let code = "return { ['a@1'] = { one = function() return 1 end } }";
+    // Nobody runs the host's runtime meanwhile.
+    supervisor.block_on(supervisor.load_code(MANIFEST, code)).unwrap();
+    let contract = supervisor.contract("a@1").unwrap();
+    let pid = supervisor.status().workers[0].pid.unwrap();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(pid).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while supervisor.crashes().is_empty() {
+        assert!(Instant::now() < deadline, "nobody noticed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(contract.call_blocking::<_, i64>("one", ()), Ok(1));
+    assert_eq!(runtime.block_on(contract.call::<_, i64>("one", ())), Ok(1));
+    runtime.block_on(supervisor.shutdown());
 }

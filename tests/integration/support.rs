@@ -165,7 +165,11 @@ pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()> + Send 
 
 /// As [`run`], with the supervisor's tasks and the test on one thread.
 pub(crate) fn run_on_one_thread(test: impl Future<Output = ()> + Send + 'static) {
-    run_on(tokio::runtime::Builder::new_current_thread(), PATIENCE * 3, test);
+    // A runtime without workers would be the test's alone: the supervisor takes none
+    // of these.
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1);
+    run_on(builder, PATIENCE * 3, async { tokio::spawn(test).await.unwrap() });
 }
 
 fn run_on(
