@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 
 /// Whether a mapping may be written through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,19 @@ impl Mapping {
         // `fd` is open; the length is not zero.
         let base = unsafe { mmap(None, non_zero, protection, MapFlags::MAP_SHARED, fd, 0) }?;
         Ok(Self { base, len, access })
+    }
+
+    /// Leaves it out of processes that this one forks: one that touches it there
+    /// dies of that.
+    ///
+    /// # Errors
+    ///
+    /// As `madvise(2)`.
+    pub fn keep_from_forks(&self) -> io::Result<()> {
+        // SAFETY: the range is this mapping's; its pages stay as they are here, and
+        // a process that is forked has no `Mapping` of it that it may count on.
+        unsafe { madvise(self.base, self.len, MmapAdvise::MADV_DONTFORK) }?;
+        Ok(())
     }
 
     /// The length in bytes.

@@ -27,6 +27,9 @@ mod outcalls;
 // own bundle gives up.
 mod asynchronous;
 
+// Bundles that fork: one process answers.
+mod forks;
+
 // Bundles that provide for each other and depend on each other: look-up, order,
 // cycles, cascades, what comes back in which order.
 mod registry;

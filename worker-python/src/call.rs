@@ -6,6 +6,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::forks;
 use crate::function::Function;
 use crate::guest_error;
 use crate::lane::Lane;
@@ -68,6 +69,7 @@ fn invoke<'py>(
         lane.interrupt.begin(py, 0);
         let result = call();
         lane.interrupt.end(py);
+        forks::check(py, &result);
         result
     };
     Ok(match count {

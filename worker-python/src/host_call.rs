@@ -71,7 +71,7 @@ fn current(py: Python<'_>) -> PyResult<Rc<Lane>> {
             py,
             "WrongThread",
             "calls to other contracts can only be made on the thread that the bundle was loaded \
-             on, not on one that it has started",
+             on, not on one or in a process that it has started",
             (None, None, None),
         )?),
     }

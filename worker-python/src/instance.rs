@@ -8,6 +8,7 @@ use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply}
 use pyo3::prelude::*;
 
 use crate::call;
+use crate::forks;
 use crate::function::Function;
 use crate::guest_error::guest_error;
 use crate::interpreter;
@@ -153,6 +154,7 @@ fn run_hook<'py>(
         None => hook.call0(),
     };
     lane.interrupt.end(py);
+    forks::check(py, &result);
     let value = result?;
     if call::is_awaitable(&value) { lane.tasks.run(&value) } else { Ok(value) }
 }

@@ -41,9 +41,10 @@ macro_rules! source {
 }
 
 /// The modules below `_menagerie`.
-static SOURCES: [Source; 7] = [
+static SOURCES: [Source; 8] = [
     source!("bundles"),
     source!("errors"),
+    source!("forks"),
     source!("logs"),
     source!("signatures"),
     source!("streams"),

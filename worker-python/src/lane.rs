@@ -81,6 +81,11 @@ impl Lane {
         CURRENT.take();
     }
 
+    /// The current thread has no lane any more; for a process that was forked.
+    pub(crate) fn lose() {
+        CURRENT.take();
+    }
+
     /// The lane whose thread this is.
     pub(crate) fn current() -> Option<Rc<Self>> {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()

@@ -6,6 +6,7 @@
 //! signatures, the event loop, streams. `native` is what they call.
 
 mod call;
+mod forks;
 mod function;
 mod guest_error;
 mod host_call;

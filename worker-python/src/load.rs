@@ -8,6 +8,7 @@ use menagerie_protocol::{
 use pyo3::exceptions::{PyImportError, PySyntaxError};
 use pyo3::prelude::*;
 
+use crate::forks;
 use crate::function::Function;
 use crate::guest_error::guest_error;
 use crate::instance::{Generation, PythonInstance};
@@ -97,6 +98,7 @@ impl Generation {
         lane.interrupt.begin(py, 0);
         let module = bundle.call_method1("run", (stem.unwrap_or("main"), path, code));
         lane.interrupt.end(py);
+        forks::check(py, &module);
         lane.loading.set(false);
         let module = module.map_err(|error| failed(step_of(py, &error), error))?;
 

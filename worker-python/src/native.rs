@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyModule, PyTuple};
 
 use crate::lane::{Export, Lane};
 use crate::tasks::Step;
-use crate::{call, host_call, interpreter, output};
+use crate::{call, forks, host_call, interpreter, output};
 
 /// Builds the module.
 pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
@@ -23,6 +23,7 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module.add_function(wrap_pyfunction!(lane, &module)?)?;
     module.add_function(wrap_pyfunction!(write, &module)?)?;
     module.add_function(wrap_pyfunction!(flush, &module)?)?;
+    module.add_function(wrap_pyfunction!(forked, &module)?)?;
     module.add_function(wrap_pyfunction!(finish, &module)?)?;
     module.add_function(wrap_pyfunction!(check_contained, &module)?)?;
     module.add_function(wrap_pyfunction!(read_contained, &module)?)?;
@@ -133,6 +134,11 @@ fn write(py: Python<'_>, which: usize, text: &str) -> PyResult<()> {
 #[pyfunction]
 fn flush(which: usize) {
     output::flush(which);
+}
+
+#[pyfunction]
+fn forked() {
+    forks::begun();
 }
 
 /// The end of an `async` call.

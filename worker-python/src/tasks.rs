@@ -11,6 +11,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::forks;
 use crate::interpreter;
 use crate::interrupt::PythonInterrupt;
 use crate::lane::Lane;
@@ -103,6 +104,7 @@ impl Tasks {
     /// Runs what is ready.
     pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<()> {
         let busy = self.driver(py)?.call_method0("poll").and_then(|busy| busy.extract());
+        forks::check(py, &busy);
         self.busy.set(*busy.as_ref().unwrap_or(&true));
         self.polled.set(Instant::now());
         busy.map(|_| ())
@@ -110,8 +112,9 @@ impl Tasks {
 
     /// Runs the loop until `wake` is readable.
     pub(crate) fn wait(&self, py: Python<'_>, wake: BorrowedFd<'_>) -> PyResult<()> {
-        self.driver(py)?.call_method1("wait", (wake.as_raw_fd(),))?;
-        Ok(())
+        let waited = self.driver(py)?.call_method1("wait", (wake.as_raw_fd(),));
+        forks::check(py, &waited);
+        waited.map(|_| ())
     }
 
     /// Runs an `async` hook to its end.
@@ -170,6 +173,7 @@ impl Step {
             lane.serving.set(0);
             lane.interrupt.end(py);
         }
+        forks::check(py, &result);
         match result {
             Ok(value) => Ok(value.unbind()),
             Err(error)

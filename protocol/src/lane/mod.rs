@@ -101,6 +101,9 @@ impl LaneMemory {
         let len = memory_len(shape);
         let down = Mapping::new(down.as_fd(), len, Access::ReadOnly)?;
         let up = Mapping::new(up.as_fd(), len, Access::ReadWrite)?;
+        // A bundle may fork, and the fork come back to this lane as if it were the
+        // worker. Its first word here is its end.
+        up.keep_from_forks()?;
         if down.words()[0].load(std::sync::atomic::Ordering::Acquire) != LAYOUT {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "another lane layout"));
         }

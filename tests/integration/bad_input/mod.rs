@@ -5,7 +5,7 @@
 mod arguments;
 mod bundles;
 mod manifests;
-mod native;
+pub(crate) mod native;
 mod reloads;
 mod results;
 

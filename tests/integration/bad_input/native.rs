@@ -10,7 +10,7 @@ use super::bundles::Spoilt;
 
 /// Compiles C into the artifact's place.
 #[allow(clippy::disallowed_methods, reason = "it is no worker that is started here")]
-pub(super) fn compile(source: &str, to: &Path) {
+pub(crate) fn compile(source: &str, to: &Path) {
     let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../worker-native/guest/include");
     let file = to.with_extension("c");
     std::fs::write(&file, source).unwrap();

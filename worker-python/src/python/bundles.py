@@ -281,6 +281,24 @@ _original_start = threading.Thread.start
 threading.Thread.start = _start_thread
 
 
+def _forked():
+    """In a process that a bundle has forked."""
+    _menagerie.forked()
+    main = threading._main_thread
+    if isinstance(main, threading._DummyThread):
+        # The lane's thread was not started by Python, and is the main one now.
+        # Before 3.12 nobody else sees to it, and `multiprocessing` fails at the end.
+        main.__class__ = threading._MainThread
+        main._name = "MainThread"
+        main._daemonic = False
+        if getattr(main, "_tstate_lock", main) is None:
+            main._set_tstate_lock()
+
+
+# After what `threading` has registered.
+os.register_at_fork(after_in_child=_forked)
+
+
 def _file_spec(fullname, path, loader, locations=None):
     spec = ModuleSpec(fullname, loader, origin=path, is_package=locations is not None)
     spec.submodule_search_locations = locations
