@@ -58,10 +58,12 @@ impl Interrupter {
 
     /// Sleeps, but no longer than until the call is asked to stop.
     pub(crate) fn sleep(&self, duration: Duration) {
-        let until = Instant::now() + duration;
+        // Too long for the clock: until it is asked to stop.
+        let until = Instant::now().checked_add(duration);
         let mut guard = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
         while !self.is_stopped() {
-            let Some(rest) = until.checked_duration_since(Instant::now()) else { return };
+            let rest = until
+                .map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
             if rest.is_zero() {
                 return;
             }
