@@ -308,6 +308,6 @@
 
   return {
     api, fireTimer, follow, importLater, makeCallError,
-    isWellFormed: String.prototype.isWellFormed,
+    isWellFormed: String.prototype.isWellFormed, isArray: Array.isArray,
   };
 })

@@ -24,6 +24,8 @@ pub(crate) struct World {
     pub(crate) make_call_error: v8::Global<v8::Function>,
     /// `String.prototype.isWellFormed`.
     pub(crate) is_well_formed: v8::Global<v8::Function>,
+    /// `Array.isArray`, which looks behind proxies.
+    pub(crate) is_array: v8::Global<v8::Function>,
 }
 
 /// Gives the engine its lane, and the guest its world.
@@ -50,6 +52,7 @@ pub(crate) fn build(engine: &mut Engine, lane: &Rc<Lane>) -> Result<(), GuestErr
         import_later: function("importLater")?,
         make_call_error: function("makeCallError")?,
         is_well_formed: function("isWellFormed")?,
+        is_array: function("isArray")?,
     };
     *lane.world.borrow_mut() = Some(functions);
     property(tc, world, "api")

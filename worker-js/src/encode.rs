@@ -145,13 +145,12 @@ impl<'s> Encoded<'s> {
         depth: usize,
     ) -> Result<(), EncodeError> {
         if let Ok(array) = object.try_cast::<v8::Array>() {
-            let len = array.length();
-            Writer::new(&mut self.buffer).array(len as usize);
-            for index in 0..len {
-                let element = array.get_index(scope, index).ok_or_else(thrown)?;
-                self.nested(scope, element, depth + 1)?;
-            }
-            Ok(())
+            self.elements(scope, object, array.length(), depth)
+        } else if object.is_proxy() && is_array(scope, object)? {
+            let length = v8::String::new(scope, "length").ok_or_else(thrown)?;
+            let length = object.get(scope, length.into()).ok_or_else(thrown)?;
+            let length = length.uint32_value(scope).ok_or_else(thrown)?;
+            self.elements(scope, object, length, depth)
         } else if object.is_uint8_array() || object.is_array_buffer() {
             self.bytes(object.into())
         } else if let Ok(map) = object.try_cast::<v8::Map>() {
@@ -170,6 +169,22 @@ impl<'s> Encoded<'s> {
         }
     }
 
+    /// The first elements of an array, or of a proxy for one.
+    fn elements(
+        &mut self,
+        scope: &mut v8::PinScope<'s, '_>,
+        array: v8::Local<'s, v8::Object>,
+        len: u32,
+        depth: usize,
+    ) -> Result<(), EncodeError> {
+        Writer::new(&mut self.buffer).array(len as usize);
+        for index in 0..len {
+            let element = array.get_index(scope, index).ok_or_else(thrown)?;
+            self.nested(scope, element, depth + 1)?;
+        }
+        Ok(())
+    }
+
     /// An object's own enumerable properties with string keys.
     fn plain(
         &mut self,
@@ -184,6 +199,10 @@ impl<'s> Encoded<'s> {
             key_conversion: v8::KeyConversionMode::ConvertToString,
         };
         let keys = object.get_own_property_names(scope, names).ok_or_else(thrown)?;
+        // What a generator would yield is not among them.
+        if keys.length() == 0 && is_iterable(scope, object)? {
+            return Err("an iterator cannot leave JavaScript; send [...iterator]".to_owned());
+        }
         Writer::new(&mut self.buffer).map(keys.length() as usize);
         for index in 0..keys.length() {
             let key = keys.get_index(scope, index).ok_or_else(thrown)?;
@@ -213,6 +232,35 @@ impl<'s> Encoded<'s> {
         }
         Ok(())
     }
+}
+
+/// Whether it is an array or, through any number of proxies, stands for one.
+fn is_array(
+    scope: &mut v8::PinScope<'_, '_>,
+    object: v8::Local<'_, v8::Object>,
+) -> Result<bool, EncodeError> {
+    let lane = Lane::of(scope);
+    let is_array = match &*lane.world.borrow() {
+        Some(world) => v8::Local::new(scope, &world.is_array),
+        None => return Ok(false),
+    };
+    let receiver = v8::undefined(scope).into();
+    let answer = is_array.call(scope, receiver, &[object.into()]).ok_or_else(thrown)?;
+    Ok(answer.is_true())
+}
+
+/// Whether `for` or `for await` would take it.
+fn is_iterable(
+    scope: &mut v8::PinScope<'_, '_>,
+    object: v8::Local<'_, v8::Object>,
+) -> Result<bool, EncodeError> {
+    for symbol in [v8::Symbol::get_iterator(scope), v8::Symbol::get_async_iterator(scope)] {
+        let method = object.get(scope, symbol.into()).ok_or_else(thrown)?;
+        if !method.is_null_or_undefined() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A getter or a proxy threw; the exception itself is pending in the scope.

@@ -32,13 +32,18 @@ pub(crate) fn from_exception<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     thrown: v8::Local<'s, v8::Value>,
 ) -> GuestError {
-    from_value(scope, thrown, MAX_CAUSES)
+    from_value(scope, thrown, MAX_CAUSES, &mut { MOST_CAUSES })
 }
+
+/// How many causes an error has at most: some are their own causes, in more than one
+/// way at each level.
+const MOST_CAUSES: usize = 64;
 
 fn from_value<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     thrown: v8::Local<'s, v8::Value>,
-    causes: usize,
+    depth: usize,
+    left: &mut usize,
 ) -> GuestError {
     let Ok(object) = thrown.try_cast::<v8::Object>() else {
         // `throw "text"` is legal.
@@ -52,19 +57,21 @@ fn from_value<'s>(
         .or_else(|| constructor_name(scope, object))
         .unwrap_or_else(|| "Object".to_owned());
     let message = text(scope, object, "message").unwrap_or_else(|| to_text(scope, thrown));
-    let mut inner = Vec::new();
-    if causes > 0 {
-        if let Some(cause) = property(scope, object, "cause").filter(|c| !c.is_null_or_undefined())
-        {
-            inner.push(from_value(scope, cause, causes - 1));
-        }
+    let mut causes = Vec::new();
+    if depth > 0 {
+        causes.extend(property(scope, object, "cause").filter(|c| !c.is_null_or_undefined()));
         let errors = property(scope, object, "errors").and_then(|e| e.try_cast::<v8::Array>().ok());
         if let Some(errors) = errors {
             for index in 0..errors.length().min(16) {
-                if let Some(error) = errors.get_index(scope, index) {
-                    inner.push(from_value(scope, error, causes - 1));
-                }
+                causes.extend(errors.get_index(scope, index));
             }
+        }
+    }
+    let mut inner = Vec::new();
+    for cause in causes {
+        if let Some(rest) = left.checked_sub(1) {
+            *left = rest;
+            inner.push(from_value(scope, cause, depth - 1, left));
         }
     }
     GuestError {

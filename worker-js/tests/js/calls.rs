@@ -72,6 +72,7 @@ export default { 'test@1': {
   object() { throw { why: 1 }; },
   nothing() { throw undefined; },
   many() { throw new AggregateError([new Error('one'), new TypeError('two')], 'several'); },
+  itself() { const e = new AggregateError([], 'own'); e.cause = e; e.errors = [e, e, e]; throw e; },
   evil() { throw { get message() { throw new Error('no'); }, get name() { throw new Error('no'); } }; },
 } };";
     let bundle = load(&harness, code).unwrap();
@@ -96,6 +97,9 @@ export default { 'test@1': {
     assert_eq!((error.type_name.as_str(), error.message.as_str()), ("undefined", "undefined"));
     let error = guest(bundle.call::<_, ()>("test@1", "many", ()));
     assert_eq!(error.inner.iter().map(|e| e.message.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+    // In so many ways that nobody lives to see them all told.
+    let error = guest(bundle.call::<_, ()>("test@1", "itself", ()));
+    assert_eq!((error.message.as_str(), error.inner[0].message.as_str()), ("own", "own"));
     guest(bundle.call::<_, ()>("test@1", "evil", ()));
 }
 

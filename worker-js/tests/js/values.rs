@@ -132,6 +132,9 @@ fn c1_what_cannot_leave_is_a_typed_error() {
          cycle_map() { const m = new Map(); m.set(1, m); return m; },
          getter: () => ({ get x() { throw new RangeError('mine'); } }),
          proxy: () => new Proxy({}, { ownKeys() { throw new RangeError('mine'); } }),
+         generator: () => (function* () { yield 1; })(), keys: () => new Map([[1, 2]]).keys(),
+         async_generator: () => (async function* () { yield 1; })(),
+         *exported() { yield 1; }, helper: () => [1, 2].values().map((n) => n),
          detached() { const b = new ArrayBuffer(8); b.transfer(); return b; }",
     );
     for (function, word) in [
@@ -151,6 +154,11 @@ fn c1_what_cannot_leave_is_a_typed_error() {
         ("cycle", "cyclic"),
         ("cycle_map", "cyclic"),
         ("detached", "gone"),
+        ("generator", "iterator"),
+        ("async_generator", "iterator"),
+        ("exported", "iterator"),
+        ("keys", "iterator"),
+        ("helper", "iterator"),
     ] {
         let error = guest(bundle.call::<_, ()>("test@1", function, ()));
         assert_eq!(error.type_name, "TypeError", "{function}: {error:?}");
@@ -164,6 +172,24 @@ fn c1_what_cannot_leave_is_a_typed_error() {
         let error = guest(bundle.call::<_, ()>("test@1", function, ()));
         assert_eq!((error.type_name.as_str(), error.message.as_str()), ("RangeError", "mine"));
     }
+}
+
+#[test]
+fn c1_a_proxy_leaves_as_what_is_behind_it() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "list: () => new Proxy(new Proxy([1, [2]], {}), {}), none: () => new Proxy([], {}),
+         map: () => new Proxy({ a: 1 }, {}), empty: () => Object.create({}),
+         revoked() { const { proxy, revoke } = Proxy.revocable([], {}); revoke(); return proxy; }",
+    );
+    let result = |function| bundle.call_raw("test@1", function, &[0x90]).unwrap();
+    assert_eq!(result("list"), b"\x92\x01\x91\x02");
+    assert_eq!(result("none"), b"\x90");
+    assert_eq!(result("map"), b"\x81\xa1a\x01");
+    assert_eq!(result("empty"), b"\x80");
+    let error = guest(bundle.call::<_, ()>("test@1", "revoked", ()));
+    assert_eq!(error.type_name, "TypeError", "{error:?}");
 }
 
 #[test]
