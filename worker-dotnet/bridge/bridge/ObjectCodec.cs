@@ -153,7 +153,9 @@ namespace Menagerie.Bridge
                 return;
             }
             IEnumerable sequence = value as IEnumerable;
-            if (sequence == null)
+            // One of several dimensions enumerates as if it had one.
+            Array array = value as Array;
+            if (sequence == null || array != null && array.Rank != 1)
                 throw new UnsupportedValueException("a value of type " + value.GetType() + " cannot cross to another language");
             WriteList(writer, sequence);
         }

@@ -197,6 +197,7 @@ fn c1_results_that_cannot_cross_are_typed_errors() {
     for (function, expected) in [
         ("cyclic", "deeper than 128"),
         ("unsupported", "System.DateTime"),
+        ("grid", "System.Int32[,]"),
         ("half_pair", "surrogate"),
         ("liar", "Count"),
     ] {
