@@ -15,9 +15,9 @@
 //! | done → free | the caller | nothing: only it is left |
 //! | abandoned → free | the leader | the lane's receiving end |
 
-use std::sync::Mutex;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Mutex, OnceLock};
 use std::task::Waker;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -185,9 +185,22 @@ struct Free<'s> {
     generation: u32,
 }
 
+fn new_slots(count: usize) -> Box<[Slot]> {
+    (0..count).map(|_| Slot::default()).collect()
+}
+
+/// Slots that a lane begins with. Few lanes ever have more calls in flight, and
+/// all that may be are a quarter of a megabyte: to touch so much memory for the
+/// first time costs a recovery a tenth of its time.
+const FIRST: usize = 64;
+
 #[derive(Debug)]
 pub(crate) struct Slots {
-    slots: Box<[Slot]>,
+    first: Box<[Slot]>,
+    /// The others, made when all of the first are taken for the first time.
+    rest: OnceLock<Box<[Slot]>>,
+    /// How many there may be.
+    capacity: usize,
     /// The slot that was freed last: it is in the cache, and the next to be
     /// taken. Only a hint.
     last_freed: AtomicU32,
@@ -202,8 +215,11 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(capacity: u32) -> Self {
+        let capacity = capacity as usize;
         Self {
-            slots: (0..capacity).map(|_| Slot::default()).collect(),
+            first: new_slots(capacity.min(FIRST)),
+            rest: OnceLock::new(),
+            capacity,
             last_freed: AtomicU32::new(0),
             unattended: AtomicU32::new(0),
             unclaimed: AtomicU32::new(0),
@@ -211,8 +227,18 @@ impl Slots {
         }
     }
 
+    #[inline]
     fn get(&self, index: u32) -> Option<&Slot> {
-        self.slots.get(index as usize)
+        let index = index as usize;
+        match self.first.get(index) {
+            Some(slot) => Some(slot),
+            None => self.rest.get()?.get(index - self.first.len()),
+        }
+    }
+
+    /// Those that were made, in order.
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.first.iter().chain(self.rest.get().into_iter().flatten())
     }
 
     /// Whether a call is in flight whose caller does not look by itself.
@@ -267,8 +293,13 @@ impl Slots {
 
     #[cold]
     fn any_free(&self, hint: u32) -> Option<Free<'_>> {
-        let count = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-        (0..count).find_map(|by| self.free_at(hint.wrapping_add(by) % count))
+        let rest = self.rest.get().map_or(0, |rest| rest.len());
+        let made = u32::try_from(self.first.len() + rest).unwrap_or(u32::MAX);
+        if let Some(free) = (0..made).find_map(|by| self.free_at(hint.wrapping_add(by) % made)) {
+            return Some(free);
+        }
+        self.rest.get_or_init(|| new_slots(self.capacity - self.first.len()));
+        self.free_at(made)
     }
 
     /// Takes the outcome of a call, if it is there; its slot is free then.
@@ -447,7 +478,7 @@ impl Slots {
     /// The caller holds the lane's receiving end, and nothing is sent any more.
     pub(crate) fn fail_all(&self, begun: u64, mut outcome: impl FnMut(bool) -> Outcome) -> Failed {
         let mut failed = Failed::default();
-        for (index, slot) in (0_u32..).zip(&self.slots) {
+        for (index, slot) in (0_u32..).zip(self.iter()) {
             let state = slot.state();
             let ticket = Ticket { index, generation: state.generation };
             let started = slot.number.load(Relaxed) < begun;
@@ -498,7 +529,7 @@ impl Slots {
 
     /// A thread that is parked for a call: a new leader.
     pub(crate) fn any_thread(&self) -> Option<Thread> {
-        self.slots.iter().find_map(|slot| {
+        self.iter().find_map(|slot| {
             if slot.state().phase != Phase::Asleep {
                 return None;
             }
@@ -521,6 +552,30 @@ mod tests {
 
     fn complete(slots: &Slots, ticket: Ticket) -> Option<Waiter> {
         slots.complete::<()>(ticket, |_| Ok(value(1))).map(Result::unwrap)
+    }
+
+    #[test]
+    fn slots_beyond_the_first_are_made_when_they_are_needed() {
+        let first = u32::try_from(FIRST).unwrap();
+        let slots = Slots::new(first + 2);
+        let mut tickets: Vec<Ticket> =
+            (0..first).map(|n| slots.open(n.into(), (0, 0), None).unwrap()).collect();
+        assert!(slots.rest.get().is_none());
+        assert!(slots.get(first).is_none());
+        tickets.extend((0..2).map(|n| slots.open(n, (0, 0), None).unwrap()));
+        assert!(slots.open(9, (0, 0), None).is_none());
+        let indices: Vec<u32> = tickets.iter().map(|ticket| ticket.index).collect();
+        assert_eq!(indices, (0..first + 2).collect::<Vec<_>>());
+        let last = *tickets.last().unwrap();
+        assert!(complete(&slots, last).is_some());
+        assert!(slots.take(last).is_some());
+        assert_eq!(slots.open(9, (0, 0), None).unwrap().index, last.index);
+        // All others are in flight.
+        let failed = slots.fail_all(0, |_| value(2));
+        assert_eq!(failed.ended, u64::from(first) + 2);
+        // No more than may be are ever made.
+        let few = Slots::new(1);
+        assert!(few.open(1, (0, 0), None).is_some() && few.open(2, (0, 0), None).is_none());
     }
 
     #[test]
@@ -555,7 +610,7 @@ mod tests {
         let slots = Slots::new(1);
         // After 2^32 calls in one slot, an hour or two of a hot lane.
         let last = State { generation: u32::MAX, phase: Phase::Free };
-        slots.slots[0].state.store(last.pack(), Relaxed);
+        slots.first[0].state.store(last.pack(), Relaxed);
         let ticket = slots.open(0, (0, 0), None).unwrap();
         assert_ne!(ticket.wire(), 0);
         assert!(matches!(complete(&slots, ticket), Some(Waiter::Nobody)));
