@@ -190,11 +190,22 @@ impl Default for Spinner {
     }
 }
 
+/// A spin that has gone on for so long lets others have its CPU once. Whoever is
+/// waited for may wait for this very CPU: the kernel likes to put who is woken where
+/// the waker runs. Not earlier: to wake a thread on another CPU takes nearly as long,
+/// and a wait for that would be the longer by it.
+const YIELD_AFTER: Duration = Duration::from_micros(100);
+
 /// Looks before a spinner counts as one and reads the clock: a hot lane's reply
 /// is there by then, and a shared counter would cost it a tenth of its time.
 const FIRST_LOOKS: u32 = 64;
 
 impl Spinner {
+    /// Looks up what the first spinner has to know, which reads several files.
+    pub fn prepare() {
+        max_spinners();
+    }
+
     /// So many long waits in a row, and spinning stops.
     const MAX_SCORE: u8 = 4;
 
@@ -230,7 +241,7 @@ impl Spinner {
             SPINNING.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
-        let started = Instant::now();
+        let (started, mut has_yielded) = (Instant::now(), false);
         // The clock is read once in a while: it costs as much as many looks.
         let found = 'spin: loop {
             for _ in 0..64 {
@@ -239,8 +250,13 @@ impl Spinner {
                 }
                 std::hint::spin_loop();
             }
-            if started.elapsed() > MAX_SPIN {
+            let spun = started.elapsed();
+            if spun > MAX_SPIN {
                 break false;
+            }
+            if spun > YIELD_AFTER && !has_yielded {
+                has_yielded = true;
+                std::thread::yield_now();
             }
         };
         SPINNING.fetch_sub(1, Ordering::Relaxed);

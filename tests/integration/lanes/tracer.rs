@@ -42,6 +42,8 @@ impl Calls {
             Ok(libc::FUTEX_WAIT) if is(libc::SYS_futex) => self.waits += 1,
             Ok(libc::FUTEX_WAKE) if is(libc::SYS_futex) => self.wakes += 1,
             _ if is(libc::SYS_sendto) => self.wakes += 1,
+            // A spin that goes on, and lets others have its CPU for a moment.
+            _ if is(libc::SYS_sched_yield) => {}
             _ => *self.others.entry(number).or_default() += 1,
         }
     }
