@@ -38,6 +38,20 @@ impl Child {
     fn read(&self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.0.pid)).unwrap()
     }
+
+    /// What it was started with, which shows a moment after its start: the kernel lets
+    /// its parent go on when the old memory has gone, and not when the new is filled.
+    fn read_filled(&self, file: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = self.read(file);
+            if !text.is_empty() {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "{file} stays empty");
+            std::thread::yield_now();
+        }
+    }
 }
 
 impl Drop for Child {
@@ -159,8 +173,8 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
         limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     };
     let child = Child(spawn(request).unwrap());
-    assert_eq!(child.read("environ"), "A=1=2\0B=\0");
-    assert_eq!(child.read("cmdline"), "/usr/bin/yes\0");
+    assert_eq!(child.read_filled("environ"), "A=1=2\0B=\0");
+    assert_eq!(child.read_filled("cmdline"), "/usr/bin/yes\0");
     let dir = fs::read_link(format!("/proc/{}/cwd", child.0.pid)).unwrap();
     assert_eq!(dir, std::path::Path::new("/usr/bin").canonicalize().unwrap());
 }
