@@ -20,6 +20,7 @@ use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::{PublicKey, SignaturePolicy};
 use crate::worker::listener::ControlSocket;
+use crate::worker::scratch::Scratches;
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
 
@@ -206,6 +207,8 @@ impl SupervisorBuilder {
         let socket = dir.path().join("control.sock");
         let control =
             ControlSocket::bind(socket, Arc::clone(&events)).map_err(system("control socket"))?;
+        let scratches = Scratches::new(dir.path());
+        scratches.refill();
         let spawner = Spawner::start().map_err(system("spawning thread"))?;
         let compatibility = self.config.compatibility;
         let core = Arc::new_cyclic(|this| Core {
@@ -223,7 +226,8 @@ impl SupervisorBuilder {
             standbys: Standbys::default(),
             blame: Mutex::default(),
             leaving: watch::Sender::new(0),
-            scratches: AtomicU64::new(0),
+            scratches,
+            copies: AtomicU64::new(0),
             crashes: Mutex::default(),
             waits: crate::waits::Waits::default(),
             started: Instant::now(),

@@ -32,6 +32,7 @@ use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::process::{OutcallRouter, Process};
+use crate::worker::scratch::Scratches;
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
 
@@ -54,7 +55,9 @@ pub(crate) struct Core {
     pub(crate) blame: Mutex<Blame>,
     /// Processes that another one has replaced and that have not ended yet.
     pub(crate) leaving: watch::Sender<u32>,
-    pub(crate) scratches: AtomicU64,
+    pub(crate) scratches: Scratches,
+    /// Copies of bundles that were made.
+    pub(crate) copies: AtomicU64,
     pub(crate) crashes: Mutex<VecDeque<CrashReport>>,
     pub(crate) waits: Waits,
     pub(crate) started: Instant,
@@ -121,9 +124,9 @@ impl Core {
         lock(&self.registry).of_worker(worker)
     }
 
-    /// A number for a worker's folder.
-    pub(crate) fn next_scratch(&self) -> u64 {
-        self.scratches.fetch_add(1, Ordering::Relaxed) + 1
+    /// A number for a copy of a bundle.
+    pub(crate) fn next_copy(&self) -> u64 {
+        self.copies.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// How long calls in flight may still take when their generation is to go.

@@ -1,15 +1,18 @@
 //! A worker's lanes: one thread each, and one that sees them off.
 
 use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use crate::error::LoaderError;
 use crate::instance::Instance;
 use crate::lane::LaneMemory;
+use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
 use crate::loader::BundleLoader;
 use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
@@ -25,7 +28,9 @@ const STACK: usize = 8 << 20;
 #[derive(Debug)]
 pub struct Lanes {
     shared: Arc<Shared>,
-    farewell: mpsc::Sender<Farewell>,
+    /// The thread of the first lane, which waits for it: a recovery is the shorter
+    /// by what it takes to start one.
+    first: Mutex<Option<Idle>>,
 }
 
 struct Shared {
@@ -33,6 +38,8 @@ struct Shared {
     outbox: Outbox,
     scratch: PathBuf,
     running: Mutex<HashMap<LaneId, Entry>>,
+    /// The thread that sees lanes off, started by the first that ends.
+    reaper: OnceLock<mpsc::Sender<(Arc<Self>, Farewell)>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -63,23 +70,12 @@ impl Shared {
 
 impl Lanes {
     /// No lanes yet.
-    ///
-    /// # Panics
-    ///
-    /// The system has no thread to spare.
     #[must_use]
     pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        let running = Mutex::default();
-        let shared = Arc::new(Shared { loader, outbox, scratch, running });
-        let (farewell, ended) = mpsc::channel::<Farewell>();
-        let reaper = Arc::clone(&shared);
-        let spawned = std::thread::Builder::new().name("lane-reaper".to_owned()).spawn(move || {
-            for farewell in ended {
-                reaper.see_off(farewell);
-            }
-        });
-        assert!(spawned.is_ok(), "cannot start a thread: {spawned:?}");
-        Self { shared, farewell }
+        let (running, reaper) = (Mutex::default(), OnceLock::new());
+        let shared = Arc::new(Shared { loader, outbox, scratch, running, reaper });
+        // If there is no thread to spare, the first load says so.
+        Self { shared, first: Mutex::new(Idle::start().ok()) }
     }
 
     /// Starts a lane and loads a bundle on it; the outcome is sent as
@@ -90,23 +86,19 @@ impl Lanes {
         let segments = Arc::new(SegmentTable::default());
         let thread = LaneThread {
             shared: Arc::clone(&self.shared),
-            farewell: self.farewell.clone(),
             interrupt: Arc::clone(&interrupt),
             segments: Arc::clone(&segments),
         };
         // The entry stands before the thread runs: its end looks for it.
         self.shared.running().insert(lane, Entry { thread: None, interrupt, segments });
-        // Linux shows 15 characters of a thread's name.
-        let name: String = format!("lane {}", request.manifest.name).chars().take(15).collect();
-        let spawned = std::thread::Builder::new()
-            .name(name)
-            .stack_size(STACK)
-            .spawn(move || thread.run(request, fds));
-        match spawned {
-            Ok(handle) => {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match first.map_or_else(Idle::start, Ok) {
+            Ok(Idle { handle, job }) => {
                 if let Some(entry) = self.shared.running().get_mut(&lane) {
                     entry.thread = Some(handle);
                 }
+                // It waits for this, and for nothing else.
+                drop(job.send(Box::new(move || thread.run(request, fds))));
             }
             Err(error) => {
                 self.shared.running().remove(&lane);
@@ -132,18 +124,57 @@ impl Lanes {
     }
 }
 
-impl Shared {
-    fn see_off(&self, farewell: Farewell) {
-        let Farewell { lane, then, last_word } = farewell;
-        // `load` stores the handle right after the thread has started, so it
-        // is there now, or within moments.
-        let handle = loop {
-            match self.running().get_mut(&lane).map(|entry| entry.thread.take()) {
-                Some(Some(handle)) => break Some(handle),
-                Some(None) => std::thread::yield_now(),
-                None => break None,
+/// A lane's thread that has no lane yet. It ends when this is dropped.
+#[derive(Debug)]
+struct Idle {
+    handle: JoinHandle<()>,
+    job: mpsc::Sender<Job>,
+}
+
+/// What a lane's thread does.
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Idle {
+    fn start() -> io::Result<Self> {
+        let (job, jobs) = mpsc::channel::<Job>();
+        let run = move || {
+            // What the first lane would look up.
+            Spinner::prepare();
+            if let Ok(job) = jobs.recv() {
+                job();
             }
         };
+        let handle = std::thread::Builder::new().stack_size(STACK).spawn(run)?;
+        Ok(Self { handle, job })
+    }
+}
+
+impl Shared {
+    /// Leaves the rest of a lane that ends to the reaper.
+    ///
+    /// # Panics
+    ///
+    /// The system has no thread to spare.
+    fn leave_to_reaper(self: &Arc<Self>, farewell: Farewell) {
+        let reaper = self.reaper.get_or_init(|| {
+            let (farewells, ended) = mpsc::channel::<(Arc<Self>, Farewell)>();
+            let see_off = move || {
+                for (shared, farewell) in ended {
+                    shared.see_off(farewell);
+                }
+            };
+            let name = "lane-reaper".to_owned();
+            let spawned = std::thread::Builder::new().name(name).spawn(see_off);
+            assert!(spawned.is_ok(), "cannot start a thread: {spawned:?}");
+            farewells
+        });
+        drop(reaper.send((Arc::clone(self), farewell)));
+    }
+
+    fn see_off(&self, farewell: Farewell) {
+        let Farewell { lane, then, last_word } = farewell;
+        // `load` has stored the handle before the thread began.
+        let handle = self.running().get_mut(&lane).and_then(|entry| entry.thread.take());
         if let Some(handle) = handle {
             // The thread's thread-local destructors have run after this.
             drop(handle.join());
@@ -159,7 +190,6 @@ impl Shared {
 /// What a lane's thread works with.
 struct LaneThread {
     shared: Arc<Shared>,
-    farewell: mpsc::Sender<Farewell>,
     interrupt: InterruptSlot,
     segments: Arc<SegmentTable>,
 }
@@ -170,9 +200,13 @@ impl LaneThread {
         // state: the process ends, and the supervisor starts a new one.
         let bomb = AbortOnPanic;
         let lane = request.lane;
+        // Linux keeps 15 characters of a thread's name.
+        if let Ok(name) = CString::new(format!("lane {}", request.manifest.name)) {
+            let _ = nix::sys::prctl::set_name(&name);
+        }
         let (last_word, then) = self.live(request, fds);
+        self.shared.leave_to_reaper(Farewell { lane, then, last_word });
         std::mem::forget(bomb);
-        drop(self.farewell.send(Farewell { lane, then, last_word }));
     }
 
     fn live(
@@ -220,6 +254,9 @@ impl LaneThread {
             Ok(mut instance) => {
                 let contracts = runtime.registered.borrow().contracts.clone();
                 outbox(ToSupervisor::Loaded { lane: id, contracts });
+                // The kernel has probably put the supervisor's thread, which this
+                // has woken, on this CPU: it runs before the lane spins.
+                std::thread::yield_now();
                 let finished = lane.run(&mut *instance);
                 self.end(&request, &runtime, instance, !finished);
                 ToSupervisor::Unloaded { lane: id }

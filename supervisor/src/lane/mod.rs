@@ -45,6 +45,7 @@ use menagerie_protocol::message::{LaneId, ToWorker};
 use menagerie_protocol::ring::{Corrupt, Shape, short_word};
 use menagerie_protocol::shm::Mapping;
 
+use crate::config::Config;
 use crate::counters::{Counters, FunctionCounters, LaneCounts};
 use bulk::DownPool;
 use slots::Slots;
@@ -181,6 +182,16 @@ pub(crate) struct LaneLimits {
     pub(crate) max_payload: u64,
 }
 
+impl LaneLimits {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            ring_slots: config.ring_slots,
+            max_in_flight: config.max_in_flight,
+            max_payload: config.max_payload,
+        }
+    }
+}
+
 struct Sending {
     tx: Tx,
     /// Segments of answers and commands, until the worker has read beyond.
@@ -203,48 +214,49 @@ impl fmt::Debug for Lane {
     }
 }
 
-/// A lane's memory and descriptors before its worker has loaded anything.
+/// A lane that is nobody's yet: what of it can be made before its worker is there.
+#[derive(Debug)]
 pub(crate) struct Draft {
-    pub(crate) id: LaneId,
-    pub(crate) generation: u32,
     made: LaneMemory,
     limits: LaneLimits,
+    slots: Slots,
     event: Arc<OwnedFd>,
     lane_event: Arc<OwnedFd>,
+    /// The four descriptors that go to the worker.
+    fds: Vec<OwnedFd>,
 }
 
 impl Draft {
-    /// Makes a lane, and the four descriptors that go to the worker.
-    pub(crate) fn new(
-        id: LaneId,
-        generation: u32,
-        limits: LaneLimits,
-    ) -> io::Result<(Self, Vec<OwnedFd>)> {
+    pub(crate) fn new(limits: LaneLimits) -> io::Result<Self> {
         let shape = Shape::new(u64::from(limits.ring_slots));
         let NewLane { memory, down, up, .. } = LaneMemory::create(shape)?;
         let (event, wakes_us) = wake_pair()?;
         let (wakes_lane, lane_event) = wake_pair()?;
-        let fds = vec![down, up, wakes_us, wakes_lane];
-        let draft = Self {
-            id,
-            generation,
+        Ok(Self {
             made: memory,
             limits,
+            slots: Slots::new(limits.max_in_flight),
             event: Arc::new(event),
             lane_event: Arc::new(lane_event),
-        };
-        Ok((draft, fds))
+            fds: vec![down, up, wakes_us, wakes_lane],
+        })
     }
 
     /// The lane, before the worker has said what it serves: a bundle may make
-    /// calls of its own while it is loaded.
-    pub(crate) fn finish(self, peer: Arc<dyn LanePeer>) -> Arc<Lane> {
+    /// calls of its own while it is loaded. With it come the descriptors that go
+    /// to the worker.
+    pub(crate) fn finish(
+        self,
+        id: LaneId,
+        generation: u32,
+        peer: Arc<dyn LanePeer>,
+    ) -> (Arc<Lane>, Vec<OwnedFd>) {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
         let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
-        Arc::new(Lane {
-            id: self.id,
-            generation: self.generation,
+        let lane = Arc::new(Lane {
+            id,
+            generation,
             contracts: OnceLock::new(),
             counts: OnceLock::new(),
             peer,
@@ -252,7 +264,7 @@ impl Draft {
             memory: self.made,
             tx: Mutex::new(Sending { tx, lent: Vec::new() }),
             rx: HandOver::new(Receiving { rx, armed: false, broken: false }),
-            slots: Slots::new(self.limits.max_in_flight),
+            slots: self.slots,
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             outcalls: AtomicU32::new(0),
@@ -263,7 +275,8 @@ impl Draft {
             up_segments: Mutex::default(),
             down: DownPool::default(),
             next_segment: AtomicU32::new(1),
-        })
+        });
+        (lane, self.fds)
     }
 }
 

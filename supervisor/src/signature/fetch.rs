@@ -45,7 +45,7 @@ impl Core {
     pub(crate) async fn fetch(&self, dir: &Path) -> Result<Fetched, RuntimeError> {
         let copies = Copies {
             config: Arc::clone(&self.config),
-            dir: self.dir.path().join(format!("bundle-{}", self.next_scratch())),
+            dir: self.dir.path().join(format!("bundle-{}", self.next_copy())),
         };
         let dir = dir.to_owned();
         let checks = self.config.signatures.policy != SignaturePolicy::Off;

@@ -18,7 +18,7 @@ use super::judge::judge;
 use super::launch::{LaunchError, Launched, launch};
 use super::process::Process;
 use super::reap::Ended;
-use super::restore::{Pace, restore};
+use super::restore::{AT_ONCE, Pace, restore};
 use super::rolling::Rolling;
 use super::stop;
 use crate::bundle::Route;
@@ -347,14 +347,14 @@ impl Actor {
 
     pub(super) fn launch(&self, shown: impl FnOnce(u32) + Send + 'static) -> Launching {
         let pid = Arc::new(AtomicU32::new(0));
-        let mark = self.life.incarnation().to_string();
         let noted = Arc::clone(&pid);
         let started = move |pid| {
             noted.store(pid, Ordering::Relaxed);
             shown(pid);
         };
         let core = Arc::clone(&self.core);
-        let launched = Box::pin(launch(core, self.name.loader.clone(), mark, started));
+        let lanes = self.core.bundles_of(&self.name).len().min(AT_ONCE);
+        let launched = Box::pin(launch(core, self.name.loader.clone(), false, lanes, started));
         Launching { launched, pid }
     }
 

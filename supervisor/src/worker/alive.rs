@@ -45,7 +45,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { mut child, connected } = launched;
+        let Launched { mut child, connected, drafts } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -59,6 +59,7 @@ impl Alive {
             router: core.router(),
             gate: child.gate.clone(),
             last_words: child.last_words(),
+            drafts,
         });
         process.send(&ToWorker::Welcome);
         let reader = Arc::clone(&process);

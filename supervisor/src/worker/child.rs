@@ -2,7 +2,6 @@
 //! and to leave nothing of it behind.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,11 @@ use super::gate::Gate;
 use super::output::{self, Tail};
 use super::process::Process;
 use super::reap::{self, End, Ended};
+use super::scratch::Scratch;
 use super::spawn::{self, Spawned};
 use crate::events::EventBus;
 use crate::lane::lock;
 
-/// How long a folder outlives its process. Removing it takes a thread and waits for
-/// the disk: a restart, which makes a folder of its own, goes first.
-const FOLDER_PATIENCE: Duration = Duration::from_millis(250);
 /// How long the report of a crash waits for the rest of the standard error.
 const STDERR_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -144,25 +141,5 @@ impl Drop for Child {
         // alive through it.
         lock(&self.whose).take();
         self.signal(Signal::SIGKILL);
-    }
-}
-
-/// A worker's private folder, which goes soon after it.
-#[derive(Debug)]
-pub(crate) struct Scratch(pub(crate) PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
-        let remove = move || drop(std::fs::remove_dir_all(path));
-        match tokio::runtime::Handle::try_current() {
-            // If the runtime ends meanwhile, so does the supervisor, and removes the
-            // folder that this one is in.
-            Ok(runtime) => drop(runtime.spawn(async move {
-                tokio::time::sleep(FOLDER_PATIENCE).await;
-                drop(tokio::task::spawn_blocking(remove));
-            })),
-            Err(_) => remove(),
-        }
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use menagerie_protocol::{LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
 
-use super::child::{Child, Scratch};
+use super::child::Child;
 use super::environment::environment;
 use super::listener::{Connected, Refusal};
 use super::reap::{End, Ended};
 use super::spawn::{Limits, SpawnRequest};
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
+use crate::lane::{Draft, LaneLimits};
 use crate::locate;
 use crate::random;
 
@@ -20,10 +21,9 @@ use crate::random;
 pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) connected: Connected,
+    /// Lanes for the bundles that it loads first.
+    pub(crate) drafts: Vec<Draft>,
 }
-
-/// The mark of a process that nobody waits for.
-pub(super) const STANDBY: &str = "standby";
 
 /// Why there is none.
 #[derive(Debug)]
@@ -37,22 +37,20 @@ pub(crate) enum LaunchError {
 /// Starts a process for a worker. `started` learns its pid. Dropping the
 /// future ends the process.
 ///
-/// The folder's name ends in `mark`: the incarnation, or what it is else. A
-/// [`STANDBY`] learns that it is one.
+/// While it starts, what is needed next is made, so that nobody waits for it then:
+/// so many `lanes`, and the next process's folder. A standby learns that it is one.
 pub(crate) async fn launch(
     core: Arc<Core>,
     loader: String,
-    mark: String,
+    standby: bool,
+    lanes: usize,
     started: impl FnOnce(u32) + Send,
 ) -> Result<Launched, LaunchError> {
     let program = locate::worker_program(&core.config, &loader).map_err(LaunchError::Impossible)?;
     let unavailable = |problem: String| {
         LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.clone(), problem })
     };
-    let folder = core.dir.path().join(format!("{loader}-{}-{mark}", core.next_scratch()));
-    std::fs::create_dir(&folder)
-        .map_err(|error| unavailable(format!("{}: {error}", folder.display())))?;
-    let scratch = Scratch(folder.clone());
+    let scratch = core.scratches.take().map_err(|error| unavailable(error.to_string()))?;
     // From before the start on: what the process says may be refused before we
     // know its pid.
     let events = core.events.subscribe();
@@ -63,22 +61,27 @@ pub(crate) async fn launch(
             &core.config,
             core.control.path(),
             &expected.token,
-            &folder,
-            mark == STANDBY,
+            scratch.path(),
+            standby,
         ),
-        dir: folder,
+        dir: scratch.path().to_owned(),
         limits: Limits {
             memory: core.config.memory_limit,
             descriptors: core.config.max_descriptors,
             processes: core.config.max_processes,
         },
     };
-    let spawned = core.spawner.spawn(request).await;
+    let spawned = core.spawner.spawn(request);
+    let limits = LaneLimits::of(&core.config);
+    // What cannot be made now is made, or is an error, when it is needed.
+    let drafts = (0..lanes).map_while(|_| Draft::new(limits).ok()).collect();
+    core.scratches.refill();
+    let spawned = spawned.await;
     let spawned = spawned.map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
     let child = Child::adopt(&core.events, &loader, spawned, scratch);
     started(child.pid);
     let reason = match handshake(&core, &loader, &child, expected, events).await {
-        Ok(Some(connected)) => return Ok(Launched { child, connected }),
+        Ok(Some(connected)) => return Ok(Launched { child, connected, drafts }),
         Ok(None) => None,
         Err(reason) => {
             child.signal(Signal::SIGKILL);

@@ -25,6 +25,7 @@ mod reap;
 mod restore;
 mod roll;
 mod rolling;
+pub(crate) mod scratch;
 pub(crate) mod spawn;
 pub(crate) mod standby;
 mod stop;

@@ -62,6 +62,8 @@ pub(crate) struct Process {
     questions: Mutex<Questions>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
     next_lane: AtomicU32,
+    /// Lanes that were made while it started.
+    drafts: Mutex<Vec<Draft>>,
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// Why the supervisor killed it, if it did.
@@ -128,6 +130,7 @@ pub(crate) struct ProcessParts {
     pub(crate) router: Arc<OutcallRouter>,
     pub(crate) gate: Gate,
     pub(crate) last_words: Tail,
+    pub(crate) drafts: Vec<Draft>,
 }
 
 impl Process {
@@ -147,6 +150,7 @@ impl Process {
             last_words: parts.last_words,
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
+            drafts: Mutex::new(parts.drafts),
             dead: watch::Sender::new(false),
             reason: Mutex::default(),
             looked: Mutex::default(),
@@ -321,19 +325,18 @@ impl Process {
     ) -> Result<Loaded, RuntimeError> {
         content.check(&self.runtime).await?;
         let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
-        let limits = LaneLimits {
-            ring_slots: self.config.ring_slots,
-            max_in_flight: self.config.max_in_flight,
-            max_payload: self.config.max_payload,
-        };
         let generation = bundle.next_generation();
         let system = |error: std::io::Error| RuntimeError::WorkerUnavailable {
             worker: self.worker.clone(),
             problem: format!("no lane can be made: {error}"),
         };
-        let (draft, fds) = Draft::new(id, generation, limits).map_err(system)?;
+        let spare = lock(&self.drafts).pop();
+        let draft = match spare {
+            Some(draft) => draft,
+            None => Draft::new(LaneLimits::of(&self.config)).map_err(system)?,
+        };
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let lane = draft.finish(peer);
+        let (lane, fds) = draft.finish(id, generation, peer);
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -357,8 +360,8 @@ impl Process {
             reload,
             manifest: ManifestData::clone(&content.manifest),
             source: content.source.clone(),
-            ring_slots: limits.ring_slots,
-            max_payload: limits.max_payload,
+            ring_slots: self.config.ring_slots,
+            max_payload: self.config.max_payload,
         };
         let _running = self.operations.begin(&bundle.name, Activity::Load);
         let answer = lock(&self.questions).ask(id, Asked::Load);

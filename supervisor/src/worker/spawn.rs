@@ -68,11 +68,18 @@ impl Spawner {
         Ok(Self { jobs })
     }
 
-    pub(crate) async fn spawn(&self, request: SpawnRequest) -> io::Result<Spawned> {
+    /// The start is under way when this returns.
+    pub(crate) fn spawn(
+        &self,
+        request: SpawnRequest,
+    ) -> impl Future<Output = io::Result<Spawned>> + use<> {
         let (reply, answer) = oneshot::channel();
-        let gone = || io::Error::other("the spawning thread has ended");
-        self.jobs.send(Job { request, reply }).map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        // If the thread has ended it drops the job, and its end of the channel.
+        drop(self.jobs.send(Job { request, reply }));
+        async {
+            let gone = |_| io::Error::other("the spawning thread has ended");
+            answer.await.map_err(gone)?
+        }
     }
 }
 

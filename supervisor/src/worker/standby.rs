@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::condition::LaneThread;
-use super::launch::{LaunchError, Launched, STANDBY, launch};
+use super::launch::{LaunchError, Launched, launch};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -110,7 +110,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
         }
         // The first at once, then with longer and longer pauses.
         tokio::time::sleep(core.config.restart.delay(failures)).await;
-        match launch(Arc::clone(&core), loader.clone(), STANDBY.to_owned(), |_| {}).await {
+        match launch(Arc::clone(&core), loader.clone(), true, 1, |_| {}).await {
             Ok(launched) => {
                 let pid = launched.child.pid;
                 lock(&shared.ready).push(launched);
