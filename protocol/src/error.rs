@@ -125,7 +125,8 @@ pub enum Failure {
     },
     /// The bundle or its worker is quarantined after repeated crashes.
     #[error(
-        "{what} is quarantined after repeated crashes; `menagerie restart` or a reload tries it again"
+        "{what} is quarantined after repeated crashes; a reload tries a bundle again, and \
+         `menagerie restart` a worker"
     )]
     Quarantined {
         /// The bundle or worker.

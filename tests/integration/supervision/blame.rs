@@ -32,6 +32,10 @@ fn s5_third_death_quarantines_and_the_others_go_on() {
         // The worker comes back without it, and its deaths are forgiven.
         ready_after(&supervisor, "lua", 3).await;
         answers(&good).await;
+        // Another process does not make it better.
+        supervisor.restart("lua").await.unwrap();
+        let failure = bad.call::<_, i64>("inc", (1,)).await.unwrap_err();
+        assert!(failure.to_string().contains("a reload tries a bundle again"), "{failure}");
         // By hand it gets another chance, and another account.
         supervisor.reload("bad").await.unwrap();
         answers(&bad).await;

@@ -298,9 +298,49 @@ fn call_body(
 
 /// Shows a plugin's stack.
 fn stack(problem: &Value) {
-    if let Some(stack) = problem["error"]["Guest"]["stack"].as_str()
-        && !stack.is_empty()
-    {
-        render::note(stack.trim_end());
+    let text = told(&problem["error"]["Guest"]);
+    if !text.is_empty() {
+        render::note(&text);
+    }
+}
+
+/// An error's stack and its causes, but for those that the stack tells, too, as
+/// Python's does.
+fn told(error: &Value) -> String {
+    let mut text = error["stack"].as_str().unwrap_or_default().trim_end().to_owned();
+    for cause in error["inner"].as_array().into_iter().flatten() {
+        let part = |name: &str| cause[name].as_str().unwrap_or_default();
+        let head = format!("{}: {}", part("type_name"), part("message"));
+        if text.contains(&head) {
+            continue;
+        }
+        let below = told(cause);
+        let gap = if below.is_empty() { "" } else { "\n" };
+        let begin = if text.is_empty() { "" } else { "\n" };
+        text = format!("{text}{begin}caused by {head}{gap}{below}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = json!({
+            "stack": "at outer\n", "inner": [
+                { "type_name": "E", "message": "one", "stack": "at one", "inner": [
+                    { "type_name": "F", "message": "deep", "stack": "", "inner": [] }] },
+                { "type_name": "E", "message": "two" }]
+        });
+        let expected = "at outer\ncaused by E: one\nat one\ncaused by F: deep\ncaused by E: two";
+        assert_eq!(told(&error), expected);
+        let python = json!({
+            "stack": "E: one\n\nThe above exception was the direct cause", "inner": [
+                { "type_name": "E", "message": "one", "stack": "E: one" }]
+        });
+        assert_eq!(told(&python), python["stack"].as_str().unwrap_or_default());
+        assert_eq!(told(&json!(null)), "");
     }
 }
