@@ -253,6 +253,13 @@ impl Recorder {
     }
 }
 
+/// The folder of a worker's supervisor; `None` until the worker's own program runs.
+pub(crate) fn runtime_dir(pid: u32) -> Option<PathBuf> {
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).ok()?;
+    let scratch = environment.split('\0').find_map(|v| v.strip_prefix("MENAGERIE_SCRATCH="))?;
+    Some(Path::new(scratch).parent()?.to_owned())
+}
+
 /// Whether a process is there, dead ones that nobody has reaped included.
 pub(crate) fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()

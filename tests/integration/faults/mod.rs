@@ -19,7 +19,9 @@ use menagerie_supervisor::{
 };
 use menagerie_tests::Language;
 
-use crate::support::{Bundle, PATIENCE, config, exists, report, start_with, wait_for, worker};
+use crate::support::{
+    Bundle, PATIENCE, config, exists, report, runtime_dir, start_with, wait_for, worker,
+};
 
 /// A supervisor whose `native` worker misbehaves.
 struct Stage {
@@ -122,7 +124,10 @@ impl Stage {
     async fn starts(&self) {
         wait_for("the start", || {
             let worker = worker(&self.supervisor, "native")?;
-            (worker.state == WorkerState::Starting && worker.pid.is_some()).then_some(())
+            // As one that misbehaves begins: it has counted itself.
+            let dir = runtime_dir(worker.pid?)?;
+            let begun = dir.join("misbehaved").exists();
+            (worker.state == WorkerState::Starting && begun).then_some(())
         })
         .await;
     }

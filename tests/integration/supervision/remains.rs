@@ -4,7 +4,7 @@
 //! process, so each needs one to itself: cargo-nextest gives it one.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 
 use super::{answers, load, lua};
 use crate::support::{
-    PATIENCE, config, exists, per_language, ready_after, run, run_within, setup_with, start_with,
-    wait_for, worker,
+    PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir, setup_with,
+    start_with, wait_for, worker,
 };
 
 /// Rounds of killing; 1,000 by hand: `MENAGERIE_ROUNDS=1000`.
@@ -67,14 +67,6 @@ async fn flat(before: Holdings) {
     .await;
 }
 
-/// The private folder of a supervisor, by the environment of a worker.
-fn runtime_dir(pid: u32) -> PathBuf {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
-    let environment = String::from_utf8(environment).unwrap();
-    let scratch = environment.split('\0').find_map(|v| v.strip_prefix("MENAGERIE_SCRATCH="));
-    Path::new(scratch.unwrap()).parent().unwrap().to_owned()
-}
-
 async fn kill_again_and_again(standby: u32) {
     let mut config = config();
     config.standby = standby;
@@ -105,9 +97,9 @@ async fn kill_again_and_again(standby: u32) {
         }
     }
     flat(before.unwrap()).await;
-    // One folder for each process that lives, and the control socket.
-    let dir = runtime_dir(worker(&supervisor, "lua").unwrap().pid.unwrap());
-    let expected = 2 + usize::try_from(standby).unwrap();
+    // One folder for each process that lives, the next one's, and the control socket.
+    let dir = runtime_dir(worker(&supervisor, "lua").unwrap().pid.unwrap()).unwrap();
+    let expected = 3 + usize::try_from(standby).unwrap();
     wait_for("the folders of the dead to go", || {
         (entries(dir.to_str().unwrap()) <= expected).then_some(())
     })
@@ -132,7 +124,7 @@ async fn s7_of_a_worker_that_dies_nothing_stays(suffix: &str) {
         ..RestartPolicy::default()
     };
     let setup = setup_with(suffix, config).await;
-    let dir = runtime_dir(setup.pid().as_raw().unsigned_abs());
+    let dir = runtime_dir(setup.pid().as_raw().unsigned_abs()).unwrap();
     let mut before = None;
     for round in 1..=8 {
         kill(setup.pid(), Signal::SIGKILL).unwrap();
@@ -149,9 +141,9 @@ async fn s7_of_a_worker_that_dies_nothing_stays(suffix: &str) {
         }
     }
     flat(before.unwrap()).await;
-    // The one that lives, and the control socket.
+    // That of the one that lives, the next one's, and the control socket.
     wait_for("the folders of the dead to go", || {
-        (entries(dir.to_str().unwrap()) <= 2).then_some(())
+        (entries(dir.to_str().unwrap()) <= 3).then_some(())
     })
     .await;
     setup.supervisor.shutdown().await;
@@ -182,7 +174,7 @@ fn s7_nothing_is_held_when_a_supervisor_has_gone() {
             let one = load(&supervisor, lua("one")).await;
             answers(&one).await;
             let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
-            let dir = runtime_dir(pid);
+            let dir = runtime_dir(pid).unwrap();
             // In an orderly way, and not.
             if round % 2 == 0 {
                 supervisor.shutdown().await;
@@ -291,7 +283,7 @@ fn s7_no_file_of_any_language_is_left() {
 async fn s7_nothing_outlives_a_host_that(end: &str) {
     let mut host = Host::that_will(end);
     assert_eq!(host.workers.len(), 2, "a worker and a standby");
-    let dir = runtime_dir(host.workers[0]);
+    let dir = runtime_dir(host.workers[0]).unwrap();
     match end {
         "wait" => host.signal(Signal::SIGKILL),
         "wait for SIGTERM" => host.signal(Signal::SIGTERM),

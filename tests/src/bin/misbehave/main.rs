@@ -14,7 +14,11 @@ mod lane;
 mod random;
 mod ring;
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use control::Control;
@@ -76,10 +80,18 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// Which start of the worker this is: its scratch folder ends in the number.
+/// Which start of the worker this is: each leaves a byte in a file in the
+/// supervisor's folder, where the scratch folders are.
 fn incarnation() -> u64 {
-    let scratch = variable("MENAGERIE_SCRATCH");
-    scratch.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(1)
+    static NUMBER: OnceLock<u64> = OnceLock::new();
+    *NUMBER.get_or_init(|| {
+        let scratch = PathBuf::from(variable("MENAGERIE_SCRATCH"));
+        let Some(folder) = scratch.parent() else { return 1 };
+        let file = OpenOptions::new().create(true).append(true).open(folder.join("misbehaved"));
+        let mut file = file.expect("the supervisor's folder is there");
+        file.write_all(b".").expect("it can be written");
+        file.metadata().expect("it is open").len()
+    })
 }
 
 /// What a polite request to go meets.
