@@ -435,7 +435,6 @@ impl Contract {
 
     /// Whether the call has ended, with a value; `false` if it is to be tried
     /// again.
-    #[inline]
     fn has_ended(
         &self,
         function: &str,
@@ -446,18 +445,6 @@ impl Contract {
         if own.has_value() {
             return Ok(true);
         }
-        self.judge(function, waited, own, clock)
-    }
-
-    /// What to do with a call that has no value.
-    #[cold]
-    fn judge(
-        &self,
-        function: &str,
-        waited: Result<(), TimedOut>,
-        own: &mut Own,
-        clock: &Clock,
-    ) -> Result<bool, Failure> {
         if let Err(TimedOut) = waited {
             self.core.events.emit(EventKind::DeadlineExceeded {
                 bundle: self.bundle.name.clone(),
