@@ -19,6 +19,7 @@ pub mod loader;
 pub mod message;
 pub mod msgpack;
 pub mod ring;
+pub mod robust;
 pub mod runtime;
 pub mod serve;
 pub mod shm;

@@ -86,6 +86,10 @@ pub enum ToWorker {
     },
     /// Unload everything and exit.
     Shutdown,
+    /// Memory whose first word is made a robust futex of the thread that reads this
+    /// channel ([`crate::robust`]); its memfd comes with it. Only workers that have
+    /// said that they have this feature get it.
+    RobustFutex,
 }
 
 /// What is loaded how.

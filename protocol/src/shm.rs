@@ -1,5 +1,5 @@
 //! Shared memory: sealed memfds and their mappings. With the futex calls in
-//! [`crate::lane::wait`] this is all of the crate's unsafe code.
+//! [`crate::lane::wait`] and [`crate::robust`] this is all of the crate's unsafe code.
 
 use std::ffi::c_void;
 use std::fs::File;

@@ -14,13 +14,14 @@ use crate::Supervisor;
 use crate::config::{Config, ConfigError};
 use crate::core::Core;
 use crate::events::EventBus;
+use crate::lane::LaneLimits;
 use crate::locate::LOADERS;
 use crate::placement::Isolation;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::{PublicKey, SignaturePolicy};
 use crate::worker::listener::ControlSocket;
-use crate::worker::scratch::Scratches;
+use crate::worker::spare::Spares;
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
 
@@ -207,8 +208,8 @@ impl SupervisorBuilder {
         let socket = dir.path().join("control.sock");
         let control =
             ControlSocket::bind(socket, Arc::clone(&events)).map_err(system("control socket"))?;
-        let scratches = Scratches::new(dir.path());
-        scratches.refill();
+        let spares = Spares::new(dir.path(), LaneLimits::of(&self.config));
+        spares.refill();
         let spawner = Spawner::start().map_err(system("spawning thread"))?;
         let compatibility = self.config.compatibility;
         let core = Arc::new_cyclic(|this| Core {
@@ -226,7 +227,7 @@ impl SupervisorBuilder {
             standbys: Standbys::default(),
             blame: Mutex::default(),
             leaving: watch::Sender::new(0),
-            scratches,
+            spares,
             copies: AtomicU64::new(0),
             crashes: Mutex::default(),
             waits: crate::waits::Waits::default(),

@@ -291,7 +291,7 @@ pub(crate) enum Action {
 }
 
 /// A worker's life.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Lifecycle {
     policy: RestartPolicy,
     state: State,
@@ -359,6 +359,12 @@ impl Lifecycle {
         self.in_a_row += 1;
         self.recent.push_back(now);
         self.spawn(trial)
+    }
+
+    /// Whether a process would be started at once if the one that runs ended now.
+    #[must_use]
+    pub(crate) fn starts_after_death(&self, now: Instant) -> bool {
+        self.clone().on(Input::Died, now, 0.0) == Action::Spawn
     }
 
     /// Takes note of what happened. `jitter` is a random number from 0 to 1.

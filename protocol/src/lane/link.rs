@@ -133,13 +133,14 @@ impl Rx {
     /// The receiving end of this side; `event` is its own wake socket.
     #[must_use]
     pub fn new(memory: &LaneMemory, shape: Shape, side: Side, event: Arc<OwnedFd>) -> Self {
-        let ring = match side {
-            Side::Supervisor => memory.up_ring(shape),
-            Side::Worker => memory.down_ring(shape),
+        let (ring, spinner) = match side {
+            Side::Supervisor => (memory.up_ring(shape), Spinner::default()),
+            // When the first call comes nobody knows, and whom it wakes before.
+            Side::Worker => (memory.down_ring(shape), Spinner::cold()),
         };
         Self {
             consumer: Consumer::new(ring, shape),
-            spinner: Spinner::default(),
+            spinner,
             sleep: side.sleep_word(memory),
             event,
         }

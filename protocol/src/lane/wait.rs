@@ -206,6 +206,14 @@ impl Spinner {
         max_spinners();
     }
 
+    /// One that does not spin before a sleep was short. Who spins stays on the CPU
+    /// where it is, even if its peer is put there as well; who sleeps is woken where a
+    /// CPU is idle.
+    #[must_use]
+    pub const fn cold() -> Self {
+        Self { score: 0 }
+    }
+
     /// So many long waits in a row, and spinning stops.
     const MAX_SCORE: u8 = 4;
 

@@ -254,9 +254,6 @@ impl LaneThread {
             Ok(mut instance) => {
                 let contracts = runtime.registered.borrow().contracts.clone();
                 outbox(ToSupervisor::Loaded { lane: id, contracts });
-                // The kernel has probably put the supervisor's thread, which this
-                // has woken, on this CPU: it runs before the lane spins.
-                std::thread::yield_now();
                 let finished = lane.run(&mut *instance);
                 self.end(&request, &runtime, instance, !finished);
                 ToSupervisor::Unloaded { lane: id }

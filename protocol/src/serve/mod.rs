@@ -17,6 +17,7 @@ use interprocess::local_socket::{GenericFilePath, Stream};
 use crate::control::{Connection, ControlError, Inbox};
 use crate::loader::BundleLoader;
 use crate::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment};
+use crate::robust;
 use crate::shm::{Access, Segment};
 
 /// The exit code of a worker that was started by hand: usage (`DESIGN.md`,
@@ -95,7 +96,7 @@ fn run(
         language: loader.loader_language(),
         supports_hot_reload: loader.supports_hot_reload(),
         runtime,
-        features: Vec::new(),
+        features: vec![robust::FEATURE.to_owned()],
     }))?;
     let sender = Arc::clone(&connection);
     // If the socket is gone the main thread learns it too, and ends us.
@@ -123,6 +124,10 @@ fn run(
             }
             ToWorker::Ping { nonce } => outbox(ToSupervisor::Pong { nonce }),
             ToWorker::Shutdown => return Ok(()),
+            ToWorker::RobustFutex => {
+                // Without it the supervisor learns of our death when we have ended.
+                drop(robust::mark_at_death(&inbox.descriptor()?));
+            }
         }
     }
 }

@@ -2,11 +2,13 @@
 //! their ends and starts them again. What to do is decided by
 //! [`Lifecycle`]; this module only does it.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use futures_util::future::{MaybeDone, maybe_done};
 use menagerie_protocol::{Failure, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
@@ -18,8 +20,9 @@ use super::judge::judge;
 use super::launch::{LaunchError, Launched, launch};
 use super::process::Process;
 use super::reap::Ended;
-use super::restore::{AT_ONCE, Pace, restore};
+use super::restore::{Pace, restore};
 use super::rolling::Rolling;
+use super::spare::Spares;
 use super::stop;
 use crate::bundle::Route;
 use crate::core::Core;
@@ -42,6 +45,8 @@ pub(super) struct Actor {
     timer: Option<Instant>,
     /// A process that has not said hello yet.
     launching: Option<Launching>,
+    /// The process after the one that serves, which has begun to die.
+    early: Option<Launching>,
     /// The process that serves.
     pub(super) alive: Option<Alive>,
     /// A rolling restart that is under way.
@@ -54,14 +59,45 @@ pub(super) struct Actor {
 
 /// A process on its way. Dropping it ends it.
 pub(super) struct Launching {
-    launched: Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>,
+    launched: Pin<Box<MaybeDone<Launch>>>,
     pid: Arc<AtomicU32>,
+}
+
+type Launch = Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>;
+
+impl Launching {
+    /// Waits until it has said hello, or has failed; what came of it is kept.
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be waited for again.
+    async fn done(&mut self) {
+        self.launched.as_mut().await;
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Waits for what comes of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be waited for again, until something has come of it.
+    async fn outcome(&mut self) -> Result<Launched, LaunchError> {
+        self.done().await;
+        match self.launched.as_mut().take_output() {
+            Some(outcome) => outcome,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// What an actor waits for.
 enum Happening {
     Launched(Box<Result<Launched, LaunchError>>),
     Ended(Ended),
+    Dying,
     NextLaunched(Box<Result<Launched, LaunchError>>),
     NextEnded(Ended),
     Command(Option<Command>),
@@ -71,7 +107,22 @@ enum Happening {
 
 async fn launched(launching: Option<&mut Launching>) -> Box<Result<Launched, LaunchError>> {
     match launching {
-        Some(launching) => Box::new((&mut launching.launched).await),
+        Some(launching) => Box::new(launching.outcome().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Sees to a process that nobody waits for yet; never ends.
+async fn attend(early: Option<&mut Launching>) -> Infallible {
+    if let Some(early) = early {
+        early.done().await;
+    }
+    std::future::pending().await
+}
+
+async fn dying(alive: Option<&Alive>) {
+    match alive {
+        Some(alive) => alive.dying().await,
         None => std::future::pending().await,
     }
 }
@@ -109,6 +160,7 @@ impl Actor {
             view,
             timer: None,
             launching: None,
+            early: None,
             alive: None,
             rolling: None,
             pace: Pace::Together,
@@ -122,6 +174,10 @@ impl Actor {
             let action = match happening {
                 Happening::Launched(outcome) => self.launched(*outcome),
                 Happening::Ended(ended) => self.died(ended),
+                Happening::Dying => {
+                    self.begin_next();
+                    Action::None
+                }
                 Happening::NextLaunched(outcome) => self.next_launched(*outcome),
                 Happening::NextEnded(ended) => self.next_died(ended),
                 Happening::Command(Some(command)) => self.command(command),
@@ -179,6 +235,8 @@ impl Actor {
             biased;
             outcome = launched(self.launching.as_mut()) => Happening::Launched(outcome),
             ended = ended(alive) => Happening::Ended(ended),
+            () = dying(alive) => Happening::Dying,
+            never = attend(self.early.as_mut()) => match never {},
             outcome = launched(next_launching) => Happening::NextLaunched(outcome),
             ended = ended(next) => Happening::NextEnded(ended),
             command = self.queue.recv(), if !self.closed => Happening::Command(command),
@@ -210,6 +268,7 @@ impl Actor {
                 if self.alive.as_ref().is_some_and(is_it) {
                     self.pace = Pace::Together;
                     let action = self.input(Input::Loaded);
+                    Spares::refill_soon(&self.core);
                     self.core.standbys.refill(&self.core, &self.name.loader);
                     return action;
                 }
@@ -326,18 +385,30 @@ impl Actor {
     }
 
     fn pid(&self) -> Option<u32> {
-        let launching = self.launching.as_ref().map(|l| l.pid.load(Ordering::Relaxed));
         let alive = self.alive.as_ref().map(|alive| alive.child.pid);
-        alive.or(launching.filter(|pid| *pid != 0))
+        alive.or_else(|| self.launching.as_ref()?.pid())
+    }
+
+    /// The process that serves has begun to die: what will be started when it has
+    /// ended is started now.
+    fn begin_next(&mut self) {
+        let taken_over = self.rolling.is_some() || self.core.standbys.any(&self.name.loader);
+        if !taken_over && self.early.is_none() && self.life.starts_after_death(Instant::now()) {
+            self.early = Some(self.launch(|_| {}));
+        }
     }
 
     /// Starts a process, unless one has been started that can take over.
     fn spawn(&mut self) {
+        let early = self.early.take();
         if let Some(next) = self.rolling.as_mut().and_then(|rolling| rolling.next.take()) {
             // What it has loaded already is not loaded again.
             self.serve(next);
         } else if let Some(standby) = self.core.standbys.take(&self.name.loader) {
             self.up(standby);
+        } else if let Some(early) = early {
+            lock(&self.view).pid = early.pid();
+            self.launching = Some(early);
         } else {
             let view = Arc::clone(&self.view);
             let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
@@ -353,9 +424,8 @@ impl Actor {
             shown(pid);
         };
         let core = Arc::clone(&self.core);
-        let lanes = self.core.bundles_of(&self.name).len().min(AT_ONCE);
-        let launched = Box::pin(launch(core, self.name.loader.clone(), false, lanes, started));
-        Launching { launched, pid }
+        let launch: Launch = Box::pin(launch(core, self.name.loader.clone(), false, started));
+        Launching { launched: Box::pin(maybe_done(launch)), pid }
     }
 
     fn launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {
@@ -430,7 +500,12 @@ impl Actor {
     fn died(&mut self, ended: Ended) -> Action {
         let Some(alive) = self.alive.take() else { return Action::None };
         let death = crash::served(&self.name, alive, ended);
-        self.mourn(death)
+        let action = self.mourn(death);
+        if action != Action::Spawn {
+            // It is not wanted, or not yet.
+            self.early = None;
+        }
+        action
     }
 
     fn mourn(&mut self, death: Death) -> Action {

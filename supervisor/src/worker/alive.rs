@@ -8,6 +8,7 @@ use menagerie_protocol::message::{Hello, ToWorker};
 use nix::sys::signal::Signal;
 
 use super::child::Child;
+use super::dying::Dying;
 use super::heartbeat::{Beat, Heartbeat};
 use super::idle::{Account, Due, Work};
 use super::launch::Launched;
@@ -30,6 +31,7 @@ pub(super) struct Alive {
     pub(super) child: Child,
     pub(super) process: Arc<Process>,
     pub(super) hello: Hello,
+    dying: Option<Dying>,
     heart: Heartbeat,
     account: Account,
     next_beat: Instant,
@@ -45,7 +47,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { mut child, connected, drafts } = launched;
+        let Launched { mut child, connected, lane, mut dying } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -59,9 +61,12 @@ impl Alive {
             router: core.router(),
             gate: child.gate.clone(),
             last_words: child.last_words(),
-            drafts,
+            lane,
         });
         process.send(&ToWorker::Welcome);
+        if let Some(memory) = dying.as_mut().and_then(|d| d.memory_for(&connected.hello)) {
+            process.send_with(&ToWorker::RobustFutex, vec![memory]);
+        }
         let reader = Arc::clone(&process);
         let heard = tokio::spawn(async move {
             let mut count = 0_u32;
@@ -90,10 +95,19 @@ impl Alive {
             child,
             process,
             hello: connected.hello,
+            dying,
             heart: Heartbeat::default(),
             account: Account::new(Instant::now()),
             next_beat: Instant::now() + core.config.heartbeat,
             given_up: None,
+        }
+    }
+
+    /// Waits until it begins to die, where that can be told; it does so once.
+    pub(super) async fn dying(&self) {
+        match &self.dying {
+            Some(dying) => dying.begun().await,
+            None => std::future::pending().await,
         }
     }
 

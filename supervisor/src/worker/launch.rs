@@ -6,13 +6,15 @@ use menagerie_protocol::{LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
 
 use super::child::Child;
+use super::dying::Dying;
 use super::environment::environment;
 use super::listener::{Connected, Refusal};
 use super::reap::{End, Ended};
+use super::spare::Spare;
 use super::spawn::{Limits, SpawnRequest};
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
-use crate::lane::{Draft, LaneLimits};
+use crate::lane::Draft;
 use crate::locate;
 use crate::random;
 
@@ -21,8 +23,10 @@ use crate::random;
 pub(crate) struct Launched {
     pub(crate) child: Child,
     pub(crate) connected: Connected,
-    /// Lanes for the bundles that it loads first.
-    pub(crate) drafts: Vec<Draft>,
+    /// A lane for the bundle that it loads first.
+    pub(crate) lane: Option<Draft>,
+    /// Tells that it dies a little before it has ended, where that can be told.
+    pub(crate) dying: Option<Dying>,
 }
 
 /// Why there is none.
@@ -35,22 +39,19 @@ pub(crate) enum LaunchError {
 }
 
 /// Starts a process for a worker. `started` learns its pid. Dropping the
-/// future ends the process.
-///
-/// While it starts, what is needed next is made, so that nobody waits for it then:
-/// so many `lanes`, and the next process's folder. A standby learns that it is one.
+/// future ends the process. A standby learns that it is one.
 pub(crate) async fn launch(
     core: Arc<Core>,
     loader: String,
     standby: bool,
-    lanes: usize,
     started: impl FnOnce(u32) + Send,
 ) -> Result<Launched, LaunchError> {
     let program = locate::worker_program(&core.config, &loader).map_err(LaunchError::Impossible)?;
     let unavailable = |problem: String| {
         LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.clone(), problem })
     };
-    let scratch = core.scratches.take().map_err(|error| unavailable(error.to_string()))?;
+    let spare = core.spares.take().map_err(|error| unavailable(error.to_string()))?;
+    let Spare { scratch, lane, dying } = spare;
     // From before the start on: what the process says may be refused before we
     // know its pid.
     let events = core.events.subscribe();
@@ -71,17 +72,12 @@ pub(crate) async fn launch(
             processes: core.config.max_processes,
         },
     };
-    let spawned = core.spawner.spawn(request);
-    let limits = LaneLimits::of(&core.config);
-    // What cannot be made now is made, or is an error, when it is needed.
-    let drafts = (0..lanes).map_while(|_| Draft::new(limits).ok()).collect();
-    core.scratches.refill();
-    let spawned = spawned.await;
+    let spawned = core.spawner.spawn(request).await;
     let spawned = spawned.map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
     let child = Child::adopt(&core.events, &loader, spawned, scratch);
     started(child.pid);
     let reason = match handshake(&core, &loader, &child, expected, events).await {
-        Ok(Some(connected)) => return Ok(Launched { child, connected, drafts }),
+        Ok(Some(connected)) => return Ok(Launched { child, connected, lane, dying }),
         Ok(None) => None,
         Err(reason) => {
             child.signal(Signal::SIGKILL);

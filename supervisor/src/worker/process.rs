@@ -62,8 +62,8 @@ pub(crate) struct Process {
     questions: Mutex<Questions>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
     next_lane: AtomicU32,
-    /// Lanes that were made while it started.
-    drafts: Mutex<Vec<Draft>>,
+    /// A lane that was made before it started.
+    draft: Mutex<Option<Draft>>,
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// Why the supervisor killed it, if it did.
@@ -130,7 +130,7 @@ pub(crate) struct ProcessParts {
     pub(crate) router: Arc<OutcallRouter>,
     pub(crate) gate: Gate,
     pub(crate) last_words: Tail,
-    pub(crate) drafts: Vec<Draft>,
+    pub(crate) lane: Option<Draft>,
 }
 
 impl Process {
@@ -150,7 +150,7 @@ impl Process {
             last_words: parts.last_words,
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
-            drafts: Mutex::new(parts.drafts),
+            draft: Mutex::new(parts.lane),
             dead: watch::Sender::new(false),
             reason: Mutex::default(),
             looked: Mutex::default(),
@@ -167,7 +167,7 @@ impl Process {
     }
 
     /// Sends a message that always fits.
-    fn send_with(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
+    pub(super) fn send_with(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         match self.sender.send(message, fds) {
             Ok(()) => {}
             Err(error @ Unsent::Full) => self.kill(format!("protocol violation: {error}")),
@@ -330,8 +330,8 @@ impl Process {
             worker: self.worker.clone(),
             problem: format!("no lane can be made: {error}"),
         };
-        let spare = lock(&self.drafts).pop();
-        let draft = match spare {
+        let draft = lock(&self.draft).take();
+        let draft = match draft {
             Some(draft) => draft,
             None => Draft::new(LaneLimits::of(&self.config)).map_err(system)?,
         };

@@ -13,7 +13,7 @@ use crate::registry::depends_on;
 
 /// Bundles that are loaded at the same time, at most: most of a load is the
 /// language's own work, and that shares the machine's processors anyway.
-pub(super) const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 8;
 
 /// How bundles are loaded again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! supervisor: the parent-death signal belongs to the thread that forked
 //! (prctl(2), PR_SET_PDEATHSIG; rule S7).
 
+mod slice;
 mod start;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
+pub(crate) use slice::{Slice, set_slice};
 use start::Plan;
 use tokio::sync::oneshot;
 
@@ -57,6 +59,7 @@ impl Spawner {
     pub(crate) fn start() -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new().name("menagerie-spawn".to_owned()).spawn(move || {
+            set_slice(Slice::Short);
             for Job { request, reply } in queue {
                 if let Err(Ok(unwanted)) = reply.send(spawn(request)) {
                     // Nobody waits any more.

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::condition::LaneThread;
 use super::launch::{LaunchError, Launched, launch};
+use super::spare::Spares;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -48,6 +49,11 @@ impl Standbys {
             launched.child.watch().borrow().is_none() && process.is_awake()
         })?;
         Some(ready.remove(at))
+    }
+
+    /// Whether one is ready.
+    pub(crate) fn any(&self, loader: &str) -> bool {
+        lock(&self.0).get(loader).is_some_and(|pool| !lock(&pool.shared.ready).is_empty())
     }
 
     /// Starts what lacks, in the background. It is asked for when a loader's
@@ -110,10 +116,11 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
         }
         // The first at once, then with longer and longer pauses.
         tokio::time::sleep(core.config.restart.delay(failures)).await;
-        match launch(Arc::clone(&core), loader.clone(), true, 1, |_| {}).await {
+        match launch(Arc::clone(&core), loader.clone(), true, |_| {}).await {
             Ok(launched) => {
                 let pid = launched.child.pid;
                 lock(&shared.ready).push(launched);
+                Spares::refill_soon(&core);
                 core.events.emit(EventKind::StandbyReady { loader: loader.clone(), pid });
             }
             Err(error) => {

@@ -4,6 +4,7 @@
 
 mod control;
 mod deaths;
+mod dying;
 mod hello;
 mod positions;
 mod ring;
@@ -248,6 +249,7 @@ fn every_fault_has_a_test() {
     let tests = [
         include_str!("control.rs"),
         include_str!("deaths.rs"),
+        include_str!("dying.rs"),
         include_str!("hello.rs"),
         include_str!("positions.rs"),
         include_str!("ring.rs"),

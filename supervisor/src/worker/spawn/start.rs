@@ -16,7 +16,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{Limits, SpawnRequest};
+use super::{Limits, Slice, SpawnRequest, set_slice};
 
 /// The child's stack, in bytes: twice what the C library gives its own.
 const STACK: usize = 64 << 10;
@@ -170,7 +170,10 @@ impl Child<'_> {
         // SAFETY: points to a live set; the old one is not asked for.
         check(unsafe {
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
-        })
+        })?;
+        // 8. Not the slices of the thread that has started it.
+        set_slice(Slice::Usual);
+        Ok(())
     }
 
     /// Returns only if it does not work.

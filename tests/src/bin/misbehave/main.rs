@@ -71,6 +71,11 @@ fn commit(name: &str, argument: &str) {
         // An honest load, then faults in the lane's memory, at its first call.
         "ring" => ring::commit(lane::serve_first_call(Control::open()), argument),
         "die" => death::meet(lane::serve_first_call(Control::open()), argument),
+        // Honest until SIGUSR1 ends its control thread, and nothing else.
+        "half-dead" => {
+            end_a_thread_at_sigusr1();
+            honest::serve();
+        }
         "random" => random::scribble(lane::serve_first_call(Control::open()), incarnation()),
         _ => std::process::exit(97),
     }
@@ -101,6 +106,17 @@ fn ignore_signals() {
         let ignored = unsafe { signal(which, SigHandler::SigIgn) };
         assert!(ignored.is_ok());
     }
+}
+
+/// The thread that meets the signal is gone, and the process stays.
+fn end_a_thread_at_sigusr1() {
+    extern "C" fn end(_: libc::c_int) {
+        // SAFETY: exit(2) ends the calling thread only, and takes an integer.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    }
+    // SAFETY: the handler makes one system call, which may be made in one.
+    let handled = unsafe { signal(Signal::SIGUSR1, SigHandler::Handler(end)) };
+    assert!(handled.is_ok());
 }
 
 /// Keeps something open for as long as the process lives.
