@@ -21,6 +21,7 @@ use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::{PublicKey, SignaturePolicy};
 use crate::worker::listener::ControlSocket;
+use crate::worker::reap::Reaper;
 use crate::worker::spare::Spares;
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
@@ -211,6 +212,7 @@ impl SupervisorBuilder {
         let spares = Spares::new(dir.path(), LaneLimits::of(&self.config));
         spares.refill();
         let spawner = Spawner::start().map_err(system("spawning thread"))?;
+        let reaper = Reaper::start().map_err(system("reaping thread"))?;
         let compatibility = self.config.compatibility;
         let core = Arc::new_cyclic(|this| Core {
             config: Arc::new(self.config),
@@ -228,6 +230,7 @@ impl SupervisorBuilder {
             blame: Mutex::default(),
             leaving: watch::Sender::new(0),
             spares,
+            reaper,
             copies: AtomicU64::new(0),
             crashes: Mutex::default(),
             waits: crate::waits::Waits::default(),

@@ -32,6 +32,7 @@ use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::process::{OutcallRouter, Process};
+use crate::worker::reap::Reaper;
 use crate::worker::spare::Spares;
 use crate::worker::spawn::Spawner;
 use crate::worker::standby::Standbys;
@@ -56,6 +57,7 @@ pub(crate) struct Core {
     /// Processes that another one has replaced and that have not ended yet.
     pub(crate) leaving: watch::Sender<u32>,
     pub(crate) spares: Spares,
+    pub(crate) reaper: Reaper,
     /// Copies of bundles that were made.
     pub(crate) copies: AtomicU64,
     pub(crate) crashes: Mutex<VecDeque<CrashReport>>,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
@@ -125,6 +126,9 @@ impl Receiving {
         }
     }
 }
+
+/// How long the end of a lane waits for its leader to go, each time.
+const LEADER_PATIENCE: Duration = Duration::from_micros(20);
 
 impl Lane {
     /// What a hot call needs: its answer comes while its caller spins for a
@@ -342,13 +346,20 @@ impl Lane {
         end: impl FnOnce(u64) -> super::slots::Failed,
     ) -> super::slots::Failed {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
+        let mut tries = 0;
         let mut receiving = loop {
             if let Some(receiving) = self.rx.take() {
                 break receiving;
             }
             // A leader may sleep on the ring; nobody else will wake it now.
             self.memory.wake_supervisor(shape, self.leader_at.load(Ordering::SeqCst));
-            std::thread::yield_now();
+            // It may be woken where the next process starts, and have this CPU then.
+            tries += 1;
+            if tries < 4 {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(LEADER_PATIENCE);
+            }
         };
         // Bounded, as the lane may be one that a living worker has unloaded.
         for _ in 0..=self.limits.ring_slots / MAX_FRAMES {

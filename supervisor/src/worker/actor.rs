@@ -264,8 +264,9 @@ impl Actor {
                 Action::None
             }
             Command::Restored(incarnation) => {
-                let is_it = |alive: &Alive| alive.process.incarnation == incarnation;
-                if self.alive.as_ref().is_some_and(is_it) {
+                let is_it = |alive: &&mut Alive| alive.process.incarnation == incarnation;
+                if let Some(alive) = self.alive.as_mut().filter(is_it) {
+                    alive.watch_for_death();
                     self.pace = Pace::Together;
                     let action = self.input(Input::Loaded);
                     Spares::refill_soon(&self.core);

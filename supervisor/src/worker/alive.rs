@@ -47,7 +47,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { mut child, connected, lane, mut dying } = launched;
+        let Launched { mut child, connected, lane, dying } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -64,9 +64,6 @@ impl Alive {
             lane,
         });
         process.send(&ToWorker::Welcome);
-        if let Some(memory) = dying.as_mut().and_then(|d| d.memory_for(&connected.hello)) {
-            process.send_with(&ToWorker::RobustFutex, vec![memory]);
-        }
         let reader = Arc::clone(&process);
         let heard = tokio::spawn(async move {
             let mut count = 0_u32;
@@ -100,6 +97,14 @@ impl Alive {
             account: Account::new(Instant::now()),
             next_beat: Instant::now() + core.config.heartbeat,
             given_up: None,
+        }
+    }
+
+    /// From now on it tells when it begins to die, if it can: it has loaded what it
+    /// should, and nobody waits.
+    pub(super) fn watch_for_death(&mut self) {
+        if let Some(memory) = self.dying.as_mut().and_then(|d| d.memory_for(&self.hello)) {
+            self.process.send_with(&ToWorker::RobustFutex, vec![memory]);
         }
     }
 

@@ -1,6 +1,7 @@
 //! A process that was started: what it takes to end it, to know how it ended,
 //! and to leave nothing of it behind.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use super::process::Process;
 use super::reap::{self, End, Ended};
 use super::scratch::Scratch;
 use super::spawn::{self, Spawned};
-use crate::events::EventBus;
+use crate::core::Core;
 use crate::lane::lock;
 
 /// How long the report of a crash waits for the rest of the standard error.
@@ -63,11 +64,11 @@ impl Stderr {
 impl Child {
     /// Takes care of a process. Must be called on the supervisor's runtime.
     pub(crate) fn adopt(
-        events: &Arc<EventBus>,
+        core: &Core,
         name: &str,
         spawned: Spawned,
         scratch: Scratch,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let gate = Gate::default();
         let Spawned { pid, pidfd, stdout, stderr } = spawned;
         let pidfd = Arc::new(pidfd);
@@ -76,17 +77,14 @@ impl Child {
             let whose = Arc::clone(&whose);
             move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
         };
-        let (tail, done) = output::follow(events, name, &gate, stdout, stderr, bundle);
-        let (sender, ended) = watch::channel(None);
-        let watched = Arc::clone(&pidfd);
-        // A task of its own, so that the process is reaped whoever still cares.
-        drop(tokio::spawn(async move {
-            let unknown = Ended { end: End::Unknown, usage: None };
-            let ended = reap::wait(watched).await.unwrap_or(unknown);
-            sender.send_replace(Some(ended));
-        }));
+        let (tail, done) = output::follow(&core.events, name, &gate, stdout, stderr, bundle);
+        let ended = core.reaper.reap(&pidfd).inspect_err(|_| {
+            spawn::signal(&pidfd, Signal::SIGKILL);
+            reap::reap_soon(&pidfd);
+        })?;
         let stderr = Stderr { tail, readers: vec![done] };
-        Self { pid, pidfd, started: Instant::now(), gate, stderr, ended, whose, _scratch: scratch }
+        let started = Instant::now();
+        Ok(Self { pid, pidfd, started, gate, stderr, ended, whose, _scratch: scratch })
     }
 
     /// Where the last lines of its standard error gather.

@@ -1,5 +1,6 @@
 //! Starting a process and waiting for its hello.
 
+use std::io;
 use std::sync::Arc;
 
 use menagerie_protocol::{LoaderError, RuntimeError};
@@ -72,9 +73,9 @@ pub(crate) async fn launch(
             processes: core.config.max_processes,
         },
     };
-    let spawned = core.spawner.spawn(request).await;
-    let spawned = spawned.map_err(|error| unavailable(format!("it cannot be started: {error}")))?;
-    let child = Child::adopt(&core.events, &loader, spawned, scratch);
+    let cannot = |error: io::Error| unavailable(format!("it cannot be started: {error}"));
+    let spawned = core.spawner.spawn(request).await.map_err(cannot)?;
+    let child = Child::adopt(&core, &loader, spawned, scratch).map_err(cannot)?;
     started(child.pid);
     let reason = match handshake(&core, &loader, &child, expected, events).await {
         Ok(Some(connected)) => return Ok(Launched { child, connected, lane, dying }),

@@ -22,7 +22,7 @@ mod operations;
 mod output;
 pub(crate) mod process;
 mod questions;
-mod reap;
+pub(crate) mod reap;
 mod restore;
 mod roll;
 mod rolling;

@@ -1,14 +1,19 @@
 //! Noticing deaths: by the child's pidfd, whatever the cause (S2).
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
-use tokio::io::Interest;
+use tokio::sync::watch;
 
-use crate::watched_fd::watch;
+use super::spawn::{Slice, set_slice};
+use crate::lane::lock;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,12 +56,83 @@ impl End {
     }
 }
 
-/// Waits until the process has ended, and reaps it.
-pub(crate) async fn wait(pidfd: Arc<OwnedFd>) -> io::Result<Ended> {
-    let watched = watch(pidfd.try_clone()?, Interest::READABLE)?;
-    // A pidfd is readable from the process's end on, for ever (pidfd_open(2)).
-    drop(watched.readable().await?);
-    Ok(reap(&pidfd))
+/// Reaps processes when they have ended, on a thread of its own: it is woken at once,
+/// whatever the host's runtime has to do, and reaps also when there is none any more.
+#[derive(Debug)]
+pub(crate) struct Reaper(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    epoll: Epoll,
+    /// Readable when no process comes any more.
+    closed: EventFd,
+    awaited: Mutex<HashMap<u64, Awaited>>,
+    /// 0 is `closed`.
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    pidfd: Arc<OwnedFd>,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+impl Reaper {
+    pub(crate) fn start() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let closed = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        epoll.add(&closed, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+        let (awaited, next) = (Mutex::default(), AtomicU64::new(1));
+        let shared = Arc::new(Shared { epoll, closed, awaited, next });
+        let reaping = Arc::clone(&shared);
+        std::thread::Builder::new().name("menagerie-reap".to_owned()).spawn(move || {
+            set_slice(Slice::Short);
+            reaping.reap_all();
+        })?;
+        Ok(Self(shared))
+    }
+
+    /// Takes care of a process; what is returned tells of its end.
+    pub(crate) fn reap(&self, pidfd: &Arc<OwnedFd>) -> io::Result<watch::Receiver<Option<Ended>>> {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, ended) = watch::channel(None);
+        let awaited = Awaited { pidfd: Arc::clone(pidfd), ended: sender };
+        lock(&self.0.awaited).insert(number, awaited);
+        // A pidfd is readable from the process's end on (pidfd_open(2)).
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
+        if let Err(error) = self.0.epoll.add(&**pidfd, event) {
+            lock(&self.0.awaited).remove(&number);
+            return Err(error.into());
+        }
+        Ok(ended)
+    }
+}
+
+impl Drop for Reaper {
+    /// The thread ends when the processes that it was given have ended.
+    fn drop(&mut self) {
+        let _ = self.0.closed.write(1);
+    }
+}
+
+impl Shared {
+    fn reap_all(&self) {
+        let mut events = [EpollEvent::empty(); 16];
+        let mut is_closed = false;
+        while !is_closed || !lock(&self.awaited).is_empty() {
+            // It fails when a signal interrupts it, and only then.
+            let count = self.epoll.wait(&mut events, EpollTimeout::NONE).unwrap_or(0);
+            for event in &events[..count] {
+                if event.data() == 0 {
+                    is_closed = true;
+                    let _ = self.epoll.delete(&self.closed);
+                } else if let Some(awaited) = lock(&self.awaited).remove(&event.data()) {
+                    let _ = self.epoll.delete(&*awaited.pidfd);
+                    awaited.ended.send_replace(Some(reap(&awaited.pidfd)));
+                }
+            }
+        }
+    }
 }
 
 /// Waits, on this thread, for a process that was killed just now.
@@ -128,13 +204,33 @@ mod tests {
     #[tokio::test]
     #[allow(clippy::disallowed_methods, clippy::zombie_processes, reason = "a process to reap")]
     async fn s2_the_end_of_a_process_and_what_it_used_are_told() {
+        let reaper = Reaper::start().unwrap();
         for (script, end) in [("exit 3", End::Exit(3)), ("kill -9 $$", End::Signal(9))] {
             let child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
-            let pidfd = super::super::spawn::pidfd_open(child.id()).unwrap();
-            let ended = wait(Arc::new(pidfd)).await.unwrap();
+            let pidfd = Arc::new(super::super::spawn::pidfd_open(child.id()).unwrap());
+            let mut watch = reaper.reap(&pidfd).unwrap();
+            let ended = watch.wait_for(Option::is_some).await.unwrap().unwrap();
             assert_eq!(ended.end, end);
             let usage = ended.usage.unwrap();
             assert!(usage.max_rss_bytes > 100_000 && usage.user_seconds < 60.0, "{usage:?}");
+        }
+    }
+
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, clippy::zombie_processes, reason = "a process to reap")]
+    async fn s7_what_has_not_ended_when_the_reaper_goes_is_reaped_still() {
+        let reaper = Reaper::start().unwrap();
+        let child = std::process::Command::new("sleep").arg("3600").spawn().unwrap();
+        let pidfd = Arc::new(super::super::spawn::pidfd_open(child.id()).unwrap());
+        let mut watch = reaper.reap(&pidfd).unwrap();
+        let shared = Arc::downgrade(&reaper.0);
+        drop(reaper);
+        super::super::spawn::signal(&pidfd, nix::sys::signal::Signal::SIGKILL);
+        let ended = watch.wait_for(Option::is_some).await.unwrap().unwrap();
+        assert_eq!(ended.end, End::Signal(9));
+        // And then its thread ends.
+        while shared.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
