@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -203,6 +205,36 @@ impl Connection {
             }
         }
     }
+
+    /// As [`receive`](Self::receive), but none if nothing has come for so long.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive).
+    pub fn receive_within<T: DeserializeOwned>(
+        &self,
+        inbox: &mut Inbox,
+        patience: Duration,
+    ) -> Result<Option<T>, ControlError> {
+        loop {
+            if let Some(message) = inbox.take()? {
+                return Ok(Some(message));
+            }
+            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            // Rounded up, so that it does not ask again and again in the last one.
+            let millis = patience.as_nanos().div_ceil(1_000_000);
+            let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+            match poll(&mut fds, timeout) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(ControlError::Io(error.into())),
+            }
+            if inbox.receive(self.socket.as_fd())? == 0 {
+                return Err(ControlError::Closed);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -228,6 +260,25 @@ mod tests {
         assert!(matches!(inbox.descriptor(), Err(ControlError::MissingDescriptors)));
         drop(a);
         assert!(matches!(connection.receive::<ToWorker>(&mut inbox), Err(ControlError::Closed)));
+    }
+
+    #[test]
+    fn control_waits_for_a_message_as_long_as_it_is_told() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let connection = Connection::new(b.into());
+        let mut inbox = Inbox::default();
+        let mut within = |millis| {
+            connection.receive_within::<ToWorker>(&mut inbox, Duration::from_millis(millis))
+        };
+        assert_eq!(within(1).unwrap(), None);
+        assert_eq!(within(0).unwrap(), None);
+        // Two at once: the second one is in the inbox when it is asked for.
+        let bytes = frame(&ToWorker::Ping { nonce: 7 }).unwrap().repeat(2);
+        assert_eq!(send_some(a.as_fd(), &bytes, &[]).unwrap(), bytes.len());
+        assert_eq!(within(60_000).unwrap(), Some(ToWorker::Ping { nonce: 7 }));
+        assert_eq!(within(0).unwrap(), Some(ToWorker::Ping { nonce: 7 }));
+        drop(a);
+        assert!(matches!(within(60_000), Err(ControlError::Closed)));
     }
 
     #[test]

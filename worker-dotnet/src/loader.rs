@@ -180,6 +180,11 @@ impl BundleLoader for DotnetLoader {
         }
         Ok(())
     }
+
+    /// The base library is mapped, and relocated, before any code of it runs.
+    fn vm_files(&self) -> &'static [&'static str] {
+        &["System.Private.CoreLib.dll"]
+    }
 }
 
 /// Collects what a generation has left (L8), and says so if it cannot.

@@ -155,4 +155,12 @@ pub trait BundleLoader: Send + Sync {
         let _ = (bundle_id, runtime);
         Ok(())
     }
+
+    /// Names of files that the VM has mapped by its own means, as the linker maps
+    /// libraries: before the first bundle is loaded, and what is not writable is
+    /// never made so, or unmapped, afterwards. A worker that has loaded forgets those
+    /// of their pages that nobody looks at again.
+    fn vm_files(&self) -> &'static [&'static str] {
+        &[]
+    }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -38,6 +39,8 @@ struct Shared {
     outbox: Outbox,
     scratch: PathBuf,
     running: Mutex<HashMap<LaneId, Entry>>,
+    /// How many of them load their bundle.
+    loading: AtomicUsize,
     /// The thread that sees lanes off, started by the first that ends.
     reaper: OnceLock<mpsc::Sender<(Arc<Self>, Farewell)>>,
 }
@@ -72,8 +75,8 @@ impl Lanes {
     /// No lanes yet.
     #[must_use]
     pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        let (running, reaper) = (Mutex::default(), OnceLock::new());
-        let shared = Arc::new(Shared { loader, outbox, scratch, running, reaper });
+        let (running, loading, reaper) = (Mutex::default(), AtomicUsize::new(0), OnceLock::new());
+        let shared = Arc::new(Shared { loader, outbox, scratch, running, loading, reaper });
         // If there is no thread to spare, the first load says so.
         Self { shared, first: Mutex::new(Idle::start().ok()) }
     }
@@ -106,6 +109,12 @@ impl Lanes {
                 (self.shared.outbox)(ToSupervisor::LoadFailed { lane, error });
             }
         }
+    }
+
+    /// Whether a bundle is being loaded.
+    #[must_use]
+    pub fn are_loading(&self) -> bool {
+        self.shared.loading.load(Ordering::Relaxed) > 0
     }
 
     /// Asks a call on a lane to stop.
@@ -249,7 +258,9 @@ impl LaneThread {
             Rc::clone(&lane),
             Arc::clone(&self.interrupt),
         );
+        self.shared.loading.fetch_add(1, Ordering::Relaxed);
         let loaded = self.load(&request, &runtime);
+        self.shared.loading.fetch_sub(1, Ordering::Relaxed);
         let last_word = match loaded {
             Ok(mut instance) => {
                 let contracts = runtime.registered.borrow().contracts.clone();

@@ -4,12 +4,14 @@
 mod environment;
 mod in_process;
 mod lanes;
+mod settle;
 
 pub use environment::EnvironmentError;
 pub use lanes::Lanes;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 use interprocess::local_socket::prelude::*;
 use interprocess::local_socket::{GenericFilePath, Stream};
@@ -19,6 +21,7 @@ use crate::loader::BundleLoader;
 use crate::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment};
 use crate::robust;
 use crate::shm::{Access, Segment};
+use settle::Settling;
 
 /// The exit code of a worker that was started by hand: usage (`DESIGN.md`,
 /// chapter G).
@@ -101,10 +104,25 @@ fn run(
     let sender = Arc::clone(&connection);
     // If the socket is gone the main thread learns it too, and ends us.
     let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
-    let lanes = Lanes::new(loader, outbox.clone(), environment.scratch.clone());
+    let lanes = Lanes::new(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
     let mut inbox = Inbox::default();
+    let mut settling = Settling::Waiting;
     loop {
-        match connection.receive(&mut inbox)? {
+        let message = match settling.patience(Instant::now()) {
+            None => connection.receive(&mut inbox)?,
+            Some(patience) => match connection.receive_within(&mut inbox, patience)? {
+                Some(message) => message,
+                None if lanes.are_loading() => {
+                    settling.postpone(Instant::now());
+                    continue;
+                }
+                None => {
+                    settling.settle(loader.vm_files());
+                    continue;
+                }
+            },
+        };
+        match message {
             ToWorker::Welcome => {}
             ToWorker::Load(request) => {
                 let fds = [
@@ -114,6 +132,7 @@ fn run(
                     inbox.descriptor()?,
                 ];
                 lanes.load(*request, fds);
+                settling.postpone(Instant::now());
             }
             ToWorker::Interrupt { lane, call } => lanes.interrupt(lane, call),
             ToWorker::Segment { lane, segment, len, writable } => {
