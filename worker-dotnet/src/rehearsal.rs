@@ -1,10 +1,16 @@
 //! A load and some calls before the first real ones.
 //!
 //! .NET compiles a method when it is first called: the first load of a process
-//! takes it some thirty milliseconds, the second one a fraction of one.
+//! takes it some thirty milliseconds, the second one a fraction of one. And it
+//! compiles a method again, in the background, when it has been called thirty times
+//! after things had become quiet, and once more after thirty further calls (tiered
+//! compilation): a load calls enough of the bridge and of reflection often enough
+//! for that, and the first answer would compete with it for the CPU.
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use menagerie_protocol::msgpack::Writer;
 
@@ -17,11 +23,30 @@ const ASSEMBLY: &str = "Menagerie.Rehearsal.dll";
 /// No lane has this number: what the rehearsal logs is nobody's.
 const NO_LANE: u64 = 0;
 
+/// How often: once to compile, once to be counted, once to be counted again.
+const ROUNDS: u32 = 3;
+
+/// How long .NET waits, after it has last met a method that is new to it, before it
+/// counts calls (`TC_CallCountingDelayMs`, 100), and some for what it compiles then.
+const PAUSE: Duration = Duration::from_millis(150);
+
 /// Loads, calls and unloads the rehearsal's bundle, on this thread. That it
 /// cannot is of no interest: the first load will say so. It makes way as soon
 /// as `is_over`.
 pub(crate) fn run(clr: &Clr, bridge: &Path, is_over: impl Fn() -> bool) {
     let Ok(image) = fs::read(bridge.join(ASSEMBLY)) else { return };
+    for round in 0..ROUNDS {
+        if round > 0 {
+            thread::sleep(PAUSE);
+        }
+        if is_over() {
+            return;
+        }
+        rehearse(clr, &image, &is_over);
+    }
+}
+
+fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn() -> bool) {
     let mut head = Vec::new();
     let mut writer = Writer::new(&mut head);
     writer.array(3);
@@ -31,7 +56,7 @@ pub(crate) fn run(clr: &Clr, bridge: &Path, is_over: impl Fn() -> bool) {
     let request = LoadRequest {
         lane: NO_LANE,
         head: Bytes::of(&head),
-        image: Bytes::of(&image),
+        image: Bytes::of(image),
         symbols: Bytes::NONE,
     };
     let mut outcome = Outcome::EMPTY;
