@@ -175,6 +175,10 @@ fn prepare(py: Python<'_>) -> PyResult<()> {
 const COMMON: [&str; 8] =
     ["asyncio", "dataclasses", "datetime", "json", "logging", "pathlib", "traceback", "typing"];
 
+/// Our own modules that a bundle's load runs if they have not been: that of its
+/// first function, of its first exception, of its first `async` function.
+const NEEDED: [&str; 3] = ["signatures", "errors", "tasks"];
+
 /// Imports them, unless `is_over`. A bundle's load that comes meanwhile goes on
 /// between two modules, and finds those that it needs sooner.
 pub(crate) fn import_common(is_over: impl Fn() -> bool) {
@@ -184,6 +188,12 @@ pub(crate) fn import_common(is_over: impl Fn() -> bool) {
         }
         // What cannot be imported is told to the bundle that needs it.
         Python::attach(|py| drop(py.import(name)));
+    }
+    for name in NEEDED {
+        if is_over() {
+            return;
+        }
+        Python::attach(|py| drop(internal(py, name)));
     }
     Python::attach(|py| {
         // With the interpreter lock held: no code of a bundle has run yet, so
