@@ -106,7 +106,7 @@ fn run(
     let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
     let lanes = Lanes::new(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
     let mut inbox = Inbox::default();
-    let mut settling = Settling::Waiting;
+    let mut settling = Settling::new();
     loop {
         let message = match settling.patience(Instant::now()) {
             None => connection.receive(&mut inbox)?,
@@ -131,8 +131,8 @@ fn run(
                     inbox.descriptor()?,
                     inbox.descriptor()?,
                 ];
+                settling.load_begins(Instant::now());
                 lanes.load(*request, fds);
-                settling.postpone(Instant::now());
             }
             ToWorker::Interrupt { lane, call } => lanes.interrupt(lane, call),
             ToWorker::Segment { lane, segment, len, writable } => {

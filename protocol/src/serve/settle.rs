@@ -22,30 +22,50 @@ use std::time::{Duration, Instant};
 /// the start has called often.
 const PATIENCE: Duration = Duration::from_millis(400);
 
-/// When to give back.
+/// When to give back what.
 #[derive(Debug)]
-pub(super) enum Settling {
+pub(super) struct Settling {
+    when: When,
+    /// Where the libraries lie that were there before the first bundle was. What a
+    /// bundle has brought is its own, and may do with its code what it likes.
+    libraries: Vec<usize>,
+}
+
+#[derive(Debug)]
+enum When {
     /// Nothing has been loaded.
     Waiting,
-    /// When it is due, if nothing is loaded until then.
+    /// It is due then, if nothing is loaded until then.
     Due(Instant),
     /// It has been done. Not twice: what has come back is in use.
     Done,
 }
 
 impl Settling {
-    /// A load has begun, or has not ended.
+    pub(super) const fn new() -> Self {
+        Self { when: When::Waiting, libraries: Vec::new() }
+    }
+
+    /// A load is about to begin.
+    pub(super) fn load_begins(&mut self, now: Instant) {
+        if matches!(self.when, When::Waiting) {
+            each_library(&mut |library| self.libraries.push(library.dlpi_phdr.addr()));
+        }
+        self.postpone(now);
+    }
+
+    /// A load has not ended.
     pub(super) fn postpone(&mut self, now: Instant) {
-        if !matches!(self, Self::Done) {
-            *self = Self::Due(now + PATIENCE);
+        if !matches!(self.when, When::Done) {
+            self.when = When::Due(now + PATIENCE);
         }
     }
 
     /// How long to wait for a message at most.
     pub(super) fn patience(&self, now: Instant) -> Option<Duration> {
-        match self {
-            Self::Due(due) => Some(due.saturating_duration_since(now)),
-            Self::Waiting | Self::Done => None,
+        match self.when {
+            When::Due(due) => Some(due.saturating_duration_since(now)),
+            When::Waiting | When::Done => None,
         }
     }
 
@@ -53,12 +73,16 @@ impl Settling {
     ///
     /// [`BundleLoader::vm_files`]: crate::BundleLoader::vm_files
     pub(super) fn settle(&mut self, vm_files: &[&str]) {
-        *self = Self::Done;
+        self.when = When::Done;
+        let libraries = std::mem::take(&mut self.libraries);
         // Where /proc is out of reach all stays as it is.
-        if let Ok(pages) = Pages::open() {
-            libraries(&pages);
-            drop(pages.forget_files(vm_files));
-        }
+        let Ok(pages) = Pages::open() else { return };
+        each_library(&mut |library| {
+            if libraries.contains(&library.dlpi_phdr.addr()) {
+                forget_library(&pages, library);
+            }
+        });
+        drop(pages.forget_files(vm_files));
     }
 }
 
@@ -138,47 +162,51 @@ impl Pages {
     }
 }
 
-/// Forgets the code and the constants of all libraries and of the program.
-fn libraries(pages: &Pages) {
-    let data = std::ptr::from_ref(pages).cast_mut().cast::<c_void>();
+/// Goes through the libraries and the program. The linker unloads none meanwhile: it
+/// holds the lock for which dlclose(3) waits.
+fn each_library(visit: &mut dyn FnMut(&libc::dl_phdr_info)) {
+    unsafe extern "C" fn library(
+        info: *mut libc::dl_phdr_info,
+        _size: libc::size_t,
+        visit: *mut c_void,
+    ) -> c_int {
+        // SAFETY: what was passed on below, which outlives the walk.
+        let visit = unsafe { &mut *visit.cast::<&mut dyn FnMut(&libc::dl_phdr_info)>() };
+        // SAFETY: the linker passes a structure that is filled in.
+        visit(unsafe { &*info });
+        0
+    }
+    let mut visit = visit;
     // SAFETY: `library` is such a function as dl_iterate_phdr(3) calls, and gets
     // what it expects.
-    unsafe { libc::dl_iterate_phdr(Some(library), data) };
+    unsafe { libc::dl_iterate_phdr(Some(library), (&raw mut visit).cast()) };
 }
 
-/// Forgets the code and the constants of one library. The linker unloads none
-/// meanwhile: it holds the lock for which dlclose(3) waits.
-unsafe extern "C" fn library(
-    info: *mut libc::dl_phdr_info,
-    _size: libc::size_t,
-    pages: *mut c_void,
-) -> c_int {
-    // SAFETY: `libraries` passes a `Pages` that outlives the walk.
-    let pages = unsafe { &*pages.cast::<Pages>() };
-    // SAFETY: the linker passes a structure that is filled in.
-    let info = unsafe { &*info };
-    if info.dlpi_phdr.is_null() {
-        return 0;
+/// Forgets the code and the constants of one library.
+fn forget_library(pages: &Pages, library: &libc::dl_phdr_info) {
+    if library.dlpi_phdr.is_null() {
+        return;
     }
     // SAFETY: so many headers are there, for as long as the library is.
-    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let headers =
+        unsafe { std::slice::from_raw_parts(library.dlpi_phdr, library.dlpi_phnum.into()) };
     for header in headers {
         // Where the linker writes, once or ever, the segment is a writable one.
         if header.p_type != libc::PT_LOAD || header.p_flags & libc::PF_W != 0 {
             continue;
         }
-        let (Ok(offset), Ok(len)) =
-            (usize::try_from(header.p_vaddr), usize::try_from(header.p_memsz))
-        else {
+        let (Ok(base), Ok(offset), Ok(len)) = (
+            usize::try_from(library.dlpi_addr),
+            usize::try_from(header.p_vaddr),
+            usize::try_from(header.p_memsz),
+        ) else {
             continue;
         };
-        let Ok(base) = usize::try_from(info.dlpi_addr) else { continue };
         let start = base.wrapping_add(offset);
         // SAFETY: a segment of a library that is loaded is a private mapping of its
         // file; it is not writable by its header.
         drop(unsafe { pages.forget(start..start.saturating_add(len)) });
     }
-    0
 }
 
 #[cfg(test)]
@@ -196,9 +224,9 @@ mod tests {
     #[test]
     fn settling_waits_for_the_last_load_and_happens_once() {
         let start = Instant::now();
-        let mut settling = Settling::Waiting;
+        let mut settling = Settling::new();
         assert_eq!(settling.patience(start), None);
-        settling.postpone(start);
+        settling.load_begins(start);
         let later = start + PATIENCE / 2;
         assert_eq!(settling.patience(later), Some(PATIENCE / 2));
         settling.postpone(later);
@@ -245,6 +273,18 @@ mod tests {
         unsafe { libc::munmap(start, len) };
     }
 
+    #[test]
+    fn settling_leaves_libraries_alone_that_came_later() {
+        let pages = Pages::open().unwrap();
+        let start = CONSTANTS.as_ptr().addr().next_multiple_of(pages.size);
+        let range = start..start + CONSTANTS.len() - pages.size;
+        assert!(CONSTANTS.iter().all(|byte| std::hint::black_box(*byte) == 7));
+        // As if this program had not been there at the first load.
+        let mut settling = Settling::new();
+        settling.settle(&[]);
+        assert_eq!(resident(&pages, range.clone()), range.len() / pages.size);
+    }
+
     /// Constants of this very program, which nobody else looks at.
     static CONSTANTS: [u8; 1 << 20] = [7; 1 << 20];
 
@@ -258,9 +298,10 @@ mod tests {
         let range = start..start + CONSTANTS.len() - pages.size;
         let before = resident(&pages, range.clone());
         assert_eq!(before, range.len() / pages.size);
-        let mut settling = Settling::Waiting;
+        let mut settling = Settling::new();
+        settling.load_begins(Instant::now());
         settling.settle(&["no-such-file"]);
-        assert!(matches!(settling, Settling::Done));
+        assert_eq!(settling.patience(Instant::now()), None);
         // What lies beside them may have been needed since, and brings some of them.
         let after = resident(&pages, range);
         assert!(after < before / 2, "{before} pages before, and {after} after");
