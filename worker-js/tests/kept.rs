@@ -9,7 +9,7 @@ use menagerie_protocol::testing::{Harness, kept_each};
 use menagerie_worker_js::JsLoader;
 
 /// Rounds that are counted.
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 80;
 
 /// What one generation leaves, in bytes: three of the smallest blocks that
 /// `malloc` gives, by v8x 149.4.0-rc.4, which is deno_core's QuickJS, on purpose:
