@@ -169,13 +169,92 @@
     return text.join(" ");
   }
 
-  const logger = (level, target = "console") => (...args) => native.log(level, target, format(args));
+  // Within `console.group`, lines are indented.
+  let indent = "";
+
+  function tell(level, text) {
+    native.log(level, "console", indent + text.replaceAll("\n", `\n${indent}`));
+  }
+
+  // A row for each entry, a column for each property that a row has; a row that is
+  // no object has its value in a column of its own.
+  function table(data, only) {
+    const pairs = data instanceof Map ? arrayFrom(data)
+      : data instanceof Set ? arrayFrom(data).map((value, index) => [index, value])
+      : Object.entries(data);
+    const cell = (value) => inspect(value, 1, [], true).replaceAll("\n", " ");
+    const name = (index) => typeof index === "string" ? index : cell(index);
+    const columns = new Set(only);
+    let plain = false;
+    const rows = pairs.slice(0, 100).map(([index, row]) => {
+      const cells = new Map();
+      if (typeof row !== "object" || row === null) {
+        plain = true;
+        return { index: name(index), cells, value: cell(row) };
+      }
+      for (const [key, value] of Object.entries(row)) {
+        if (only === undefined) columns.add(key);
+        cells.set(key, cell(value));
+      }
+      return { index: name(index), cells, value: "" };
+    });
+    const keys = [...columns];
+    const lines = [["(index)", ...keys.map(String), ...(plain ? ["Values"] : [])]];
+    for (const { index, cells, value } of rows) {
+      lines.push([index, ...keys.map((key) => cells.get(key) ?? ""), ...(plain ? [value] : [])]);
+    }
+    const widths = lines[0].map((_, column) => Math.max(...lines.map((line) => line[column].length)));
+    const text = lines.map((line) => line.map((c, column) => c.padEnd(widths[column])).join(" │ ").trimEnd());
+    text.splice(1, 0, widths.map((width) => "─".repeat(width)).join("─┼─"));
+    if (pairs.length > rows.length) text.push(`... ${pairs.length - rows.length} more rows`);
+    return text.join("\n");
+  }
+
+  const counts = new Map();
+  const clocks = new Map();
+
+  function lap(what, label, ...args) {
+    const begun = clocks.get(label);
+    if (begun === undefined) return tell(3, `${what}: there is no timer '${label}'`);
+    const time = `${label}: ${(native.now() - begun).toFixed(3)} ms`;
+    tell(2, args.length === 0 ? time : `${time} ${format(args)}`);
+  }
+
+  const logger = (level) => (...args) => tell(level, format(args));
   const console = {
     trace: logger(0), debug: logger(1), log: logger(2), info: logger(2), warn: logger(3), error: logger(4),
-    dir: (value) => native.log(2, "console", inspect(value)),
+    dirxml: logger(2),
+    dir: (value) => tell(2, inspect(value)),
     assert(condition, ...args) {
-      if (!condition) native.log(4, "console", format(["Assertion failed", ...args]));
+      if (!condition) tell(4, format(["Assertion failed", ...args]));
     },
+    table(data, only) {
+      let text;
+      if (typeof data === "object" && data !== null) {
+        try { text = table(data, only); } catch { /* A getter or a proxy threw. */ }
+      }
+      tell(2, text ?? inspect(data));
+    },
+    group(...args) {
+      if (args.length > 0) tell(2, format(args));
+      // Whoever never ends a group has lines no longer than these.
+      if (indent.length < 64) indent += "  ";
+    },
+    groupCollapsed(...args) { console.group(...args); },
+    groupEnd() { indent = indent.slice(2); },
+    count(label = "default") {
+      label = String(label);
+      counts.set(label, (counts.get(label) ?? 0) + 1);
+      tell(2, `${label}: ${counts.get(label)}`);
+    },
+    countReset(label = "default") { counts.delete(String(label)); },
+    time(label = "default") { clocks.set(String(label), native.now()); },
+    timeLog(label = "default", ...args) { lap("timeLog", String(label), ...args); },
+    timeEnd(label = "default") {
+      lap("timeEnd", String(label));
+      clocks.delete(String(label));
+    },
+    clear() {},
   };
   define(globalThis, "console", console);
 

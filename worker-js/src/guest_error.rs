@@ -103,6 +103,12 @@ fn constructor_name(
 
 /// As JSON where there is such a thing: an object's own text says nothing.
 fn to_text(scope: &mut v8::PinScope<'_, '_>, value: v8::Local<'_, v8::Value>) -> String {
+    if value.is_symbol() {
+        // It has no text of its own: the engine would throw.
+        let object = value.to_object(scope);
+        let description = object.and_then(|object| text(scope, object, "description"));
+        return format!("Symbol({})", description.unwrap_or_default());
+    }
     v8::tc_scope!(let tc, scope);
     if let Some(json) = v8::json::stringify(tc, value).filter(|_| value.is_object()) {
         return json.to_rust_string_lossy(tc);

@@ -15,7 +15,7 @@ use crate::encode::{Buffers, Encoded};
 use crate::engine::Engine;
 use crate::exports::{self, Function};
 use crate::failure::{full_heap, recover_from_full_heap, thrown, unsendable};
-use crate::guest_error::from_exception;
+use crate::guest_error::{from_exception, property};
 use crate::interrupt::Gate;
 use crate::lane::{Begun, Lane};
 use crate::natives::{Arguments, Return};
@@ -233,10 +233,28 @@ fn invoke<'s>(
     match function.call(tc, contract.into(), arguments) {
         Some(value) => match value.try_cast::<v8::Promise>() {
             Ok(promise) => Outcome::Promise(promise),
-            Err(_) => Outcome::Value(value),
+            Err(_) => awaitable(tc, value).map_or(Outcome::Value(value), Outcome::Promise),
         },
         None => Outcome::Failed(thrown(tc, gate)),
     }
+}
+
+/// A promise for what `await` would wait for although it is none: an object with a
+/// method `then`, as many libraries' queries and deferred results are.
+fn awaitable<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    value: v8::Local<'s, v8::Value>,
+) -> Option<v8::Local<'s, v8::Promise>> {
+    let object = value.try_cast::<v8::Object>().ok()?;
+    if object.is_array() || object.is_array_buffer_view() {
+        return None;
+    }
+    if !property(scope, object, "then")?.is_function() {
+        return None;
+    }
+    let resolver = v8::PromiseResolver::new(scope)?;
+    resolver.resolve(scope, value)?;
+    Some(resolver.get_promise(scope))
 }
 
 /// A promise that is settled by now is its value.

@@ -26,6 +26,33 @@ fn c6_probe_sleeps_without_blocking() {
     assert_eq!(probe.finish(long).unwrap(), [0xc0]);
 }
 
+/// What `await` waits for, a call waits for: many libraries' deferred results are
+/// objects of their own with a method `then`.
+#[test]
+fn c6_a_result_that_can_be_awaited_is_awaited() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "at_once: () => ({ then(resolve) { resolve(3); } }),
+         later: () => new (class Query {
+           rows = 5;
+           then(resolve) { setTimeout(() => resolve(this.rows), 1); }
+         })(),
+         fails: () => ({ then(_, reject) { reject(new TypeError('no')); } }),
+         throws: () => ({ then() { throw new RangeError('now'); } }),
+         data: () => ({ then: 'a word' }), getter: () => ({ get then() { throw new Error('get'); } })",
+    );
+    assert_eq!(bundle.call::<_, i64>("test@1", "at_once", ()), Ok(3));
+    assert_eq!(bundle.call::<_, i64>("test@1", "later", ()), Ok(5));
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "fails", ())).type_name, "TypeError");
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "throws", ())).type_name, "RangeError");
+    let data: std::collections::BTreeMap<String, String> =
+        bundle.call("test@1", "data", ()).unwrap();
+    assert_eq!(data["then"], "a word");
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "getter", ())).message, "get");
+    assert!(harness.logs().is_empty(), "{:?}", harness.logs());
+}
+
 #[test]
 fn many_async_calls_are_answered_each_with_its_own_result() {
     let harness = harness();

@@ -71,6 +71,8 @@ export default { 'test@1': {
   text() { throw 'a text'; },
   object() { throw { why: 1 }; },
   nothing() { throw undefined; },
+  symbol() { throw Symbol('why'); },
+  async no_symbol() { throw Symbol(); },
   many() { throw new AggregateError([new Error('one'), new TypeError('two')], 'several'); },
   itself() { const e = new AggregateError([], 'own'); e.cause = e; e.errors = [e, e, e]; throw e; },
   evil() { throw { get message() { throw new Error('no'); }, get name() { throw new Error('no'); } }; },
@@ -95,6 +97,10 @@ export default { 'test@1': {
     assert_eq!((error.type_name.as_str(), error.message.as_str()), ("Object", "{\"why\":1}"));
     let error = guest(bundle.call::<_, ()>("test@1", "nothing", ()));
     assert_eq!((error.type_name.as_str(), error.message.as_str()), ("undefined", "undefined"));
+    for (function, message) in [("symbol", "Symbol(why)"), ("no_symbol", "Symbol()")] {
+        let error = guest(bundle.call::<_, ()>("test@1", function, ()));
+        assert_eq!((error.type_name.as_str(), error.message.as_str()), ("symbol", message));
+    }
     let error = guest(bundle.call::<_, ()>("test@1", "many", ()));
     assert_eq!(error.inner.iter().map(|e| e.message.as_str()).collect::<Vec<_>>(), ["one", "two"]);
     // In so many ways that nobody lives to see them all told.

@@ -41,6 +41,69 @@ fn console_log_and_print_go_to_the_log() {
     assert_eq!(crate::guest(bundle.call::<_, ()>("test@1", "bad", ())).type_name, "TypeError");
 }
 
+/// What libraries call without looking whether it is there.
+#[test]
+fn c3_console_groups_counts_and_takes_the_time() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "say() {
+           console.group('outer'); console.groupCollapsed(); console.warn('in\\nside');
+           console.groupEnd(); console.groupEnd(); console.groupEnd(); console.log('out');
+           console.count(); console.count('x'); console.count(); console.countReset(); console.count();
+           console.time('t'); console.timeLog('t', 5); console.timeEnd('t'); console.timeEnd('t');
+           console.dirxml({ a: 1 }); console.clear(); console.debug('end');
+         }",
+    );
+    bundle.call::<_, ()>("test@1", "say", ()).unwrap();
+    harness.wait_for_log(|r| r.message == "end");
+    let seen: Vec<String> = harness.logs().into_iter().map(|r| r.message).collect();
+    let head =
+        ["outer", "    in\n    side", "out", "default: 1", "x: 1", "default: 2", "default: 1"];
+    assert_eq!(seen[..7], head);
+    assert!(seen[7].starts_with("t: ") && seen[7].ends_with(" ms 5"), "{}", seen[7]);
+    assert!(seen[8].starts_with("t: ") && seen[8].ends_with(" ms"), "{}", seen[8]);
+    assert_eq!(seen[9..], ["timeEnd: there is no timer 't'", "{ a: 1 }", "end"]);
+}
+
+#[test]
+fn c3_console_table_shows_rows_and_columns() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "show(code, only) { console.table((0, eval)(code), only ?? undefined); }",
+    );
+    for (code, only, shown) in [
+        (
+            "[{ a: 1, b: 'x' }, { b: [2], c: null }, 7]",
+            None,
+            "(index) │ a │ b     │ c    │ Values\n\
+             ────────┼───┼───────┼──────┼───────\n\
+             0       │ 1 │ \"x\"   │      │\n\
+             1       │   │ [ 2 ] │ null │\n\
+             2       │   │       │      │ 7",
+        ),
+        (
+            "({ one: { a: 1, b: 2 }, two: { a: 3 } })",
+            Some(["a"]),
+            "(index) │ a\n────────┼──\none     │ 1\ntwo     │ 3",
+        ),
+        ("new Map([['k', 1]])", None, "(index) │ Values\n────────┼───────\nk       │ 1"),
+        ("5", None, "5"),
+        ("null", None, "null"),
+        ("'text'", None, "text"),
+        (
+            "new Proxy({}, { ownKeys() { throw 1; } })",
+            None,
+            "[Object: not shown, inspecting it threw]",
+        ),
+    ] {
+        let before = harness.logs().len();
+        bundle.call::<_, ()>("test@1", "show", (code, only)).unwrap();
+        assert_eq!(harness.logs()[before].message, shown, "{code}");
+    }
+}
+
 #[test]
 fn inspect_shows_values() {
     let harness = harness();
