@@ -101,7 +101,12 @@ local function stream(number)
   function file:__tostring()
     return "file (the host's log)"
   end
-  return setmetatable({}, file)
+  -- No table, as everywhere else: a table would leave Lua as an empty list.
+  if not newproxy then return setmetatable({ file.write }, file) end
+  local this = newproxy(true)
+  local meta = getmetatable(this)
+  for name, value in pairs(file) do meta[name] = value end
+  return this
 end
 
 io.stdout, io.stderr = stream(1), stream(2)

@@ -195,6 +195,7 @@ fn c1_values_without_a_form_are_refused() {
         "function probe.f() return print end
          function probe.co() return { coroutine.create(print) } end
          function probe.file() return io.tmpfile() end
+         function probe.stream() return io.stdout end
          function probe.cycle() local t = {}; t.t = { t }; return t end
          function probe.deep() local t = {} for _ = 1, 1000 do t = { t } end return t end",
     );
@@ -202,6 +203,10 @@ fn c1_values_without_a_form_are_refused() {
         ("f", "a function cannot leave Lua"),
         ("co", "a coroutine cannot leave Lua"),
         ("file", "a userdata cannot leave Lua"),
+        #[cfg(feature = "luajit")]
+        ("stream", "a userdata cannot leave Lua"),
+        #[cfg(not(feature = "luajit"))]
+        ("stream", "a function cannot leave Lua"),
         ("cycle", "the table contains itself"),
         ("deep", "nested deeper than 128"),
     ] {
