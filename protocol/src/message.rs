@@ -28,6 +28,15 @@ pub const ENV_SCRATCH: &str = "MENAGERIE_SCRATCH";
 /// as long as it likes (S8).
 pub const ENV_STANDBY: &str = "MENAGERIE_STANDBY";
 
+/// What a worker exits with whose control socket does not work any more: code in its
+/// own process has closed it, or another descriptor has its number now.
+pub const EXIT_CONTROL_LOST: i32 = 74;
+
+/// The target of a record of level error by which a worker says that it is about to
+/// end, and that the bundle which the record names has brought it about: by an
+/// exception that nobody catches, or by ending a thread that is not its own.
+pub const ENDED_BY: &str = "unhandled";
+
 /// A lane's number, unique within one incarnation of a worker.
 pub type LaneId = u32;
 

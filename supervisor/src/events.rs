@@ -202,6 +202,9 @@ impl fmt::Display for EventKind {
                 for call in &report.running {
                     write!(f, "; running: {call}")?;
                 }
+                if let Some(suspect) = &report.suspect {
+                    write!(f, "; suspect: {suspect}")?;
+                }
                 Ok(())
             }
             Self::WorkerUnresponsive { worker, missed } => {

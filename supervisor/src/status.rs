@@ -95,6 +95,11 @@ pub struct CrashReport {
     pub reason: Option<String>,
     /// The calls, loads and hooks that were running.
     pub running: Vec<RunningCall>,
+    /// The bundle whose doing it was although the calls that ran do not show it: the one
+    /// that the worker named, say for an exception in a thread of the bundle's own; or,
+    /// probably, the only one that was loaded.
+    #[serde(default)]
+    pub suspect: Option<String>,
     /// What the guest was seen to do before it was killed because it did not
     /// end something.
     #[serde(default)]

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
@@ -16,7 +16,7 @@ use crate::lane::LaneMemory;
 use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
 use crate::loader::BundleLoader;
-use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
+use crate::message::{ENDED_BY, LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
 use crate::ring::Shape;
 use crate::runtime::{InterruptSlot, LogSink, Runtime};
 use crate::shm::{Access, Segment};
@@ -54,6 +54,8 @@ impl std::fmt::Debug for Shared {
 /// What the control thread needs of a lane.
 struct Entry {
     thread: Option<JoinHandle<()>>,
+    bundle: String,
+    system_thread: SystemThread,
     interrupt: InterruptSlot,
     segments: Arc<SegmentTable>,
 }
@@ -91,9 +93,17 @@ impl Lanes {
             shared: Arc::clone(&self.shared),
             interrupt: Arc::clone(&interrupt),
             segments: Arc::clone(&segments),
+            system_thread: SystemThread::default(),
+        };
+        let entry = Entry {
+            thread: None,
+            bundle: request.manifest.name.clone(),
+            system_thread: thread.system_thread.clone(),
+            interrupt,
+            segments,
         };
         // The entry stands before the thread runs: its end looks for it.
-        self.shared.running().insert(lane, Entry { thread: None, interrupt, segments });
+        self.shared.running().insert(lane, entry);
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first.map_or_else(Idle::start, Ok) {
             Ok(Idle { handle, job }) => {
@@ -115,6 +125,15 @@ impl Lanes {
     #[must_use]
     pub fn are_loading(&self) -> bool {
         self.shared.loading.load(Ordering::Relaxed) > 0
+    }
+
+    /// A lane whose thread is gone although the lane is not: its bundle's code has ended
+    /// it, by the system call or by a library's function for it. Nobody will ever
+    /// answer on that lane; this says so, as this worker's last words.
+    pub(super) fn broken(&self) -> Option<LogRecord> {
+        let running = self.shared.running();
+        let entry = running.values().find(|entry| entry.system_thread.is_gone())?;
+        Some(last_words(entry.bundle.clone(), ended_its_thread(&entry.bundle)))
     }
 
     /// Asks a call on a lane to stop.
@@ -196,26 +215,61 @@ impl Shared {
     }
 }
 
+/// A lane's thread, as the system knows it; 0 before it begins and when it has done
+/// all that it has to.
+#[derive(Clone, Debug, Default)]
+struct SystemThread(Arc<AtomicI32>);
+
+impl SystemThread {
+    fn begin(&self) {
+        self.0.store(nix::unistd::gettid().as_raw(), Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn is_gone(&self) -> bool {
+        let thread = self.0.load(Ordering::Relaxed);
+        if thread == 0 {
+            return false;
+        }
+        let process = std::process::id();
+        // SAFETY: numbers only. Signal 0 is sent to nobody; it is looked whether it
+        // could be.
+        let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, 0) };
+        // It may have come to its end since it was looked at.
+        sent == -1
+            && std::io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH)
+            && self.0.load(Ordering::Relaxed) == thread
+    }
+}
+
 /// What a lane's thread works with.
 struct LaneThread {
     shared: Arc<Shared>,
     interrupt: InterruptSlot,
     segments: Arc<SegmentTable>,
+    system_thread: SystemThread,
 }
 
 impl LaneThread {
     fn run(self, request: LoadRequest, fds: [OwnedFd; 4]) {
         // A panic here is a bug of the loader, and its VM is in an unknown
         // state: the process ends, and the supervisor starts a new one.
-        let bomb = AbortOnPanic;
+        let outbox = Arc::clone(&self.shared.outbox);
+        let bundle = request.manifest.name.clone();
+        let mut bomb = AbortOnUnwind { armed: true, outbox, bundle };
+        self.system_thread.begin();
         let lane = request.lane;
         // Linux keeps 15 characters of a thread's name.
         if let Ok(name) = CString::new(format!("lane {}", request.manifest.name)) {
             let _ = nix::sys::prctl::set_name(&name);
         }
         let (last_word, then) = self.live(request, fds);
+        self.system_thread.end();
         self.shared.leave_to_reaper(Farewell { lane, then, last_word });
-        std::mem::forget(bomb);
+        bomb.armed = false;
     }
 
     fn live(
@@ -343,11 +397,37 @@ fn no_instance(bundle: String) -> LoaderError {
     }
 }
 
-/// Ends the process if it is dropped while its thread panics.
-struct AbortOnPanic;
+/// Ends the process if it is dropped while it is armed: its thread panics, or unwinds because the
+/// bundle has called pthread_exit(3). The call that ran has been answered on the way
+/// here, so it is said whose it was.
+struct AbortOnUnwind {
+    armed: bool,
+    outbox: Outbox,
+    bundle: String,
+}
 
-impl Drop for AbortOnPanic {
+impl Drop for AbortOnUnwind {
     fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let message = if std::thread::panicking() {
+            format!("the loader has panicked at work for the bundle '{}'", self.bundle)
+        } else {
+            ended_its_thread(&self.bundle)
+        };
+        super::complain_text(&message);
+        (self.outbox)(ToSupervisor::Log(last_words(self.bundle.clone(), message)));
         std::process::abort();
     }
+}
+
+fn ended_its_thread(bundle: &str) -> String {
+    format!("the bundle '{bundle}' has ended its own thread, which is the worker's")
+}
+
+/// What a worker says last if it is a bundle that ends it.
+fn last_words(bundle: String, message: String) -> LogRecord {
+    let (level, target) = (LogLevel::Error, ENDED_BY.to_owned());
+    LogRecord { bundle: Some(bundle), level, target, message }
 }

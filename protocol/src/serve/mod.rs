@@ -18,7 +18,9 @@ use interprocess::local_socket::{GenericFilePath, Stream};
 
 use crate::control::{Connection, ControlError, Inbox};
 use crate::loader::BundleLoader;
-use crate::message::{Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment};
+use crate::message::{
+    EXIT_CONTROL_LOST, Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
+};
 use crate::robust;
 use crate::shm::{Access, Segment};
 use settle::Settling;
@@ -57,7 +59,10 @@ pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: String) -> ExitCode 
         Ok(()) | Err(ControlError::Closed) => exit_now(0),
         Err(error) => {
             complain(&error);
-            exit_now(i32::from(EXIT_NO_SUPERVISOR))
+            match error {
+                ControlError::Io(_) => exit_now(EXIT_CONTROL_LOST),
+                _ => exit_now(i32::from(EXIT_NO_SUPERVISOR)),
+            }
         }
     }
 }
@@ -141,7 +146,14 @@ fn run(
                 let len = usize::try_from(len).unwrap_or(usize::MAX);
                 lanes.segment(lane, Segment::map(segment, &fd, len, access)?, access);
             }
-            ToWorker::Ping { nonce } => outbox(ToSupervisor::Pong { nonce }),
+            ToWorker::Ping { nonce } => {
+                if let Some(last_words) = lanes.broken() {
+                    complain_text(&last_words.message);
+                    outbox(ToSupervisor::Log(last_words));
+                    std::process::abort();
+                }
+                outbox(ToSupervisor::Pong { nonce });
+            }
             ToWorker::Shutdown => return Ok(()),
             ToWorker::RobustFutex => {
                 // Without it the supervisor learns of our death when we have ended.

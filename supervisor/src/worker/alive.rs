@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::{Hello, ToWorker};
 use nix::sys::signal::Signal;
+use tokio::sync::watch;
 
 use super::child::Child;
 use super::dying::Dying;
@@ -65,6 +66,7 @@ impl Alive {
         });
         process.send(&ToWorker::Welcome);
         let reader = Arc::clone(&process);
+        let (all, heard_all) = watch::channel(false);
         let heard = tokio::spawn(async move {
             let mut count = 0_u32;
             let error = loop {
@@ -78,6 +80,7 @@ impl Alive {
                     tokio::task::yield_now().await;
                 }
             };
+            all.send_replace(true);
             // A process that ends closes its socket too: its end is the better
             // reason, and comes at once.
             tokio::select! {
@@ -87,7 +90,7 @@ impl Alive {
                 }
             }
         });
-        child.belongs_to(&process, heard);
+        child.belongs_to(&process, heard, heard_all);
         Self {
             child,
             process,

@@ -22,6 +22,10 @@ use crate::lane::lock;
 /// How long the report of a crash waits for the rest of the standard error.
 const STDERR_PATIENCE: Duration = Duration::from_millis(200);
 
+/// How long the last message may come after the end: for ever, where a forked child
+/// has the socket too.
+const LAST_MESSAGE: Duration = Duration::from_millis(50);
+
 /// A worker's process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -32,6 +36,8 @@ pub(crate) struct Child {
     pub(crate) gate: Gate,
     stderr: Stderr,
     ended: watch::Receiver<Option<Ended>>,
+    /// True when all that its worker has said is read.
+    heard_all: Option<watch::Receiver<bool>>,
     whose: WhoseOutput,
     _scratch: Scratch,
 }
@@ -83,8 +89,17 @@ impl Child {
             reap::reap_soon(&pidfd);
         })?;
         let stderr = Stderr { tail, readers: vec![done] };
-        let started = Instant::now();
-        Ok(Self { pid, pidfd, started, gate, stderr, ended, whose, _scratch: scratch })
+        Ok(Self {
+            pid,
+            pidfd,
+            started: Instant::now(),
+            gate,
+            stderr,
+            ended,
+            heard_all: None,
+            whose,
+            _scratch: scratch,
+        })
     }
 
     /// Where the last lines of its standard error gather.
@@ -93,23 +108,33 @@ impl Child {
     }
 
     /// From now on its output is that of this worker's bundles; `heard` ends when
-    /// all that the worker has said is read.
-    pub(crate) fn belongs_to(&mut self, process: &Arc<Process>, heard: JoinHandle<()>) {
+    /// all that the worker has said is read, and `heard_all` is true a little earlier,
+    /// when nothing of it is left to be read.
+    pub(crate) fn belongs_to(
+        &mut self,
+        process: &Arc<Process>,
+        heard: JoinHandle<()>,
+        heard_all: watch::Receiver<bool>,
+    ) {
+        self.heard_all = Some(heard_all);
         self.stderr.readers.push(heard);
         *lock(&self.whose) = Some(Arc::clone(process));
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and until its last message is read: that may say whose fault
+    /// it was. The kernel closes a process's sockets before it tells of the end, so
+    /// there is nothing to wait for but this runtime's own turn.
     ///
     /// # Cancel safety
     ///
     /// It can be waited for again.
     pub(crate) async fn ended(&self) -> Ended {
         let mut ended = self.ended.clone();
-        match ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended) {
-            Some(ended) => ended,
-            None => Ended { end: End::Unknown, usage: None },
+        let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
+        if let Some(mut heard_all) = self.heard_all.clone() {
+            drop(tokio::time::timeout(LAST_MESSAGE, heard_all.wait_for(|all| *all)).await);
         }
+        ended.unwrap_or(Ended { end: End::Unknown, usage: None })
     }
 
     /// Tells when it has ended.

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use menagerie_protocol::Failure;
+use menagerie_protocol::message::EXIT_CONTROL_LOST;
 
 use super::alive::Alive;
 use super::child::{Child, Stderr};
@@ -38,29 +39,84 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
         cause: cause(ended.end, reason().as_deref()),
         started: true,
     };
-    let LastMoments { running, reason: kill } =
-        process.died(failure, |bundle, lane| bundle.orphaned(lane));
-    let certain = kill.as_ref().and_then(|kill| kill.bundle.clone());
-    let suspects = match certain {
-        Some(bundle) => vec![bundle],
-        None => running.iter().map(|call| call.bundle.clone()).collect(),
-    };
+    let moments = process.died(failure, |bundle, lane| bundle.orphaned(lane));
+    let reason = reason();
+    let (suspects, suspect) = suspects(&moments, ended.end, reason.is_some());
+    let LastMoments { running, reason: kill, .. } = moments;
     let condition = kill.and_then(|kill| kill.condition).or(process.condition());
-    let incarnation = process.incarnation;
-    let mut death = unserved(name, incarnation, alive.child, ended, reason());
+    let cause = cause(ended.end, reason.as_deref());
+    let mut death = death(name, process.incarnation, alive.child, ended, cause, reason);
     death.report.running = running;
+    death.report.suspect = suspect;
     death.report.condition = condition;
     death.report.missed_heartbeats = missed;
     death.suspects = suspects;
     death
 }
 
-/// A process has ended before it served anything.
+/// The bundles to blame for a death, and the one to be named in its report although
+/// what ran does not show it. `wanted`: the supervisor had a reason for it.
+fn suspects(moments: &LastMoments, end: End, wanted: bool) -> (Vec<String>, Option<String>) {
+    if let Some(certain) = moments.reason.as_ref().and_then(|kill| kill.bundle.clone()) {
+        return (vec![certain], None);
+    }
+    if let Some(named) = moments.ended_by.clone().filter(|_| !wanted) {
+        return (vec![named.clone()], Some(named));
+    }
+    let ran: Vec<String> = moments.running.iter().map(|call| call.bundle.clone()).collect();
+    let mut loaded = moments.loaded.iter();
+    let only = loaded.next().filter(|_| loaded.next().is_none());
+    // A socket that is closed is missed a while later: whoever happens to run then has
+    // not closed it, unless nobody else was there.
+    let ran_by_chance = !wanted && end == End::Exit(EXIT_CONTROL_LOST);
+    if ran_by_chance && only.is_none() {
+        return (Vec::new(), None);
+    }
+    // Where nothing ran, the only bundle is named and not blamed: its quarantine would
+    // protect nobody else, and the worker's own has trial starts.
+    let own_doing = !wanted && by_itself(end);
+    let suspect = only.filter(|_| own_doing && ran.is_empty()).cloned();
+    (ran, suspect)
+}
+
+/// Whether a process ends like this by its own doing: others send other signals.
+fn by_itself(end: End) -> bool {
+    match end {
+        End::Exit(_) => true,
+        End::Signal(signal) => matches!(
+            signal,
+            libc::SIGSEGV
+                | libc::SIGABRT
+                | libc::SIGBUS
+                | libc::SIGFPE
+                | libc::SIGILL
+                | libc::SIGTRAP
+                | libc::SIGSYS
+                | libc::SIGALRM
+                | libc::SIGPIPE
+        ),
+        End::Unknown => false,
+    }
+}
+
+/// A process has ended before it had said hello.
 pub(super) fn unserved(
     name: &WorkerName,
     incarnation: u64,
     child: Child,
     ended: Ended,
+    reason: Option<String>,
+) -> Death {
+    let cause = before_hello(ended.end, reason.as_deref());
+    death(name, incarnation, child, ended, cause, reason)
+}
+
+fn death(
+    name: &WorkerName,
+    incarnation: u64,
+    child: Child,
+    ended: Ended,
+    cause: String,
     reason: Option<String>,
 ) -> Death {
     let Ended { end, usage } = ended;
@@ -69,11 +125,12 @@ pub(super) fn unserved(
         time_ms: now_ms(),
         pid: child.pid,
         incarnation,
-        cause: cause(end, reason.as_deref()),
+        cause,
         signal: if let End::Signal(signal) = end { Some(signal) } else { None },
         exit_code: if let End::Exit(code) = end { Some(code) } else { None },
         reason,
         running: Vec::new(),
+        suspect: None,
         condition: None,
         missed_heartbeats: 0,
         usage,
@@ -86,7 +143,18 @@ pub(super) fn unserved(
 fn cause(end: End, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{} after {reason}", end.describe()),
+        None if end == End::Exit(EXIT_CONTROL_LOST) => {
+            format!("{}: code in it has closed its control socket", end.describe())
+        }
         None => end.describe(),
+    }
+}
+
+/// The cause of an end before the hello, in words. Such a program may be no worker.
+pub(super) fn before_hello(end: End, reason: Option<&str>) -> String {
+    match reason {
+        Some(reason) => format!("{} after {reason}", end.describe()),
+        None => format!("{} before it said hello", end.describe()),
     }
 }
 

@@ -95,11 +95,17 @@ pub(crate) fn follow(
     let errors = tokio::spawn(async move {
         read_lines(stderr, |line| {
             kept.push(line);
-            err(line, bundle());
+            err(line, if is_the_workers(line) { None } else { bundle() });
         })
         .await;
     });
     (tail, errors)
+}
+
+/// Whether a line is a worker's own complaint (`complain_text` of protocol's `serve`)
+/// and no bundle's, whichever happens to run.
+fn is_the_workers(line: &str) -> bool {
+    line.starts_with("menagerie worker: ")
 }
 
 /// A record of a worker or a bundle becomes a `tracing` event with `worker`,
@@ -163,6 +169,12 @@ mod tests {
     fn output_texts_are_cut_between_characters() {
         assert_eq!(cut("short".to_owned(), 5), "short");
         assert_eq!(cut("ééé".to_owned(), 3), "é… (4 bytes more)");
+    }
+
+    #[test]
+    fn output_of_the_worker_itself_is_no_bundles() {
+        assert!(is_the_workers("menagerie worker: the control socket failed: Bad file descriptor"));
+        assert!(!is_the_workers("menagerie: I am a bundle"));
     }
 
     #[tokio::test]

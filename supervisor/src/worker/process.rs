@@ -2,7 +2,7 @@
 
 mod peer;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
 use menagerie_protocol::contract::ContractId;
-use menagerie_protocol::message::{LaneCommand, LaneId, LoadRequest, ToSupervisor, ToWorker};
+use menagerie_protocol::message::{
+    ENDED_BY, LaneCommand, LaneId, LoadRequest, LogLevel, ToSupervisor, ToWorker,
+};
 use menagerie_protocol::{Failure, GuestError, LoaderError, ManifestData, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::{oneshot, watch};
@@ -80,6 +82,8 @@ pub(crate) struct Process {
     gate: Gate,
     /// What a crash report shows of its standard error.
     last_words: Tail,
+    /// The bundle that has brought its end about, as it said itself.
+    ended_by: Mutex<Option<String>>,
     this: Weak<Process>,
 }
 
@@ -101,6 +105,10 @@ pub(crate) struct KillReason {
 pub(crate) struct LastMoments {
     pub(crate) running: Vec<RunningCall>,
     pub(crate) reason: Option<KillReason>,
+    /// The bundles that were loaded, or about to be.
+    pub(crate) loaded: BTreeSet<String>,
+    /// The one of them that has brought it about, as the worker said.
+    pub(crate) ended_by: Option<String>,
 }
 
 struct Entry {
@@ -148,6 +156,7 @@ impl Process {
             questions: Mutex::default(),
             gate: parts.gate,
             last_words: parts.last_words,
+            ended_by: Mutex::default(),
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
             draft: Mutex::new(parts.lane),
@@ -262,6 +271,9 @@ impl Process {
             ToSupervisor::Log(record) => {
                 if record.target == STDERR {
                     self.last_words.push(&record.message);
+                }
+                if record.target == ENDED_BY && record.level == LogLevel::Error {
+                    lock(&self.ended_by).clone_from(&record.bundle);
                 }
                 super::output::log_record(&self.events, &self.worker, &self.gate, record);
             }
@@ -548,7 +560,9 @@ impl Process {
             }
         }
         lock(&self.questions).clear();
-        LastMoments { running, reason: lock(&self.reason).clone() }
+        let loaded = lanes.iter().map(|entry| entry.bundle.name.clone()).collect::<BTreeSet<_>>();
+        let ended_by = lock(&self.ended_by).take().filter(|bundle| loaded.contains(bundle));
+        LastMoments { running, reason: lock(&self.reason).clone(), loaded, ended_by }
     }
 
     /// Whether it has ended.

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::condition::LaneThread;
+use super::crash::before_hello;
 use super::launch::{LaunchError, Launched, launch};
 use super::spare::Spares;
 use crate::core::Core;
@@ -128,11 +129,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
                 let (pid, cause) = match error {
                     LaunchError::Impossible(error) => (None, error.to_string()),
                     LaunchError::Died { child, ended, reason } => {
-                        let how = ended.end.describe();
-                        (
-                            Some(child.pid),
-                            reason.map_or(how.clone(), |r| format!("{how} after {r}")),
-                        )
+                        (Some(child.pid), before_hello(ended.end, reason.as_deref()))
                     }
                 };
                 core.events.emit(EventKind::StandbyDied { loader: loader.clone(), pid, cause });

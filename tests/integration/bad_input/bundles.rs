@@ -317,7 +317,7 @@ async fn l6_a_reload_that_fails_leaves_the_old_code_serving(suffix: &str) {
 }
 
 /// Where the set-up puts the assemblies of worker-dotnet's own tests.
-pub(super) fn assembly(name: &str) -> PathBuf {
+pub(crate) fn assembly(name: &str) -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let target = exe.ancestors().nth(3).unwrap();
     target.join("dotnet/fixtures").join(name).with_extension("dll")

@@ -3,7 +3,7 @@
 //! is the same process, and its bundles go on serving.
 
 mod arguments;
-mod bundles;
+pub(crate) mod bundles;
 mod manifests;
 pub(crate) mod native;
 mod reloads;

@@ -92,6 +92,7 @@ fn s3_a_worker_that_exits_before_its_hello() {
                 (report.exit_code, report.signal, &report.reason),
                 (Some(code), None, &None)
             );
+            assert_eq!(report.cause, format!("exit code {code} before it said hello"));
             stage.end().await;
         }
     });

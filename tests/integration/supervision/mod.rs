@@ -14,6 +14,7 @@ mod replicas;
 mod reports;
 mod rolling;
 mod standby;
+mod strays;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -28,7 +28,7 @@ namespace Menagerie.Bridge
             this.name = name;
             this.generation = generation;
             this.directory = directory;
-            context = new BundleContext(name + "#" + generation, directory);
+            context = new BundleContext(this.lane, name + "#" + generation, directory);
         }
 
         /// <summary>Loads a bundle, and writes [[contract, [function, …]], …].</summary>

@@ -19,8 +19,12 @@ namespace Menagerie.Bridge
 
         private readonly string directory;
 
-        internal BundleContext(string name, string directory) : base(name, true)
+        /// <summary>The generation's lane.</summary>
+        internal readonly Lane Lane;
+
+        internal BundleContext(Lane lane, string name, string directory) : base(name, true)
         {
+            Lane = lane;
             this.directory = directory;
             // Framework assemblies come first, so that all bundles share them;
             // a newer one in the bundle's directory is found when the runtime's

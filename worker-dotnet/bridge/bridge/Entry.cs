@@ -27,6 +27,7 @@ namespace Menagerie.Bridge
             {
                 Backend.Current = new NativeBackend(*callbacks);
                 GuestConsole.Install();
+                Unhandled.Install();
                 writer.String(Environment.Version.ToString());
                 return Finish(writer, outcome, Result.Ok);
             }

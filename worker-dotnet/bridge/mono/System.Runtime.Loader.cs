@@ -20,6 +20,8 @@ namespace System.Runtime.Loader
             remove { }
         }
 
+        public static AssemblyLoadContext GetLoadContext(Assembly assembly) => null;
+
         protected virtual Assembly Load(AssemblyName assemblyName) => null;
 
         public Assembly LoadFromStream(Stream assembly, Stream assemblySymbols) => null;

@@ -224,6 +224,9 @@ pub(crate) fn crashes(crashes: &[CrashReport]) {
             };
             line(&format!("  running: {}{contract} {}{age}", call.bundle, call.function));
         }
+        if let Some(suspect) = &crash.suspect {
+            line(&format!("  suspect: {suspect}"));
+        }
         if let Some(condition) = crash.condition {
             let answered = match crash.missed_heartbeats {
                 0 => "while heartbeats were answered".to_owned(),
