@@ -194,6 +194,9 @@ async fn load(
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
     let LoadBody { path } = parse(&body)?;
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return Err(Problem::bad_request("path: no file's name has a NUL byte in it"));
+    }
     if !path.is_absolute() {
         let problem = "path: expected an absolute path: the supervisor has a folder of its own";
         return Err(Problem::bad_request(problem));

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -18,6 +19,10 @@ use crate::events::{EventBus, KeptEvent};
 use crate::history::History;
 use crate::logs::LogEntry;
 use crate::status::CrashReport;
+
+/// How often a reader who has had nothing gets a comment: silence is then a supervisor
+/// that hangs, and a reader who has gone is noticed.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 
 /// Items that are taken out of a history at a time.
 const BATCH: usize = 256;
@@ -93,7 +98,8 @@ impl Chosen for LogEntry {
 }
 
 fn ran(report: &CrashReport, bundle: &str) -> bool {
-    report.running.iter().any(|call| call.bundle == bundle)
+    report.suspect.as_deref() == Some(bundle)
+        || report.running.iter().any(|call| call.bundle == bundle)
 }
 
 impl Choice {
@@ -211,7 +217,7 @@ fn respond<T: Chosen>(
     let stream = stream::unfold(reader, |mut reader| async move {
         reader.next().await.map(|event| (Ok::<_, Infallible>(event), reader))
     });
-    Sse::new(stream).keep_alive(sse::KeepAlive::default())
+    Sse::new(stream).keep_alive(sse::KeepAlive::new().interval(SIGN_OF_LIFE))
 }
 
 /// The query of a request, as it was asked.

@@ -1,4 +1,4 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
 
@@ -32,6 +32,46 @@ fn g_a_supervisor_that_hangs_is_told_from_one_that_works() {
     }
 }
 
+/// One that is stopped while it is followed: the follower does not wait in silence,
+/// and goes on when it hears of it again.
+#[test]
+fn g_a_follower_says_that_it_hears_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut followers: Vec<Program> = [&["logs", "-f"][..], &["events"]]
+        .iter()
+        .map(|args| {
+            Program::start(Command::new(MENAGERIE).args(*args).arg("--socket").arg(&socket))
+        })
+        .collect();
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\nid: 1.0\n\n";
+    let mut streams: Vec<UnixStream> = followers
+        .iter()
+        .map(|_| {
+            let (mut stream, _) = listener.accept().unwrap();
+            // An answer before the question would be refused.
+            let mut question = Vec::new();
+            while !question.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                question.extend(byte);
+            }
+            stream.write_all(head.as_bytes()).unwrap();
+            stream
+        })
+        .collect();
+    for follower in &mut followers {
+        follower.wait_for("has said nothing for 20 s; is it stopped, or overloaded?");
+    }
+    for stream in &mut streams {
+        stream.write_all(b":\n\n").unwrap();
+    }
+    for follower in &mut followers {
+        follower.wait_for("is heard again");
+    }
+}
+
 #[test]
 fn g_who_is_one_too_many_is_told_so() {
     let running = Running::start("[status]\nmax_connections = 2\nrequest_timeout = \"1h\"");
@@ -53,6 +93,8 @@ fn g_what_is_mistyped_in_a_request_is_refused_and_not_left_out() {
         assert!(response.head.contains("application/problem+json"), "{response:?}");
         assert_eq!(response.json()["title"], "bad request", "{response:?}");
     }
+    let response = running.post("/v1/bundles", r#"{"path": "/tmp/\u0000x"}"#);
+    assert_eq!((response.status, response.json()["title"].as_str()), (400, Some("bad request")));
     let mut stream = running.connect();
     let head = "DELETE /v1/bundles/probe-lua?cascaed=true HTTP/1.1\r\nhost: a\r\n\
         connection: close\r\n\r\n";

@@ -16,14 +16,19 @@ use tokio::time::MissedTickBehavior;
 /// say at once.
 const PATIENCE: u32 = 15;
 
-/// Ends after [`PATIENCE`], in seconds that this program has seen: on a machine that
-/// stands still meanwhile nobody is late.
-async fn out_of_patience() {
+/// Ends after so many seconds that this program has seen: on a machine that stands
+/// still meanwhile nobody is late.
+pub(crate) async fn seconds_seen(count: u32) {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for _ in 0..=PATIENCE {
+    for _ in 0..=count {
         seconds.tick().await;
     }
+}
+
+/// Ends after [`PATIENCE`].
+async fn out_of_patience() {
+    seconds_seen(PATIENCE).await;
 }
 
 /// Why a command failed.
@@ -124,7 +129,12 @@ impl Client {
                 () = out_of_patience() => break,
             }
         }
-        self.broken(&format!("it has said nothing for {PATIENCE} s; is it stopped, or overloaded?"))
+        self.hangs(PATIENCE)
+    }
+
+    /// It has said nothing for so many seconds, where it should have.
+    pub(crate) fn hangs(&self, seconds: u32) -> CommandError {
+        self.broken(&format!("it has said nothing for {seconds} s; is it stopped, or overloaded?"))
     }
 
     async fn exchange(

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 
-use crate::client::{Client, CommandError};
+use crate::client::{Client, CommandError, seconds_seen};
 use crate::render;
 use crate::sse::{Message, Parser};
 
@@ -13,12 +13,27 @@ use crate::sse::{Message, Parser};
 /// up to the second.
 const PAUSES: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
+/// For how many seconds a follower may hear nothing. The service says at least every
+/// five that it is there (`http/stream.rs`), and once did so every fifteen.
+const SILENCE: u32 = 20;
+
 /// Why a stream was not read on.
 enum Ended {
     /// Nobody reads what we write.
     Unread,
     /// The supervisor has said all, or has gone.
     Over,
+}
+
+/// How a stream is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// What is kept is said at once; then it ends.
+    Once,
+    /// Something is said whenever it happens.
+    Follow,
+    /// As that, and it was read before, from a supervisor that had gone.
+    Back,
 }
 
 /// What has been read by now.
@@ -64,15 +79,33 @@ async fn read(
     client: &Client,
     path: &str,
     place: &mut Place,
-    back: bool,
+    mode: Mode,
     line: &mut impl FnMut(&str) -> bool,
 ) -> Result<Ended, CommandError> {
     let mut body = client.stream(path, place.last.as_deref()).await?;
-    if back {
+    if mode == Mode::Back {
         render::note("menagerie: a supervisor answers again; going on after what was shown");
     }
     let mut parser = Parser::default();
-    while let Some(frame) = body.frame().await {
+    let mut told = false;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = seconds_seen(SILENCE), if !told => {
+                let hangs = client.hangs(SILENCE);
+                if mode == Mode::Once {
+                    return Err(hangs);
+                }
+                render::note(&format!("menagerie: {hangs}"));
+                told = true;
+                continue;
+            }
+        };
+        let Some(frame) = frame else { break };
+        if std::mem::take(&mut told) {
+            let socket = client.socket().display();
+            render::note(&format!("menagerie: the supervisor at {socket} is heard again"));
+        }
         // Broken off in the middle is as good as an end: what comes next is
         // asked for by the last id.
         let Ok(frame) = frame else { break };
@@ -94,7 +127,7 @@ pub(crate) async fn once(
     path: &str,
     mut line: impl FnMut(&str) -> bool,
 ) -> Result<(), CommandError> {
-    read(client, path, &mut Place::default(), false, &mut line).await.map(drop)
+    read(client, path, &mut Place::default(), Mode::Once, &mut line).await.map(drop)
 }
 
 /// Shows what comes until nobody reads it; waits for the supervisor when it has
@@ -107,7 +140,8 @@ pub(crate) async fn follow(
     let mut place = Place::default();
     let (mut back, mut pause) = (false, PAUSES[0]);
     loop {
-        match read(client, path, &mut place, back, &mut line).await {
+        let mode = if back { Mode::Back } else { Mode::Follow };
+        match read(client, path, &mut place, mode, &mut line).await {
             Ok(Ended::Unread) => return Ok(()),
             Ok(Ended::Over) => {
                 let socket = client.socket().display();
