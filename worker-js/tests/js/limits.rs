@@ -61,11 +61,13 @@ fn s6_an_interrupt_in_a_continuation_answers_every_call_that_waits() {
     let harness = harness();
     let bundle = Arc::new(functions(
         &harness,
-        "async spin() { await new Promise((r) => setTimeout(r, 5)); for (;;); },
+        "async spin() { await new Promise((r) => setTimeout(r, 5)); console.log('spins'); for (;;); },
          never: () => new Promise(() => {}), one: () => 1",
     ));
     let waiting = bundle.begin("test@1", "never", &[0x90]).unwrap();
     let spinning = bundle.begin("test@1", "spin", &[0x90]).unwrap();
+    // Given up at its await, it would spin when the timer fires, for no call.
+    harness.wait_for_log(|record| record.message == "spins");
     let stopper = Arc::clone(&bundle);
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let stopped = Arc::clone(&done);
