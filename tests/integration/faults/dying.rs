@@ -6,16 +6,14 @@ use nix::sys::signal::Signal;
 use super::{Stage, hasty_once};
 use crate::support::{exists, ready_after, run, runtime_dir, wait_for};
 
-/// Ends the control thread of a worker, and nothing else.
-fn begin_to_die(pid: u32) {
+/// Ends the control thread of a worker, and nothing else, and waits until a second
+/// process has begun.
+async fn begin_to_die(pid: u32) {
+    // The environment, by which it is found, is the first thread's, and goes with it.
+    let starts = runtime_dir(pid).unwrap().join("misbehaved");
     // SAFETY: takes integers only; the worker has not been reaped.
     let sent = unsafe { libc::syscall(libc::SYS_tgkill, pid, pid, libc::SIGUSR1) };
     assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
-}
-
-/// Waits until a second process has begun.
-async fn next_begins(pid: u32) {
-    let starts = runtime_dir(pid).unwrap().join("misbehaved");
     let len = || std::fs::metadata(&starts).map_or(0, |counted| counted.len());
     wait_for("the next process", || (len() == 2).then_some(())).await;
 }
@@ -39,8 +37,7 @@ fn s3_the_next_process_starts_while_the_one_before_dies_and_serves_when_it_has_e
         ready_after(&stage.supervisor, "native", 0).await;
         let old = stage.worker();
         let pid = old.pid.unwrap();
-        begin_to_die(pid);
-        next_begins(pid).await;
+        begin_to_die(pid).await;
         // Until it has ended, it is the one that serves.
         assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
         let now = stage.worker();
@@ -66,8 +63,7 @@ fn s7_a_next_process_that_is_not_needed_goes() {
         stage.load().await;
         ready_after(&stage.supervisor, "native", 0).await;
         let pid = stage.worker().pid.unwrap();
-        begin_to_die(pid);
-        next_begins(pid).await;
+        begin_to_die(pid).await;
         let bystander = crate::support::worker(&stage.supervisor, "lua").unwrap().pid.unwrap();
         let next = wait_for("the next process", || child_beside(&[pid, bystander])).await;
         stage.end().await;
