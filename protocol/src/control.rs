@@ -19,7 +19,7 @@ use crate::codec::{self, CodecError, MAX_MESSAGE};
 
 /// The most descriptors that the kernel lets travel with one write
 /// (`SCM_MAX_FD`, unix(7)). There is room for all of them, although a message
-/// has four at most: those for which there is none could not be told from
+/// has five at most: those for which there is none could not be told from
 /// others, and never be closed.
 const MAX_FDS: usize = 253;
 

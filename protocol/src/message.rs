@@ -37,6 +37,9 @@ pub const EXIT_CONTROL_LOST: i32 = 74;
 /// exception that nobody catches, or by ending a thread that is not its own.
 pub const ENDED_BY: &str = "unhandled";
 
+/// The feature of a worker that takes [`ToWorker::LoadCopy`].
+pub const FEATURE_COPY: &str = "private-copy";
+
 /// A lane's number, unique within one incarnation of a worker.
 pub type LaneId = u32;
 
@@ -99,6 +102,9 @@ pub enum ToWorker {
     /// channel ([`crate::robust`]); its memfd comes with it. Only workers that have
     /// said that they have this feature get it.
     RobustFutex,
+    /// As [`ToWorker::Load`], with a fifth descriptor: the sealed copy of the
+    /// artifact that is to be loaded. Only to workers with [`FEATURE_COPY`].
+    LoadCopy(Box<LoadRequest>),
 }
 
 /// What is loaded how.

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,8 @@ pub struct Runtime {
     pub(crate) registered: RefCell<Registered>,
     pub(crate) interrupt: InterruptSlot,
     pub(crate) after_thread: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
+    /// The artifact's copy that the supervisor has handed on.
+    pub(crate) copy: Cell<Option<OwnedFd>>,
 }
 
 /// How the control thread stops what runs on a lane.
@@ -121,6 +124,7 @@ impl Runtime {
             registered: RefCell::default(),
             interrupt,
             after_thread: RefCell::default(),
+            copy: Cell::default(),
         }
     }
 
@@ -153,6 +157,17 @@ impl Runtime {
     #[must_use]
     pub fn scratch_dir(&self) -> &Path {
         &self.scratch
+    }
+
+    /// The copy of the artifact that this generation is to be loaded from, for
+    /// [`PrivateCopy::handed_on`](crate::loader::PrivateCopy::handed_on): the
+    /// first time that it is asked for, and if the supervisor has one. It hands
+    /// none to loaders that have not said that they
+    /// [map artifacts](crate::BundleLoader::maps_artifacts), and may hand the same
+    /// one to several generations in one process, and to other processes.
+    #[must_use]
+    pub fn take_copy(&self) -> Option<OwnedFd> {
+        self.copy.take()
     }
 
     /// Registers a contract with its functions. [`FunctionId`]s count up

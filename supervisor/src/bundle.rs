@@ -1,5 +1,6 @@
 //! A loaded bundle, as handles and workers share it.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,9 +12,11 @@ use menagerie_protocol::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::artifact::Artifact;
 use crate::core::Core;
 use crate::counters::Counters;
 use crate::lane::Lane;
+use crate::locate;
 use crate::placement::WorkerName;
 use crate::seat::{Seat, Seats};
 use crate::signature::{SignatureStatus, Snapshot};
@@ -47,13 +50,16 @@ pub(crate) struct Content {
     /// The copy that `source` is, if it is one: of a signed bundle (R5), or of
     /// one that has replicas (S9).
     pub(crate) snapshot: Option<Snapshot>,
+    /// The artifact's copy for loaders that map it.
+    pub(crate) artifact: Arc<Artifact>,
     pub(crate) signature: Option<SignatureStatus>,
 }
 
 impl Content {
     /// With no signature asked for.
     pub(crate) fn plain(manifest: ManifestData, source: BundleSource) -> Self {
-        Self { manifest: Arc::new(manifest), source, snapshot: None, signature: None }
+        let (manifest, artifact) = (Arc::new(manifest), Arc::default());
+        Self { manifest, source, snapshot: None, artifact, signature: None }
     }
 
     /// Whether it still is what was checked, where something was.
@@ -66,6 +72,26 @@ impl Content {
             this.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.check(&this.manifest.name))
         });
         Ok(check.await.map_err(|_| RuntimeError::ShuttingDown)??)
+    }
+
+    /// Does what is to be done beside the start of a worker that is to load it for
+    /// the first time.
+    pub(crate) fn prepare(&self, runtime: &Handle) {
+        if self.has_artifact() && locate::maps_artifacts(&self.manifest.loader) {
+            self.artifact.prepare(&self.manifest, runtime);
+        }
+    }
+
+    /// The artifact's copy, for a worker that takes one.
+    pub(crate) async fn copy(&self, takes: bool, runtime: &Handle) -> Option<OwnedFd> {
+        if !takes || !self.has_artifact() {
+            return None;
+        }
+        self.artifact.current(&self.manifest, runtime).await
+    }
+
+    const fn has_artifact(&self) -> bool {
+        matches!(self.source, BundleSource::Path(_))
     }
 
     /// An error with the paths that the user knows.

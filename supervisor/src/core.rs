@@ -257,6 +257,7 @@ impl Core {
             }
             return Err(error);
         }
+        bundle.content().prepare(&self.runtime);
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
         let mut slots = bundle.seats.lock_all().await;
         if bundle.seats.are_many() {
@@ -340,6 +341,9 @@ impl Core {
             process.drain(&loaded.lane, self.config.drain).await;
             drop(process.unload(loaded).await);
         }
+        // Who stops workers does it for their memory; no call waits for the next
+        // process as after a crash.
+        bundle.content().artifact.give_back().await;
     }
 }
 

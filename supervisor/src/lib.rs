@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod artifact;
 mod blame;
 mod builder;
 mod bundle;

@@ -9,6 +9,12 @@ use crate::config::Config;
 /// The loaders that a supervisor knows (`DESIGN.md`, chapter Words).
 pub const LOADERS: [&str; 5] = ["native", "python", "lua", "js", "dotnet"];
 
+/// Whether a loader's worker maps artifacts, as far as that is known before it
+/// has said so: a copy is then made while it starts.
+pub(crate) fn maps_artifacts(loader: &str) -> bool {
+    loader == "native"
+}
+
 /// The environment variable with a folder of worker programs.
 pub const ENV_WORKER_DIR: &str = "MENAGERIE_WORKER_DIR";
 

@@ -53,6 +53,8 @@ impl Core {
             });
         }
         join_all(taken_down).await;
+        // Handles that hosts have kept hold the bundle still.
+        bundle.content().artifact.give_back().await;
         lock(&self.blame).forget(&bundle.name);
         for home in bundle.homes() {
             self.release(&home);

@@ -1,78 +1,78 @@
-//! A generation's private copy of the library's file.
+//! What a generation's library is mapped from: a private copy of its file.
 //!
-//! The copy is an anonymous file in memory: the user's file is read once and
-//! neither mapped nor locked, nothing is left behind if the worker dies, a
-//! folder that is mounted `noexec` is no obstacle, and each copy is a file of
-//! its own to the dynamic loader, which would return the old library for a
-//! file that it has open already. `/proc/self/maps` shows it as
-//! `/memfd:libgreeter.so`. The descriptor stays open as long as the library is
-//! mapped: what reads debug information of loaded libraries (a backtrace)
-//! finds it under the name that the dynamic loader knows.
+//! The supervisor makes the copy and hands it on, so that the next process need
+//! not make it again; where it cannot, the copy is made here. It is a file of its
+//! own to the dynamic loader, which would return the old library for a file that
+//! it has open already: so a copy that is mapped in this process is copied once
+//! more. The descriptor stays open as long as the library is mapped: what reads
+//! debug information of loaded libraries (a backtrace) finds it under the name
+//! that the dynamic loader knows.
 
-use std::fs::{File, Metadata};
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use menagerie_protocol::LoaderError;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
-use nix::sys::memfd::{MFdFlags, memfd_create};
+use menagerie_protocol::loader::PrivateCopy;
 
 use crate::elf;
 
-/// `MFD_NOEXEC_SEAL` (Linux 6.3): the file can be mapped as a library, but
-/// never be run as a program, and machines that forbid the latter allow it.
-const NOEXEC_SEAL: MFdFlags = MFdFlags::from_bits_retain(0x8);
-
-/// How often a file that changes while it is read is read again.
-const TRIES: u32 = 5;
-
-/// A private copy, sealed and checked.
+/// A private copy that was checked, and that nothing else in this process is
+/// mapped from.
 #[derive(Debug)]
 pub(crate) struct Image {
-    file: File,
+    copy: PrivateCopy,
+    _claim: Claim,
 }
 
 impl Image {
-    /// Copies the library at `artifact`.
-    pub(crate) fn copy_of(artifact: &Path) -> Result<Self, LoaderError> {
-        let io = |e: io::Error| LoaderError::io(artifact, &e);
+    /// The library at `artifact`, from the copy that was handed on, if there is
+    /// one.
+    pub(crate) fn new(artifact: &Path, handed_on: Option<OwnedFd>) -> Result<Self, LoaderError> {
+        let io = |error: io::Error| LoaderError::io(artifact, &error);
         let unusable = |problem: String| LoaderError::ArtifactUnusable {
             artifact: artifact.to_owned(),
             problem,
         };
-        let mut tries = 0;
-        let file = loop {
-            if let Some(file) = copy(artifact).map_err(io)? {
-                break file;
+        let handed_on = match handed_on.map(PrivateCopy::handed_on) {
+            Some(Ok(None)) => {
+                let problem = "was handed on by the supervisor as something that is no sealed copy";
+                return Err(unusable(problem.to_owned()));
             }
-            tries += 1;
-            if tries == TRIES {
-                return Err(unusable("changes again and again while it is read".to_owned()));
-            }
+            Some(Ok(copy)) => copy,
+            // Another process that shares it has changed its permissions.
+            Some(Err(_)) | None => None,
         };
-        elf::check(&file).map_err(io)?.map_err(unusable)?;
-        // Not F_SEAL_WRITE: the kernel then waits for pages that the copying
-        // still holds, and may give up with EBUSY.
-        let seals = SealFlag::F_SEAL_SHRINK
-            | SealFlag::F_SEAL_GROW
-            | SealFlag::F_SEAL_SEAL
-            | SealFlag::from_bits_retain(libc::F_SEAL_FUTURE_WRITE);
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).map_err(|e| io(e.into()))?;
-        Ok(Self { file })
+        let mut copy = match handed_on {
+            Some(copy) => copy,
+            None => match PrivateCopy::of(artifact).map_err(io)? {
+                Some((copy, _)) => copy,
+                None => {
+                    return Err(unusable("changes again and again while it is read".to_owned()));
+                }
+            },
+        };
+        elf::check(copy.file()).map_err(io)?.map_err(unusable)?;
+        loop {
+            if let Some(claim) = Claim::to(&copy).map_err(io)? {
+                return Ok(Self { copy, _claim: claim });
+            }
+            copy = copy.again(artifact).map_err(io)?;
+        }
     }
 
     /// The path by which the dynamic loader opens it.
     pub(crate) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
+        format!("/proc/self/fd/{}", self.copy.file().as_raw_fd()).into()
     }
 
     /// Where it is mapped in this process.
     pub(crate) fn mapped(&self) -> io::Result<Vec<Range<usize>>> {
-        let inode = self.file.metadata()?.ino().to_string();
+        let inode = self.copy.file().metadata()?.ino().to_string();
         let maps = std::fs::read_to_string("/proc/self/maps")?;
         Ok(maps.lines().filter_map(|line| range_of(line, &inode)).collect())
     }
@@ -88,30 +88,29 @@ fn range_of(line: &str, inode: &str) -> Option<Range<usize>> {
     of_this_file.then_some(address(start)?..address(end)?)
 }
 
-/// A copy, or nothing if the file was changed while it was read.
-fn copy(artifact: &Path) -> io::Result<Option<File>> {
-    let mut source = File::open(artifact)?;
-    let before = source.metadata()?;
-    let name = artifact.file_name().unwrap_or(artifact.as_os_str());
-    let mut file = File::from(anonymous(name.as_encoded_bytes())?);
-    io::copy(&mut source, &mut file)?;
-    let after = source.metadata()?;
-    let whole = file.metadata()?.len() == after.len() && stamp(&before) == stamp(&after);
-    Ok(whole.then_some(file))
+/// The copies that libraries of this process are mapped from, by the number of
+/// their inode: all are files of the kernel's one file system for memory.
+static CLAIMED: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+fn claimed() -> MutexGuard<'static, BTreeSet<u64>> {
+    CLAIMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a write to a file changes.
-fn stamp(metadata: &Metadata) -> (u64, i64, i64) {
-    (metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+/// The right to map a copy in this process; given back when this is dropped.
+#[derive(Debug)]
+struct Claim(u64);
+
+impl Claim {
+    /// `None` if somebody has it already.
+    fn to(copy: &PrivateCopy) -> io::Result<Option<Self>> {
+        let inode = copy.file().metadata()?.ino();
+        // Not made where it fails: dropped, it would give back another's.
+        Ok(claimed().insert(inode).then(|| Self(inode)))
+    }
 }
 
-fn anonymous(name: &[u8]) -> io::Result<OwnedFd> {
-    // The kernel takes 249 bytes of name.
-    let name: Vec<u8> = name.iter().copied().filter(|b| *b != 0).take(200).collect();
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    match memfd_create(&name[..], flags | NOEXEC_SEAL) {
-        // A kernel before 6.3.
-        Err(Errno::EINVAL) => Ok(memfd_create(&name[..], flags)?),
-        made => Ok(made?),
+impl Drop for Claim {
+    fn drop(&mut self) {
+        claimed().remove(&self.0);
     }
 }

@@ -1,6 +1,7 @@
 //! A library while it is mapped.
 
 use std::error::Error;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
@@ -23,10 +24,11 @@ pub(crate) struct Library {
 }
 
 impl Library {
-    /// Maps a private copy of the file and resolves all its symbols. Its
-    /// constructors run here, on this thread.
-    pub(crate) fn open(artifact: &Path) -> Result<Self, LoaderError> {
-        let image = Image::copy_of(artifact)?;
+    /// Maps a private copy of the file, the one that was handed on if there is
+    /// one, and resolves all its symbols. Its constructors run here, on this
+    /// thread.
+    pub(crate) fn open(artifact: &Path, copy: Option<OwnedFd>) -> Result<Self, LoaderError> {
+        let image = Image::new(artifact, copy)?;
         let path = image.path();
         // SAFETY: the constructors of a bundle's library are the bundle's own
         // code: to run it is what this worker is for, and the reason why it is

@@ -4,12 +4,14 @@ pub mod bundle_source;
 mod file;
 pub mod manifest;
 mod manifest_file;
+mod private_copy;
 
 use crate::{BundleId, LoaderError, Runtime, SupportedLanguage};
 use bundle_source::BundleSource;
 use manifest::ManifestData;
 
 pub use file::{contained, read_contained, read_file};
+pub use private_copy::{PrivateCopy, Stamp};
 
 /// Code in a worker that loads bundles of one language.
 ///
@@ -119,6 +121,13 @@ pub trait BundleLoader: Send + Sync {
 
     /// Whether [`reload`](Self::reload) may be invoked at all (L3).
     fn supports_hot_reload(&self) -> bool;
+
+    /// Whether it maps artifacts: then the supervisor makes the [`PrivateCopy`]
+    /// that is mapped, keeps it for the next process, and hands it on
+    /// ([`Runtime::take_copy`]).
+    fn maps_artifacts(&self) -> bool {
+        false
+    }
 
     /// Loads a bundle, registers its contracts with
     /// [`Runtime::register`] and hands over its [`Instance`](crate::Instance)

@@ -84,8 +84,9 @@ impl Lanes {
     }
 
     /// Starts a lane and loads a bundle on it; the outcome is sent as
-    /// [`ToSupervisor::Loaded`] or [`ToSupervisor::LoadFailed`].
-    pub fn load(&self, request: LoadRequest, fds: [OwnedFd; 4]) {
+    /// [`ToSupervisor::Loaded`] or [`ToSupervisor::LoadFailed`]. `copy` is the
+    /// artifact's, if the supervisor has handed one on.
+    pub fn load(&self, request: LoadRequest, fds: [OwnedFd; 4], copy: Option<OwnedFd>) {
         let lane = request.lane;
         let interrupt = InterruptSlot::default();
         let segments = Arc::new(SegmentTable::default());
@@ -111,7 +112,7 @@ impl Lanes {
                     entry.thread = Some(handle);
                 }
                 // It waits for this, and for nothing else.
-                drop(job.send(Box::new(move || thread.run(request, fds))));
+                drop(job.send(Box::new(move || thread.run(request, fds, copy))));
             }
             Err(error) => {
                 self.shared.running().remove(&lane);
@@ -254,7 +255,7 @@ struct LaneThread {
 }
 
 impl LaneThread {
-    fn run(self, request: LoadRequest, fds: [OwnedFd; 4]) {
+    fn run(self, request: LoadRequest, fds: [OwnedFd; 4], copy: Option<OwnedFd>) {
         // A panic here is a bug of the loader, and its VM is in an unknown
         // state: the process ends, and the supervisor starts a new one.
         let outbox = Arc::clone(&self.shared.outbox);
@@ -266,7 +267,7 @@ impl LaneThread {
         if let Ok(name) = CString::new(format!("lane {}", request.manifest.name)) {
             let _ = nix::sys::prctl::set_name(&name);
         }
-        let (last_word, then) = self.live(request, fds);
+        let (last_word, then) = self.live(request, fds, copy);
         self.system_thread.end();
         self.shared.leave_to_reaper(Farewell { lane, then, last_word });
         bomb.armed = false;
@@ -276,6 +277,7 @@ impl LaneThread {
         &self,
         request: LoadRequest,
         fds: [OwnedFd; 4],
+        copy: Option<OwnedFd>,
     ) -> (ToSupervisor, Vec<Box<dyn FnOnce() + Send>>) {
         let id = request.lane;
         let shape = Shape::new(u64::from(request.ring_slots));
@@ -312,6 +314,7 @@ impl LaneThread {
             Rc::clone(&lane),
             Arc::clone(&self.interrupt),
         );
+        runtime.copy.set(copy);
         self.shared.loading.fetch_add(1, Ordering::Relaxed);
         let loaded = self.load(&request, &runtime);
         self.shared.loading.fetch_sub(1, Ordering::Relaxed);

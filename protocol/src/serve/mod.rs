@@ -9,6 +9,7 @@ mod settle;
 pub use environment::EnvironmentError;
 pub use lanes::Lanes;
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,8 @@ use interprocess::local_socket::{GenericFilePath, Stream};
 use crate::control::{Connection, ControlError, Inbox};
 use crate::loader::BundleLoader;
 use crate::message::{
-    EXIT_CONTROL_LOST, Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
+    EXIT_CONTROL_LOST, FEATURE_COPY, Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker,
+    WorkerEnvironment,
 };
 use crate::robust;
 use crate::shm::{Access, Segment};
@@ -96,6 +98,8 @@ fn run(
     environment: &WorkerEnvironment,
 ) -> Result<(), ControlError> {
     let connection = Arc::new(connect(environment)?);
+    let mut features = vec![robust::FEATURE.to_owned()];
+    features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
     connection.send(&ToSupervisor::Hello(Hello {
         magic: MAGIC,
         version: PROTOCOL_VERSION,
@@ -104,7 +108,7 @@ fn run(
         language: loader.loader_language(),
         supports_hot_reload: loader.supports_hot_reload(),
         runtime,
-        features: vec![robust::FEATURE.to_owned()],
+        features,
     }))?;
     let sender = Arc::clone(&connection);
     // If the socket is gone the main thread learns it too, and ends us.
@@ -130,14 +134,14 @@ fn run(
         match message {
             ToWorker::Welcome => {}
             ToWorker::Load(request) => {
-                let fds = [
-                    inbox.descriptor()?,
-                    inbox.descriptor()?,
-                    inbox.descriptor()?,
-                    inbox.descriptor()?,
-                ];
                 settling.load_begins(Instant::now());
-                lanes.load(*request, fds);
+                let fds = lane_descriptors(&mut inbox)?;
+                lanes.load(*request, fds, None);
+            }
+            ToWorker::LoadCopy(request) => {
+                settling.load_begins(Instant::now());
+                let fds = lane_descriptors(&mut inbox)?;
+                lanes.load(*request, fds, Some(inbox.descriptor()?));
             }
             ToWorker::Interrupt { lane, call } => lanes.interrupt(lane, call),
             ToWorker::Segment { lane, segment, len, writable } => {
@@ -161,4 +165,9 @@ fn run(
             }
         }
     }
+}
+
+/// Those that come with every load.
+fn lane_descriptors(inbox: &mut Inbox) -> Result<[OwnedFd; 4], ControlError> {
+    Ok([inbox.descriptor()?, inbox.descriptor()?, inbox.descriptor()?, inbox.descriptor()?])
 }

@@ -4,7 +4,7 @@
 mod kept;
 
 use std::collections::{BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -44,6 +44,7 @@ pub struct Harness {
     messages: Mutex<Receiver<ToSupervisor>>,
     parked: Mutex<Vec<ToSupervisor>>,
     next_lane: AtomicU32,
+    copy: Mutex<Option<OwnedFd>>,
     _scratch: Scratch,
 }
 
@@ -102,6 +103,7 @@ impl Harness {
             messages: Mutex::new(messages),
             parked: Mutex::default(),
             next_lane: AtomicU32::new(1),
+            copy: Mutex::default(),
             _scratch: Scratch(scratch),
         })
     }
@@ -137,6 +139,12 @@ impl Harness {
         answer: impl Fn(&str, &str, &[u8]) -> Result<Vec<u8>, Failure> + Send + Sync + 'static,
     ) {
         *lock(&self.shared.on_call) = Some(Arc::new(answer));
+    }
+
+    /// Hands this copy of the artifact on with every load and reload from now
+    /// on, as a supervisor may.
+    pub fn hand_on(&self, copy: Option<OwnedFd>) {
+        *lock(&self.copy) = copy;
     }
 
     /// What has been logged so far.
@@ -184,7 +192,8 @@ impl Harness {
             ring_slots: DEFAULT_SLOTS,
             max_payload: 64 << 20,
         };
-        self.lanes.load(request, [made.down, made.up, event_clone, lane_clone]);
+        let copy = lock(&self.copy).as_ref().map(|copy| copy.try_clone().expect("a descriptor"));
+        self.lanes.load(request, [made.down, made.up, event_clone, lane_clone], copy);
         let contracts = self.await_message(|message| match message {
             ToSupervisor::Loaded { lane: l, contracts } if *l == lane => {
                 Some(Ok(contracts.clone()))

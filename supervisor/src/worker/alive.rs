@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use menagerie_protocol::message::{Hello, ToWorker};
+use menagerie_protocol::message::{FEATURE_COPY, Hello, ToWorker};
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
@@ -57,6 +57,7 @@ impl Alive {
             pidfd: Arc::clone(&child.pidfd),
             incarnation,
             sender: channel.sender(),
+            takes_copies: connected.hello.features.iter().any(|feature| feature == FEATURE_COPY),
             config: Arc::clone(&core.config),
             events: Arc::clone(&core.events),
             router: core.router(),

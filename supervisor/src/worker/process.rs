@@ -58,6 +58,8 @@ pub(crate) struct Process {
     pub(crate) incarnation: u64,
     pidfd: Arc<OwnedFd>,
     sender: Sender,
+    /// Whether it takes artifacts' copies.
+    takes_copies: bool,
     config: Arc<Config>,
     events: Arc<EventBus>,
     runtime: tokio::runtime::Handle,
@@ -133,6 +135,7 @@ pub(crate) struct ProcessParts {
     pub(crate) pidfd: Arc<OwnedFd>,
     pub(crate) incarnation: u64,
     pub(crate) sender: Sender,
+    pub(crate) takes_copies: bool,
     pub(crate) config: Arc<Config>,
     pub(crate) events: Arc<EventBus>,
     pub(crate) router: Arc<OutcallRouter>,
@@ -150,6 +153,7 @@ impl Process {
             incarnation: parts.incarnation,
             pidfd: parts.pidfd,
             sender: parts.sender,
+            takes_copies: parts.takes_copies,
             config: parts.config,
             events: parts.events,
             runtime: tokio::runtime::Handle::current(),
@@ -336,6 +340,7 @@ impl Process {
         reload: bool,
     ) -> Result<Loaded, RuntimeError> {
         content.check(&self.runtime).await?;
+        let copy = content.copy(self.takes_copies, &self.runtime).await;
         let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let generation = bundle.next_generation();
         let system = |error: std::io::Error| RuntimeError::WorkerUnavailable {
@@ -348,7 +353,7 @@ impl Process {
             None => Draft::new(LaneLimits::of(&self.config)).map_err(system)?,
         };
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let (lane, fds) = draft.finish(id, generation, peer);
+        let (lane, mut fds) = draft.finish(id, generation, peer);
         let pump = lane.start_pump(&self.runtime).map_err(system)?;
         {
             let mut lanes = lock(&self.lanes);
@@ -366,7 +371,7 @@ impl Process {
         // A load whose future is dropped leaves nothing here; the worker's lane
         // goes when it has loaded, or with the worker.
         let mut begun = Begun { process: self, lane: &lane, keep: false };
-        let request = LoadRequest {
+        let request = Box::new(LoadRequest {
             lane: id,
             generation,
             reload,
@@ -374,10 +379,12 @@ impl Process {
             source: content.source.clone(),
             ring_slots: self.config.ring_slots,
             max_payload: self.config.max_payload,
-        };
+        });
+        let load = if copy.is_some() { ToWorker::LoadCopy } else { ToWorker::Load };
+        fds.extend(copy);
         let _running = self.operations.begin(&bundle.name, Activity::Load);
         let answer = lock(&self.questions).ask(id, Asked::Load);
-        if let Err(error) = self.sender.send(&ToWorker::Load(Box::new(request)), fds) {
+        if let Err(error) = self.sender.send(&load(request), fds) {
             lock(&self.questions).take_back(id);
             return Err(self.cannot_send(&bundle.name, &error));
         }
@@ -392,6 +399,8 @@ impl Process {
                 contracts
             }
             ToSupervisor::LoadFailed { error, .. } => {
+                // Should it be the copy's fault, the next one is another.
+                content.artifact.give_back().await;
                 return Err(RuntimeError::Loader(content.relocate(error)));
             }
             _ => return Err(self.gone()),

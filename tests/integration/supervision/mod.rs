@@ -3,6 +3,7 @@
 
 mod blame;
 mod by_hand;
+mod copies;
 mod deadlines;
 mod deaths;
 mod idle;

@@ -16,5 +16,9 @@ mod header;
 // Hooks, state, generations side by side, and that nothing of them stays.
 mod generations;
 
+// The copy that the supervisor hands on: what is mapped, that generations stay
+// apart, and that nobody can write to it.
+mod handed_on;
+
 // Files that are no bundles.
 mod artifacts;
