@@ -346,20 +346,15 @@ impl Lane {
         end: impl FnOnce(u64) -> super::slots::Failed,
     ) -> super::slots::Failed {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
-        let mut tries = 0;
         let mut receiving = loop {
             if let Some(receiving) = self.rx.take() {
                 break receiving;
             }
             // A leader may sleep on the ring; nobody else will wake it now.
             self.memory.wake_supervisor(shape, self.leader_at.load(Ordering::SeqCst));
-            // It may be woken where the next process starts, and have this CPU then.
-            tries += 1;
-            if tries < 4 {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(LEADER_PATIENCE);
-            }
+            // To yield would be to give this CPU to the next process, which starts, and
+            // to wait for it; who sleeps is woken where a CPU is idle.
+            std::thread::sleep(LEADER_PATIENCE);
         };
         // Bounded, as the lane may be one that a living worker has unloaded.
         for _ in 0..=self.limits.ring_slots / MAX_FRAMES {

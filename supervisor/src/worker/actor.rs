@@ -46,7 +46,7 @@ pub(super) struct Actor {
     /// A process that has not said hello yet.
     launching: Option<Launching>,
     /// The process after the one that serves, which has begun to die.
-    early: Option<Launching>,
+    early: Option<Early>,
     /// The process that serves.
     pub(super) alive: Option<Alive>,
     /// A rolling restart that is under way.
@@ -93,6 +93,14 @@ impl Launching {
     }
 }
 
+/// The next process, before the one that serves has ended.
+enum Early {
+    /// It is on its way.
+    Starts(Launching),
+    /// It was a standby, and has been looked at: it can take over.
+    Waits(Box<Launched>),
+}
+
 /// What an actor waits for.
 enum Happening {
     Launched(Box<Result<Launched, LaunchError>>),
@@ -113,9 +121,9 @@ async fn launched(launching: Option<&mut Launching>) -> Box<Result<Launched, Lau
 }
 
 /// Sees to a process that nobody waits for yet; never ends.
-async fn attend(early: Option<&mut Launching>) -> Infallible {
-    if let Some(early) = early {
-        early.done().await;
+async fn attend(early: Option<&mut Early>) -> Infallible {
+    if let Some(Early::Starts(launching)) = early {
+        launching.done().await;
     }
     std::future::pending().await
 }
@@ -391,29 +399,45 @@ impl Actor {
     }
 
     /// The process that serves has begun to die: what will be started when it has
-    /// ended is started now.
+    /// ended is started now, or chosen.
     fn begin_next(&mut self) {
-        let taken_over = self.rolling.is_some() || self.core.standbys.any(&self.name.loader);
-        if !taken_over && self.early.is_none() && self.life.starts_after_death(Instant::now()) {
-            self.early = Some(self.launch(|_| {}));
+        if self.rolling.is_some() || !self.life.starts_after_death(Instant::now()) {
+            return;
+        }
+        self.early = Some(match self.core.standbys.take(&self.name.loader) {
+            Some(standby) => Early::Waits(Box::new(standby)),
+            None => Early::Starts(self.launch(|_| {})),
+        });
+    }
+
+    /// What was begun early is not needed.
+    fn drop_early(&mut self) {
+        if let Some(Early::Waits(standby)) = self.early.take() {
+            self.core.standbys.put_back(&self.name.loader, *standby);
         }
     }
 
     /// Starts a process, unless one has been started that can take over.
     fn spawn(&mut self) {
-        let early = self.early.take();
         if let Some(next) = self.rolling.as_mut().and_then(|rolling| rolling.next.take()) {
             // What it has loaded already is not loaded again.
             self.serve(next);
-        } else if let Some(standby) = self.core.standbys.take(&self.name.loader) {
-            self.up(standby);
-        } else if let Some(early) = early {
-            lock(&self.view).pid = early.pid();
-            self.launching = Some(early);
-        } else {
-            let view = Arc::clone(&self.view);
-            let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
-            self.launching = Some(launching);
+            return self.drop_early();
+        }
+        match self.early.take() {
+            Some(Early::Waits(standby)) if standby.child.is_running() => self.up(*standby),
+            Some(Early::Starts(launching)) => {
+                lock(&self.view).pid = launching.pid();
+                self.launching = Some(launching);
+            }
+            _ => match self.core.standbys.take(&self.name.loader) {
+                Some(standby) => self.up(standby),
+                None => {
+                    let view = Arc::clone(&self.view);
+                    let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
+                    self.launching = Some(launching);
+                }
+            },
         }
     }
 
@@ -504,7 +528,7 @@ impl Actor {
         let action = self.mourn(death);
         if action != Action::Spawn {
             // It is not wanted, or not yet.
-            self.early = None;
+            self.drop_early();
         }
         action
     }

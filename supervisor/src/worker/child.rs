@@ -137,6 +137,11 @@ impl Child {
         ended.unwrap_or(Ended { end: End::Unknown, usage: None })
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_running(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
     /// Tells when it has ended.
     pub(crate) fn watch(&self) -> watch::Receiver<Option<Ended>> {
         self.ended.clone()

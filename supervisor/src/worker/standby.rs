@@ -47,14 +47,19 @@ impl Standbys {
             // One that was stopped, or has just ended, would cost more time
             // than it saves.
             let process = LaneThread { pid: launched.child.pid, bundle: String::new() };
-            launched.child.watch().borrow().is_none() && process.is_awake()
+            launched.child.is_running() && process.is_awake()
         })?;
         Some(ready.remove(at))
     }
 
-    /// Whether one is ready.
-    pub(crate) fn any(&self, loader: &str) -> bool {
-        lock(&self.0).get(loader).is_some_and(|pool| !lock(&pool.shared.ready).is_empty())
+    /// Gives back one that was taken and is not needed; if nobody keeps any more, it
+    /// ends.
+    pub(crate) fn put_back(&self, loader: &str, standby: Launched) {
+        if let Some(pool) = lock(&self.0).get(loader) {
+            lock(&pool.shared.ready).push(standby);
+            // From now on it is watched again.
+            pool.shared.refill.notify_one();
+        }
     }
 
     /// Starts what lacks, in the background. It is asked for when a loader's
@@ -139,7 +144,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
 }
 
 fn remove_dead(shared: &Shared) -> Vec<Launched> {
-    lock(&shared.ready).extract_if(.., |l| l.child.watch().borrow().is_some()).collect()
+    lock(&shared.ready).extract_if(.., |l| !l.child.is_running()).collect()
 }
 
 /// Waits until a standby was taken, or has ended.

@@ -72,3 +72,31 @@ fn s7_a_next_process_that_is_not_needed_goes() {
         }
     });
 }
+
+#[test]
+fn s8_a_standby_is_chosen_while_the_one_before_dies() {
+    run(async {
+        let mut config = hasty_once("half-dead");
+        config.standby = 1;
+        let stage = Stage::set(config).await;
+        let probe = stage.load().await;
+        ready_after(&stage.supervisor, "native", 0).await;
+        let native = || {
+            let standbys = stage.supervisor.status().standbys;
+            standbys.into_iter().find(|standby| standby.loader == "native")
+        };
+        let standby = wait_for("the standby", native).await;
+        let pid = stage.worker().pid.unwrap();
+        begin_to_die(pid).await;
+        wait_for("the choice", || native().is_none().then_some(())).await;
+        assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        assert_eq!(stage.worker().pid, Some(pid));
+
+        let process = nix::unistd::Pid::from_raw(pid.cast_signed());
+        nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();
+        ready_after(&stage.supervisor, "native", 1).await;
+        assert_eq!(stage.worker().pid, Some(standby.pid));
+        assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        stage.end().await;
+    });
+}
