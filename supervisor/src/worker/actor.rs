@@ -2,13 +2,9 @@
 //! their ends and starts them again. What to do is decided by
 //! [`Lifecycle`]; this module only does it.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use futures_util::future::{MaybeDone, maybe_done};
 use menagerie_protocol::{Failure, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
@@ -17,7 +13,8 @@ use super::crash::{self, Death};
 use super::handle::{Command, Current, View};
 use super::idle::Due;
 use super::judge::judge;
-use super::launch::{LaunchError, Launched, launch};
+use super::launch::{LaunchError, Launched};
+use super::launching::{Early, Launching, attend, launched};
 use super::process::Process;
 use super::reap::Ended;
 use super::restore::{Pace, restore};
@@ -57,50 +54,6 @@ pub(super) struct Actor {
     closed: bool,
 }
 
-/// A process on its way. Dropping it ends it.
-pub(super) struct Launching {
-    launched: Pin<Box<MaybeDone<Launch>>>,
-    pid: Arc<AtomicU32>,
-}
-
-type Launch = Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>;
-
-impl Launching {
-    /// Waits until it has said hello, or has failed; what came of it is kept.
-    ///
-    /// # Cancel safety
-    ///
-    /// It can be waited for again.
-    async fn done(&mut self) {
-        self.launched.as_mut().await;
-    }
-
-    fn pid(&self) -> Option<u32> {
-        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
-    }
-
-    /// Waits for what comes of it.
-    ///
-    /// # Cancel safety
-    ///
-    /// It can be waited for again, until something has come of it.
-    async fn outcome(&mut self) -> Result<Launched, LaunchError> {
-        self.done().await;
-        match self.launched.as_mut().take_output() {
-            Some(outcome) => outcome,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// The next process, before the one that serves has ended.
-enum Early {
-    /// It is on its way.
-    Starts(Launching),
-    /// It was a standby, and has been looked at: it can take over.
-    Waits(Box<Launched>),
-}
-
 /// What an actor waits for.
 enum Happening {
     Launched(Box<Result<Launched, LaunchError>>),
@@ -111,21 +64,6 @@ enum Happening {
     Command(Option<Command>),
     Beat,
     Timer,
-}
-
-async fn launched(launching: Option<&mut Launching>) -> Box<Result<Launched, LaunchError>> {
-    match launching {
-        Some(launching) => Box::new(launching.outcome().await),
-        None => std::future::pending().await,
-    }
-}
-
-/// Sees to a process that nobody waits for yet; never ends.
-async fn attend(early: Option<&mut Early>) -> Infallible {
-    if let Some(Early::Starts(launching)) = early {
-        launching.done().await;
-    }
-    std::future::pending().await
 }
 
 async fn dying(alive: Option<&Alive>) {
@@ -442,15 +380,7 @@ impl Actor {
     }
 
     pub(super) fn launch(&self, shown: impl FnOnce(u32) + Send + 'static) -> Launching {
-        let pid = Arc::new(AtomicU32::new(0));
-        let noted = Arc::clone(&pid);
-        let started = move |pid| {
-            noted.store(pid, Ordering::Relaxed);
-            shown(pid);
-        };
-        let core = Arc::clone(&self.core);
-        let launch: Launch = Box::pin(launch(core, self.name.loader.clone(), false, started));
-        Launching { launched: Box::pin(maybe_done(launch)), pid }
+        Launching::begin(&self.core, &self.name.loader, shown)
     }
 
     fn launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {

@@ -17,6 +17,7 @@ mod heartbeat;
 mod idle;
 mod judge;
 mod launch;
+mod launching;
 pub(crate) mod listener;
 mod operations;
 mod output;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use menagerie_protocol::RuntimeError;
 use tokio::sync::oneshot;
 
-use super::actor::{Actor, Launching};
+use super::actor::Actor;
 use super::alive::Alive;
 use super::crash;
 use super::handle::{Command, Current};
 use super::launch::{LaunchError, Launched};
+use super::launching::Launching;
 use super::reap::Ended;
 use super::roll::{self, Prepared};
 use super::stop;
