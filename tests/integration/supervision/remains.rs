@@ -322,3 +322,20 @@ hosts! {
     s7_nothing_outlives_a_host_that_is_killed("wait");
     s7_nothing_outlives_a_host_that_is_terminated("wait for SIGTERM");
 }
+
+#[test]
+fn s7_a_host_that_drops_its_runtime_leaves_no_worker_and_no_zombie() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let (supervisor, pid) = first.block_on(async {
+        let supervisor = start_with(config());
+        let probe = load(&supervisor, lua("probe")).await;
+        answers(&probe).await;
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        (supervisor, pid)
+    });
+    drop(first);
+    // A process that nobody has reaped would be there still.
+    runtime().block_on(wait_for("the worker to be gone", || (!exists(pid)).then_some(())));
+    runtime().block_on(supervisor.shutdown());
+}
