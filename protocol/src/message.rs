@@ -64,6 +64,14 @@ pub struct Hello {
     pub features: Vec<String>,
 }
 
+impl Hello {
+    /// Whether the worker has an optional feature.
+    #[must_use]
+    pub fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|other| other == feature)
+    }
+}
+
 /// From the supervisor to a worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToWorker {

@@ -57,7 +57,7 @@ impl Alive {
             pidfd: Arc::clone(&child.pidfd),
             incarnation,
             sender: channel.sender(),
-            takes_copies: connected.hello.features.iter().any(|feature| feature == FEATURE_COPY),
+            takes_copies: connected.hello.has(FEATURE_COPY),
             config: Arc::clone(&core.config),
             events: Arc::clone(&core.events),
             router: core.router(),

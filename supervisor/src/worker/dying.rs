@@ -33,7 +33,7 @@ impl Dying {
 
     /// What goes to a worker that can do its part, once.
     pub(super) fn memory_for(&mut self, hello: &Hello) -> Option<OwnedFd> {
-        self.memory.take().filter(|_| hello.features.iter().any(|feature| feature == FEATURE))
+        self.memory.take().filter(|_| hello.has(FEATURE))
     }
 
     /// Waits until it begins to die; it does so once.

@@ -1,0 +1,264 @@
+//! A process's lanes: bundles are loaded on them, reloaded, and unloaded again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
+use menagerie_protocol::contract::ContractId;
+use menagerie_protocol::message::{LaneCommand, LoadRequest, ToSupervisor, ToWorker};
+use menagerie_protocol::{Failure, GuestError, LoaderError, ManifestData, RuntimeError};
+use tokio::sync::oneshot;
+
+use super::super::connection::Unsent;
+use super::super::operations::Operation;
+use super::super::questions::Asked;
+use super::{Entry, Process};
+use crate::bundle::{Bundle, Content};
+use crate::lane::{Draft, Lane, LaneLimits, Refused, lock};
+use crate::status::Activity;
+
+impl Process {
+    /// Waits for an answer of a lane, but not longer than a step may take, and
+    /// not beyond the process's death. What does not answer in time hangs in
+    /// the guest's own code, and costs the process its life: nothing else would
+    /// stop it.
+    async fn answer(
+        &self,
+        answer: oneshot::Receiver<ToSupervisor>,
+        step: &str,
+        bundle: &str,
+    ) -> Result<ToSupervisor, RuntimeError> {
+        let limit = self.config.load_timeout;
+        tokio::select! {
+            biased;
+            // Dropped unanswered, when the process has died.
+            answer = answer => answer.map_err(|_| self.gone()),
+            () = self.ended() => Err(self.gone()),
+            () = tokio::time::sleep(limit) => {
+                let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
+                self.kill_stuck(reason, bundle).await;
+                let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+                Err(RuntimeError::TimedOut { step: step.to_owned(), limit_ms })
+            }
+        }
+    }
+
+    /// Loads a bundle on a new lane.
+    pub(crate) async fn load(
+        &self,
+        bundle: &Arc<Bundle>,
+        content: &Arc<Content>,
+        reload: bool,
+    ) -> Result<Loaded, RuntimeError> {
+        content.check(&self.runtime).await?;
+        let copy = content.copy(self.takes_copies, &self.runtime).await;
+        let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
+        let generation = bundle.next_generation();
+        let system = |error: std::io::Error| RuntimeError::WorkerUnavailable {
+            worker: self.worker.clone(),
+            problem: format!("no lane can be made: {error}"),
+        };
+        let made = lock(&self.draft).take();
+        let draft = made.map_or_else(|| Draft::new(LaneLimits::of(&self.config)), Ok);
+        let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
+        let (lane, mut fds) = draft.map_err(system)?.finish(id, generation, peer);
+        let pump = lane.start_pump(&self.runtime).map_err(system)?;
+        {
+            let mut lanes = lock(&self.lanes);
+            if *self.dead.borrow() {
+                return Err(self.gone());
+            }
+            let entry = Entry {
+                lane: Arc::clone(&lane),
+                bundle: Arc::clone(bundle),
+                manifest: Arc::clone(&content.manifest),
+                _pump: pump,
+            };
+            lanes.insert(id, entry);
+        }
+        // A load whose future is dropped leaves nothing here; the worker's lane
+        // goes when it has loaded, or with the worker.
+        let mut begun = Begun { process: self, lane: &lane, keep: false };
+        let request = Box::new(LoadRequest {
+            lane: id,
+            generation,
+            reload,
+            manifest: ManifestData::clone(&content.manifest),
+            source: content.source.clone(),
+            ring_slots: self.config.ring_slots,
+            max_payload: self.config.max_payload,
+        });
+        let load = if copy.is_some() { ToWorker::LoadCopy } else { ToWorker::Load };
+        fds.extend(copy);
+        let _running = self.operations.begin(&bundle.name, Activity::Load);
+        let answer = lock(&self.questions).ask(id, Asked::Load);
+        if let Err(error) = self.sender.send(&load(request), fds) {
+            lock(&self.questions).take_back(id);
+            return Err(self.cannot_send(&bundle.name, &error));
+        }
+        let contracts = match self.answer(answer, "load", &bundle.name).await? {
+            ToSupervisor::Loaded { contracts, .. } => {
+                let odd = contracts.iter().find(|c| c.contract.parse::<ContractId>().is_err());
+                if let Some(odd) = odd {
+                    let name: String = odd.contract.chars().take(64).collect();
+                    self.kill(format!("protocol violation on lane {id}: '{name}' is no contract"));
+                    return Err(self.gone());
+                }
+                contracts
+            }
+            ToSupervisor::LoadFailed { error, .. } => {
+                // Should it be the copy's fault, the next one is another.
+                content.artifact.give_back().await;
+                return Err(RuntimeError::Loader(content.relocate(error)));
+            }
+            _ => return Err(self.gone()),
+        };
+        if self.is_dead() {
+            return Err(self.gone());
+        }
+        lane.serves(&contracts, &bundle.counters);
+        begun.keep = true;
+        drop(begun);
+        Ok(Loaded { lane, bundle: bundle.name.clone(), _content: Arc::clone(content) })
+    }
+
+    /// A lane is no more.
+    fn forget(&self, lane: &Arc<Lane>) {
+        if let Some(entry) = lock(&self.lanes).remove(&lane.id) {
+            self.ended_calls.fetch_add(entry.lane.ended_calls(), Ordering::Relaxed);
+        }
+        lane.end(|| Failure::Cancelled);
+    }
+
+    fn cannot_send(&self, bundle: &str, error: &Unsent) -> RuntimeError {
+        match error {
+            Unsent::Codec(CodecError::TooLarge(size)) => {
+                RuntimeError::Loader(LoaderError::SourceTooLarge {
+                    bundle: bundle.to_owned(),
+                    size: *size as u64,
+                    limit: MAX_MESSAGE as u64,
+                })
+            }
+            other => {
+                self.kill(format!("protocol violation: {other}"));
+                self.gone()
+            }
+        }
+    }
+
+    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation<'_> {
+        self.operations.begin(&loaded.bundle, activity)
+    }
+
+    /// Sends a command on a lane's ring, and waits for its answer.
+    async fn command(
+        &self,
+        loaded: &Loaded,
+        command: LaneCommand,
+        asked: Asked,
+        step: &str,
+    ) -> Result<ToSupervisor, RuntimeError> {
+        let Loaded { lane, bundle, .. } = loaded;
+        let limit = Instant::now() + self.config.load_timeout;
+        let answer = lock(&self.questions).ask(lane.id, asked);
+        loop {
+            match lane.send_command(&command) {
+                Ok(()) => return self.answer(answer, step, bundle).await,
+                // The ring is full of calls; the lane works them off.
+                Err(Refused::Busy | Refused::Overloaded) if Instant::now() < limit => {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Err(_) => {
+                    lock(&self.questions).take_back(lane.id);
+                    if !self.is_dead() && !lane.is_dead() {
+                        self.kill(format!("lane {} of '{bundle}' reads nothing", lane.id));
+                    }
+                    return Err(self.gone());
+                }
+            }
+        }
+    }
+
+    /// Runs the lane's `on_unload`, and returns the state.
+    pub(crate) async fn finish(
+        &self,
+        loaded: &Loaded,
+    ) -> Result<Result<Option<Vec<u8>>, GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnUnload);
+        match self.command(loaded, LaneCommand::Finish, Asked::Finish, "on_unload").await? {
+            ToSupervisor::Finished { state, .. } => Ok(state),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// Runs the lane's `on_load` with a state.
+    pub(crate) async fn resume(
+        &self,
+        loaded: &Loaded,
+        state: Option<Vec<u8>>,
+    ) -> Result<Result<(), GuestError>, RuntimeError> {
+        let _running = self.operation(loaded, Activity::OnLoad);
+        let command = LaneCommand::Resume { state };
+        match self.command(loaded, command, Asked::Resume, "on_load").await? {
+            ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
+            _ => Err(self.gone()),
+        }
+    }
+
+    /// Ends the lane; everything of its generation is freed when this returns.
+    pub(crate) async fn unload(&self, loaded: Loaded) -> Result<(), RuntimeError> {
+        let running = self.operation(&loaded, Activity::OnUnload);
+        let outcome = self.command(&loaded, LaneCommand::Unload, Asked::Unload, "unload").await;
+        drop(running);
+        self.forget(&loaded.lane);
+        outcome.map(drop)
+    }
+
+    /// Waits until no call runs on a lane, but not longer than `limit`.
+    pub(crate) async fn drain(&self, lane: &Arc<Lane>, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        // The first checks are close together: a lane is usually idle, and its
+        // callers wait.
+        let mut pause = Duration::from_micros(50);
+        while lane.in_flight() > 0 && !lane.is_dead() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            // For calls whose futures nobody polls.
+            lane.pump();
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
+        true
+    }
+}
+
+/// A lane that has loaded its bundle.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) lane: Arc<Lane>,
+    bundle: String,
+    /// Its files stay as long as it does.
+    _content: Arc<Content>,
+}
+
+/// A lane whose bundle is being loaded; forgotten if nothing comes of it.
+struct Begun<'p> {
+    process: &'p Process,
+    lane: &'p Arc<Lane>,
+    keep: bool,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if !self.keep {
+            self.process.forget(self.lane);
+        }
+    }
+}
+
+/// A reload's or a load's failure at a step of the guest's own.
+pub(crate) fn hook_failed(bundle: &str, hook: &str, error: GuestError) -> RuntimeError {
+    RuntimeError::Loader(LoaderError::init(bundle, format!("run {hook}"), error))
+}
