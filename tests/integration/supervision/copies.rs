@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use menagerie_supervisor::{
-    BundleState, Config, Contract, EventKind, RestartPolicy, SignaturePolicy, SigningKey,
-    Supervisor, WorkerState, sign_bundle,
+    BundleState, Config, Contract, EventKind, SignaturePolicy, SigningKey, Supervisor, WorkerState,
+    sign_bundle,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{in_state, status};
+use super::{at_once_and_for_ever, in_state, status};
 use crate::bad_input::native::compile;
 use crate::support::{
     Bundle, PATIENCE, Recorder, config, ready_after, run, run_within, start_with, wait_for, worker,
@@ -105,12 +105,7 @@ impl Counting {
 fn patient() -> Config {
     let mut config = config();
     config.bundle_crash_limit = u32::MAX;
-    config.restart = RestartPolicy {
-        limit: u32::MAX,
-        initial_delay: Duration::ZERO,
-        max_delay: Duration::ZERO,
-        ..RestartPolicy::default()
-    };
+    config.restart = at_once_and_for_ever();
     config
 }
 

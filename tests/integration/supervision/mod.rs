@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, BundleStatus, Contract, Failure, Supervisor};
+use menagerie_supervisor::{
+    BundleState, BundleStatus, Contract, Failure, RestartPolicy, Supervisor,
+};
 
 use crate::support::{Bundle, wait_for};
 
@@ -58,6 +60,16 @@ impl std::ops::Deref for Guest {
 
     fn deref(&self) -> &Contract {
         &self.contract
+    }
+}
+
+/// However often a worker dies, it is started again, and without a delay.
+fn at_once_and_for_ever() -> RestartPolicy {
+    RestartPolicy {
+        limit: u32::MAX,
+        initial_delay: Duration::ZERO,
+        max_delay: Duration::ZERO,
+        ..RestartPolicy::default()
     }
 }
 

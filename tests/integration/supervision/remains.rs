@@ -8,11 +8,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use menagerie_supervisor::{RestartPolicy, Supervisor};
+use menagerie_supervisor::Supervisor;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{answers, load, lua};
+use super::{answers, at_once_and_for_ever, load, lua};
 use crate::support::{
     PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir, setup_with,
     start_with, wait_for, worker,
@@ -71,12 +71,7 @@ async fn kill_again_and_again(standby: u32) {
     let mut config = config();
     config.standby = standby;
     config.bundle_crash_limit = u32::MAX;
-    config.restart = RestartPolicy {
-        limit: u32::MAX,
-        initial_delay: Duration::ZERO,
-        max_delay: Duration::ZERO,
-        ..RestartPolicy::default()
-    };
+    config.restart = at_once_and_for_ever();
     let supervisor = start_with(config);
     let one = load(&supervisor, lua("one")).await;
     let settled = |supervisor: &Supervisor| {
@@ -117,12 +112,7 @@ async fn kill_again_and_again(standby: u32) {
 /// In every language: its bundles' copies, its shared memory, its folder.
 async fn s7_of_a_worker_that_dies_nothing_stays(suffix: &str) {
     let mut config = config();
-    config.restart = RestartPolicy {
-        limit: u32::MAX,
-        initial_delay: Duration::ZERO,
-        max_delay: Duration::ZERO,
-        ..RestartPolicy::default()
-    };
+    config.restart = at_once_and_for_ever();
     let setup = setup_with(suffix, config).await;
     let dir = runtime_dir(setup.pid().as_raw().unsigned_abs()).unwrap();
     let mut before = None;
