@@ -309,8 +309,10 @@ impl Reply {
     }
 
     /// Answers with one MessagePack value.
-    pub fn ok(self, value: &[u8]) {
-        self.ok_parts(&[value]);
+    pub fn ok(mut self, value: &[u8]) {
+        if let Some(lane) = self.lane.take() {
+            lane.reply_value(self.call, value);
+        }
     }
 
     /// Answers with one MessagePack value that stands in several pieces: the

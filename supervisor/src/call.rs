@@ -4,6 +4,7 @@ mod arguments;
 mod clock;
 mod in_flight;
 
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use crate::bundle::{Bundle, Route};
 use crate::core::Core;
 use crate::counters::SAMPLE_EVERY;
 use crate::events::EventKind;
-use crate::lane::{Arguments, Lane, LaneContract, Outcome, Own, Refused, Ticket};
+use crate::lane::{Arguments, Lane, LaneContract, Looks, Outcome, Own, Refused, Ticket, decode};
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
@@ -110,8 +111,18 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let mut own = Own::default();
-        self.run(function, &Tuple(&args), &mut own).await?;
+        let (mut own, mut clock) =
+            (ManuallyDrop::new(Own::new(Looks::IfAlone)), Clock::new(self.deadline));
+        let args = Tuple(&args);
+        let sent = self.send(function, &args, &mut clock, &mut own);
+        if let Some(value) = hot(&own, &clock, &sent) {
+            // It owns nothing, and neither does the road: to say so spares the code that
+            // drops them.
+            std::mem::forget(sent);
+            return decode(value);
+        }
+        let mut own = ManuallyDrop::into_inner(own);
+        self.finish(function, &args, &mut own, (clock, sent)).await?;
         own.decode()
     }
 
@@ -138,8 +149,17 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let mut own = Own::default();
-        self.run_blocking(function, &Tuple(&args), &mut own)?;
+        let (mut own, mut clock) =
+            (ManuallyDrop::new(Own::new(Looks::Always)), Clock::new(self.deadline));
+        let args = Tuple(&args);
+        let sent = self.send(function, &args, &mut clock, &mut own);
+        if let Some(value) = hot(&own, &clock, &sent) {
+            // As in `call`.
+            std::mem::forget(sent);
+            return decode(value);
+        }
+        let mut own = ManuallyDrop::into_inner(own);
+        self.finish_blocking(function, &args, &mut own, (clock, sent))?;
         own.decode()
     }
 
@@ -163,21 +183,25 @@ impl Contract {
 
     /// Calls with arguments that are MessagePack already.
     pub(crate) async fn call_raw(&self, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
-        let mut own = Own::default();
-        self.run(function, &Raw(args), &mut own).await?;
+        let (mut own, mut clock) = (Own::new(Looks::IfAlone), Clock::new(self.deadline));
+        let args = Raw(args);
+        let sent = self.send(function, &args, &mut clock, &mut own);
+        self.finish(function, &args, &mut own, (clock, sent)).await?;
         own.into_vec()
     }
 
-    /// Calls until the call has ended, and leaves its value in `own`.
+    /// Waits until the call has ended that was sent, or tries again until one has, and
+    /// leaves its value in `own`.
     #[inline]
-    async fn run<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Result<(), Failure> {
-        let mut clock = Clock::new(self.deadline);
-        let tried = match self.send(function, args, &mut clock, own) {
-            Ok(lane) if !lane.gives_way() && lane.answered_alone(own) => {
-                self.count(&lane, own, &clock);
-                return Ok(());
-            }
-            Ok(lane) => Ok(InFlight::new(self, &lane, own, &mut clock).await),
+    async fn finish<A: Encode>(
+        &self,
+        function: &str,
+        args: &A,
+        own: &mut Own,
+        (mut clock, sent): (Clock, Result<Road<'_>, NotSent>),
+    ) -> Result<(), Failure> {
+        let tried = match sent {
+            Ok(lane) => self.wait(&lane, own, &mut clock).await,
             Err(not_sent) => Err(not_sent),
         };
         if own.has_value() {
@@ -185,6 +209,16 @@ impl Contract {
         }
         // Boxed, as it is rare and large: every call's future would be moved with it.
         Box::pin(self.try_again(function, args, own, (clock, tried))).await
+    }
+
+    /// Waits for the end of a call that was sent.
+    #[inline]
+    async fn wait(&self, lane: &Arc<Lane>, own: &mut Own, clock: &mut Clock) -> Tried {
+        if own.has_value() {
+            self.count(lane, own, clock);
+            return Ok(Ok(()));
+        }
+        Ok(InFlight::new(self, lane, own, clock).await)
     }
 
     /// What to do with a first try that has not ended in a value, and further ones.
@@ -198,45 +232,30 @@ impl Contract {
         loop {
             let waited = match tried {
                 Ok(waited) => waited,
-                Err(NotSent::Wait(wait)) => self.wait(wait, &mut clock).await,
+                Err(NotSent::Wait(wait)) => self.wait_until(wait, &mut clock).await,
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
             if self.has_ended(function, waited, own, &clock)? {
                 return Ok(());
             }
             tried = match self.send(function, args, &mut clock, own) {
-                Ok(road) => Ok(InFlight::new(self, &road, own, &mut clock).await),
+                Ok(lane) => self.wait(&lane, own, &mut clock).await,
                 Err(not_sent) => Err(not_sent),
             };
         }
     }
 
-    /// As [`run`](Self::run), on this thread.
-    #[inline]
-    fn run_blocking<A: Encode>(
-        &self,
-        function: &str,
-        args: &A,
-        own: &mut Own,
-    ) -> Result<(), Failure> {
-        let mut clock = Clock::new(self.deadline);
-        let tried = self.try_blocking(function, args, &mut clock, own);
-        // Nearly always.
-        if own.has_value() {
-            return Ok(());
-        }
-        self.try_again_blocking(function, args, own, (clock, tried))
-    }
-
-    /// What to do with a first try that has not ended in a value, and further ones.
-    #[cold]
-    fn try_again_blocking(
+    /// As [`finish`](Self::finish), on this thread.
+    // Out of line: a hot call's answer is there already.
+    #[inline(never)]
+    fn finish_blocking(
         &self,
         function: &str,
         args: &dyn Encode,
         own: &mut Own,
-        (mut clock, mut tried): (Clock, Tried),
+        (mut clock, sent): (Clock, Result<Road<'_>, NotSent>),
     ) -> Result<(), Failure> {
+        let mut tried = sent.map(|lane| self.wait_blocking(&lane, own, &mut clock));
         loop {
             let waited = match tried {
                 Ok(waited) => waited,
@@ -244,34 +263,22 @@ impl Contract {
                     std::thread::sleep(Duration::from_micros(50));
                     clock.check()
                 }
-                Err(NotSent::Wait(wait)) => self.core.runtime.block_on(self.wait(wait, &mut clock)),
+                Err(NotSent::Wait(wait)) => {
+                    self.core.runtime.block_on(self.wait_until(wait, &mut clock))
+                }
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
             if self.has_ended(function, waited, own, &clock)? {
                 return Ok(());
             }
-            tried = self.try_blocking(function, args, &mut clock, own);
+            tried = self
+                .send(function, args, &mut clock, own)
+                .map(|lane| self.wait_blocking(&lane, own, &mut clock));
         }
     }
 
+    /// Sends the call, if it can be sent now. On a hot lane `own` has its value then.
     // Each layer out of line costs a hot call a frame, and moves of what it gives.
-    #[inline(always)]
-    fn try_blocking<A: Encode + ?Sized>(
-        &self,
-        function: &str,
-        args: &A,
-        clock: &mut Clock,
-        own: &mut Own,
-    ) -> Tried {
-        if let Some((lane, contract)) = self.known_road() {
-            self.send_on(lane, contract, function, args, clock, own)?;
-            return Ok(self.wait_blocking(lane, own, clock));
-        }
-        let lane = self.send_by_route(function, args, clock, own)?;
-        Ok(self.wait_blocking(&lane, own, clock))
-    }
-
-    /// Sends the call, if it can be sent now.
     #[inline(always)]
     fn send<A: Encode + ?Sized>(
         &self,
@@ -335,8 +342,19 @@ impl Contract {
             clock.sample();
         }
         own.function = id;
-        lane.send_call(own, self.origin, &mut arguments)
-            .map_err(|refused| self.refused(refused, lane))
+        let sent = match arguments.take_segment() {
+            None => {
+                let sent = lane.call_small(own, self.origin, arguments.small());
+                // They own nothing now.
+                std::mem::forget(arguments);
+                sent
+            }
+            Some((segment, reference)) => lane.send_bulk(own, self.origin, &reference, segment),
+        };
+        match sent {
+            Ok(()) => Ok(()),
+            Err(refused) => Err(self.refused(refused, lane)),
+        }
     }
 
     #[cold]
@@ -360,13 +378,16 @@ impl Contract {
         }
     }
 
-    #[inline]
     fn wait_blocking(
         &self,
         lane: &Arc<Lane>,
         own: &mut Own,
         clock: &mut Clock,
     ) -> Result<(), TimedOut> {
+        if own.has_value() {
+            self.count(lane, own, clock);
+            return Ok(());
+        }
         let mut noted = false;
         let mut deadline = |ticket| {
             let deadline = clock.deadline();
@@ -396,7 +417,7 @@ impl Contract {
     }
 
     /// Waits until it is worth trying again.
-    async fn wait(&self, wait: Wait, clock: &mut Clock) -> Result<(), TimedOut> {
+    async fn wait_until(&self, wait: Wait, clock: &mut Clock) -> Result<(), TimedOut> {
         let deadline = clock.deadline();
         let mut changed = self.bundle.subscribe();
         changed.mark_unchanged();
@@ -491,6 +512,14 @@ impl Contract {
         self.bundle.counters.failed(&self.id, function, &failure);
         failure
     }
+}
+
+/// The value of a hot call: it was sent to the lane that its handle knows, its answer
+/// came at once, is small, and nobody has looked at the clock.
+#[inline(always)]
+fn hot<'o>(own: &'o Own, clock: &Clock, sent: &Result<Road<'_>, NotSent>) -> Option<&'o [u8]> {
+    let known = matches!(sent, Ok(Road::First(_))) && !clock.is_read();
+    if known { own.small_value() } else { None }
 }
 
 /// The lane that a call goes to.

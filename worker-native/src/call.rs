@@ -41,6 +41,7 @@ struct View {
 pub(crate) type Parts<'a> = [&'a [u8]; 2];
 
 const NULL: &[u8] = &[0xc0];
+const NO_ARGS: &[u8] = &[0x90];
 
 impl CallState {
     pub(crate) fn new(host: *const abi::Host) -> Self {
@@ -65,14 +66,38 @@ impl CallState {
     }
 
     /// Checks the arguments of a function that has declared its parameters.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn check(&mut self, params: &Params, args: &[u8]) -> Result<(), String> {
         self.indexed = true;
+        if params.are_none() && args == NO_ARGS {
+            self.spans.clear();
+            return Ok(());
+        }
         params.check(args, &mut self.spans)
     }
 
-    /// How a function that returned `status` has ended.
+    /// The value that a function has left which returned `status`, if it stands in
+    /// the buffer, as small ones do, and needs no further look: then there is nothing to
+    /// [end](Self::end) but the arguments.
     #[inline]
+    pub(crate) fn plain_value(&self, status: c_int) -> Option<&[u8]> {
+        let result = &self.head.result;
+        let usual = status == abi::OK
+            && self.failure.is_none()
+            && self.view.is_none()
+            && result.capacity <= KEEP;
+        // SAFETY: the buffer is this worker's `Vec`, and holds as many bytes.
+        let value = unsafe { abi::Bytes { ptr: result.data, len: result.len }.as_slice() };
+        let whole = match value {
+            [] => false,
+            [byte] if is_whole_value(*byte) => true,
+            _ => !self.unchecked,
+        };
+        (usual && whole).then_some(value)
+    }
+
+    /// How a function that returned `status` has ended.
+    #[inline(never)]
     pub(crate) fn outcome(&mut self, status: c_int) -> Result<Parts<'_>, Box<Failure>> {
         if self.failure.is_some() || status != abi::OK {
             return Err(self.failed(status));
@@ -103,14 +128,20 @@ impl CallState {
     }
 
     /// Ends a call, after its result was sent.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn end(&mut self) {
-        self.head.args = abi::Bytes::NONE;
+        self.end_args();
         self.forget_view();
         if self.head.result.capacity > KEEP {
             // SAFETY: the writer was made in `new`.
             drop(unsafe { take(&mut self.head.result) });
         }
+    }
+
+    /// A guest that keeps the call beyond its end finds no arguments there.
+    #[inline]
+    pub(crate) fn end_args(&mut self) {
+        self.head.args = abi::Bytes::NONE;
     }
 
     #[inline]
@@ -122,6 +153,7 @@ impl CallState {
     }
 
     /// Empties the result.
+    #[inline]
     fn clear(&mut self) {
         self.forget_view();
         self.head.result.len = 0;
@@ -187,6 +219,11 @@ impl Drop for CallState {
         // SAFETY: the writer was made in `new`.
         drop(unsafe { take(&mut self.head.result) });
     }
+}
+
+/// Whether a byte is a MessagePack value: a small integer, null or a boolean.
+const fn is_whole_value(byte: u8) -> bool {
+    matches!(byte, 0..=0x7f | 0xc0 | 0xc2 | 0xc3 | 0xe0..)
 }
 
 /// What a bundle in C has written is exactly one value.

@@ -1,11 +1,12 @@
 //! A generation that is loaded: its functions, and how they are called.
 
+use std::ffi::c_int;
 use std::ptr::NonNull;
 
 use menagerie_protocol::msgpack::Writer;
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
 
-use crate::call::{CallState, Parts};
+use crate::call::CallState;
 use crate::host::LaneHost;
 use crate::registrar::{Entry, Function};
 
@@ -15,9 +16,7 @@ pub(crate) struct NativeInstance {
     functions: Vec<Function>,
     on_load: Option<Entry>,
     on_unload: Option<Entry>,
-    /// The one call that runs, with its buffers. Guests hold pointers to it
-    /// while they run, so it is no `Box`, which would claim it for itself.
-    call: NonNull<CallState>,
+    call: Call,
     _host: Box<LaneHost>,
 }
 
@@ -29,47 +28,17 @@ impl NativeInstance {
         on_unload: Option<Entry>,
         host: Box<LaneHost>,
     ) -> Self {
-        let call = Box::leak(Box::new(CallState::new(host.as_abi())));
-        Self { functions, on_load, on_unload, call: NonNull::from(call), _host: host }
-    }
-
-    /// Runs a function or hook from its arguments to its answer. `check` may
-    /// refuse the arguments before; `answer` is given the result while all that
-    /// it refers to is still there.
-    fn invoke<R>(
-        call: NonNull<CallState>,
-        entry: Entry,
-        args: &[u8],
-        check: impl FnOnce(&mut CallState) -> Result<(), String>,
-        answer: impl FnOnce(Result<Parts<'_>, Box<Failure>>) -> R,
-    ) -> R {
-        let pointer = call.as_ptr();
-        // SAFETY: the box of `new`, which nobody else refers to now.
-        let call = unsafe { &mut *pointer };
-        call.begin(args);
-        let outcome = match check(call) {
-            // SAFETY: the library is mapped as long as the instance exists. The
-            // pointer is to the whole call, and `call` is not used until the
-            // guest has returned.
-            Ok(()) => Ok(unsafe { (entry.run)(pointer.cast(), entry.userdata) }),
-            Err(message) => Err(Box::new(Failure::BadArguments { message })),
-        };
-        // SAFETY: as above; the guest does not have the call any more.
-        let call = unsafe { &mut *pointer };
-        let answered = answer(outcome.and_then(|status| call.outcome(status)));
-        call.end();
-        answered
+        let call = Call::new(CallState::new(host.as_abi()));
+        Self { functions, on_load, on_unload, call, _host: host }
     }
 
     /// Runs a hook, and returns its result.
     fn run_hook(&mut self, entry: Entry, args: &[u8]) -> Result<Vec<u8>, GuestError> {
-        let outcome = Self::invoke(
-            self.call,
-            entry,
-            args,
-            |_| Ok(()),
-            |outcome| outcome.map(|parts| parts.concat()),
-        );
+        self.call.state().begin(args);
+        let status = self.call.run(entry);
+        let call = self.call.state();
+        let outcome = call.outcome(status).map(|parts| parts.concat());
+        call.end();
         outcome.map_err(|failure| match *failure {
             Failure::Guest(error) => *error,
             other => GuestError::new("BadArguments", other.to_string()),
@@ -82,19 +51,51 @@ fn no_such_function(reply: Reply) {
     reply.fail(GuestError::new("MenagerieError", "there is no such function"));
 }
 
-/// What is not a value in one piece.
+#[cold]
+fn refused(reply: Reply, message: String) {
+    reply.fail(Failure::BadArguments { message });
+}
+
+/// What is no small value.
 #[inline(never)]
-fn answer(outcome: Result<Parts<'_>, Box<Failure>>, reply: Reply) {
-    match outcome {
+fn answer(call: &mut CallState, status: c_int, reply: Reply) {
+    match call.outcome(status) {
         Ok(parts) => reply.ok_parts(&parts),
         Err(failure) => reply.fail(*failure),
     }
+    call.end();
 }
 
-impl Drop for NativeInstance {
+/// The one call that runs, with its buffers. Guests hold pointers to it while they
+/// run, so it is no `Box`, which would claim it for itself.
+#[derive(Debug)]
+struct Call(NonNull<CallState>);
+
+impl Call {
+    fn new(state: CallState) -> Self {
+        Self(NonNull::from(Box::leak(Box::new(state))))
+    }
+
+    /// What this side has of it while no guest runs.
+    #[inline]
+    fn state(&mut self) -> &mut CallState {
+        // SAFETY: the box of `new`. A guest refers to it during `run` only.
+        unsafe { self.0.as_mut() }
+    }
+
+    /// Runs a function or hook with the arguments that the call has begun with.
+    #[inline]
+    fn run(&mut self, entry: Entry) -> c_int {
+        // SAFETY: the library is mapped as long as the instance exists. The pointer is
+        // to the whole call, and nobody else refers to that before the guest returns.
+        unsafe { (entry.run)(self.0.as_ptr().cast(), entry.userdata) }
+    }
+}
+
+impl Drop for Call {
     fn drop(&mut self) {
         // SAFETY: the box of `new`; nothing refers to it any more.
-        drop(unsafe { Box::from_raw(self.call.as_ptr()) });
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
 
@@ -103,14 +104,23 @@ impl Instance for NativeInstance {
         let Some(function) = self.functions.get(function as usize) else {
             return no_such_function(reply);
         };
-        let check = |call: &mut CallState| match &function.params {
-            Some(params) => call.check(params, args.bytes),
-            None => Ok(()),
-        };
-        Self::invoke(self.call, function.entry, args.bytes, check, |outcome| match outcome {
-            Ok([value, []]) => reply.ok(value),
-            other => answer(other, reply),
-        });
+        let call = self.call.state();
+        call.begin(args.bytes);
+        if let Some(params) = &function.params
+            && let Err(message) = call.check(params, args.bytes)
+        {
+            call.end();
+            return refused(reply, message);
+        }
+        let status = self.call.run(function.entry);
+        let call = self.call.state();
+        match call.plain_value(status) {
+            Some(value) => {
+                reply.ok(value);
+                call.end_args();
+            }
+            None => answer(call, status, reply),
+        }
     }
 
     fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {

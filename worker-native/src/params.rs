@@ -97,8 +97,15 @@ impl Params {
         params.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether there are none.
+    #[inline]
+    pub(crate) const fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Checks arguments, and notes where each of them is; if they do not fit,
     /// what is wrong with which.
+    #[inline(never)]
     pub(crate) fn check(&self, args: &[u8], spans: &mut Vec<Span>) -> Result<(), String> {
         spans.clear();
         let mut reader = Reader::new(args);

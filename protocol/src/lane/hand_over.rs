@@ -2,9 +2,10 @@
 //!
 //! Many threads and tasks wait on a lane, and one of them reads for all. Who
 //! cannot have the lead may sleep, so the leader must not leave without a look
-//! at what came while it led. A caller therefore leaves a mark before it gives
-//! up, and a leader lets go only where there is no mark, both by exchanges of one
-//! word: one of them sees the other.
+//! at what came while it led. A caller therefore leaves a mark before it tries for
+//! the last time, and a leader looks for marks after it has let go: one of them sees
+//! the other. Callers that sleep are rare, and leaders leave with every hot call, so
+//! the fences between are of the [asymmetric](super::asymmetric) kind.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,16 +23,18 @@ use loom::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use super::asymmetric;
+
 const FREE: u32 = 0;
-/// Bit: somebody leads.
+/// Somebody leads.
 const LED: u32 = 1;
-/// Bit: somebody wanted to lead and could not.
-const WANTED: u32 = 2;
 
 /// What the leader works with. It is a lock that nobody waits for, in one word,
 /// because a hot call takes it and gives it up.
 pub struct HandOver<T> {
     state: AtomicU32,
+    /// Not zero if somebody wanted to lead and could not.
+    wanted: AtomicU32,
     value: UnsafeCell<T>,
 }
 
@@ -62,40 +65,55 @@ impl<T> fmt::Debug for Led<'_, T> {
 impl<T> HandOver<T> {
     /// Nobody leads.
     pub fn new(value: T) -> Self {
-        Self { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self {
+            state: AtomicU32::new(FREE),
+            wanted: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+        }
     }
 
-    /// Takes the lead. On `None` somebody else has it, who will see all that
-    /// this thread did before, or hand the lead on to somebody who does.
+    /// Takes the lead, if it is to be had.
     #[inline]
     pub fn take(&self) -> Option<Led<'_, T>> {
-        let mut now = FREE;
-        loop {
-            let free = now & LED == 0;
-            // SYNC: lead wanted. All exchanges of the state have one order. If
-            // the leader's last came first, we have the lead, and see what it
-            // did; if ours did, it finds the mark, and sees what we did before.
-            // So the mark is set anew where it is set already.
-            let next = now | if free { LED } else { WANTED };
-            match self.state.compare_exchange(now, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if free => return Some(Led { seat: self, _owns: PhantomData }),
-                Ok(_) => return None,
-                Err(seen) => now = seen,
-            }
+        // SYNC: lead free. Pairs with the release stores of `leave` and `Led::drop`: we
+        // see what the leader before did.
+        let free = self.state.compare_exchange(FREE, LED, Ordering::AcqRel, Ordering::Relaxed);
+        match free {
+            Ok(_) => Some(Led { seat: self, _owns: PhantomData }),
+            Err(_) => None,
         }
+    }
+
+    /// As [`take`](Self::take). On `None` somebody else has the lead, who will see all
+    /// that this thread did before, or hand the lead on to somebody who does.
+    #[cold]
+    pub fn take_or_ask(&self) -> Option<Led<'_, T>> {
+        // An exchange, so that who takes the mark away sees what all did who left it.
+        self.wanted.fetch_or(1, Ordering::AcqRel);
+        // SYNC: lead wanted. Pairs with the light half in `leave`: if we find the lead
+        // taken, its leader has not let go, and finds the mark when it has.
+        asymmetric::heavy();
+        // Whoever has the lead next takes the mark away, and looks.
+        self.take()
     }
 
     /// Gives the lead up. It comes back if somebody wanted it meanwhile: then
     /// there may be something that the leader has not seen.
     #[inline]
     pub fn leave<'l>(&'l self, led: Led<'l, T>) -> Option<Led<'l, T>> {
-        // SYNC: lead wanted, as in `take`.
-        if self.state.compare_exchange(LED, FREE, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            std::mem::forget(led);
-            return None;
-        }
-        // Takes the mark away. Nobody else takes the lead meanwhile.
-        self.state.swap(LED, Ordering::AcqRel);
+        // Gives it up.
+        drop(led);
+        // SYNC: lead wanted. Pairs with the heavy half in `take_or_ask`.
+        asymmetric::light();
+        if self.wanted.load(Ordering::Relaxed) == 0 { None } else { self.take_again() }
+    }
+
+    /// Takes the lead for those who wanted it. On `None` somebody else has it now, and
+    /// finds the mark.
+    #[cold]
+    fn take_again(&self) -> Option<Led<'_, T>> {
+        let led = self.take()?;
+        self.wanted.swap(0, Ordering::AcqRel);
         Some(led)
     }
 
@@ -110,7 +128,8 @@ impl<T> HandOver<T> {
 impl<T> Drop for Led<'_, T> {
     fn drop(&mut self) {
         // The mark stays: it is for who leads next.
-        self.seat.state.fetch_and(!LED, Ordering::AcqRel);
+        // SYNC: lead free, as in `take`.
+        self.seat.state.store(FREE, Ordering::Release);
     }
 }
 
@@ -140,7 +159,7 @@ mod tests {
     fn hand_over_has_one_leader() {
         let seat = HandOver::new(1);
         let led = seat.take().unwrap();
-        assert!(seat.take().is_none());
+        assert!(seat.take().is_none() && seat.take_or_ask().is_none());
         let led = seat.leave(led).expect("somebody wanted it");
         assert!(seat.leave(led).is_none());
         assert!(seat.take().is_some());
@@ -150,7 +169,7 @@ mod tests {
     fn hand_over_keeps_the_mark_for_the_next_leader() {
         let seat = HandOver::new(1);
         let led = seat.take().unwrap();
-        assert!(seat.take().is_none());
+        assert!(seat.take_or_ask().is_none());
         drop(led);
         let led = seat.take().unwrap();
         assert!(seat.leave(led).is_some(), "there may be something that nobody has seen");

@@ -81,16 +81,42 @@ impl Tx {
     /// # Errors
     ///
     /// The ring is full, or the other side's position is nonsense.
-    // Out of line it would take the frame's parts through memory.
-    #[inline(always)]
     pub fn send(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         self.producer.push(head, parts)?;
-        match self.waker.wake_needed(&*self.sleep, self.producer.position()) {
-            None => {}
-            Some((Mode::Futex, position)) => futex_wake(self.producer.header(position)),
-            Some((Mode::Socket, _)) => wake(self.peer_event.as_fd()),
-        }
+        self.wake_peer();
         Ok(())
+    }
+
+    /// As [`Producer::has_slot`].
+    #[inline]
+    #[must_use]
+    pub const fn has_slot(&self, len: usize) -> bool {
+        self.producer.has_slot(len)
+    }
+
+    /// As [`send`](Self::send), of a frame that [has its slot](Self::has_slot).
+    // Out of line it would take the frame's parts through memory.
+    #[inline(always)]
+    pub fn send_one(&mut self, head: FrameHead, payload: &[u8]) {
+        self.producer.push_one(head, payload);
+        self.wake_peer();
+    }
+
+    #[inline]
+    fn wake_peer(&mut self) {
+        if let Some((mode, position)) =
+            self.waker.wake_needed(&*self.sleep, self.producer.position())
+        {
+            self.wake_from(mode, position);
+        }
+    }
+
+    #[cold]
+    fn wake_from(&self, mode: Mode, position: u64) {
+        match mode {
+            Mode::Futex => futex_wake(self.producer.header(position)),
+            Mode::Socket => wake(self.peer_event.as_fd()),
+        }
     }
 
     /// As [`Producer::has_room`].

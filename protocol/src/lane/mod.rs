@@ -13,6 +13,7 @@
 //! | 24 | unused | how many calls it has begun |
 //! | 512… | the down ring | the up ring |
 
+pub mod asymmetric;
 pub mod hand_over;
 pub mod link;
 pub mod wait;

@@ -69,7 +69,12 @@ impl Waker {
         // SYNC: sleep announced. Pairs with the fence in `announce_sleep`; the
         // fence of this side is in `Producer::push`.
         let value = word.load(Ordering::SeqCst);
-        if value == 0 || value == self.woken || value >> 2 > end {
+        if value == 0 { None } else { self.wake_for(value, end) }
+    }
+
+    #[inline(never)]
+    fn wake_for(&mut self, value: u64, end: u64) -> Option<(Mode, u64)> {
+        if value == self.woken || value >> 2 > end {
             return None;
         }
         self.woken = value;

@@ -331,21 +331,22 @@ impl WorkerLane {
         self.rx.borrow().drain_event();
     }
 
-    /// Answers a call with a value.
+    /// Answers a call with a value in one piece.
     #[inline]
-    pub(crate) fn reply(&self, call: u64, parts: &[&[u8]]) {
-        if let [value] = parts
-            && value.len() <= INLINE_MAX
-            && self.bulk_calls.borrow().is_empty()
-        {
-            self.send(FrameHead { kind: Kind::Reply, flags: 0, function: 0, call }, parts);
-        } else {
-            self.reply_large(call, parts);
+    pub(crate) fn reply_value(&self, call: u64, value: &[u8]) {
+        let mut tx = self.tx.borrow_mut();
+        // Nearly always.
+        if tx.has_slot(value.len()) && self.bulk_calls.borrow().is_empty() {
+            tx.send_one(FrameHead { kind: Kind::Reply, flags: 0, function: 0, call }, value);
+            return;
         }
+        drop(tx);
+        self.reply(call, &[value]);
     }
 
+    /// Answers a call with a value.
     #[inline(never)]
-    fn reply_large(&self, call: u64, parts: &[&[u8]]) {
+    pub(crate) fn reply(&self, call: u64, parts: &[&[u8]]) {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let args = self.take_bulk(call);
         if total <= INLINE_MAX {
@@ -434,7 +435,6 @@ impl WorkerLane {
     }
 
     /// Sends a frame, waiting for room: the supervisor always reads on.
-    #[inline]
     fn send(&self, head: FrameHead, parts: &[&[u8]]) {
         if head.kind == Kind::Call {
             // Nobody over there need be waiting for a guest's call.

@@ -181,7 +181,7 @@ fn somebody_sees(leave_early: bool) {
     let (caller_seat, flag) = (Arc::clone(&seat), Arc::clone(&published));
     let caller = thread::spawn(move || {
         flag.store(true, Ordering::Release);
-        if let Some(mut seen) = caller_seat.take() {
+        if let Some(mut seen) = caller_seat.take_or_ask() {
             *seen = true;
             while let Some(again) = caller_seat.leave(seen) {
                 seen = again;
@@ -224,7 +224,7 @@ fn hand_over_among_three_leaves_nobody_behind() {
                 let (seat, published) = (Arc::clone(&seat), Arc::clone(&published));
                 thread::spawn(move || {
                     published.fetch_add(1, Ordering::AcqRel);
-                    let mut led = seat.take();
+                    let mut led = seat.take_or_ask();
                     while let Some(mut seen) = led {
                         *seen = published.load(Ordering::Acquire);
                         led = seat.leave(seen);

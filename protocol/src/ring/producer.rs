@@ -65,7 +65,7 @@ impl<M: Memory> Producer<M> {
     /// The consumer's position is nonsense.
     #[inline]
     pub fn has_room(&mut self, len: usize) -> Result<bool, Corrupt> {
-        if len <= FIRST_BYTES && self.free() > 0 {
+        if self.has_slot(len) {
             return Ok(true);
         }
         let slots = slots_for(len);
@@ -74,6 +74,21 @@ impl<M: Memory> Producer<M> {
             self.refresh_head()?;
         }
         Ok(self.free() >= need)
+    }
+
+    /// Whether there is room for a frame with a payload of `len` bytes, as far as can be
+    /// told without a look at the consumer, and it takes one slot.
+    #[inline]
+    #[must_use]
+    pub const fn has_slot(&self, len: usize) -> bool {
+        len <= FIRST_BYTES && self.free() > 0
+    }
+
+    /// As [`push`](Self::push), of a frame that [has its slot](Self::has_slot).
+    #[inline(always)]
+    pub fn push_one(&mut self, head: FrameHead, payload: &[u8]) {
+        debug_assert!(self.has_slot(payload.len()), "nobody has asked for room");
+        self.publish(head, payload.len(), 1, &[payload]);
     }
 
     #[inline]
@@ -99,21 +114,7 @@ impl<M: Memory> Producer<M> {
     /// # Panics
     ///
     /// The payload is larger than [`Shape::max_payload`].
-    #[inline(always)]
     pub fn push(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
-        if let [part] = parts
-            && part.len() <= FIRST_BYTES
-            && self.free() > 0
-        {
-            self.publish(head, part.len(), 1, parts);
-            return Ok(());
-        }
-        self.push_any(head, parts)
-    }
-
-    /// What takes several slots, or has to look how far the consumer is.
-    #[inline(never)]
-    fn push_any(&mut self, head: FrameHead, parts: &[&[u8]]) -> Result<(), Full> {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(
             len <= self.shape.max_payload(),

@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
+use arrayvec::ArrayVec;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::ToWorker;
 use menagerie_protocol::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
-use smallvec::SmallVec;
 
 use super::{Lane, lock};
 
@@ -147,15 +147,12 @@ impl Lane {
     }
 }
 
-/// Bytes of arguments that stand on the stack.
-const NEAR: usize = 128;
-
 /// Arguments on their way: small ones gather here, and as soon as they are too
 /// many for the ring they go on in a shared segment, so that large ones are
 /// copied once.
 pub(crate) struct Arguments<'l> {
     lane: &'l Lane,
-    small: SmallVec<[u8; NEAR]>,
+    small: ArrayVec<u8, INLINE_MAX>,
     large: Option<(DownSegment, usize)>,
     /// Set if the payload is beyond the limit.
     pub(crate) too_large: Option<u64>,
@@ -164,27 +161,22 @@ pub(crate) struct Arguments<'l> {
 impl<'l> Arguments<'l> {
     #[inline]
     pub(crate) fn new(lane: &'l Lane) -> Self {
-        Self { lane, small: SmallVec::new(), large: None, too_large: None }
-    }
-
-    /// What refers to them, if they stand in a segment.
-    #[inline]
-    pub(super) fn bulk(&self) -> Option<[u8; BulkRef::BYTES]> {
-        self.large.as_ref().map(|(segment, len)| {
-            BulkRef { segment: segment.id(), offset: 0, len: *len as u64 }.to_bytes()
-        })
+        Self { lane, small: ArrayVec::new_const(), large: None, too_large: None }
     }
 
     /// The bytes, if they do not stand in a segment.
     #[inline]
-    pub(super) fn small(&self) -> &[u8] {
+    pub(crate) fn small(&self) -> &[u8] {
         &self.small
     }
 
-    /// The segment, which is the call's from now on.
+    /// The segment that they stand in, if they do, which is the call's from now on; and
+    /// what refers to them.
     #[inline]
-    pub(super) fn take_segment(&mut self) -> Option<DownSegment> {
-        self.large.take().map(|(segment, _)| segment)
+    pub(crate) fn take_segment(&mut self) -> Option<(DownSegment, [u8; BulkRef::BYTES])> {
+        let (segment, len) = self.large.take()?;
+        let bulk = BulkRef { segment: segment.id(), offset: 0, len: len as u64 };
+        Some((segment, bulk.to_bytes()))
     }
 
     #[cold]
@@ -208,17 +200,11 @@ impl<'l> Arguments<'l> {
         Ok(())
     }
 
-    /// Writes what does not fit beside the bytes that are here.
+    /// Writes to a segment.
+    #[inline(never)]
     fn write_on(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.large.is_none() {
-            if self.small.len() + bytes.len() <= INLINE_MAX {
-                self.small.extend_from_slice(bytes);
-                return Ok(());
-            }
-            self.grow(bytes.len())?;
-        }
         let full = |(segment, len): &(DownSegment, usize)| len + bytes.len() > segment.size();
-        if self.large.as_ref().is_some_and(full) {
+        if self.large.as_ref().is_none_or(full) {
             self.grow(bytes.len())?;
         }
         if let Some((segment, len)) = &mut self.large {
@@ -237,13 +223,15 @@ impl Write for Arguments<'_> {
 
     #[inline]
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        // The marks of values come one by one.
-        if let [byte] = bytes
-            && self.large.is_none()
-            && self.small.len() < NEAR
-        {
-            self.small.push(*byte);
-            return Ok(());
+        if self.large.is_none() {
+            // The marks of values come one by one.
+            let written = match bytes {
+                [byte] => self.small.try_push(*byte).is_ok(),
+                _ => self.small.try_extend_from_slice(bytes).is_ok(),
+            };
+            if written {
+                return Ok(());
+            }
         }
         self.write_on(bytes)
     }

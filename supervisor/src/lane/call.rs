@@ -5,12 +5,16 @@ use std::sync::atomic::Ordering;
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
+use menagerie_protocol::lane::link::Tx;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::LaneCommand;
 use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
+use parking_lot::MutexGuard;
 
 use super::bulk::DownSegment;
-use super::{Arguments, DEAD, Lane, Own, Payload, Violation, lock};
+use super::receive::Looks;
+use super::slots::Opened;
+use super::{DEAD, Lane, Own, Payload, Sending, Violation};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -35,49 +39,58 @@ pub(crate) enum Refused {
 }
 
 impl Lane {
-    /// Sends a call of `own.function`, and gives it its ticket. `origin` is the
-    /// wait of another bundle that it is made for, 0 for none.
-    #[inline]
-    pub(crate) fn send_call(
+    /// Sends a call of `own.function` whose arguments stand in a segment, and gives it
+    /// its ticket. `origin` is the wait of another bundle that it is made for, 0 for
+    /// none.
+    #[inline(never)]
+    pub(crate) fn send_bulk(
         &self,
         own: &mut Own,
         origin: u64,
-        args: &mut Arguments<'_>,
+        reference: &[u8],
+        segment: DownSegment,
     ) -> Result<(), Refused> {
-        match args.bulk() {
-            None => self.send_small(own, origin, args.small()),
-            Some(bulk) => self.send_bulk(own, origin, &bulk, args.take_segment()),
+        let function = (own.function, origin);
+        own.ticket = self.send_payload(function, reference, Some(segment))?.ticket;
+        Ok(())
+    }
+
+    /// As [`send_bulk`](Self::send_bulk), with the arguments themselves; and looks for
+    /// the answer for the moment that a hot lane takes, if its caller does. If it has
+    /// come, and is a small value, `own` has it.
+    // All that a hot call does here is one function: each one costs a frame, and moves
+    // of what it gives.
+    #[inline(never)]
+    pub(crate) fn call_small(
+        self: &Arc<Self>,
+        own: &mut Own,
+        origin: u64,
+        arguments: &[u8],
+    ) -> Result<(), Refused> {
+        let opened = self.send_payload((own.function, origin), arguments, None)?;
+        own.ticket = opened.ticket;
+        if own.looks == Looks::IfAlone && (!self.is_alone() || self.gives_way()) {
+            return Ok(());
         }
-    }
-
-    #[inline(never)]
-    fn send_small(&self, own: &mut Own, origin: u64, payload: &[u8]) -> Result<(), Refused> {
-        self.send_payload(own, origin, payload, None)
-    }
-
-    #[inline(never)]
-    fn send_bulk(
-        &self,
-        own: &mut Own,
-        origin: u64,
-        payload: &[u8],
-        segment: Option<DownSegment>,
-    ) -> Result<(), Refused> {
-        self.send_payload(own, origin, payload, segment)
+        let Some(mut receiving) = self.rx.take() else { return Ok(()) };
+        receiving.disarm();
+        self.answered_soon(&mut receiving, opened, own);
+        if self.step_down(receiving) && own.looks == Looks::Always {
+            self.call_next_leader();
+        }
+        Ok(())
     }
 
     // Each time with what its caller knows of the segment.
     #[inline(always)]
     fn send_payload(
         &self,
-        own: &mut Own,
-        origin: u64,
+        (function, origin): (u32, u64),
         payload: &[u8],
         segment: Option<DownSegment>,
-    ) -> Result<(), Refused> {
+    ) -> Result<Opened<'_>, Refused> {
         let flags = if segment.is_some() { FLAG_BULK } else { 0 };
-        let function = own.function;
-        let mut sending = lock(&self.tx);
+        let mut sending = self.tx.lock();
         // `end` and `close` set this before they lock `tx`: a call that is sent
         // is seen by them, and one that comes later sees this.
         if !self.is_open() {
@@ -85,28 +98,41 @@ impl Lane {
         }
         // Before a slot is taken: what stands in a slot can be answered, even by
         // a worker that has not seen it yet and guesses.
-        match sending.tx.has_room(payload.len()) {
-            Ok(true) => {}
-            Ok(false) => return Err(Refused::Busy),
-            Err(corrupt) => return Err(self.full(Full::Corrupt(corrupt))),
+        let has_slot = sending.tx.has_slot(payload.len());
+        if !has_slot {
+            self.check_room(&mut sending.tx, payload.len())?;
         }
         let number = self.sent.load(Ordering::Relaxed);
-        let Some(ticket) = self.slots.open(number, (function, origin), segment) else {
+        let Some(opened) = self.slots.open(number, (function, origin), segment) else {
             return Err(Refused::Overloaded);
         };
-        own.ticket = ticket;
         // Whoever sends holds `tx`, so nobody else writes the count.
         self.sent.store(number + 1, Ordering::Release);
-        let head = FrameHead { kind: Kind::Call, flags, function, call: ticket.wire() };
-        match sending.tx.send(head, &[payload]) {
-            Ok(()) => Ok(()),
+        let head = FrameHead { kind: Kind::Call, flags, function, call: opened.ticket.wire() };
+        if has_slot {
+            sending.tx.send_one(head, payload);
+        } else {
+            self.send_slowly(sending, head, payload);
+        }
+        Ok(opened)
+    }
+
+    #[inline(never)]
+    fn send_slowly(&self, mut sending: MutexGuard<'_, Sending>, head: FrameHead, payload: &[u8]) {
+        if let Err(full) = sending.tx.send(head, &[payload]) {
             // It had room. A worker that takes that back is being killed, and the
             // lane's end ends the call.
-            Err(full) => {
-                drop(sending);
-                let _dead = self.full(full);
-                Ok(())
-            }
+            drop(sending);
+            let _dead = self.full(full);
+        }
+    }
+
+    #[inline(never)]
+    fn check_room(&self, tx: &mut Tx, len: usize) -> Result<(), Refused> {
+        match tx.has_room(len) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refused::Busy),
+            Err(corrupt) => Err(self.full(Full::Corrupt(corrupt))),
         }
     }
 
@@ -151,7 +177,7 @@ impl Lane {
         } else {
             Some(self.down_copy(payload).map_err(|_| Refused::Busy)?)
         };
-        let mut sending = lock(&self.tx);
+        let mut sending = self.tx.lock();
         if self.is_dead() {
             return Err(Refused::Dead);
         }
@@ -191,7 +217,7 @@ impl Lane {
     ) -> Vec<super::slots::Running> {
         self.closed.fetch_or(DEAD, Ordering::SeqCst);
         // Whoever is sending now has sent when we have had the lock.
-        drop(lock(&self.tx));
+        drop(self.tx.lock());
         let failed = self.read_what_is_left(|begun| {
             self.slots.fail_all(begun, |started| {
                 if started { Outcome::Failed(Box::new(failure())) } else { Outcome::NotBegun }

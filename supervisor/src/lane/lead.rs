@@ -30,15 +30,18 @@ pub(crate) enum Look {
 impl Lane {
     /// Gives leadership up. While calls are pending whose callers do not look by
     /// themselves, the wake socket stays armed, so that the pump is woken for
-    /// them.
+    /// them. Returns whether somebody else is at work on the lane.
     #[inline]
-    fn step_down<'l>(self: &'l Arc<Self>, receiving: Led<'l, Receiving>) {
+    pub(super) fn step_down<'l>(self: &'l Arc<Self>, receiving: Led<'l, Receiving>) -> bool {
         // Nearly always nobody sleeps, and nobody wants the lead.
         if self.slots.any_unattended() {
             self.step_down_for_others(receiving, false);
         } else if let Some(receiving) = self.rx.leave(receiving) {
             self.step_down_for_others(receiving, true);
+        } else {
+            return false;
         }
+        true
     }
 
     /// As [`step_down`](Self::step_down); `wanted` says that somebody wanted to
@@ -90,41 +93,18 @@ impl Lane {
         false
     }
 
-    /// Waits on this thread until the call has ended, or until `deadline`, which
-    /// is asked for only when the call does not end at once. Returns whether it
-    /// has ended.
-    #[inline]
+    /// Waits on this thread until the call has ended, or until `deadline`. Returns
+    /// whether it has ended.
+    #[cold]
     pub(crate) fn wait_blocking(
         self: &Arc<Self>,
         own: &mut Own,
         deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
     ) -> bool {
-        let mut led = None;
-        if let Some(mut receiving) = self.rx.take() {
-            receiving.disarm();
-            if self.answered_soon(&mut receiving, own) {
-                self.step_down(receiving);
-                self.call_next_leader();
-                return true;
-            }
-            led = Some(receiving);
-        }
-        self.wait_longer(led, own, deadline)
-    }
-
-    /// As [`wait_blocking`](Self::wait_blocking), with the lead already if that
-    /// was to be had.
-    #[cold]
-    fn wait_longer<'l>(
-        self: &'l Arc<Self>,
-        mut led: Option<Led<'l, Receiving>>,
-        own: &mut Own,
-        deadline: &mut impl FnMut(Ticket) -> Option<Instant>,
-    ) -> bool {
         let ticket = own.ticket;
         loop {
-            let lead = || if self.is_dead() { None } else { self.rx.take() };
-            if let Some(mut receiving) = led.take().or_else(lead) {
+            let led = if self.is_dead() { None } else { self.rx.take() };
+            if let Some(mut receiving) = led {
                 receiving.disarm();
                 let done = self.lead(&mut receiving, own, deadline);
                 let broken = receiving.broken;
@@ -165,7 +145,7 @@ impl Lane {
         }
         // Whoever leads sees this call now; if nobody does, it is for us.
         if !self.is_dead()
-            && let Some(receiving) = self.rx.take()
+            && let Some(receiving) = self.rx.take_or_ask()
         {
             let broken = receiving.broken;
             // In the orderly way: somebody may have wanted the lead meanwhile.
@@ -218,8 +198,8 @@ impl Lane {
 
     /// A blocking leader that leaves hands over to another one that is parked:
     /// it reads sooner than the pump.
-    #[inline]
-    fn call_next_leader(&self) {
+    #[cold]
+    pub(super) fn call_next_leader(&self) {
         if self.slots.any_unattended()
             && let Some(thread) = self.slots.any_thread()
         {
@@ -234,20 +214,6 @@ impl Lane {
     pub(crate) fn gives_way(&self) -> bool {
         const EVERY: u64 = 128;
         self.sent.load(Ordering::Relaxed) % EVERY == EVERY / 2
-    }
-
-    /// What a hot call of a task needs that has the lane to itself: its answer comes
-    /// while it spins for a moment. Returns false if that is not so.
-    #[inline]
-    pub(crate) fn answered_alone(self: &Arc<Self>, own: &mut Own) -> bool {
-        if !self.is_alone() {
-            return false;
-        }
-        let Some(mut receiving) = self.rx.take() else { return false };
-        receiving.disarm();
-        let answered = self.answered_soon(&mut receiving, own);
-        self.step_down(receiving);
-        answered
     }
 
     /// Looks for the call's end from a task. `patience` is how often the task
@@ -283,7 +249,7 @@ impl Lane {
             let slept = self.sleep(cx, own);
             // Whoever leads sees this call now; if nobody does, it is for us.
             if matches!(slept, Look::Asleep)
-                && let Some(receiving) = self.rx.take()
+                && let Some(receiving) = self.rx.take_or_ask()
             {
                 self.step_down(receiving);
             }
@@ -328,7 +294,7 @@ impl Lane {
 
     /// Whether nobody but one caller is at work on this lane. Who has not come
     /// yet for an outcome is about to send the next call.
-    fn is_alone(&self) -> bool {
+    pub(super) fn is_alone(&self) -> bool {
         self.in_flight() + u64::from(self.slots.unclaimed()) <= 1
     }
 
@@ -340,7 +306,7 @@ impl Lane {
 
     /// The pump was woken: reads what is there.
     pub(crate) fn pump(self: &Arc<Self>) {
-        if let Some(mut receiving) = self.rx.take() {
+        if let Some(mut receiving) = self.rx.take_or_ask() {
             receiving.disarm();
             if let Read::More = self.read(&mut receiving, None) {
                 drop(receiving);

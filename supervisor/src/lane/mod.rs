@@ -12,6 +12,7 @@
 
 mod bulk;
 mod call;
+mod decode;
 mod lead;
 mod payload;
 mod pump;
@@ -21,10 +22,11 @@ mod stuck;
 
 pub(crate) use bulk::Arguments;
 pub(crate) use call::{Outcome, Refused};
+pub(crate) use decode::decode;
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
-pub(crate) use receive::Own;
+pub(crate) use receive::{Looks, Own};
 pub(crate) use slots::Ticket;
 
 use std::collections::HashMap;
@@ -150,7 +152,7 @@ pub(crate) struct Lane {
     pub(crate) peer: Arc<dyn LanePeer>,
     pub(crate) limits: LaneLimits,
     memory: LaneMemory,
-    tx: Mutex<Sending>,
+    tx: parking_lot::Mutex<Sending>,
     rx: HandOver<Receiving>,
     slots: Slots,
     /// Calls sent so far, written by who holds `tx`: a call's number among them
@@ -262,7 +264,7 @@ impl Draft {
             peer,
             limits: self.limits,
             memory: self.made,
-            tx: Mutex::new(Sending { tx, lent: Vec::new() }),
+            tx: parking_lot::Mutex::new(Sending { tx, lent: Vec::new() }),
             rx: HandOver::new(Receiving { rx, armed: false, broken: false }),
             slots: self.slots,
             sent: AtomicU64::new(0),
@@ -344,7 +346,7 @@ impl Lane {
     pub(crate) fn close(&self) {
         self.closed.fetch_or(CLOSED, Ordering::Release);
         // Whoever is sending now has sent when we have had the lock.
-        drop(lock(&self.tx));
+        drop(self.tx.lock());
     }
 
     /// Takes calls again.

@@ -1,23 +1,8 @@
 //! A reply's value, where it stands.
 
-use menagerie_protocol::Failure;
-use menagerie_protocol::msgpack::MAX_DEPTH;
 use menagerie_protocol::ring::Small;
-use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
-
-/// Decodes a value.
-pub(super) fn decode<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, Failure> {
-    #[cold]
-    fn misfit(error: &rmp_serde::decode::Error, wanted: &str) -> Failure {
-        Failure::BadValue { message: format!("the result does not fit {wanted}: {error}") }
-    }
-    let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-    // A bundle may return lists as deep as it likes.
-    decoder.set_max_depth(MAX_DEPTH);
-    R::deserialize(&mut decoder).map_err(|error| misfit(&error, std::any::type_name::<R>()))
-}
 
 /// One MessagePack value.
 #[derive(Debug)]

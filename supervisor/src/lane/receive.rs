@@ -13,15 +13,16 @@ use menagerie_protocol::ring::{
 use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
-use super::payload::decode;
-use super::slots::Waiter;
+use super::decode::decode;
+use super::slots::{Opened, Waiter};
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
 /// A call as its caller has it, with its end when that is known: who reads it
 /// puts it there, and it is moved no more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Own {
     pub(crate) ticket: Ticket,
+    pub(super) looks: Looks,
     /// The function's id.
     pub(crate) function: u32,
     pub(crate) outcome: Option<Outcome>,
@@ -29,7 +30,21 @@ pub(crate) struct Own {
     pub(crate) segment: Option<DownSegment>,
 }
 
+/// Whether a caller looks for its answer as soon as its call is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looks {
+    /// A thread that waits.
+    Always,
+    /// A task: if it has the lane to itself, and need not let others run.
+    IfAlone,
+}
+
 impl Own {
+    #[inline]
+    pub(crate) fn new(looks: Looks) -> Self {
+        Self { ticket: Ticket::default(), looks, function: 0, outcome: None, segment: None }
+    }
+
     /// The call has ended.
     #[inline(always)]
     pub(super) fn put(&mut self, outcome: Outcome, segment: Option<DownSegment>) {
@@ -57,23 +72,23 @@ impl Own {
         matches!(self.outcome, Some(Outcome::Value(_)))
     }
 
-    /// The value that the call ended with, decoded.
+    /// The value that the call ended with, if that is a small one: then this owns
+    /// nothing.
     #[inline]
-    pub(crate) fn decode<R: DeserializeOwned>(self) -> Result<R, Failure> {
-        let Some(Outcome::Value(Payload::Small(small))) = &self.outcome else {
-            return self.decode_large();
-        };
-        let decoded = decode(small.bytes());
-        if self.segment.is_none() {
-            // It owns nothing; to say so spares the code that drops it.
-            std::mem::forget(self);
+    pub(crate) fn small_value(&self) -> Option<&[u8]> {
+        match &self.outcome {
+            Some(Outcome::Value(Payload::Small(small))) if self.segment.is_none() => {
+                Some(small.bytes())
+            }
+            _ => None,
         }
-        decoded
     }
 
-    #[inline(never)]
-    fn decode_large<R: DeserializeOwned>(&self) -> Result<R, Failure> {
+    /// The value that the call ended with, decoded.
+    #[inline]
+    pub(crate) fn decode<R: DeserializeOwned>(&self) -> Result<R, Failure> {
         match &self.outcome {
+            Some(Outcome::Value(Payload::Small(small))) => decode(small.bytes()),
             Some(Outcome::Value(payload)) => payload.with(self.segment.as_ref(), decode),
             _ => Err(no_value()),
         }
@@ -132,23 +147,32 @@ const LEADER_PATIENCE: Duration = Duration::from_micros(20);
 
 impl Lane {
     /// What a hot call needs: its answer comes while its caller spins for a
-    /// moment, before anything else, and is a small value. Returns false if that
-    /// is not so.
-    #[inline]
-    pub(super) fn answered_soon(&self, receiving: &mut Receiving, own: &mut Own) -> bool {
-        let ticket = own.ticket;
+    /// moment, before anything else, and is a small value, which `own` has then. The
+    /// call has no segment.
+    #[inline(always)]
+    pub(super) fn answered_soon(
+        &self,
+        receiving: &mut Receiving,
+        opened: Opened<'_>,
+        own: &mut Own,
+    ) {
         // A call that was sent, and whose caller leads, is ended by nobody else.
-        if receiving.broken || !self.slots.is_sent(ticket) || !receiving.rx.spin_briefly() {
-            return false;
+        if receiving.broken || !opened.is_sent() {
+            return;
         }
-        let own_call = |call| call == ticket.wire();
-        let Some(plain) = receiving.rx.take_plain(Kind::Reply, own_call) else { return false };
-        own.put_small(plain.payload);
-        // The segment of its arguments goes back to its pool.
-        drop(self.slots.end_sent(ticket));
-        self.count_value(own.function);
-        self.answered(1);
-        true
+        // What can be done before the answer is there costs nothing.
+        let values = self.values(own.function);
+        let own_call = |call| call == opened.ticket.wire();
+        if receiving.rx.spin_briefly()
+            && let Some(plain) = receiving.rx.take_plain(Kind::Reply, own_call)
+        {
+            own.put_small(plain.payload);
+            self.slots.end_sent(opened);
+            if let Some(values) = values {
+                add(values, 1);
+            }
+            self.answered(1);
+        }
     }
 
     /// Reads the frames that are there, up to the answer to the reader's own
@@ -265,9 +289,15 @@ impl Lane {
     /// Counts a value that goes to a caller who is still there.
     #[inline]
     fn count_value(&self, function: u32) {
-        if let Some(count) = self.counts.get().and_then(|counts| counts.values(function)) {
-            add(count, 1);
+        if let Some(values) = self.values(function) {
+            add(values, 1);
         }
+    }
+
+    /// Where the values of a function are counted.
+    #[inline]
+    fn values(&self, function: u32) -> Option<&AtomicU64> {
+        self.counts.get()?.values(function)
     }
 
     /// A call that the guest made has been answered.

@@ -178,6 +178,22 @@ pub(crate) struct Failed {
     pub(crate) ended: u64,
 }
 
+/// A call that was given a slot, and is not known to its worker yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened<'s> {
+    pub(crate) ticket: Ticket,
+    slot: &'s Slot,
+}
+
+impl Opened<'_> {
+    /// Whether the call is in flight, and its caller looks by itself.
+    #[inline]
+    pub(crate) fn is_sent(&self) -> bool {
+        let sent = State { generation: self.ticket.generation, phase: Phase::Sent }.pack();
+        self.slot.state.load(Acquire) == sent
+    }
+}
+
 /// A slot that is free, and its last use.
 struct Free<'s> {
     index: u32,
@@ -262,7 +278,7 @@ impl Slots {
         number: u64,
         (function, origin): (u32, u64),
         segment: Option<DownSegment>,
-    ) -> Option<Ticket> {
+    ) -> Option<Opened<'_>> {
         let hint = self.last_freed.load(Relaxed);
         let Free { index, slot, generation } = match self.free_at(hint) {
             Some(free) => free,
@@ -281,14 +297,16 @@ impl Slots {
             slot.bulk.store(1, Relaxed);
         }
         slot.state.store(State { generation, phase: Phase::Sent }.pack(), Release);
-        Some(Ticket { index, generation })
+        Some(Opened { ticket: Ticket { index, generation }, slot })
     }
 
     #[inline]
     fn free_at(&self, index: u32) -> Option<Free<'_>> {
         let slot = self.get(index)?;
-        let State { generation, phase } = slot.state();
-        (phase == Phase::Free).then_some(Free { index, slot, generation })
+        let state = slot.state.load(Acquire);
+        let generation = State::unpack(state).generation;
+        let free = State { generation, phase: Phase::Free }.pack();
+        (state == free).then_some(Free { index, slot, generation })
     }
 
     #[cold]
@@ -361,13 +379,6 @@ impl Slots {
         slot.leave(ticket, Phase::Asleep, to)
     }
 
-    /// Whether a call is in flight whose caller looks by itself.
-    #[inline]
-    pub(crate) fn is_sent(&self, ticket: Ticket) -> bool {
-        let sent = State { generation: ticket.generation, phase: Phase::Sent }.pack();
-        self.get(ticket.index).is_some_and(|slot| slot.state.load(Acquire) == sent)
-    }
-
     /// A call whose caller is the one that reads: its segment, which the caller
     /// has from now on. `None` if it is not in flight.
     ///
@@ -390,14 +401,11 @@ impl Slots {
         self.give_back(ticket, slot);
     }
 
-    /// Ends the leader's own call, which [was sent](Self::is_sent), and whose
-    /// value it has. Gives the call's segment back.
+    /// Ends the leader's own call, which [is sent](Opened::is_sent) and has no segment,
+    /// and whose value it has.
     #[inline]
-    pub(crate) fn end_sent(&self, ticket: Ticket) -> Option<DownSegment> {
-        let slot = self.get(ticket.index)?;
-        let segment = slot.take_segment();
+    pub(crate) fn end_sent(&self, Opened { ticket, slot }: Opened<'_>) {
         self.give_back(ticket, slot);
-        segment
     }
 
     /// Ends the use of a slot, which is the next to be taken.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use menagerie_protocol::lane::asymmetric;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,8 @@ impl Reaper {
         let reaping = Arc::clone(&shared);
         std::thread::Builder::new().name("menagerie-reap".to_owned()).spawn(move || {
             set_slice(Slice::Short);
+            // It has time for this now.
+            asymmetric::prepare();
             reaping.reap_all();
         })?;
         Ok(Self(shared))

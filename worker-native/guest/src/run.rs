@@ -99,6 +99,15 @@ impl<'a> CallRef<'a> {
     /// There are more or fewer.
     #[inline]
     pub fn args(self, names: &'static [&'static str]) -> Result<Args<'a>, Fault> {
+        // As many as there should be, and few: nearly always.
+        match Decoder::in_short_list(self.arg_bytes(), names.len()) {
+            Some(decoder) => Ok(Args { decoder, names }),
+            None => self.counted_args(names),
+        }
+    }
+
+    #[inline(never)]
+    fn counted_args(self, names: &'static [&'static str]) -> Result<Args<'a>, Fault> {
         let mut decoder = Decoder::new(self.arg_bytes());
         let count = decoder.list().map_err(|e| Fault::bad_arguments(e.to_string()))?;
         if count != names.len() {

@@ -24,6 +24,14 @@ impl<'de> Decoder<'de> {
         Self { rest: bytes, depth: 0 }
     }
 
+    /// A decoder behind the head of a list, if `bytes` begin with that of one of
+    /// this length, and it takes one byte.
+    #[inline]
+    pub(crate) fn in_short_list(bytes: &'de [u8], len: usize) -> Option<Self> {
+        let (head, rest) = bytes.split_first()?;
+        (len < 16 && usize::from(*head) == 0x90 | len).then_some(Self { rest, depth: 1 })
+    }
+
     /// The head of a list.
     #[inline]
     pub(crate) fn list(&mut self) -> Result<usize, CodecError> {
