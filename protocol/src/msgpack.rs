@@ -4,6 +4,9 @@
 //! string, bytes, list, map. A loader walks [`Token`]s from a [`Reader`] into
 //! its VM's values, and writes its VM's values with [`Writer`].
 
+mod args;
+
+pub use args::encode_args;
 use rmp::Marker;
 use thiserror::Error;
 
@@ -334,51 +337,6 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// Appends a call's arguments, any serializable tuple, as a MessagePack array.
-/// `()` is the empty array.
-///
-/// # Errors
-///
-/// The value has no MessagePack form, or is no tuple, list or struct.
-pub fn encode_args<W: std::io::Write, A: serde::Serialize + ?Sized>(
-    out: &mut W,
-    args: &A,
-) -> Result<(), rmp_serde::encode::Error> {
-    /// Turns the nil that `()` serializes to into the empty array.
-    struct First<'w, W>(&'w mut W, bool);
-
-    impl<W: std::io::Write> std::io::Write for First<'_, W> {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.write_all(bytes).map(|()| bytes.len())
-        }
-
-        // Out of line it would not know that most of what comes is one byte.
-        #[inline(always)]
-        fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-            let first = std::mem::replace(&mut self.1, true);
-            if !first && bytes == [Marker::Null.to_u8()] {
-                return self.0.write_all(&[Marker::FixArray(0).to_u8()]);
-            }
-            if !first && bytes.first().is_some_and(|b| !is_list_head(*b)) {
-                let problem = "the arguments of a call are a tuple, for example (name,)";
-                return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, problem));
-            }
-            self.0.write_all(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    let mut serializer = rmp_serde::Serializer::new(First(out, false));
-    args.serialize(&mut serializer)
-}
-
-const fn is_list_head(byte: u8) -> bool {
-    matches!(Marker::from_u8(byte), Marker::FixArray(_) | Marker::Array16 | Marker::Array32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,19 +391,6 @@ mod tests {
     #[test]
     fn reader_refuses_bottomless_nesting() {
         assert_eq!(Reader::new(&[0x91; 4096]).skip(), Err(DecodeError::TooDeep));
-    }
-
-    #[test]
-    fn args_are_tuples_and_unit_is_the_empty_one() {
-        let encode = |args: &dyn Fn(&mut Vec<u8>) -> Result<(), rmp_serde::encode::Error>| {
-            let mut out = Vec::new();
-            args(&mut out).map(|()| out)
-        };
-        assert_eq!(encode(&|out| encode_args(out, &())).unwrap(), [0x90]);
-        assert_eq!(encode(&|out| encode_args(out, &(1, "a"))).unwrap(), [0x92, 1, 0xa1, b'a']);
-        assert_eq!(encode(&|out| encode_args(out, &(None::<u8>,))).unwrap(), [0x91, 0xc0]);
-        assert!(encode(&|out| encode_args(out, &7)).is_err());
-        assert!(encode(&|out| encode_args(out, "text")).is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Calling a contract's functions.
 
 mod arguments;
+mod awaited;
 mod clock;
 mod in_flight;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::arguments::{Encode, Raw, Tuple};
+use self::awaited::Awaited;
 use self::clock::{Clock, TimedOut};
 use self::in_flight::InFlight;
 use crate::bundle::{Bundle, Route};
@@ -106,24 +108,15 @@ impl Contract {
     ///
     /// Dropping the future cancels the call: the guest is asked to stop, and
     /// its result is thrown away.
-    pub async fn call<A: Serialize, R: DeserializeOwned>(
-        &self,
-        function: &str,
+    pub fn call<'c, A: Serialize, R: DeserializeOwned>(
+        &'c self,
+        function: &'c str,
         args: A,
-    ) -> Result<R, Failure> {
-        let (mut own, mut clock) =
-            (ManuallyDrop::new(Own::new(Looks::IfAlone)), Clock::new(self.deadline));
-        let args = Tuple(&args);
-        let sent = self.send(function, &args, &mut clock, &mut own);
-        if let Some(value) = hot(&own, &clock, &sent) {
-            // It owns nothing, and neither does the road: to say so spares the code that
-            // drops them.
-            std::mem::forget(sent);
-            return decode(value);
-        }
-        let mut own = ManuallyDrop::into_inner(own);
-        self.finish(function, &args, &mut own, (clock, sent)).await?;
-        own.decode()
+    ) -> impl Future<Output = Result<R, Failure>> {
+        Awaited::new(self, function, args, async move |args, mut own, sent| {
+            self.finish(function, &Tuple(&args), &mut own, sent).await?;
+            own.decode()
+        })
     }
 
     /// As [`call`](Self::call), from a thread that may block. It must not be
@@ -149,17 +142,15 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let (mut own, mut clock) =
-            (ManuallyDrop::new(Own::new(Looks::Always)), Clock::new(self.deadline));
+        let mut own = ManuallyDrop::new(Own::new(Looks::Always));
         let args = Tuple(&args);
-        let sent = self.send(function, &args, &mut clock, &mut own);
-        if let Some(value) = hot(&own, &clock, &sent) {
-            // As in `call`.
-            std::mem::forget(sent);
+        let sent = self.sends_at_once(function, &args, &mut own);
+        if let Some(value) = own.small_value() {
+            // It owns nothing: not to drop it spares the code that would.
             return decode(value);
         }
         let mut own = ManuallyDrop::into_inner(own);
-        self.finish_blocking(function, &args, &mut own, (clock, sent))?;
+        self.finish_blocking(function, &args, &mut own, sent)?;
         own.decode()
     }
 
@@ -183,24 +174,23 @@ impl Contract {
 
     /// Calls with arguments that are MessagePack already.
     pub(crate) async fn call_raw(&self, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
-        let (mut own, mut clock) = (Own::new(Looks::IfAlone), Clock::new(self.deadline));
-        let args = Raw(args);
-        let sent = self.send(function, &args, &mut clock, &mut own);
-        self.finish(function, &args, &mut own, (clock, sent)).await?;
+        let mut own = Own::new(Looks::IfAlone);
+        self.finish(function, &Raw(args), &mut own, false).await?;
         own.into_vec()
     }
 
-    /// Waits until the call has ended that was sent, or tries again until one has, and
-    /// leaves its value in `own`.
+    /// Waits until the call has ended, which [was sent at once](Self::sends_at_once) or
+    /// not, tries again where it may, and leaves its value in `own`.
     #[inline]
     async fn finish<A: Encode>(
         &self,
         function: &str,
         args: &A,
         own: &mut Own,
-        (mut clock, sent): (Clock, Result<Road<'_>, NotSent>),
+        sent: bool,
     ) -> Result<(), Failure> {
-        let tried = match sent {
+        let mut clock = Clock::new(self.deadline);
+        let tried = match self.road(sent, function, args, &mut clock, own) {
             Ok(lane) => self.wait(&lane, own, &mut clock).await,
             Err(not_sent) => Err(not_sent),
         };
@@ -253,9 +243,12 @@ impl Contract {
         function: &str,
         args: &dyn Encode,
         own: &mut Own,
-        (mut clock, sent): (Clock, Result<Road<'_>, NotSent>),
+        sent: bool,
     ) -> Result<(), Failure> {
-        let mut tried = sent.map(|lane| self.wait_blocking(&lane, own, &mut clock));
+        let mut clock = Clock::new(self.deadline);
+        let mut tried = self
+            .road(sent, function, args, &mut clock, own)
+            .map(|lane| self.wait_blocking(&lane, own, &mut clock));
         loop {
             let waited = match tried {
                 Ok(waited) => waited,
@@ -277,9 +270,42 @@ impl Contract {
         }
     }
 
-    /// Sends the call, if it can be sent now. On a hot lane `own` has its value then.
+    /// Sends the call, if the lane that the handle knows takes it now, and its time need
+    /// not be taken. On a hot lane `own` has its value then, as nearly always.
     // Each layer out of line costs a hot call a frame, and moves of what it gives.
     #[inline(always)]
+    fn sends_at_once<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> bool {
+        let Some((lane, contract)) = self.known_road() else { return false };
+        let Some(id) = contract.function(function) else { return false };
+        if lane.samples_next(SAMPLE_EVERY) {
+            return false;
+        }
+        let mut arguments = Arguments::new(lane);
+        if args.encode(lane, &mut arguments).is_err() {
+            // It is said when they are encoded once more.
+            return false;
+        }
+        own.function = id;
+        self.send_arguments(lane, &mut arguments, own).is_ok()
+    }
+
+    /// The road that the call is on if it was [sent at once](Self::sends_at_once).
+    /// Otherwise sends it, if it can be sent now.
+    fn road<A: Encode + ?Sized>(
+        &self,
+        sent: bool,
+        function: &str,
+        args: &A,
+        clock: &mut Clock,
+        own: &mut Own,
+    ) -> Result<Road<'_>, NotSent> {
+        match &self.first {
+            Some((lane, _)) if sent => Ok(Road::First(lane)),
+            _ => self.send(function, args, clock, own),
+        }
+    }
+
+    /// Sends the call, if it can be sent now. On a hot lane `own` has its value then.
     fn send<A: Encode + ?Sized>(
         &self,
         function: &str,
@@ -302,7 +328,6 @@ impl Contract {
     }
 
     /// Sends the call on the lane that serves the bundle now.
-    #[inline(never)]
     fn send_by_route<A: Encode + ?Sized>(
         &self,
         function: &str,
@@ -323,7 +348,6 @@ impl Contract {
         Ok(Arc::clone(lane))
     }
 
-    #[inline(always)]
     fn send_on<A: Encode + ?Sized>(
         &self,
         lane: &Arc<Lane>,
@@ -342,18 +366,20 @@ impl Contract {
             clock.sample();
         }
         own.function = id;
-        let sent = match arguments.take_segment() {
-            None => {
-                let sent = lane.call_small(own, self.origin, arguments.small());
-                // They own nothing now.
-                std::mem::forget(arguments);
-                sent
-            }
+        self.send_arguments(lane, &mut arguments, own)
+            .map_err(|refused| self.refused(refused, lane))
+    }
+
+    #[inline(always)]
+    fn send_arguments(
+        &self,
+        lane: &Arc<Lane>,
+        arguments: &mut Arguments<'_>,
+        own: &mut Own,
+    ) -> Result<(), Refused> {
+        match arguments.take_segment() {
+            None => lane.call_small(own, self.origin, arguments.small()),
             Some((segment, reference)) => lane.send_bulk(own, self.origin, &reference, segment),
-        };
-        match sent {
-            Ok(()) => Ok(()),
-            Err(refused) => Err(self.refused(refused, lane)),
         }
     }
 
@@ -512,14 +538,6 @@ impl Contract {
         self.bundle.counters.failed(&self.id, function, &failure);
         failure
     }
-}
-
-/// The value of a hot call: it was sent to the lane that its handle knows, its answer
-/// came at once, is small, and nobody has looked at the clock.
-#[inline(always)]
-fn hot<'o>(own: &'o Own, clock: &Clock, sent: &Result<Road<'_>, NotSent>) -> Option<&'o [u8]> {
-    let known = matches!(sent, Ok(Road::First(_))) && !clock.is_read();
-    if known { own.small_value() } else { None }
 }
 
 /// The lane that a call goes to.

@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use super::{SLOT_WORDS, Shape};
+
 /// A word of shared memory.
 pub trait Word {
     /// Loads it.
@@ -67,6 +69,11 @@ pub trait Memory {
     type Word: Word;
     /// The ring's words: `Shape::words` of them.
     fn ring(&self) -> &[Self::Word];
+    /// The slot at a position.
+    #[inline]
+    fn slot(&self, shape: Shape, position: u64) -> &[Self::Word; SLOT_WORDS] {
+        &self.ring().as_chunks().0[shape.index(position)]
+    }
     /// Where the consumer publishes its position.
     fn head(&self) -> &Self::Word;
 }
@@ -77,6 +84,11 @@ impl<M: Memory + ?Sized> Memory for std::sync::Arc<M> {
     #[inline]
     fn ring(&self) -> &[Self::Word] {
         (**self).ring()
+    }
+
+    #[inline]
+    fn slot(&self, shape: Shape, position: u64) -> &[Self::Word; SLOT_WORDS] {
+        (**self).slot(shape, position)
     }
 
     #[inline]

@@ -95,7 +95,7 @@ impl<M: Memory> Consumer<M> {
     /// sleeps on, for as long as its low half is [`stale`](Self::stale).
     #[inline]
     pub fn next_header(&self) -> &M::Word {
-        &self.shape.slot(self.memory.ring(), self.next)[0]
+        &self.memory.slot(self.shape, self.next)[0]
     }
 
     /// See [`next_header`](Self::next_header).
@@ -144,7 +144,7 @@ impl<M: Memory> Consumer<M> {
     /// Of anything else, and of nonsense, [`peek`](Self::peek) tells more.
     #[inline]
     pub fn take_plain(&mut self, kind: Kind, wanted: impl FnOnce(u64) -> bool) -> Option<Plain> {
-        let [header, packed, call, words @ ..] = self.shape.slot(self.memory.ring(), self.next);
+        let [header, packed, call, words @ ..] = self.memory.slot(self.shape, self.next);
         // SYNC: frame published, as in `peek`.
         let header = header.load(Acquire);
         if low(header) != self.mark {
@@ -168,7 +168,7 @@ impl<M: Memory> Consumer<M> {
             return Err(Corrupt::Mark { slot, header });
         }
         let len = header >> 32;
-        let [_, packed, call, ..] = self.shape.slot(self.memory.ring(), slot);
+        let [_, packed, call, ..] = self.memory.slot(self.shape, slot);
         let (packed, call) = (packed.load(Relaxed), call.load(Relaxed));
         let flags = packed.to_le_bytes()[1];
         let kind = match packed.to_le_bytes()[0] {
@@ -227,7 +227,7 @@ impl<M: Memory> Consumer<M> {
             return None;
         }
         assert_eq!(frame.position, self.next, "the frame was released");
-        let [_, _, _, words @ ..] = self.shape.slot(self.memory.ring(), frame.position);
+        let [_, _, _, words @ ..] = self.memory.slot(self.shape, frame.position);
         Some(Small::load(words, frame.len))
     }
 

@@ -186,16 +186,12 @@ impl Shape {
         (self.slots as usize / 4 - 1) * NEXT_BYTES + FIRST_BYTES
     }
 
+    /// Which of the slots is that of a position.
     #[allow(clippy::cast_possible_truncation, reason = "masked to below 2^20")]
     #[inline]
-    const fn index(self, position: u64) -> usize {
+    #[must_use]
+    pub const fn index(self, position: u64) -> usize {
         (position & (self.slots - 1)) as usize
-    }
-
-    /// The slot at a position of a ring of this shape.
-    #[inline]
-    fn slot<W>(self, ring: &[W], position: u64) -> &[W; SLOT_WORDS] {
-        &ring.as_chunks().0[self.index(position)]
     }
 
     #[inline]

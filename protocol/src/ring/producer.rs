@@ -144,7 +144,7 @@ impl<M: Memory> Producer<M> {
 
     /// The header word at a position, for waking who sleeps on it.
     pub fn header(&self, position: u64) -> &M::Word {
-        &self.shape.slot(self.memory.ring(), position)[0]
+        &self.memory.slot(self.shape, position)[0]
     }
 
     #[cold]
@@ -158,7 +158,7 @@ impl<M: Memory> Producer<M> {
     // one of them waits for the stores.
     #[inline(always)]
     fn publish(&mut self, head: FrameHead, len: usize, slots: u64, parts: &[&[u8]]) {
-        let slot = self.shape.slot(self.memory.ring(), self.tail);
+        let slot = self.memory.slot(self.shape, self.tail);
         let [header, packed, call, words @ ..] = slot;
         packed.store(head.pack(), Relaxed);
         call.store(head.call, Relaxed);
@@ -189,7 +189,7 @@ impl<M: Memory> Producer<M> {
     fn continuations(&self, slots: u64) {
         let mark = u64::from(self.mark) | CONTINUATION;
         for further in 1..slots {
-            self.shape.slot(self.memory.ring(), self.tail + further)[0].store(mark, Relaxed);
+            self.memory.slot(self.shape, self.tail + further)[0].store(mark, Relaxed);
         }
     }
 

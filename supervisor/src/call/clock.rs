@@ -28,12 +28,6 @@ impl Clock {
         self.weight = SAMPLE_EVERY;
     }
 
-    /// Whether the call's time is taken.
-    #[inline]
-    pub(super) const fn is_read(&self) -> bool {
-        self.started.is_some()
-    }
-
     /// How long it has taken, if that is known.
     #[inline]
     pub(super) fn taken(&self) -> Option<Taken> {

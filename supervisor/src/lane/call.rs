@@ -108,17 +108,25 @@ impl Lane {
         };
         // Whoever sends holds `tx`, so nobody else writes the count.
         self.sent.store(number + 1, Ordering::Release);
-        let head = FrameHead { kind: Kind::Call, flags, function, call: opened.ticket.wire() };
+        let call = opened.ticket.wire();
         if has_slot {
-            sending.tx.send_one(head, payload);
+            sending.tx.send_one(FrameHead { kind: Kind::Call, flags, function, call }, payload);
         } else {
-            self.send_slowly(sending, head, payload);
+            self.send_slowly(sending, flags, function, call, payload);
         }
         Ok(opened)
     }
 
     #[inline(never)]
-    fn send_slowly(&self, mut sending: MutexGuard<'_, Sending>, head: FrameHead, payload: &[u8]) {
+    fn send_slowly(
+        &self,
+        mut sending: MutexGuard<'_, Sending>,
+        flags: u8,
+        function: u32,
+        call: u64,
+        payload: &[u8],
+    ) {
+        let head = FrameHead { kind: Kind::Call, flags, function, call };
         if let Err(full) = sending.tx.send(head, &[payload]) {
             // It had room. A worker that takes that back is being killed, and the
             // lane's end ends the call.

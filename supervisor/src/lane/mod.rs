@@ -134,7 +134,7 @@ struct NameKey(usize, u64);
 impl NameKey {
     const WHOLE: usize = 8;
 
-    #[inline]
+    #[inline(always)]
     fn of(name: &str) -> Self {
         let bytes = name.as_bytes();
         let whole = bytes.first_chunk::<{ Self::WHOLE }>();
@@ -395,7 +395,7 @@ impl LaneContract {
     }
 
     /// The id of a function, if there is one of this name.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn function(&self, name: &str) -> Option<u32> {
         let wanted = NameKey::of(name);
         let hint = self.found.load(Ordering::Relaxed);
@@ -405,7 +405,7 @@ impl LaneContract {
         self.find(wanted, name)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_named(&self, at: usize, wanted: NameKey, name: &str) -> bool {
         self.keys.get(at) == Some(&wanted)
             && (name.len() <= NameKey::WHOLE || self.functions[at] == name)
