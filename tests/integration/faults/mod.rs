@@ -6,6 +6,7 @@ mod control;
 mod deaths;
 mod dying;
 mod hello;
+mod panics;
 mod positions;
 mod ring;
 mod values;
@@ -149,9 +150,14 @@ impl Stage {
 
     /// The victim's next worker, which is honest, answers its calls.
     async fn serves_again(&self) {
+        self.serves_after(1).await;
+    }
+
+    /// As [`serves_again`](Self::serves_again), in an incarnation after this one.
+    async fn serves_after(&self, incarnation: u64) {
         let probe = self.supervisor.contract("probe@1").unwrap();
         assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
-        assert!(self.worker().incarnation >= 2);
+        assert!(self.worker().incarnation > incarnation);
     }
 
     /// The rest of the world was not touched, and goes in an orderly way.
@@ -251,6 +257,7 @@ fn every_fault_has_a_test() {
         include_str!("deaths.rs"),
         include_str!("dying.rs"),
         include_str!("hello.rs"),
+        include_str!("panics.rs"),
         include_str!("positions.rs"),
         include_str!("ring.rs"),
         include_str!("values.rs"),

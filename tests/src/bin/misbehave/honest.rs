@@ -1,16 +1,22 @@
 //! What the worker is when it behaves: a loader whose every bundle is a
-//! `probe@1` with `inc` and `echo`.
+//! `probe@1` with `inc` and `echo`; and the same with a bug.
 
 use std::process::ExitCode;
 
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{
-    Args, BundleLoader, BundleSource, ContractInterface, Failure, FunctionId, Instance,
-    LoaderError, ManifestData, Reply, Runtime, SupportedLanguage,
+    Args, BundleId, BundleLoader, BundleSource, ContractInterface, Failure, FunctionId, GuestError,
+    Instance, LoaderError, ManifestData, Reply, Runtime, SupportedLanguage,
 };
 
 pub(crate) fn serve() -> ExitCode {
-    menagerie_protocol::serve::serve(Honest, "misbehaving 1.0, reformed".to_owned())
+    serve_panicking("")
+}
+
+/// Serves, and panics at a step, each time.
+pub(crate) fn serve_panicking(step: &str) -> ExitCode {
+    let bug = Bug(step.to_owned());
+    menagerie_protocol::serve::serve(Honest(bug), "misbehaving 1.0, reformed".to_owned())
 }
 
 /// What it serves, honest or not.
@@ -19,7 +25,17 @@ pub(crate) fn contracts() -> Vec<ContractInterface> {
     vec![ContractInterface { contract: "probe@1".to_owned(), functions }]
 }
 
-struct Honest;
+/// The step at which the loader panics.
+#[derive(Clone)]
+struct Bug(String);
+
+impl Bug {
+    fn at(&self, step: &str) {
+        assert_ne!(self.0, step, "as it was told");
+    }
+}
+
+struct Honest(Bug);
 
 impl BundleLoader for Honest {
     fn loader_name(&self) -> &'static str {
@@ -40,22 +56,29 @@ impl BundleLoader for Honest {
         _source: &BundleSource,
         runtime: &Runtime,
     ) -> Result<(), LoaderError> {
+        self.0.at("load");
         for contract in contracts() {
             runtime.register(contract)?;
         }
-        runtime.install(Box::new(Probe));
+        runtime.install(Box::new(Probe(self.0.clone())));
         Ok(())
     }
 
     fn reload(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {
         self.load(manifest, runtime.source(), runtime)
     }
+
+    fn unload(&self, _: BundleId, _: &Runtime) -> Result<(), LoaderError> {
+        self.0.at("unload");
+        Ok(())
+    }
 }
 
-struct Probe;
+struct Probe(Bug);
 
 impl Instance for Probe {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
+        self.0.at("call");
         let mut reader = Reader::new(args.bytes);
         match (function, reader.array()) {
             (0, Ok(1)) => match reader.token() {
@@ -69,5 +92,15 @@ impl Instance for Probe {
             (1, Ok(1)) => reply.ok(reader.rest()),
             _ => reply.fail(Failure::BadArguments { message: "one argument".to_owned() }),
         }
+    }
+
+    fn on_load(&mut self, _: Option<&[u8]>) -> Result<(), GuestError> {
+        self.0.at("on_load");
+        Ok(())
+    }
+
+    fn on_unload(&mut self) -> Result<Option<Vec<u8>>, GuestError> {
+        self.0.at("on_unload");
+        Ok(None)
     }
 }

@@ -1,0 +1,103 @@
+//! A worker whose loader panics: that is the loader's bug, its VM is in an unknown
+//! state, and the process ends; but it says first at work for which bundle that was.
+
+use menagerie_supervisor::{Activity, RuntimeError};
+
+use super::{Stage, hasty, hasty_once};
+use crate::support::{ready_after, run};
+
+/// The worker that has panicked ends, and the report names the bundle; the next one
+/// is honest, and has it or not.
+async fn is_named(stage: &Stage, activity: Option<Activity>) {
+    let report = stage.report(1).await;
+    assert_eq!(report.signal, Some(6), "{report:?}");
+    assert_eq!(report.suspect.as_deref(), Some("victim"), "{report:?}");
+    let words = "the loader has panicked at work for the bundle 'victim'";
+    assert!(report.stderr.iter().any(|line| line.contains(words)), "{report:?}");
+    // The panic's own words, from the worker's standard error.
+    assert!(report.stderr.iter().any(|line| line.contains("as it was told")), "{report:?}");
+    let running: Vec<_> = report.running.iter().map(|r| (&*r.bundle, r.activity)).collect();
+    if let Some(activity) = activity {
+        assert_eq!(running, [("victim", activity)], "{report:?}");
+    }
+    ready_after(&stage.supervisor, "native", 1).await;
+}
+
+/// At a load's step, of the loader's or of the bundle's hook. The load is tried once
+/// more, as the worker may have died of another one.
+async fn panics_in_a_load(fault: &'static str) {
+    let stage = Stage::set(hasty_once(fault)).await;
+    stage.load().await;
+    is_named(&stage, Some(Activity::Load)).await;
+    stage.serves_again().await;
+    stage.end().await;
+}
+
+#[test]
+fn s5_a_loader_that_panics_in_a_load_is_named() {
+    run(panics_in_a_load("panic:load"));
+}
+
+#[test]
+fn s5_a_loader_that_panics_in_on_load_is_named() {
+    run(panics_in_a_load("panic:on_load"));
+}
+
+#[test]
+fn l5_a_loader_that_always_panics_in_a_load_loads_nothing() {
+    run(async {
+        let stage = Stage::set(hasty("panic:load")).await;
+        let outcome = stage.supervisor.load(stage.victim()).await;
+        let unavailable = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
+        assert!(unavailable, "{outcome:?}");
+        assert!(stage.supervisor.contract("probe@1").is_err());
+        for count in [1, 2] {
+            let report = stage.report(count).await;
+            assert_eq!(report.suspect.as_deref(), Some("victim"), "{report:?}");
+        }
+        stage.quarantined().await;
+        stage.end().await;
+    });
+}
+
+#[test]
+fn s5_a_loader_that_panics_in_a_call_is_named() {
+    run(async {
+        let stage = Stage::set(hasty_once("panic:call")).await;
+        let probe = stage.load().await;
+        // Unwinding drops the call's reply, which is an answer as well: the call fails
+        // by that, or by the process's end.
+        let outcome = probe.call::<_, i64>("inc", (1,)).await;
+        assert!(outcome.is_err(), "{outcome:?}");
+        is_named(&stage, None).await;
+        stage.serves_again().await;
+        stage.end().await;
+    });
+}
+
+#[test]
+fn s5_a_loader_that_panics_at_a_reload_is_named() {
+    run(async {
+        let stage = Stage::set(hasty_once("panic:on_unload")).await;
+        stage.load().await;
+        let outcome = stage.supervisor.reload("victim").await;
+        assert!(outcome.is_err(), "{outcome:?}");
+        is_named(&stage, Some(Activity::OnUnload)).await;
+        stage.serves_again().await;
+        stage.end().await;
+    });
+}
+
+#[test]
+fn s5_a_loader_that_panics_in_an_unload_is_named() {
+    run(async {
+        let stage = Stage::set(hasty_once("panic:unload")).await;
+        stage.load().await;
+        stage.supervisor.unload("victim").await.unwrap();
+        is_named(&stage, Some(Activity::OnUnload)).await;
+        assert!(stage.supervisor.contract("probe@1").is_err());
+        stage.load().await;
+        stage.serves_again().await;
+        stage.end().await;
+    });
+}
