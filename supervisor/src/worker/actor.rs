@@ -342,10 +342,21 @@ impl Actor {
         if self.rolling.is_some() || !self.life.starts_after_death(Instant::now()) {
             return;
         }
-        self.early = Some(match self.core.standbys.take(&self.name.loader) {
-            Some(standby) => Early::Waits(Box::new(standby)),
-            None => Early::Starts(self.launch(|_| {})),
-        });
+        let claimed = self.claim();
+        self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch(|_| {}))));
+    }
+
+    /// What can be the next process with no start of its own: the one that was begun
+    /// early, else a standby.
+    pub(super) fn claim(&mut self) -> Option<Early> {
+        let is_gone = |early: &Early| match early {
+            Early::Waits(standby) => !standby.child.is_running(),
+            Early::Starts(_) => false,
+        };
+        self.early.take().filter(|early| !is_gone(early)).or_else(|| {
+            let standby = self.core.standbys.take(&self.name.loader)?;
+            Some(Early::Waits(Box::new(standby)))
+        })
     }
 
     /// What was begun early is not needed.
@@ -362,20 +373,17 @@ impl Actor {
             self.serve(next);
             return self.drop_early();
         }
-        match self.early.take() {
-            Some(Early::Waits(standby)) if standby.child.is_running() => self.up(*standby),
+        match self.claim() {
+            Some(Early::Waits(standby)) => self.up(*standby),
             Some(Early::Starts(launching)) => {
                 lock(&self.view).pid = launching.pid();
                 self.launching = Some(launching);
             }
-            _ => match self.core.standbys.take(&self.name.loader) {
-                Some(standby) => self.up(standby),
-                None => {
-                    let view = Arc::clone(&self.view);
-                    let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
-                    self.launching = Some(launching);
-                }
-            },
+            None => {
+                let view = Arc::clone(&self.view);
+                let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
+                self.launching = Some(launching);
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use super::alive::Alive;
 use super::crash;
 use super::handle::{Command, Current};
 use super::launch::{LaunchError, Launched};
-use super::launching::Launching;
+use super::launching::{Early, Launching};
 use super::reap::Ended;
 use super::roll::{self, Prepared};
 use super::stop;
@@ -40,16 +40,16 @@ impl Actor {
             return;
         }
         let mut rolling = Rolling { replies: vec![reply], launching: None, next: None };
-        match self.core.standbys.take(&self.name.loader) {
-            Some(standby) => {
+        match self.claim() {
+            Some(Early::Waits(standby)) => {
                 self.rolling = Some(rolling);
-                let _ = self.next_launched(Ok(standby));
+                let _ = self.next_launched(Ok(*standby));
+                return;
             }
-            None => {
-                rolling.launching = Some(self.launch(|_| {}));
-                self.rolling = Some(rolling);
-            }
+            Some(Early::Starts(launching)) => rolling.launching = Some(launching),
+            None => rolling.launching = Some(self.launch(|_| {})),
         }
+        self.rolling = Some(rolling);
     }
 
     pub(super) fn next_launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {
