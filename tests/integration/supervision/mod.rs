@@ -14,6 +14,7 @@ mod remains;
 mod replicas;
 mod reports;
 mod rolling;
+mod settling;
 mod standby;
 mod strays;
 

@@ -117,6 +117,26 @@ fn s6_a_load_that_does_not_end_is_told() {
     });
 }
 
+/// What a language, or its worker, says when `crash` is called.
+pub(super) fn has_its_languages_words(suffix: &str, report: &CrashReport) {
+    let told = report.stderr.join("\n");
+    match suffix {
+        // Python's faulthandler, .NET's own trace.
+        "py" => assert!(told.contains("Aborted") && told.contains("in crash"), "{told}"),
+        "dotnet" => {
+            assert!(told.contains("crash() was called"), "{told}");
+            assert!(told.contains("at System.Environment.FailFast"), "its stack: {told}");
+        }
+        // The worker's own, with the bundle's library in it.
+        "rust" | "c" => {
+            assert!(told.contains("SIGSEGV: the stack of"), "{told}");
+            let library = report.stderr.iter().any(|line| line.starts_with("  libprobe"));
+            assert!(library, "{told}");
+        }
+        _ => {}
+    }
+}
+
 #[test]
 fn s2_a_crash_report_has_the_use_of_resources_and_the_languages_own_words() {
     run(async {
@@ -130,22 +150,7 @@ fn s2_a_crash_report_has_the_use_of_resources_and_the_languages_own_words() {
             let report = report(&supervisor, language.loader, count).await;
             let usage = report.usage.unwrap();
             assert!(usage.max_rss_bytes > 1 << 20, "{n}: {report:?}");
-            let told = report.stderr.join("\n");
-            match language.suffix {
-                // Python's faulthandler, .NET's own trace.
-                "py" => assert!(told.contains("Aborted") && told.contains("in crash"), "{told}"),
-                "dotnet" => {
-                    assert!(told.contains("crash() was called"), "{told}");
-                    assert!(told.contains("at System.Environment.FailFast"), "its stack: {told}");
-                }
-                // The worker's own, with the bundle's library in it.
-                "rust" | "c" => assert!(told.contains("SIGSEGV: the stack of"), "{told}"),
-                _ => {}
-            }
-            if language.loader == "native" {
-                let library = report.stderr.iter().any(|line| line.starts_with("  libprobe"));
-                assert!(library, "{told}");
-            }
+            has_its_languages_words(language.suffix, &report);
             supervisor.unload(&format!("probe-{}", language.suffix)).await.unwrap();
         }
         supervisor.shutdown().await;
