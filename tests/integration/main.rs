@@ -27,6 +27,9 @@ mod outcalls;
 // own bundle gives up.
 mod asynchronous;
 
+// Contracts and functions of the longest names, through every language.
+mod long_names;
+
 // Bundles that fork: one process answers.
 mod forks;
 

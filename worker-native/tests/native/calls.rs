@@ -149,6 +149,19 @@ fn bad_arguments_are_named_before_the_function_runs() {
     }
 }
 
+/// Of a Rust function; those of other languages are in the integration tests.
+#[test]
+fn b3_a_name_of_255_letters() {
+    let harness = harness();
+    let bundle = Folder::fixture("names").load(&harness);
+    let name = format!("f{}d", "n".repeat(253));
+    let text: String = bundle.call("another@2", &name, ("Ada",)).unwrap();
+    assert_eq!(text, "Ada");
+    let told = bundle.contracts();
+    let other = told.iter().find(|told| told.contract == "another@2").unwrap();
+    assert_eq!(other.functions, ["answer".to_owned(), name]);
+}
+
 #[test]
 fn rust_types_are_what_serde_makes_of_them() {
     let harness = harness();

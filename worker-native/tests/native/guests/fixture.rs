@@ -183,6 +183,13 @@ impl Other {
     fn answer() -> u8 {
         42
     }
+
+    /// Of 255 letters.
+    fn fnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnd(
+        text: &str,
+    ) -> &str {
+        text
+    }
 }
 
 menagerie_guest::bundle!(Fixture, Other);
