@@ -6,6 +6,7 @@ mod by_hand;
 mod copies;
 mod deadlines;
 mod deaths;
+mod hooks;
 mod idle;
 mod limits;
 mod long_forms;
