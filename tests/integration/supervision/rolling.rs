@@ -5,7 +5,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Load, answers, load, lua, lua_with};
-use crate::support::{Recorder, config, exists, run, start, start_with, wait_for, worker};
+use crate::support::{
+    PATIENCE, Recorder, config, exists, per_language, run, setup_with, start, start_with, wait_for,
+    worker,
+};
 
 #[test]
 fn s8_a_rolling_restart_under_load_fails_no_call() {
@@ -138,3 +141,39 @@ fn s8_a_death_in_the_middle_of_a_rolling_restart() {
         supervisor.shutdown().await;
     });
 }
+
+/// In the languages whose VMs take their time to start and to end: callers notice
+/// nothing, and a call that takes long ends where it began.
+async fn s8_a_rolling_restart_fails_no_call_in(suffix: &str) {
+    let setup = setup_with(suffix, config()).await;
+    let (supervisor, loader) = (&setup.supervisor, setup.language.loader);
+    let events = Recorder::of(supervisor);
+    // They wait for as long as this machine may need; for ever is a bug.
+    let calls = Load::on(&setup.probe.clone().with_timeout(PATIENCE), 3);
+    for n in 1..=2 {
+        let before = worker(supervisor, loader).unwrap();
+        calls.more(50).await;
+        let probe = setup.probe.clone().with_timeout(PATIENCE);
+        let long = tokio::spawn(async move { probe.call::<_, ()>("sleep_ms", (1000,)).await });
+        calls.more(10).await;
+        let after = supervisor.restart_rolling(loader).await.unwrap();
+        assert_ne!(after.pid, before.pid);
+        assert_eq!((after.incarnation, after.restarts), (before.incarnation + 1, 0));
+        calls.more(50).await;
+        long.await.unwrap().unwrap();
+        let text: String = setup.greeter.call("greet", ("Ada",)).await.unwrap();
+        assert_eq!(text, "Hello, Ada");
+        let gone = before.pid.unwrap();
+        wait_for("the old process to end", || (!exists(gone)).then_some(())).await;
+        let replaced = |event: &&EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+        wait_for("the event", || (events.all().iter().filter(replaced).count() == n).then_some(()))
+            .await;
+    }
+    assert_eq!(calls.end().await, []);
+    assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+    supervisor.shutdown().await;
+}
+
+per_language!(py, js, dotnet; {
+    s8_a_rolling_restart_fails_no_call_in,
+});
