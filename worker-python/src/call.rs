@@ -6,7 +6,6 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use crate::forks;
 use crate::function::Function;
 use crate::guest_error;
 use crate::lane::Lane;
@@ -65,13 +64,7 @@ fn invoke<'py>(
     function.check_count(count)?;
     let mut next = |index| argument(py, function, index, decoder);
     let callable = function.callable.bind(py);
-    let guarded = |call: &dyn Fn() -> PyResult<Bound<'py, PyAny>>| {
-        lane.interrupt.begin(py, 0);
-        let result = call();
-        lane.interrupt.end(py);
-        forks::check(py, &result);
-        result
-    };
+    let guarded = |call: &dyn Fn() -> PyResult<Bound<'py, PyAny>>| lane.run(py, 0, call);
     Ok(match count {
         0 => guarded(&|| callable.call0()),
         1 => {

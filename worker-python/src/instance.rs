@@ -8,7 +8,6 @@ use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply}
 use pyo3::prelude::*;
 
 use crate::call;
-use crate::forks;
 use crate::function::Function;
 use crate::guest_error::guest_error;
 use crate::interpreter;
@@ -31,7 +30,7 @@ pub(crate) struct Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         let Self { thread, lane, bundle, functions, on_load, on_unload } = self;
-        thread.attach(|py| {
+        let mut undo = |py: Python<'_>| {
             if let Err(error) = lane.tasks.close(py) {
                 let message = format!("its event loop could not be closed: {error}");
                 lane.logger.log(LogLevel::Warn, "log", &message);
@@ -45,7 +44,8 @@ impl Drop for Generation {
                 let message = format!("its modules could not be freed: {error}");
                 lane.logger.log(LogLevel::Warn, "log", &message);
             }
-        });
+        };
+        thread.attach(|py| lane.watch(|| undo(py)));
         // Finalizers of the guest's objects ran in there and may have printed.
         lane.leave();
     }
@@ -125,7 +125,8 @@ impl Instance for PythonInstance {
         }
         if lane.tasks.is_due() {
             thread.attach(|py| {
-                lane.tasks.poll(py).unwrap_or_else(|error| report(py, lane, error));
+                let polled = lane.watch(|| lane.tasks.poll(py));
+                polled.unwrap_or_else(|error| report(py, lane, error));
             });
         }
         true
@@ -134,7 +135,7 @@ impl Instance for PythonInstance {
     fn wait(&mut self, wake: BorrowedFd<'_>) {
         let Generation { thread, lane, .. } = &self.generation;
         thread.attach(|py| {
-            if let Err(error) = lane.tasks.wait(py, wake) {
+            if let Err(error) = lane.watch(|| lane.tasks.wait(py, wake)) {
                 report(py, lane, error);
             }
         });
@@ -148,15 +149,11 @@ fn run_hook<'py>(
     context: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = hook.py();
-    lane.interrupt.begin(py, 0);
-    let result = match context {
+    let value = lane.run(py, 0, || match context {
         Some(context) => hook.call1((context,)),
         None => hook.call0(),
-    };
-    lane.interrupt.end(py);
-    forks::check(py, &result);
-    let value = result?;
-    if call::is_awaitable(&value) { lane.tasks.run(&value) } else { Ok(value) }
+    })?;
+    if call::is_awaitable(&value) { lane.watch(|| lane.tasks.run(&value)) } else { Ok(value) }
 }
 
 /// An exception that no call can be blamed for: a callback of the guest's

@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use menagerie_protocol::serve::watched;
 use menagerie_protocol::{Host, Logger, Runtime};
 use pyo3::prelude::*;
 
+use crate::forks;
 use crate::interrupt::PythonInterrupt;
 use crate::output;
 use crate::tasks::Tasks;
@@ -73,6 +75,27 @@ impl Lane {
         output::register(serial, lane.logger.clone());
         CURRENT.set(Some(Rc::clone(&lane)));
         lane
+    }
+
+    /// Runs guest code that may be interrupted: a step of the `async` call `token`, or
+    /// something else if that is 0.
+    pub(crate) fn run<T>(
+        &self,
+        py: Python<'_>,
+        token: u64,
+        code: impl FnOnce() -> PyResult<T>,
+    ) -> PyResult<T> {
+        self.interrupt.begin(py, token);
+        let result = self.watch(code);
+        self.interrupt.end(py);
+        forks::check(py, &result);
+        result
+    }
+
+    /// Runs guest code, whose bundle is named if it ends this thread. CPython's own
+    /// destructors would end the process first, and name nobody.
+    pub(crate) fn watch<T>(&self, code: impl FnOnce() -> T) -> T {
+        watched(&self.bundle, &self.logger, code)
     }
 
     /// Undoes [`enter`](Self::enter).

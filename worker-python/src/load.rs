@@ -8,7 +8,6 @@ use menagerie_protocol::{
 use pyo3::exceptions::{PyImportError, PySyntaxError};
 use pyo3::prelude::*;
 
-use crate::forks;
 use crate::function::Function;
 use crate::guest_error::guest_error;
 use crate::instance::{Generation, PythonInstance};
@@ -95,10 +94,8 @@ impl Generation {
         self.bundle = Some(bundle.clone().unbind());
 
         let stem = Path::new(&manifest.file).file_stem().and_then(|stem| stem.to_str());
-        lane.interrupt.begin(py, 0);
-        let module = bundle.call_method1("run", (stem.unwrap_or("main"), path, code));
-        lane.interrupt.end(py);
-        forks::check(py, &module);
+        let run = (stem.unwrap_or("main"), path, code);
+        let module = lane.run(py, 0, || bundle.call_method1("run", run));
         lane.loading.set(false);
         let module = module.map_err(|error| failed(step_of(py, &error), error))?;
 

@@ -163,17 +163,23 @@ impl Step {
             (this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py)), this.token)
         };
         let Some(coroutine) = coroutine else { return Ok(py.None()) };
-        let lane = Lane::current();
-        if let Some(lane) = &lane {
-            lane.interrupt.begin(py, token);
-            lane.serving.set(token);
-        }
-        let result = coroutine.bind(py).getattr(method).and_then(|method| method.call1(args));
-        if let Some(lane) = &lane {
-            lane.serving.set(0);
-            lane.interrupt.end(py);
-        }
-        forks::check(py, &result);
+        // Outside of what is watched: if the thread ends in there, objects of which
+        // nobody else has a reference cannot be given up any more.
+        let step = coroutine.bind(py).getattr(method)?;
+        let result = match Lane::current() {
+            Some(lane) => lane.run(py, token, || {
+                lane.serving.set(token);
+                let result = step.call1(args);
+                lane.serving.set(0);
+                result
+            }),
+            // A coroutine that another thread closes, or a process that was forked.
+            None => {
+                let result = step.call1(args);
+                forks::check(py, &result);
+                result
+            }
+        };
         match result {
             Ok(value) => Ok(value.unbind()),
             Err(error)

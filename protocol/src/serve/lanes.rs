@@ -16,10 +16,12 @@ use crate::lane::LaneMemory;
 use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
 use crate::loader::BundleLoader;
-use crate::message::{ENDED_BY, LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
+use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
 use crate::ring::Shape;
 use crate::runtime::{InterruptSlot, LogSink, Runtime};
 use crate::shm::{Access, Segment};
+
+use super::last_words::{AbortOnUnwind, ended_its_thread, last_words};
 
 /// The stack of a lane's thread, in bytes: what a main thread usually has, so
 /// that VMs that measure their recursion against it behave as at home.
@@ -259,8 +261,7 @@ impl LaneThread {
         // A panic here is a bug of the loader, and its VM is in an unknown
         // state: the process ends, and the supervisor starts a new one.
         let outbox = Arc::clone(&self.shared.outbox);
-        let bundle = request.manifest.name.clone();
-        let mut bomb = AbortOnUnwind { armed: true, outbox, bundle };
+        let bomb = AbortOnUnwind::armed(outbox, request.manifest.name.clone());
         self.system_thread.begin();
         let lane = request.lane;
         // Linux keeps 15 characters of a thread's name.
@@ -270,7 +271,7 @@ impl LaneThread {
         let (last_word, then) = self.live(request, fds, copy);
         self.system_thread.end();
         self.shared.leave_to_reaper(Farewell { lane, then, last_word });
-        bomb.armed = false;
+        bomb.disarm();
     }
 
     fn live(
@@ -398,39 +399,4 @@ fn no_instance(bundle: String) -> LoaderError {
         contract: String::new(),
         problem: "was loaded without an instance: a bug of the loader".to_owned(),
     }
-}
-
-/// Ends the process if it is dropped while it is armed: its thread panics, or unwinds because the
-/// bundle has called pthread_exit(3). The call that ran has been answered on the way
-/// here, so it is said whose it was.
-struct AbortOnUnwind {
-    armed: bool,
-    outbox: Outbox,
-    bundle: String,
-}
-
-impl Drop for AbortOnUnwind {
-    fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        let message = if std::thread::panicking() {
-            format!("the loader has panicked at work for the bundle '{}'", self.bundle)
-        } else {
-            ended_its_thread(&self.bundle)
-        };
-        super::complain_text(&message);
-        (self.outbox)(ToSupervisor::Log(last_words(self.bundle.clone(), message)));
-        std::process::abort();
-    }
-}
-
-fn ended_its_thread(bundle: &str) -> String {
-    format!("the bundle '{bundle}' has ended its own thread, which is the worker's")
-}
-
-/// What a worker says last if it is a bundle that ends it.
-fn last_words(bundle: String, message: String) -> LogRecord {
-    let (level, target) = (LogLevel::Error, ENDED_BY.to_owned());
-    LogRecord { bundle: Some(bundle), level, target, message }
 }

@@ -4,10 +4,12 @@
 mod environment;
 mod in_process;
 mod lanes;
+mod last_words;
 mod settle;
 
 pub use environment::EnvironmentError;
 pub use lanes::Lanes;
+pub use last_words::watched;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

@@ -258,3 +258,101 @@ fn s5_a_bundle_that_ends_its_own_thread_is_blamed_before_any_deadline() {
         supervisor.shutdown().await;
     });
 }
+
+/// A bundle in Python that ends its lane's thread in several ways.
+const IN_PYTHON: &str = r#"
+import asyncio
+import ctypes
+import pathlib
+import time
+
+import menagerie
+
+# The first lets others run Python meanwhile, the second does not.
+ways = {"c": ctypes.CDLL(None), "python": ctypes.PyDLL(None)}
+
+
+def end_thread(way):
+    ways[way].pthread_exit(None)
+
+
+@menagerie.export("CONTRACT")
+def inc(n: int) -> int:
+    return n + 1
+
+
+@menagerie.export("CONTRACT")
+def quit(way: str) -> None:
+    end_thread(way)
+
+
+@menagerie.export("CONTRACT")
+async def quit_later(way: str) -> None:
+    await asyncio.sleep(0)
+    end_thread(way)
+
+
+@menagerie.export("CONTRACT")
+async def quit_in_a_callback(way: str) -> None:
+    asyncio.get_running_loop().call_soon(end_thread, way)
+    await asyncio.sleep(3600)
+
+
+@menagerie.export("CONTRACT")
+def sleep_from(path: str) -> None:
+    pathlib.Path(path).touch()
+    while True:
+        time.sleep(0.01)
+"#;
+
+async fn load_python(supervisor: &Supervisor, name: &str) -> (Contract, Bundle) {
+    let manifest = format!(
+        "name = '{name}'\nversion = '1.0.0'\nloader = 'python'\nfile = 'main.py'\n\
+         provides = ['{name}@1']\n"
+    );
+    let code = IN_PYTHON.replace("CONTRACT", &format!("{name}@1"));
+    let bundle = Bundle::of(&[("manifest.toml", &manifest), ("main.py", &code)]);
+    supervisor.load(bundle.path()).await.unwrap();
+    (supervisor.contract(&format!("{name}@1")).unwrap(), bundle)
+}
+
+/// The thread unwinds, and CPython would end the process over that before anybody has
+/// said whose doing it was.
+#[test]
+fn s5_a_bundle_in_python_that_ends_its_own_thread_is_blamed() {
+    run(async {
+        let supervisor = start_with(strict());
+        let (innocent, _files) = load_python(&supervisor, "innocent").await;
+        let (quitter, files) = load_python(&supervisor, "quitter").await;
+        let mut deaths = 0;
+        for function in ["quit", "quit_later", "quit_in_a_callback"] {
+            for way in ["c", "python"] {
+                let working = at_work(&innocent).await;
+                let outcome = quitter.call::<_, ()>(function, (way,)).await;
+                let crashed = matches!(&outcome, Err(Failure::WorkerCrashed { started: true, .. }));
+                assert!(crashed, "{function} {way}: {outcome:?}");
+                assert!(working.await.unwrap().is_err());
+                deaths += 1;
+                let told = report(&supervisor, "python", deaths).await;
+                assert_eq!(told.suspect.as_deref(), Some("quitter"), "{function} {way}: {told:?}");
+                in_state(&supervisor, "quitter", BundleState::Quarantined).await;
+                answers(&innocent).await;
+                supervisor.reload("quitter").await.unwrap();
+                answers(&quitter).await;
+            }
+        }
+        // While it is loaded, and when it has been.
+        let main = std::fs::read_to_string(files.path().join("main.py")).unwrap();
+        for more in ["end_thread('c')\n", "def on_load(context):\n    end_thread('c')\n"] {
+            files.write("main.py", &format!("{main}\n\n{more}"));
+            let working = at_work(&innocent).await;
+            assert!(supervisor.reload("quitter").await.is_err());
+            assert!(working.await.unwrap().is_err());
+            deaths += 1;
+            let told = report(&supervisor, "python", deaths).await;
+            assert_eq!(told.suspect.as_deref(), Some("quitter"), "{more}: {told:?}");
+            answers(&innocent).await;
+        }
+        supervisor.shutdown().await;
+    });
+}
