@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::{FEATURE_COPY, Hello, ToWorker};
 use nix::sys::signal::Signal;
-use tokio::sync::watch;
 
 use super::child::Child;
 use super::dying::Dying;
+use super::heard::Heard;
 use super::heartbeat::{Beat, Heartbeat};
 use super::idle::{Account, Due, Work};
 use super::launch::Launched;
@@ -67,8 +67,8 @@ impl Alive {
         });
         process.send(&ToWorker::Welcome);
         let reader = Arc::clone(&process);
-        let (all, heard_all) = watch::channel(false);
-        let heard = tokio::spawn(async move {
+        let (all, heard) = Heard::new();
+        drop(tokio::spawn(async move {
             let mut count = 0_u32;
             let error = loop {
                 match channel.receive().await {
@@ -81,7 +81,7 @@ impl Alive {
                     tokio::task::yield_now().await;
                 }
             };
-            all.send_replace(true);
+            all.is_heard();
             // A process that ends closes its socket too: its end is the better
             // reason, and comes at once.
             tokio::select! {
@@ -90,8 +90,8 @@ impl Alive {
                     reader.kill(format!("protocol violation: {error}"));
                 }
             }
-        });
-        child.belongs_to(&process, heard, heard_all);
+        }));
+        child.belongs_to(&process, heard);
         Self {
             child,
             process,

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::gate::Gate;
+use super::heard::Heard;
 use super::output::{self, Tail};
 use super::process::Process;
 use super::reap::{self, End, Ended};
@@ -22,10 +23,6 @@ use crate::lane::lock;
 /// How long the report of a crash waits for the rest of the standard error.
 const STDERR_PATIENCE: Duration = Duration::from_millis(200);
 
-/// How long the last message may come after the end: for ever, where a forked child
-/// has the socket too.
-const LAST_MESSAGE: Duration = Duration::from_millis(50);
-
 /// A worker's process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -36,8 +33,6 @@ pub(crate) struct Child {
     pub(crate) gate: Gate,
     stderr: Stderr,
     ended: watch::Receiver<Option<Ended>>,
-    /// True when all that its worker has said is read.
-    heard_all: Option<watch::Receiver<bool>>,
     whose: WhoseOutput,
     _scratch: Scratch,
 }
@@ -45,12 +40,14 @@ pub(crate) struct Child {
 /// The worker whose output it is, once it has one.
 pub(crate) type WhoseOutput = Arc<Mutex<Option<Arc<Process>>>>;
 
-/// The last lines of a process's standard error, and the tasks that read them.
+/// The last lines of a process's standard error, and how they come in.
 #[derive(Debug)]
 pub(crate) struct Stderr {
     tail: Tail,
-    /// The reader of the pipe, and that of what the worker says of its bundles'.
-    readers: Vec<JoinHandle<()>>,
+    /// Reads the pipe.
+    reader: Option<JoinHandle<()>>,
+    /// A worker that has said hello sends those of its bundles as messages.
+    heard: Option<Heard>,
 }
 
 impl Stderr {
@@ -58,8 +55,11 @@ impl Stderr {
     /// pipe open for ever.
     pub(crate) async fn lines(&mut self) -> Vec<String> {
         let all = async {
-            for reader in std::mem::take(&mut self.readers) {
+            if let Some(reader) = self.reader.take() {
                 drop(reader.await);
+            }
+            if let Some(heard) = &self.heard {
+                heard.all().await;
             }
         };
         drop(tokio::time::timeout(STDERR_PATIENCE, all).await);
@@ -88,7 +88,7 @@ impl Child {
             spawn::signal(&pidfd, Signal::SIGKILL);
             reap::reap_soon(&pidfd);
         })?;
-        let stderr = Stderr { tail, readers: vec![done] };
+        let stderr = Stderr { tail, reader: Some(done), heard: None };
         Ok(Self {
             pid,
             pidfd,
@@ -96,7 +96,6 @@ impl Child {
             gate,
             stderr,
             ended,
-            heard_all: None,
             whose,
             _scratch: scratch,
         })
@@ -107,23 +106,14 @@ impl Child {
         self.stderr.tail.clone()
     }
 
-    /// From now on its output is that of this worker's bundles; `heard` ends when
-    /// all that the worker has said is read, and `heard_all` is true a little earlier,
-    /// when nothing of it is left to be read.
-    pub(crate) fn belongs_to(
-        &mut self,
-        process: &Arc<Process>,
-        heard: JoinHandle<()>,
-        heard_all: watch::Receiver<bool>,
-    ) {
-        self.heard_all = Some(heard_all);
-        self.stderr.readers.push(heard);
+    /// From now on its output is that of this worker's bundles; `heard` is what the
+    /// worker says.
+    pub(super) fn belongs_to(&mut self, process: &Arc<Process>, heard: Heard) {
+        self.stderr.heard = Some(heard);
         *lock(&self.whose) = Some(Arc::clone(process));
     }
 
-    /// Waits for its end, and until its last message is read: that may say whose fault
-    /// it was. The kernel closes a process's sockets before it tells of the end, so
-    /// there is nothing to wait for but this runtime's own turn.
+    /// Waits for its end, and until its last message is read.
     ///
     /// # Cancel safety
     ///
@@ -131,8 +121,8 @@ impl Child {
     pub(crate) async fn ended(&self) -> Ended {
         let mut ended = self.ended.clone();
         let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
-        if let Some(mut heard_all) = self.heard_all.clone() {
-            drop(tokio::time::timeout(LAST_MESSAGE, heard_all.wait_for(|all| *all)).await);
+        if let Some(heard) = &self.stderr.heard {
+            heard.last_message().await;
         }
         ended.unwrap_or(Ended { end: End::Unknown, usage: None })
     }
@@ -158,7 +148,7 @@ impl Child {
 
     /// What is left of it after its end.
     pub(crate) fn remains(mut self) -> Stderr {
-        let nothing = Stderr { tail: Tail::default(), readers: Vec::new() };
+        let nothing = Stderr { tail: Tail::default(), reader: None, heard: None };
         std::mem::replace(&mut self.stderr, nothing)
     }
 }

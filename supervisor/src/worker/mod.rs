@@ -13,6 +13,7 @@ mod dying;
 mod environment;
 mod gate;
 pub(crate) mod handle;
+mod heard;
 mod heartbeat;
 mod idle;
 mod judge;
