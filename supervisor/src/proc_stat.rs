@@ -1,35 +1,47 @@
-//! What `/proc` says of a process (proc_pid_stat(5)).
+//! What `/proc` says of a process or a thread (proc_pid_stat(5)).
 
-/// A process's use of memory and processor.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) rss_bytes: u64,
+use std::path::Path;
+
+/// A line of `/proc/<pid>/stat`, or of `/proc/<pid>/task/<tid>/stat`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stat {
+    pub(crate) name: String,
+    /// A letter: `R` runs, `S` sleeps, `T` was stopped, and others.
+    pub(crate) state: char,
+    /// The process that started it, or that has it now.
+    pub(crate) parent: u32,
     pub(crate) cpu_seconds: f64,
+    pub(crate) rss_bytes: u64,
 }
 
-/// Reads it; `None` if the process has ended.
-pub(crate) fn usage(pid: u32) -> Option<Usage> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
-    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-    parse(&stat, u64::try_from(page).ok()?, u64::try_from(ticks).ok()?)
-}
+impl Stat {
+    /// Of a process; `None` if it has ended.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Self::read(Path::new(&format!("/proc/{pid}")))
+    }
 
-/// The process that started it, or that has it now; `None` if it has ended.
-pub(crate) fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
-}
+    /// Of what has this folder in `/proc`.
+    pub(crate) fn read(folder: &Path) -> Option<Self> {
+        let line = std::fs::read_to_string(folder.join("stat")).ok()?;
+        let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+        Self::parse(&line, u64::try_from(page).ok()?, u64::try_from(ticks).ok()?)
+    }
 
-#[allow(clippy::cast_precision_loss, reason = "seconds for people")]
-fn parse(stat: &str, page: u64, ticks: u64) -> Option<Usage> {
-    // The name, in parentheses, may itself hold spaces and parentheses.
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
-    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    let cpu = number(14)? + number(15)?;
-    Some(Usage { rss_bytes: number(24)? * page, cpu_seconds: cpu as f64 / ticks as f64 })
+    #[allow(clippy::cast_precision_loss, reason = "seconds for people and comparisons")]
+    fn parse(line: &str, page: u64, ticks: u64) -> Option<Self> {
+        // The name, in parentheses, may itself hold spaces and parentheses.
+        let (open, close) = (line.find('(')?, line.rfind(')')?);
+        let fields: Vec<&str> = line[close + 1..].split_ascii_whitespace().collect();
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            name: line[open + 1..close].to_owned(),
+            state: fields.first()?.chars().next()?,
+            parent: u32::try_from(number(4)?).ok()?,
+            cpu_seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
+            rss_bytes: number(24)? * page,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -38,16 +50,23 @@ mod tests {
 
     #[test]
     fn stat_of_this_process_is_read() {
-        let usage = usage(std::process::id()).unwrap();
-        assert!(usage.rss_bytes > 100_000, "{usage:?}");
-        assert_eq!(parent(std::process::id()), Some(std::os::unix::process::parent_id()));
+        let stat = Stat::of(std::process::id()).unwrap();
+        assert!(stat.rss_bytes > 100_000, "{stat:?}");
+        assert_eq!(stat.parent, std::os::unix::process::parent_id());
     }
 
     #[test]
     fn stat_with_an_odd_name_is_read() {
         let line =
             "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 5 1000 25 18446744073709551615";
-        let usage = parse(line, 4096, 100).unwrap();
-        assert_eq!(usage, Usage { rss_bytes: 25 * 4096, cpu_seconds: 2.0 });
+        let stat = Stat::parse(line, 4096, 100).unwrap();
+        let expected = Stat {
+            name: "a) b".to_owned(),
+            state: 'S',
+            parent: 1,
+            cpu_seconds: 2.0,
+            rss_bytes: 25 * 4096,
+        };
+        assert_eq!(stat, expected);
     }
 }

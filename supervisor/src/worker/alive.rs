@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::placement::WorkerName;
-use crate::proc_stat;
+use crate::proc_stat::Stat;
 
 /// Messages in a row, at most: the runtime's timers and the other workers have
 /// their turn beside one that never stops talking.
@@ -130,7 +130,7 @@ impl Alive {
 
     /// Whether it has nothing to do, or has done enough.
     pub(super) fn look_at_work(&mut self, config: &Config) -> Due {
-        let rss = || proc_stat::usage(self.child.pid).map(|usage| usage.rss_bytes);
+        let rss = || Stat::of(self.child.pid).map(|stat| stat.rss_bytes);
         let work = Work {
             calls: self.process.calls(),
             busy: self.process.is_busy(),

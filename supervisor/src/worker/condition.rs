@@ -2,10 +2,11 @@
 //! whether it computes, or whether it waits (proc_pid_stat(5)). It is looked at
 //! before the kill; afterwards there is nothing left to see.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+
+use crate::proc_stat::Stat;
 
 /// What a guest that does not answer was seen to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ impl LaneThread {
             _ => 0,
         };
         let state = stats.iter().max_by_key(|stat| awake(stat))?.state;
-        let seconds = stats.iter().map(|stat| stat.seconds).sum();
+        let seconds = stats.iter().map(|stat| stat.cpu_seconds).sum();
         Some(CpuSample { at: Instant::now(), seconds, state })
     }
 
@@ -99,33 +100,6 @@ fn judge(before: CpuSample, after: CpuSample) -> Condition {
     }
 }
 
-/// A line of `/proc/<pid>/task/<tid>/stat`.
-struct Stat {
-    name: String,
-    state: char,
-    seconds: f64,
-}
-
-impl Stat {
-    fn read(task: &Path) -> Option<Self> {
-        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
-        Self::parse(&std::fs::read_to_string(task.join("stat")).ok()?, ticks)
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "seconds for a comparison")]
-    fn parse(line: &str, ticks: i64) -> Option<Self> {
-        // The name, in parentheses, may itself hold spaces and parentheses.
-        let (open, close) = (line.find('(')?, line.rfind(')')?);
-        let fields: Vec<&str> = line[close + 1..].split_ascii_whitespace().collect();
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        Some(Self {
-            name: line[open + 1..close].to_owned(),
-            state: fields.first()?.chars().next()?,
-            seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,9 +125,5 @@ mod tests {
     fn condition_reads_the_threads_of_a_process() {
         let this = LaneThread { pid: std::process::id(), bundle: "nobody".to_owned() };
         assert!(this.sample().is_some());
-        let line = "7 (lane a) b) S 1 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 5 1000 25";
-        let stat = Stat::parse(line, 100).unwrap();
-        assert_eq!((stat.name.as_str(), stat.state), ("lane a) b", 'S'));
-        assert!((stat.seconds - 2.0).abs() < 1e-9);
     }
 }

@@ -11,7 +11,7 @@ use crate::core::Core;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
 use crate::placement::WorkerName;
-use crate::proc_stat;
+use crate::proc_stat::Stat;
 use crate::status::{CrashReport, WorkerStatus};
 
 /// What a worker can be asked.
@@ -160,7 +160,7 @@ impl Worker {
 
     pub(crate) fn status(&self, bundles: Vec<String>) -> WorkerStatus {
         let view = lock(&self.view);
-        let usage = view.pid.and_then(proc_stat::usage);
+        let stat = view.pid.and_then(Stat::of);
         WorkerStatus {
             name: self.name.to_string(),
             loader: self.name.loader.clone(),
@@ -169,8 +169,8 @@ impl Worker {
             state: view.state.unwrap_or(WorkerState::Stopped),
             incarnation: view.incarnation,
             restarts: view.restarts,
-            rss_bytes: usage.map(|usage| usage.rss_bytes),
-            cpu_seconds: usage.map(|usage| usage.cpu_seconds),
+            rss_bytes: stat.as_ref().map(|stat| stat.rss_bytes),
+            cpu_seconds: stat.map(|stat| stat.cpu_seconds),
             runtime: view.runtime.clone(),
             bundles,
             last_crash: view.last_crash.clone(),

@@ -18,7 +18,7 @@ use super::connection::Channel;
 use super::strangers::Strangers;
 use crate::events::{EventBus, EventKind};
 use crate::lane::lock;
-use crate::proc_stat;
+use crate::proc_stat::Stat;
 
 /// How long a peer may take to say hello once it is connected.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +98,8 @@ async fn accept(listener: Listener, expected: Expected, events: Arc<EventBus>) {
                 let Ok(socket) = OwnedFd::try_from(stream) else { continue };
                 let pid = peer_pid(&socket);
                 let known = pid.unwrap_or(0);
-                let is_child = || proc_stat::parent(known) == Some(std::process::id());
+                let is_child =
+                    || Stat::of(known).is_some_and(|stat| stat.parent == std::process::id());
                 let Some(place) = strangers.enter(known, is_child) else {
                     if strangers.worth_telling(Instant::now()) {
                         let reason = Refusal::Crowd.to_string();

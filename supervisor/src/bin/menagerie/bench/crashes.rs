@@ -7,6 +7,7 @@ use menagerie_supervisor::{Contract, Supervisor};
 use nix::sys::signal::{Signal, kill};
 
 use super::bundles::Subject;
+use super::proc_stat::Stat;
 use super::report::{Turn, Unit, row};
 use super::rows::{Bench, contract, null, pid_of, revive, start, turn};
 use super::{Problem, nanos};
@@ -102,11 +103,7 @@ fn strike(supervisor: &Supervisor, subject: &Subject) -> Result<(), Problem> {
 /// Waits until a process uses no CPU time: a standby prepares itself for bundles.
 /// That of .NET does it three times, with a sixth of a second between them.
 fn rest(pid: u32) {
-    let used = || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // User and system time of all its threads, in ticks of 10 ms.
-        stat.split(' ').skip(13).take(2).map(str::to_owned).collect::<Vec<_>>()
-    };
+    let used = || Stat::of(pid).map(|stat| stat.cpu_seconds);
     let mut before = used();
     loop {
         std::thread::sleep(Duration::from_millis(300));
