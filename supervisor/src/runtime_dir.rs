@@ -14,6 +14,12 @@ use crate::random;
 
 const PREFIX: &str = "menagerie-host-";
 
+/// What a socket's path may have, beside the zero at its end: `sun_path` of unix(7).
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
+
+/// More than the folder's own name and those in it ever have.
+const ROOM: usize = 47;
+
 /// A folder that only this user can enter.
 #[derive(Debug)]
 pub(crate) struct RuntimeDir {
@@ -65,15 +71,15 @@ impl Drop for RuntimeDir {
     }
 }
 
-/// Where it may be: a socket's path may have 107 bytes (unix(7)), so a long
-/// one is passed over.
+/// Where it may be: a folder with so long a path that our sockets would not fit is
+/// passed over.
 fn bases() -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let temp = std::env::temp_dir();
     runtime
         .into_iter()
         .chain([temp, PathBuf::from("/tmp")])
-        .filter(|base| base.as_os_str().len() <= 60 && base.is_absolute())
+        .filter(|base| base.as_os_str().len() + ROOM <= MAX_SOCKET_PATH && base.is_absolute())
         .collect()
 }
 

@@ -12,6 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::net::UnixListener;
 
 use crate::random;
+use crate::runtime_dir::MAX_SOCKET_PATH;
 
 /// Why the status socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +31,7 @@ pub enum BindError {
         path: PathBuf,
     },
     /// Nobody could connect to it: a socket's address has no room for the path.
-    #[error("{}: a socket's path may have {MAX_PATH} bytes, and this one has more", .path.display())]
+    #[error("{}: a socket's path may have {MAX_SOCKET_PATH} bytes, and this one has more", .path.display())]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -74,9 +75,6 @@ pub fn default_socket() -> PathBuf {
     let folder = folder.filter(|folder| folder.is_absolute());
     folder.unwrap_or_else(own_temp).join("menagerie.sock")
 }
-
-/// What `sun_path` has room for, beside the zero at its end (unix(7)).
-const MAX_PATH: usize = 107;
 
 fn own_temp() -> PathBuf {
     PathBuf::from(format!("/tmp/menagerie-{}", nix::unistd::geteuid()))
@@ -142,7 +140,7 @@ fn lock_folder(folder: &Path) -> io::Result<Flock<File>> {
 pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), BindError> {
     let system = |source| BindError::System { path: path.to_owned(), source };
     // The socket is made elsewhere and moved here, where its path would fit.
-    if path.as_os_str().len() > MAX_PATH {
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(BindError::TooLong { path: path.to_owned() });
     }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -167,7 +165,7 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Bind
         }
     }
     // Within the same folder, so that the move is atomic; short, because a
-    // socket's path may have 107 bytes (unix(7)).
+    // socket's path has little room.
     let staging = folder.join(format!(".m{}", &random::token()[..6]));
     std::fs::DirBuilder::new().mode(0o700).create(&staging).map_err(system)?;
     let made = (|| {
@@ -229,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn g_a_path_that_nobody_could_connect_to_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let room = MAX_PATH - dir.path().as_os_str().len() - 1;
+        let room = MAX_SOCKET_PATH - dir.path().as_os_str().len() - 1;
         let path = dir.path().join("x".repeat(room));
         let bound = bind(&path, 0o600).unwrap();
         UnixStream::connect(&path).unwrap();

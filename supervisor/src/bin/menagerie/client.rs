@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use menagerie_supervisor::BindError;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::MissedTickBehavior;
@@ -150,8 +151,8 @@ impl Client {
                     CommandError::NoSupervisor(self.socket.clone())
                 }
                 io::ErrorKind::InvalidInput => {
-                    let socket = self.socket.display();
-                    CommandError::Usage(format!("{socket}: a socket's path may have 107 bytes"))
+                    let too_long = BindError::TooLong { path: self.socket.clone() };
+                    CommandError::Usage(too_long.to_string())
                 }
                 _ => self.broken(&error),
             })?;
