@@ -1,0 +1,122 @@
+//! Looking and acting: calls, bundles, workers, crashes.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::running::{Running, bundles, stderr, stdout};
+
+#[test]
+fn g_calls_answer_in_json_and_failures_in_one_line() {
+    let running = Running::start();
+    let output = running.menagerie(&["call", "greeter@1", "greet", "\"Ada\""]);
+    assert_eq!((output.status.code(), stdout(&output).trim()), (Some(0), "\"Hello, Ada\""));
+    let echoed = running.json(&["call", "probe@1", "echo", "{\"$bytes\":\"AAH/\"}"]);
+    assert_eq!(echoed, serde_json::json!({ "$bytes": "AAH/" }));
+    let output = running.menagerie(&["call", "probe@1", "fail", "\"the reason\""]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the reason") && stderr(&output).lines().count() == 1);
+    for (args, told) in [
+        (&["call", "nothing@1", "f"][..], "no loaded bundle provides"),
+        (&["call", "probe@1", "nothing"], "has no function"),
+        (&["call", "probe@1", "inc"], "bad arguments"),
+        (&["call", "--timeout", "50ms", "probe@1", "sleep_ms", "60000"], "within its deadline"),
+        (&["reload", "nobody"], "no bundle named"),
+        (&["load", "/nonexistent"], "does not exist"),
+        (&["load", "../tests/bundles/greeter-lua"], "loaded already"),
+        (&["restart", "cobol"], "no loader is named"),
+        (&["unload", "greeter-lua"], "in use by probe-lua"),
+    ] {
+        let output = running.menagerie(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        assert!(stderr(&output).contains(told), "{args:?}: {output:?}");
+    }
+}
+
+#[test]
+fn s3_a_killed_worker_is_ready_again_with_the_counts_one_higher() {
+    let running = Running::start();
+    let before = running.worker();
+    assert_eq!((&before["state"], &before["loader"]), (&"ready".into(), &"lua".into()));
+    let pid = i32::try_from(before["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let after = loop {
+        let worker = running.worker();
+        if worker["state"] == "ready" && worker["pid"] != before["pid"] {
+            break worker;
+        }
+        assert!(Instant::now() < deadline, "{worker}");
+    };
+    for count in ["incarnation", "restarts"] {
+        assert_eq!(after[count].as_u64(), before[count].as_u64().map(|n| n + 1), "{count}");
+    }
+    assert_eq!(running.json(&["call", "greeter@1", "greet", "\"Ada\""]), "Hello, Ada");
+    let crashes = running.json(&["crashes", "--json"]);
+    assert_eq!(crashes[0]["signal"], 9, "{crashes}");
+}
+
+#[test]
+fn g_bundles_come_and_go() {
+    let running = Running::start();
+    assert!(running.menagerie(&["reload", "greeter-lua"]).status.success());
+    let output = running.menagerie(&["unload", "--cascade", "greeter-lua"]);
+    assert_eq!(stdout(&output).trim(), "unloaded probe-lua, greeter-lua");
+    assert_eq!(running.json(&["bundles", "--json"]), serde_json::json!([]));
+    let dir = bundles().join("greeter-lua");
+    assert!(running.menagerie(&["load", dir.to_str().unwrap()]).status.success());
+    let bundles = running.json(&["bundles", "--json"]);
+    assert_eq!(bundles[0]["state"], "ready");
+    assert!(running.menagerie(&["restart", "lua"]).status.success());
+    assert_eq!(running.worker()["restarts"], 0, "a restart by hand is none");
+    for command in ["status", "workers", "bundles", "crashes"] {
+        let output = running.menagerie(&[command]);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+    }
+}
+
+/// What a person reads of a crash.
+#[test]
+fn s2_crashes_are_shown_with_what_ran_and_how_it_ended() {
+    let running = Running::start();
+    assert_eq!(stdout(&running.menagerie(&["crashes"])), "no crashes\n");
+    assert_eq!(running.menagerie(&["call", "probe@1", "crash"]).status.code(), Some(1));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let shown = loop {
+        let shown = stdout(&running.menagerie(&["crashes"]));
+        if shown.contains("worker lua") {
+            break shown;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    for part in ["SIGABRT", "running: probe-lua/probe@1 crash", "used: ", "of memory at most"] {
+        assert!(shown.contains(part), "no {part} in:\n{shown}");
+    }
+}
+
+#[test]
+fn s2_a_stranger_on_the_control_socket_is_turned_away() {
+    use std::io::{Read, Write};
+    let running = Running::start();
+    let pid = running.worker()["pid"].as_i64().unwrap();
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let path = environment
+        .split(|byte| *byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"MENAGERIE_CONTROL_SOCKET="))
+        .unwrap();
+    let path = PathBuf::from(String::from_utf8(path.to_vec()).unwrap());
+    for nonsense in
+        [&b"\xff\xff\xff\xff"[..], b"\x03\x00\x00\x00\xfa\xfa\xfa", b"GET / HTTP/1.1\r\n\r\n"]
+    {
+        let mut stranger = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stranger.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stranger.write_all(nonsense).unwrap();
+        // Closed, not answered; a reset is as good.
+        assert!(matches!(stranger.read(&mut [0; 16]), Ok(0) | Err(_)));
+        assert_eq!(running.json(&["call", "greeter@1", "greet", "\"Ada\""]), "Hello, Ada");
+    }
+    assert_eq!(running.worker()["pid"].as_i64(), Some(pid));
+}

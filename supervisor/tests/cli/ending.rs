@@ -1,0 +1,111 @@
+//! How it ends, and that nothing is left.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::running::{MENAGERIE, Running, ended, stderr};
+
+#[test]
+fn g_a_live_socket_is_refused_and_sigterm_ends_in_order() {
+    let mut running = Running::start();
+    let second = running.menagerie(&["run"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("running there already"), "{second:?}");
+    let worker = running.worker()["pid"].as_i64().unwrap();
+    let own = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
+    kill(own, Signal::SIGTERM).unwrap();
+    assert!(running.child.wait().unwrap().success());
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+    assert!(!running.dir.path().join("s.sock").exists());
+}
+
+/// Ctrl-C is as good, and nothing is left: no worker, no socket, no folder.
+#[test]
+fn s7_sigint_ends_in_order_and_leaves_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut running = Running::start();
+        let worker = running.worker()["pid"].as_i64().unwrap();
+        let environment = std::fs::read(format!("/proc/{worker}/environ")).unwrap();
+        let folder = environment
+            .split(|byte| *byte == 0)
+            .find_map(|variable| variable.strip_prefix(b"MENAGERIE_SCRATCH="))
+            .map(|path| PathBuf::from(String::from_utf8(path.to_vec()).unwrap()))
+            .unwrap();
+        let folder = folder.parent().unwrap();
+        assert!(folder.exists());
+        kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), signal).unwrap();
+        assert!(ended(&mut running).success(), "{signal}");
+        assert!(!Path::new(&format!("/proc/{worker}")).exists());
+        assert!(!running.dir.path().join("s.sock").exists());
+        assert!(!folder.exists(), "{}", folder.display());
+    }
+}
+
+/// A bundle that never ends loading keeps nobody from stopping.
+#[test]
+fn s6_sigterm_ends_what_is_not_ready_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let stuck = dir.path().join("stuck");
+    std::fs::create_dir(&stuck).unwrap();
+    let manifest = "name = 'stuck'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                    provides = ['stuck@1']\n";
+    std::fs::write(stuck.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(stuck.join("main.lua"), "while true do end").unwrap();
+    let child = Command::new(MENAGERIE)
+        .args(["run", "--log", "error", "--bundles"])
+        .arg(&stuck)
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut running = Running { child, dir };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let worker = loop {
+        let status = running.menagerie(&["status", "--json"]);
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap_or_default();
+        if let Some(pid) = status["workers"][0]["pid"].as_i64() {
+            break pid;
+        }
+        assert!(Instant::now() < deadline, "no worker is started");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(ended(&mut running).success());
+    assert!(!Path::new(&format!("/proc/{worker}")).exists());
+}
+
+/// Waits until a process has gone.
+fn wait_until_gone(pid: i64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "process {pid} lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn s7_no_worker_outlives_a_host_that_is_killed() {
+    let mut running = Running::start();
+    let worker = running.worker()["pid"].as_i64().unwrap();
+    let socket = running.dir.path().join("s.sock");
+    // Busy in a call that nothing stops softly.
+    let mut spinning = Command::new(MENAGERIE)
+        .args(["call", "probe@1", "spin", "--socket"])
+        .arg(socket)
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while running.json(&["bundles", "--json"])[1]["calls"]["in_flight"] != 1 {
+        assert!(Instant::now() < deadline, "the call never begins");
+    }
+    running.child.kill().unwrap();
+    running.child.wait().unwrap();
+    wait_until_gone(worker);
+    drop(spinning.wait());
+}
