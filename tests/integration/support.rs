@@ -156,6 +156,18 @@ pub(crate) fn run(test: impl Future<Output = ()> + Send + 'static) {
     run_within(PATIENCE * 3, test);
 }
 
+/// As [`run`], with a supervisor that is shut down when the test has ended well.
+pub(crate) fn run_with<F>(config: Config, test: impl FnOnce(Supervisor) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    run(async {
+        let supervisor = start_with(config);
+        test(supervisor.clone()).await;
+        supervisor.shutdown().await;
+    });
+}
+
 /// As [`run`], for a test that is asked to do so much that it takes longer.
 pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()> + Send + 'static) {
     let mut builder = tokio::runtime::Builder::new_multi_thread();

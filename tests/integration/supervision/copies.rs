@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use menagerie_supervisor::{
@@ -19,7 +20,8 @@ use nix::unistd::Pid;
 use super::{at_once_and_for_ever, in_state, status};
 use crate::bad_input::native::compile;
 use crate::support::{
-    Bundle, PATIENCE, Recorder, config, ready_after, run, run_within, start_with, wait_for, worker,
+    Bundle, PATIENCE, Recorder, config, ready_after, run_with, run_within, start_with, wait_for,
+    worker,
 };
 
 const MANIFEST: &str = "name = 'counting'\nversion = '1.0.0'\nloader = 'native'\n\
@@ -114,6 +116,20 @@ async fn load(supervisor: &Supervisor, counting: &Counting) -> Contract {
     supervisor.contract("counting@1").unwrap()
 }
 
+/// A test with a bundle that is loaded, and whose files stay until its end.
+fn counted<F>(
+    config: Config,
+    test: impl FnOnce(Supervisor, Arc<Counting>, Contract) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    run_with(config, |supervisor| async move {
+        let counting = Arc::new(Counting::new(100).await);
+        let contract = load(&supervisor, &counting).await;
+        test(supervisor, Arc::clone(&counting), contract).await;
+    });
+}
+
 async fn count(contract: &Contract) -> i64 {
     contract.call("count", ()).await.unwrap()
 }
@@ -157,10 +173,7 @@ async fn crash(supervisor: &Supervisor) {
 
 #[test]
 fn s4_an_unchanged_library_is_handed_on_after_a_crash() {
-    run(async {
-        let supervisor = start_with(patient());
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    counted(patient(), |supervisor, _, contract| async move {
         let inode = mapped(&supervisor);
         for _ in 0..3 {
             assert_eq!([count(&contract).await, count(&contract).await], [100, 101]);
@@ -171,16 +184,12 @@ fn s4_an_unchanged_library_is_handed_on_after_a_crash() {
             crash(&supervisor).await;
         }
         kept_are(1).await;
-        supervisor.shutdown().await;
     });
 }
 
 #[test]
 fn s4_a_library_that_changed_before_the_restart_is_loaded_as_it_is() {
-    run(async {
-        let supervisor = start_with(patient());
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    counted(patient(), |supervisor, counting, contract| async move {
         // Within one second, and of the same length.
         for first in 200..210 {
             if first % 2 == 0 {
@@ -198,17 +207,13 @@ fn s4_a_library_that_changed_before_the_restart_is_loaded_as_it_is() {
         crash(&supervisor).await;
         assert_eq!(count(&contract).await, 209);
         assert_eq!(mapped(&supervisor), inode, "it is kept again");
-        supervisor.shutdown().await;
     });
 }
 
 #[test]
 fn s4_a_library_that_is_gone_or_spoilt_is_an_error_as_ever() {
-    run(async {
-        let supervisor = start_with(patient());
+    counted(patient(), |supervisor, counting, contract| async move {
         let events = Recorder::of(&supervisor);
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
         assert_eq!(count(&contract).await, 100);
         let reason = |words: &'static str| {
             let events = events.clone();
@@ -242,16 +247,12 @@ fn s4_a_library_that_is_gone_or_spoilt_is_an_error_as_ever() {
         crash(&supervisor).await;
         in_state(&supervisor, "counting", BundleState::Ready).await;
         assert_eq!(count(&contract).await, 300);
-        supervisor.shutdown().await;
     });
 }
 
 #[test]
 fn l6_a_reload_is_fresh_whether_the_library_changed_or_not() {
-    run(async {
-        let supervisor = start_with(patient());
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    counted(patient(), |supervisor, counting, contract| async move {
         assert_eq!([count(&contract).await, count(&contract).await], [100, 101]);
         for _ in 0..3 {
             let inode = mapped(&supervisor);
@@ -271,7 +272,6 @@ fn l6_a_reload_is_fresh_whether_the_library_changed_or_not() {
         crash(&supervisor).await;
         assert_eq!(count(&contract).await, 300);
         kept_are(1).await;
-        supervisor.shutdown().await;
     });
 }
 
@@ -313,8 +313,7 @@ fn s7_native_copies_and_descriptors_are_flat_over_many_rounds() {
 
 #[test]
 fn s7_nothing_is_kept_of_what_does_not_load() {
-    run(async {
-        let supervisor = start_with(patient());
+    run_with(patient(), |supervisor| async move {
         let counting = Counting::new(100).await;
         let whole = std::fs::read(counting.file()).unwrap();
         std::fs::write(counting.file(), &whole[..whole.len() / 2]).unwrap();
@@ -331,29 +330,22 @@ fn s7_nothing_is_kept_of_what_does_not_load() {
 
 #[test]
 fn s9_an_idle_worker_gives_its_copies_back() {
-    run(async {
-        let mut config = patient();
-        config.heartbeat = Duration::from_millis(50);
-        config.idle_stop = Some(Duration::from_millis(500));
-        let supervisor = start_with(config);
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    let mut config = patient();
+    config.heartbeat = Duration::from_millis(50);
+    config.idle_stop = Some(Duration::from_millis(500));
+    counted(config, |supervisor, _, contract| async move {
         wait_for("the worker to stop", || {
             worker(&supervisor, "native").filter(|worker| worker.state == WorkerState::Stopped)
         })
         .await;
         kept_are(0).await;
         assert_eq!(count(&contract).await, 100);
-        supervisor.shutdown().await;
     });
 }
 
 #[test]
 fn s8_a_rolling_restart_maps_the_same_copy_and_shares_no_state() {
-    run(async {
-        let supervisor = start_with(patient());
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    counted(patient(), |supervisor, _, contract| async move {
         let inode = mapped(&supervisor);
         for _ in 0..3 {
             assert_eq!([count(&contract).await, count(&contract).await], [100, 101]);
@@ -362,7 +354,6 @@ fn s8_a_rolling_restart_maps_the_same_copy_and_shares_no_state() {
             assert_eq!(count(&contract).await, 100);
             supervisor.restart_rolling("native").await.unwrap();
         }
-        supervisor.shutdown().await;
     });
 }
 
@@ -381,12 +372,9 @@ async fn each_counts_for_itself(contract: &Contract, processes: usize) {
 
 #[test]
 fn s9_replicas_share_a_copy_and_no_state() {
-    run(async {
-        let mut config = patient();
-        config.replicas.insert("native".to_owned(), 3);
-        let supervisor = start_with(config);
-        let counting = Counting::new(100).await;
-        let contract = load(&supervisor, &counting).await;
+    let mut config = patient();
+    config.replicas.insert("native".to_owned(), 3);
+    counted(config, |supervisor, counting, contract| async move {
         let pids = || -> Vec<u32> {
             supervisor.status().workers.iter().filter_map(|worker| worker.pid).collect()
         };
@@ -417,19 +405,17 @@ fn s9_replicas_share_a_copy_and_no_state() {
             assert!(Instant::now() < deadline, "each has its own: {inodes:?}");
         }
         each_counts_for_itself(&contract, 3).await;
-        supervisor.shutdown().await;
     });
 }
 
 /// What was checked is what comes back, whatever becomes of the folder.
 #[test]
 fn r5_a_signed_library_is_handed_on_too() {
-    run(async {
-        let mut config = patient();
-        let key = SigningKey::generate();
-        config.signatures.policy = SignaturePolicy::Required;
-        config.signatures.trusted_keys = vec![key.public()];
-        let supervisor = start_with(config);
+    let mut config = patient();
+    let key = SigningKey::generate();
+    config.signatures.policy = SignaturePolicy::Required;
+    config.signatures.trusted_keys = vec![key.public()];
+    run_with(config, move |supervisor| async move {
         let counting = Counting::new(100).await;
         sign_bundle(&counting.bundle.path(), &key).unwrap();
         let contract = load(&supervisor, &counting).await;
@@ -442,6 +428,5 @@ fn r5_a_signed_library_is_handed_on_too() {
         kept_are(1).await;
         supervisor.reload("counting").await.unwrap_err();
         assert_eq!(count(&contract).await, 101);
-        supervisor.shutdown().await;
     });
 }

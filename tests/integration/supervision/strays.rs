@@ -9,7 +9,7 @@ use menagerie_supervisor::{BundleState, Config, Contract, Failure, Supervisor};
 use super::in_state;
 use crate::bad_input::bundles::assembly;
 use crate::bad_input::native::compile;
-use crate::support::{Bundle, config, ready_after, report, run, start_with, wait_for};
+use crate::support::{Bundle, config, ready_after, report, run_with, wait_for};
 
 /// What a bundle in C does at the worst of times.
 const IN_C: &str = r#"
@@ -141,8 +141,7 @@ fn now(file: &Path) {
 
 #[test]
 fn s5_an_exception_that_nobody_catches_in_dotnet_is_its_bundles() {
-    run(async {
-        let supervisor = start_with(strict());
+    run_with(strict(), |supervisor| async move {
         let guilty = load_failures(&supervisor, "guilty").await;
         let innocent = load_failures(&supervisor, "innocent").await;
         for (n, function) in [(1, "throw_when"), (2, "throw_in_finalizer")] {
@@ -165,15 +164,13 @@ fn s5_an_exception_that_nobody_catches_in_dotnet_is_its_bundles() {
             assert_eq!(innocent.call::<_, i64>("null", ("ab",)).await.unwrap(), 2);
             supervisor.reload("guilty").await.unwrap();
         }
-        supervisor.shutdown().await;
     });
 }
 
 /// The socket is missed when it is used again: who runs then has not closed it.
 #[test]
 fn s5_who_runs_when_the_control_socket_is_missed_is_not_blamed() {
-    run(async {
-        let supervisor = start_with(strict());
+    run_with(strict(), |supervisor| async move {
         let (innocent, _files) = load(&supervisor, "innocent").await;
         let (closer, _files) = load(&supervisor, "closer").await;
         let working = at_work(&innocent).await;
@@ -193,7 +190,6 @@ fn s5_who_runs_when_the_control_socket_is_missed_is_not_blamed() {
         let named = second.suspect.as_deref() == Some("closer")
             || second.running.iter().any(|call| call.bundle == "closer");
         assert!(named, "{second:?}");
-        supervisor.shutdown().await;
     });
 }
 
@@ -201,8 +197,7 @@ fn s5_who_runs_when_the_control_socket_is_missed_is_not_blamed() {
 /// worker's own quarantine tries again.
 #[test]
 fn s5_the_only_bundle_of_a_worker_that_ends_by_itself_is_named() {
-    run(async {
-        let supervisor = start_with(strict());
+    run_with(strict(), |supervisor| async move {
         let folder = tempfile::tempdir().unwrap();
         let (alone, _files) = load(&supervisor, "alone").await;
         let first = folder.path().join("first");
@@ -227,15 +222,13 @@ fn s5_the_only_bundle_of_a_worker_that_ends_by_itself_is_named() {
         let told = report(&supervisor, "native", 3).await;
         assert_eq!((&told.suspect, told.signal), (&None, Some(9)), "{told:?}");
         answers(&alone).await;
-        supervisor.shutdown().await;
     });
 }
 
 /// The lane's thread is the worker's. Without it nobody would ever answer.
 #[test]
 fn s5_a_bundle_that_ends_its_own_thread_is_blamed_before_any_deadline() {
-    run(async {
-        let supervisor = start_with(strict());
+    run_with(strict(), |supervisor| async move {
         let (innocent, _files) = load(&supervisor, "innocent").await;
         let (quitter, _files) = load(&supervisor, "quitter").await;
         let working = at_work(&innocent).await;
@@ -255,7 +248,6 @@ fn s5_a_bundle_that_ends_its_own_thread_is_blamed_before_any_deadline() {
         let told = report(&supervisor, "native", 2).await;
         assert_eq!(told.suspect.as_deref(), Some("hasty"), "{told:?}");
         answers(&innocent).await;
-        supervisor.shutdown().await;
     });
 }
 
@@ -320,8 +312,7 @@ async fn load_python(supervisor: &Supervisor, name: &str) -> (Contract, Bundle) 
 /// said whose doing it was.
 #[test]
 fn s5_a_bundle_in_python_that_ends_its_own_thread_is_blamed() {
-    run(async {
-        let supervisor = start_with(strict());
+    run_with(strict(), |supervisor| async move {
         let (innocent, _files) = load_python(&supervisor, "innocent").await;
         let (quitter, files) = load_python(&supervisor, "quitter").await;
         let mut deaths = 0;
@@ -353,6 +344,5 @@ fn s5_a_bundle_in_python_that_ends_its_own_thread_is_blamed() {
             assert_eq!(told.suspect.as_deref(), Some("quitter"), "{more}: {told:?}");
             answers(&innocent).await;
         }
-        supervisor.shutdown().await;
     });
 }
