@@ -343,7 +343,8 @@ mod tests {
             false
         }));
         assert_eq!(looks, 1);
+        // Where there is but one CPU, nobody spins ever.
         spinner.slept(Duration::from_micros(10));
-        assert!(spinner.score > 0);
+        assert_eq!(spinner.score > 0, max_spinners() > 0);
     }
 }

@@ -41,9 +41,14 @@ namespace Menagerie.Bridge
 
         internal void Run(Reader reader, Writer writer)
         {
-            int given = reader.ReadList("list");
-            if (given > parameters.Length || given < required)
-                throw new DecodeException("takes " + Count() + ", got " + given);
+            int given = parameters.Length;
+            // As many as there are parameters: nearly always.
+            if (!reader.SkipShortList(given))
+            {
+                given = reader.ReadList("list");
+                if (given > parameters.Length || given < required)
+                    throw new DecodeException("takes " + Count() + ", got " + given);
+            }
             reader.Enter();
             invoker.Run(reader, given, writer);
         }

@@ -185,6 +185,15 @@ namespace Menagerie.Bridge
             throw Unexpected(expected);
         }
 
+        /// <summary>Passes over the head of a list of this length, if it is one of a byte and comes next.</summary>
+        internal bool SkipShortList(int length)
+        {
+            if (at == end || length > 0x0f || *at != (0x90 | length))
+                return false;
+            at++;
+            return true;
+        }
+
         /// <summary>The head of a list; the caller reads its elements.</summary>
         internal int ReadList(string expected)
         {
