@@ -128,7 +128,8 @@ impl Stage {
             let worker = worker(&self.supervisor, "native")?;
             // As one that misbehaves begins: it has counted itself.
             let dir = runtime_dir(worker.pid?)?;
-            let begun = dir.join("misbehaved").exists();
+            let counted = std::fs::metadata(dir.join("misbehaved"));
+            let begun = counted.is_ok_and(|counted| counted.len() > 0);
             (worker.state == WorkerState::Starting && begun).then_some(())
         })
         .await;
