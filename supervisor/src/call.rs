@@ -175,7 +175,7 @@ impl Contract {
     /// Calls with arguments that are MessagePack already.
     pub(crate) async fn call_raw(&self, function: &str, args: &[u8]) -> Result<Vec<u8>, Failure> {
         let mut own = Own::new(Looks::IfAlone);
-        self.finish(function, &Raw(args), &mut own, false).await?;
+        self.finish(function, &Raw(args), &mut own, Sent::Not).await?;
         own.into_vec()
     }
 
@@ -187,7 +187,7 @@ impl Contract {
         function: &str,
         args: &A,
         own: &mut Own,
-        sent: bool,
+        sent: Sent,
     ) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
         let tried = match self.road(sent, function, args, &mut clock, own) {
@@ -243,7 +243,7 @@ impl Contract {
         function: &str,
         args: &dyn Encode,
         own: &mut Own,
-        sent: bool,
+        sent: Sent,
     ) -> Result<(), Failure> {
         let mut clock = Clock::new(self.deadline);
         let mut tried = self
@@ -270,12 +270,42 @@ impl Contract {
         }
     }
 
-    /// Sends the call, if the lane that the handle knows takes it now, and its time need
-    /// not be taken. On a hot lane `own` has its value then, as nearly always.
+    /// Sends the call, if it can be sent now, and its time need not be taken. On a hot lane
+    /// `own` has its value then, as nearly always, and where it is is of no matter.
     // Each layer out of line costs a hot call a frame, and moves of what it gives.
     #[inline(always)]
-    fn sends_at_once<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> bool {
-        let Some((lane, contract)) = self.known_road() else { return false };
+    fn sends_at_once<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Sent {
+        match self.known_road() {
+            Some((lane, contract)) if self.sends_to(lane, contract, function, args, own) => {
+                Sent::First
+            }
+            Some(_) => Sent::Not,
+            None => self.sends_by_route(function, args, own),
+        }
+    }
+
+    /// As [`sends_at_once`](Self::sends_at_once), on the lane that serves the bundle now:
+    /// the one that the handle knows has ended.
+    #[inline(never)]
+    fn sends_by_route<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Sent {
+        let route = self.bundle.route();
+        let Route::Up(lane) = &**route else { return Sent::Not };
+        let Some(contract) = lane.contract(&self.id) else { return Sent::Not };
+        if !self.sends_to(lane, contract, function, args, own) || own.has_value() {
+            return Sent::Not;
+        }
+        Sent::Now(Arc::clone(lane))
+    }
+
+    #[inline(always)]
+    fn sends_to<A: Encode>(
+        &self,
+        lane: &Arc<Lane>,
+        contract: &LaneContract,
+        function: &str,
+        args: &A,
+        own: &mut Own,
+    ) -> bool {
         let Some(id) = contract.function(function) else { return false };
         if lane.samples_next(SAMPLE_EVERY) {
             return false;
@@ -293,15 +323,16 @@ impl Contract {
     /// Otherwise sends it, if it can be sent now.
     fn road<A: Encode + ?Sized>(
         &self,
-        sent: bool,
+        sent: Sent,
         function: &str,
         args: &A,
         clock: &mut Clock,
         own: &mut Own,
     ) -> Result<Road<'_>, NotSent> {
-        match &self.first {
-            Some((lane, _)) if sent => Ok(Road::First(lane)),
-            _ => self.send(function, args, clock, own),
+        match (sent, &self.first) {
+            (Sent::First, Some((lane, _))) => Ok(Road::First(lane)),
+            (Sent::Now(lane), _) => Ok(Road::Now(lane)),
+            (Sent::First | Sent::Not, _) => self.send(function, args, clock, own),
         }
     }
 
@@ -538,6 +569,15 @@ impl Contract {
         self.bundle.counters.failed(&self.id, function, &failure);
         failure
     }
+}
+
+/// Whether a call was sent at once, and where to.
+enum Sent {
+    Not,
+    /// To the lane that its handle knows.
+    First,
+    /// To the one that serves the bundle now.
+    Now(Arc<Lane>),
 }
 
 /// The lane that a call goes to.

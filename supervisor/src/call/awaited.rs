@@ -9,8 +9,8 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Contract;
 use super::arguments::Tuple;
+use super::{Contract, Sent};
 use crate::lane::{Looks, Own, decode};
 
 pin_project! {
@@ -31,8 +31,7 @@ pin_project! {
 }
 
 impl<'c, A, W, F> Awaited<'c, A, W, F> {
-    /// A call that `wait` goes on with if it has not ended at once: given whether it was
-    /// sent.
+    /// A call that `wait` goes on with if it has not ended at once.
     #[inline]
     pub(super) const fn new(contract: &'c Contract, function: &'c str, args: A, wait: W) -> Self {
         Self::Begin { contract, function, args: Some(args), wait: Some(wait) }
@@ -43,7 +42,7 @@ impl<'c, A, R, W, F> Future for Awaited<'c, A, W, F>
 where
     A: Serialize,
     R: DeserializeOwned,
-    W: FnOnce(A, Own, bool) -> F,
+    W: FnOnce(A, Own, Sent) -> F,
     F: Future<Output = Result<R, Failure>>,
 {
     type Output = F::Output;
