@@ -279,8 +279,10 @@ impl Contract {
             Some((lane, contract)) if self.sends_to(lane, contract, function, args, own) => {
                 Sent::First
             }
-            Some(_) => Sent::Not,
-            None => self.sends_by_route(function, args, own),
+            // Replicas have their turns: to ask for the next one is to take one's turn, and a
+            // call that is not sent here would take another.
+            None if !self.bundle.seats.are_many() => self.sends_by_route(function, args, own),
+            Some(_) | None => Sent::Not,
         }
     }
 

@@ -47,6 +47,55 @@ fn c6_a_future_that_nobody_polls_holds_up_nobody() {
     });
 }
 
+/// A call is sent when its future is polled for the first time; one that is dropped
+/// before was never made.
+#[test]
+fn c7_a_future_that_was_never_polled_is_no_call() {
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        drop(probe.call::<_, u64>("echo", (1,)));
+        assert_eq!(probe.call::<_, u64>("echo", (2,)).await.unwrap(), 2);
+        let calls = &supervisor.status().bundles[0].calls;
+        assert_eq!((calls.ok, calls.failed, calls.in_flight), (1, 0, 0));
+        supervisor.shutdown().await;
+    });
+}
+
+/// A handle knows the lane that served its bundle when it was made. When another one
+/// does, it calls there, also while all its calls are hot ones.
+#[test]
+fn r2_a_handle_calls_on_through_a_restart_and_a_reload() {
+    /// More than have their time taken, or let others run.
+    const CALLS: u64 = 300;
+
+    async fn call(probe: &Contract) {
+        let thread = probe.clone();
+        let blocking = tokio::task::spawn_blocking(move || {
+            for n in 0..CALLS {
+                assert_eq!(thread.call_blocking::<_, u64>("echo", (n,)).unwrap(), n);
+            }
+        });
+        blocking.await.unwrap();
+        for n in 0..CALLS {
+            assert_eq!(probe.call::<_, u64>("echo", (n,)).await.unwrap(), n);
+        }
+    }
+
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        call(&probe).await;
+        supervisor.restart("lua").await.unwrap();
+        call(&probe).await;
+        supervisor.reload("p").await.unwrap();
+        call(&probe).await;
+        let calls = &supervisor.status().bundles[0].calls;
+        assert_eq!((calls.ok, calls.failed, calls.in_flight), (6 * CALLS, 0, 0));
+        supervisor.shutdown().await;
+    });
+}
+
 /// Tasks on several threads beside threads that block, all on one lane: each
 /// call has its own answer, and nobody is left asleep.
 #[test]
