@@ -5,7 +5,7 @@
 //! at what came while it led. A caller therefore leaves a mark before it tries for
 //! the last time, and a leader looks for marks after it has let go: one of them sees
 //! the other. Callers that sleep are rare, and leaders leave with every hot call, so
-//! the fences between are of the [asymmetric](super::asymmetric) kind.
+//! the fences between are of the [asymmetric] kind.
 
 use std::fmt;
 use std::marker::PhantomData;
