@@ -75,8 +75,8 @@ impl<T> HandOver<T> {
     /// Takes the lead, if it is to be had.
     #[inline]
     pub fn take(&self) -> Option<Led<'_, T>> {
-        // SYNC: lead free. Pairs with the release stores of `leave` and `Led::drop`: we
-        // see what the leader before did.
+        // SYNC: lead free. Pairs with the release store of `Led::drop`: we see what the
+        // leader before did.
         let free = self.state.compare_exchange(FREE, LED, Ordering::AcqRel, Ordering::Relaxed);
         match free {
             Ok(_) => Some(Led { seat: self, _owns: PhantomData }),

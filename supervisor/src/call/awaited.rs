@@ -9,8 +9,9 @@ use pin_project_lite::pin_project;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Contract;
 use super::arguments::Tuple;
-use super::{Contract, Sent};
+use super::road::Sent;
 use crate::lane::{Looks, Own, decode};
 
 pin_project! {
