@@ -113,10 +113,19 @@ impl Contract {
         function: &'c str,
         args: A,
     ) -> impl Future<Output = Result<R, Failure>> {
-        Awaited::new(self, function, args, async move |args, mut own, sent| {
-            self.finish(function, &Tuple(&args), &mut own, sent).await?;
-            own.decode()
-        })
+        Awaited::new(self, function, args, Self::ended)
+    }
+
+    /// The end of a call that its first look has not ended.
+    async fn ended<A: Serialize, R: DeserializeOwned>(
+        &self,
+        function: &str,
+        args: A,
+        mut own: Own,
+        sent: Sent,
+    ) -> Result<R, Failure> {
+        self.finish(function, &Tuple(&args), &mut own, sent).await?;
+        own.decode()
     }
 
     /// As [`call`](Self::call), from a thread that may block. It must not be

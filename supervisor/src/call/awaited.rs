@@ -19,15 +19,11 @@ pin_project! {
     /// its first poll, and to go through the states of the whole future costs it a tenth
     /// of its time.
     #[project = Step]
+    #[project_replace = Taken]
     pub(super) enum Awaited<'c, A, W, F> {
-        Begin {
-            contract: &'c Contract,
-            function: &'c str,
-            // Both are taken when it is sent.
-            args: Option<A>,
-            wait: Option<W>,
-        },
+        Begin { contract: &'c Contract, function: &'c str, args: A, wait: W },
         Waits { #[pin] call: F },
+        Ended,
     }
 }
 
@@ -35,7 +31,40 @@ impl<'c, A, W, F> Awaited<'c, A, W, F> {
     /// A call that `wait` goes on with if it has not ended at once.
     #[inline]
     pub(super) const fn new(contract: &'c Contract, function: &'c str, args: A, wait: W) -> Self {
-        Self::Begin { contract, function, args: Some(args), wait: Some(wait) }
+        Self::Begin { contract, function, args, wait }
+    }
+}
+
+impl<'c, A, R, W, F> Awaited<'c, A, W, F>
+where
+    W: FnOnce(&'c Contract, &'c str, A, Own, Sent) -> F,
+    F: Future<Output = Result<R, Failure>>,
+{
+    /// Goes on with what its first poll has not ended.
+    // Out of line, so that the first poll is small enough to be compiled into its caller.
+    #[inline(never)]
+    fn wait(
+        mut self: Pin<&mut Self>,
+        own: ManuallyDrop<Own>,
+        sent: Sent,
+        cx: &mut Context<'_>,
+    ) -> Poll<F::Output> {
+        if let Taken::Begin { contract, function, args, wait } =
+            self.as_mut().project_replace(Self::Ended)
+        {
+            let call = wait(contract, function, args, ManuallyDrop::into_inner(own), sent);
+            self.set(Self::Waits { call });
+        }
+        self.poll_again(cx)
+    }
+
+    #[inline(never)]
+    fn poll_again(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        match self.project() {
+            Step::Waits { call } => call.poll(cx),
+            // Polled again after its end.
+            Step::Begin { .. } | Step::Ended => Poll::Pending,
+        }
     }
 }
 
@@ -43,36 +72,27 @@ impl<'c, A, R, W, F> Future for Awaited<'c, A, W, F>
 where
     A: Serialize,
     R: DeserializeOwned,
-    W: FnOnce(A, Own, Sent) -> F,
+    W: FnOnce(&'c Contract, &'c str, A, Own, Sent) -> F,
     F: Future<Output = Result<R, Failure>>,
 {
     type Output = F::Output;
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        if let Step::Begin { contract, function, args, wait } = self.as_mut().project() {
-            let (Some(arguments), Some(wait)) = (args.as_ref(), wait.take()) else {
-                // Polled again after its end.
-                return Poll::Pending;
+        let Step::Begin { contract, function, args, .. } = self.as_mut().project() else {
+            return self.poll_again(cx);
+        };
+        let mut own = ManuallyDrop::new(Own::new(Looks::IfAlone));
+        let sent = contract.sends_at_once(function, &Tuple(&*args), &mut own);
+        if let Some(value) = own.small_value() {
+            self.set(Self::Ended);
+            // It owns nothing: not to drop it spares the code that would. Each case by
+            // itself, or what the value is not would be copied as well.
+            return match decode(value) {
+                Ok(value) => Poll::Ready(Ok(value)),
+                Err(failure) => Poll::Ready(Err(failure)),
             };
-            let mut own = ManuallyDrop::new(Own::new(Looks::IfAlone));
-            let sent = contract.sends_at_once(function, &Tuple(arguments), &mut own);
-            if let Some(value) = own.small_value() {
-                *args = None;
-                // It owns nothing: not to drop it spares the code that would. Each case by
-                // itself, or what the value is not would be copied as well.
-                return match decode(value) {
-                    Ok(value) => Poll::Ready(Ok(value)),
-                    Err(failure) => Poll::Ready(Err(failure)),
-                };
-            }
-            let Some(args) = args.take() else { return Poll::Pending };
-            let call = wait(args, ManuallyDrop::into_inner(own), sent);
-            self.set(Self::Waits { call });
         }
-        match self.project() {
-            Step::Waits { call } => call.poll(cx),
-            Step::Begin { .. } => Poll::Pending,
-        }
+        self.wait(own, sent, cx)
     }
 }
