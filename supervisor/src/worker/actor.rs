@@ -144,6 +144,7 @@ impl Actor {
                 }
             };
             self.perform(action);
+            self.foresee();
         }
     }
 
@@ -336,14 +337,36 @@ impl Actor {
         alive.or_else(|| self.launching.as_ref()?.pid())
     }
 
+    /// Whether the end of the process that serves would be followed by a start at once.
+    fn starts_next(&self) -> bool {
+        self.rolling.is_none() && self.life.starts_after_death(Instant::now())
+    }
+
+    /// Says what is to be done as soon as the process that serves begins to die: a
+    /// standby is chosen by us, as others may need it more.
+    fn foresee(&self) {
+        if let Some(alive) = &self.alive {
+            let starts = self.core.config.standby == 0 && self.starts_next();
+            alive.want_next(starts.then_some((&self.core, &self.name.loader)));
+        }
+    }
+
     /// The process that serves has begun to die: what will be started when it has
-    /// ended is started now, or chosen.
+    /// ended is started now, or chosen, unless it was already.
     fn begin_next(&mut self) {
-        if self.rolling.is_some() || !self.life.starts_after_death(Instant::now()) {
-            return;
+        self.take_begun();
+        if !self.starts_next() {
+            return self.drop_early();
         }
         let claimed = self.claim();
         self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch(|_| {}))));
+    }
+
+    /// Takes the next process, if its start has begun where the death was noticed.
+    fn take_begun(&mut self) {
+        if let Some(begun) = self.alive.as_ref().and_then(Alive::take_next) {
+            self.early = Some(Early::Starts(Launching::of(Ok(begun), |_| {})));
+        }
     }
 
     /// What can be the next process with no start of its own: the one that was begun
@@ -461,6 +484,8 @@ impl Actor {
 
     /// The process that served has ended.
     fn died(&mut self, ended: Ended) -> Action {
+        // Its end may be told before its beginning is.
+        self.take_begun();
         let Some(alive) = self.alive.take() else { return Action::None };
         let death = crash::served(&self.name, alive, ended);
         let action = self.mourn(death);

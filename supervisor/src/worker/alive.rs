@@ -12,7 +12,7 @@ use super::dying::Dying;
 use super::heard::Heard;
 use super::heartbeat::{Beat, Heartbeat};
 use super::idle::{Account, Due, Work};
-use super::launch::Launched;
+use super::launch::{Begun, Launched};
 use super::process::{Process, ProcessParts};
 use crate::config::Config;
 use crate::core::Core;
@@ -110,6 +110,18 @@ impl Alive {
         if let Some(memory) = self.dying.as_mut().and_then(|d| d.memory_for(&self.hello)) {
             self.process.send_with(&ToWorker::RobustFutex, vec![memory]);
         }
+    }
+
+    /// Whether the next process is to be started as soon as this one begins to die.
+    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &str)>) {
+        if let Some(dying) = &self.dying {
+            dying.want_next(wanted);
+        }
+    }
+
+    /// The next process, if its start has begun.
+    pub(super) fn take_next(&self) -> Option<Begun> {
+        self.dying.as_ref()?.take_next()
     }
 
     /// Waits until it begins to die, where that can be told; it does so once.

@@ -4,36 +4,94 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use menagerie_protocol::message::Hello;
 use menagerie_protocol::robust::{FEATURE, LEN};
 use menagerie_protocol::shm::{Access, Mapping, sealed_memfd};
 use tokio::sync::Notify;
 
+use super::launch::Begun;
 use super::spawn::{Slice, set_slice};
+use crate::core::Core;
+use crate::lane::lock;
 
-/// Notices that a worker's control thread has died.
+/// Notices that a worker's control thread has died, and begins to start the next
+/// process if that is wanted.
 #[derive(Debug)]
 pub(crate) struct Dying {
     begun: Arc<Notify>,
+    next: Arc<Mutex<Next>>,
     /// What the worker is sent.
     memory: Option<OwnedFd>,
     _watch: Watch,
 }
 
+/// The process after the one that dies.
+#[derive(Debug)]
+enum Next {
+    /// Nobody wants one.
+    None,
+    /// Of this loader.
+    Wanted(Weak<Core>, String),
+    Begun(Box<Begun>),
+}
+
+impl Next {
+    /// Begins to start it, if it is wanted.
+    // On the thread that has noticed the death: to wake a task would take as long as
+    // this does, and longer where the runtime's thread waits for the CPU of the process
+    // that dies.
+    fn begin(next: &Mutex<Self>) {
+        let mut next = lock(next);
+        let Self::Wanted(core, loader) = &*next else { return };
+        let Some(core) = core.upgrade() else { return };
+        let _runtime = core.runtime.enter();
+        // Why it cannot be is said when it is tried again.
+        if let Ok(begun) = Begun::new(&core, loader, false) {
+            *next = Self::Begun(Box::new(begun));
+        }
+    }
+}
+
 impl Dying {
     pub(crate) fn new() -> io::Result<Self> {
         let begun = Arc::new(Notify::new());
-        let notified = Arc::clone(&begun);
-        let (watch, memory) = Watch::start(move || notified.notify_one())?;
-        Ok(Self { begun, memory: Some(memory), _watch: watch })
+        let next = Arc::new(Mutex::new(Next::None));
+        let (notified, wanted) = (Arc::clone(&begun), Arc::clone(&next));
+        let (watch, memory) = Watch::start(move || {
+            Next::begin(&wanted);
+            notified.notify_one();
+        })?;
+        Ok(Self { begun, next, memory: Some(memory), _watch: watch })
     }
 
     /// What goes to a worker that can do its part, once.
     pub(super) fn memory_for(&mut self, hello: &Hello) -> Option<OwnedFd> {
         self.memory.take().filter(|_| hello.has(FEATURE))
+    }
+
+    /// Whether the next process is to be started as soon as this one begins to die.
+    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &str)>) {
+        let mut next = lock(&self.next);
+        match (&*next, wanted) {
+            (Next::None, Some((core, loader))) => {
+                *next = Next::Wanted(Arc::downgrade(core), loader.to_owned());
+            }
+            (Next::Wanted(..), None) => *next = Next::None,
+            _ => {}
+        }
+    }
+
+    /// The next process, if its start has begun.
+    pub(super) fn take_next(&self) -> Option<Begun> {
+        let mut next = lock(&self.next);
+        match std::mem::replace(&mut *next, Next::None) {
+            Next::Begun(begun) => Some(*begun),
+            Next::None | Next::Wanted(..) => None,
+        }
     }
 
     /// Waits until it begins to die; it does so once.
@@ -74,6 +132,9 @@ impl Watch {
             set_slice(Slice::Short);
             if seen.wait() {
                 then();
+                // What it takes to end a thread, the CPU where the next process starts
+                // need not spend now.
+                std::thread::sleep(END_LATER);
             }
         })?;
         Ok((Self { shared }, memory))
@@ -92,8 +153,10 @@ impl Drop for Watch {
     }
 }
 
-/// Enough for a wait and for waking a task, in bytes.
-const STACK: usize = 64 << 10;
+/// Enough to begin a start, in bytes.
+const STACK: usize = 256 << 10;
+/// As long as starting a process takes.
+const END_LATER: Duration = Duration::from_millis(10);
 /// The same number on every architecture (Linux 5.16).
 const SYS_FUTEX_WAITV: libc::c_long = 449;
 const PRIVATE_WAKE: libc::c_int = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
@@ -157,11 +220,11 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use menagerie_protocol::robust::mark_at_death;
 
     use super::*;
+    use crate::{Config, Supervisor};
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -183,6 +246,54 @@ mod tests {
         assert_eq!(noticed.recv_timeout(PATIENCE), Ok(()));
         thread.join().unwrap();
         drop(watch);
+    }
+
+    /// What was begun when a control thread had died that this was wanted of.
+    async fn next_after_death(wanted: impl FnOnce(&Dying, &Arc<Core>)) -> Option<Begun> {
+        let mut config = Config::default();
+        // It says no hello, and stays.
+        config.worker_programs.insert("native".to_owned(), "/usr/bin/yes".into());
+        let supervisor = Supervisor::builder().config(config).start().unwrap();
+        let mut dying = Dying::new().unwrap();
+        wanted(&dying, supervisor.core());
+        let memory = dying.memory.take().unwrap();
+        std::thread::spawn(move || mark_at_death(&memory).unwrap()).join().unwrap();
+        tokio::time::timeout(PATIENCE, dying.begun()).await.unwrap();
+        dying.take_next()
+    }
+
+    #[tokio::test]
+    async fn s3_the_next_process_is_begun_as_soon_as_one_begins_to_die() {
+        let next = next_after_death(|dying, core| dying.want_next(Some((core, "native")))).await;
+        let (sender, pid) = mpsc::channel();
+        let launched = tokio::spawn(next.expect("it was wanted").launched(move |pid| {
+            let _ = sender.send(pid);
+        }));
+        let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;
+        let stat = format!("/proc/{}/stat", pid.unwrap().unwrap());
+        assert!(std::fs::exists(&stat).unwrap());
+        // Who waits no longer ends it.
+        launched.abort();
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while std::fs::exists(&stat).unwrap() {
+            assert!(std::time::Instant::now() < deadline, "it goes on");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn s3_no_process_is_begun_that_nobody_wants() {
+        let next = next_after_death(|_, _| {}).await;
+        assert!(next.is_none());
+        // A process that stops because it should.
+        let next = next_after_death(|dying, core| {
+            dying.want_next(Some((core, "native")));
+            dying.want_next(None);
+        });
+        assert!(next.await.is_none());
+        // One that cannot be started is tried again, by whoever can say why.
+        let next = next_after_death(|dying, core| dying.want_next(Some((core, "cobol"))));
+        assert!(next.await.is_none());
     }
 
     #[test]

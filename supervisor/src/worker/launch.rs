@@ -1,6 +1,5 @@
 //! Starting a process and waiting for its hello.
 
-use std::io;
 use std::sync::Arc;
 
 use menagerie_protocol::{LoaderError, RuntimeError};
@@ -11,8 +10,10 @@ use super::dying::Dying;
 use super::environment::environment;
 use super::listener::{Connected, Refusal};
 use super::reap::{End, Ended};
+use super::scratch::Scratch;
 use super::spare::Spare;
-use super::spawn::{Limits, SpawnRequest};
+use super::spawn::{Limits, SpawnRequest, Spawning};
+use crate::config::Config;
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
 use crate::lane::Draft;
@@ -39,75 +40,93 @@ pub(crate) enum LaunchError {
     Died { child: Box<Child>, ended: Ended, reason: Option<String> },
 }
 
-/// Starts a process for a worker. `started` learns its pid. Dropping the
-/// future ends the process. A standby learns that it is one.
-pub(crate) async fn launch(
-    core: Arc<Core>,
+/// A process whose start is under way. Dropping it ends the process.
+#[derive(Debug)]
+pub(crate) struct Begun {
     loader: String,
-    standby: bool,
-    started: impl FnOnce(u32) + Send,
-) -> Result<Launched, LaunchError> {
-    let program = locate::worker_program(&core.config, &loader).map_err(LaunchError::Impossible)?;
-    let unavailable = |problem: String| {
-        LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.clone(), problem })
-    };
-    let spare = core.spares.take().map_err(|error| unavailable(error.to_string()))?;
-    let Spare { scratch, lane, dying } = spare;
-    // From before the start on: what the process says may be refused before we
-    // know its pid.
-    let events = core.events.subscribe();
-    let expected = Expected::new(&core);
-    let request = SpawnRequest {
-        program,
-        env: environment(
-            &core.config,
-            core.control.path(),
-            &expected.token,
-            scratch.path(),
-            standby,
-        ),
-        dir: scratch.path().to_owned(),
-        limits: Limits {
-            memory: core.config.memory_limit,
-            descriptors: core.config.max_descriptors,
-            processes: core.config.max_processes,
-        },
-    };
-    let cannot = |error: io::Error| unavailable(format!("it cannot be started: {error}"));
-    let spawned = core.spawner.spawn(request).await.map_err(cannot)?;
-    let child = Child::adopt(&core, &loader, spawned, scratch).map_err(cannot)?;
-    started(child.pid);
-    let reason = match handshake(&core, &loader, &child, expected, events).await {
-        Ok(Some(connected)) => return Ok(Launched { child, connected, lane, dying }),
-        Ok(None) => None,
-        Err(reason) => {
-            child.signal(Signal::SIGKILL);
-            Some(reason)
-        }
-    };
-    let ended = child.ended().await;
-    if reason.is_none() && ended.end == End::Exit(LOADER_FAILED) {
-        return Err(unloadable(&loader, child, ended).await);
+    // It ends before its folder goes.
+    spawning: Spawning,
+    scratch: Scratch,
+    lane: Option<Draft>,
+    dying: Option<Dying>,
+    /// From before the start on: what the process says may be refused before we know
+    /// its pid.
+    events: Events,
+    expected: Expected,
+}
+
+impl Begun {
+    /// Begins to start a process for a worker. A standby learns that it is one.
+    pub(crate) fn new(core: &Arc<Core>, loader: &str, standby: bool) -> Result<Self, LaunchError> {
+        let program =
+            locate::worker_program(&core.config, loader).map_err(LaunchError::Impossible)?;
+        let spare = core.spares.take().map_err(|error| unavailable(loader, error.to_string()))?;
+        let Spare { scratch, lane, dying } = spare;
+        let events = core.events.subscribe();
+        let expected = Expected::new(core);
+        let (config, socket) = (&core.config, core.control.path());
+        let request = SpawnRequest {
+            program,
+            env: environment(config, socket, &expected.token, scratch.path(), standby),
+            dir: scratch.path().to_owned(),
+            limits: Limits {
+                memory: config.memory_limit,
+                descriptors: config.max_descriptors,
+                processes: config.max_processes,
+            },
+        };
+        let spawning = core.spawner.spawn(request);
+        Ok(Self { loader: loader.to_owned(), scratch, lane, dying, events, expected, spawning })
     }
-    Err(LaunchError::Died { child: Box::new(child), ended, reason })
+
+    /// Waits for its hello. `started` learns its pid.
+    pub(crate) async fn launched(
+        self,
+        started: impl FnOnce(u32) + Send,
+    ) -> Result<Launched, LaunchError> {
+        let Self { loader, scratch, lane, dying, events, expected, spawning } = self;
+        let cannot = |error| unavailable(&loader, format!("it cannot be started: {error}"));
+        let spawned = spawning.done().await.map_err(cannot)?;
+        let core = Arc::clone(&expected.core);
+        let child = Child::adopt(&core, &loader, spawned, scratch).map_err(cannot)?;
+        started(child.pid);
+        let reason = match handshake(&core.config, &loader, &child, expected, events).await {
+            Ok(Some(connected)) => return Ok(Launched { child, connected, lane, dying }),
+            Ok(None) => None,
+            Err(reason) => {
+                child.signal(Signal::SIGKILL);
+                Some(reason)
+            }
+        };
+        let ended = child.ended().await;
+        if reason.is_none() && ended.end == End::Exit(LOADER_FAILED) {
+            return Err(unloadable(&loader, child, ended).await);
+        }
+        Err(LaunchError::Died { child: Box::new(child), ended, reason })
+    }
+}
+
+fn unavailable(loader: &str, problem: String) -> LaunchError {
+    LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.to_owned(), problem })
 }
 
 /// A token that is waited for; no longer when this is dropped.
-struct Expected<'c> {
-    core: &'c Core,
+#[derive(Debug)]
+struct Expected {
+    core: Arc<Core>,
     token: String,
     connected: tokio::sync::oneshot::Receiver<Result<Connected, Refusal>>,
 }
 
-impl<'c> Expected<'c> {
-    fn new(core: &'c Core) -> Self {
+impl Expected {
+    fn new(core: &Arc<Core>) -> Self {
         let token = random::token();
         let connected = core.control.expect(token.clone());
-        Self { core, token, connected }
+        Self { core: Arc::clone(core), token, connected }
     }
 }
 
-impl Drop for Expected<'_> {
+impl Drop for Expected {
     fn drop(&mut self) {
         self.core.control.forget(&self.token);
     }
@@ -116,13 +135,12 @@ impl Drop for Expected<'_> {
 /// Waits for the hello of the process that was started: `None` if the process
 /// ended first.
 async fn handshake(
-    core: &Core,
+    config: &Config,
     loader: &str,
     child: &Child,
-    mut expected: Expected<'_>,
+    mut expected: Expected,
     mut events: Events,
 ) -> Result<Option<Connected>, String> {
-    let config = &core.config;
     // Starting a .NET or JavaScript VM takes its time (S6).
     let slow = matches!(loader, "dotnet" | "js");
     let limit = if slow { config.slow_start_timeout } else { config.start_timeout };

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::{MaybeDone, maybe_done};
 
-use super::launch::{LaunchError, Launched, launch};
+use super::launch::{Begun, LaunchError, Launched};
 use crate::core::Core;
 
 /// A process on its way. Dropping it ends it.
@@ -25,13 +25,21 @@ impl Launching {
         loader: &str,
         shown: impl FnOnce(u32) + Send + 'static,
     ) -> Self {
+        Self::of(Begun::new(core, loader, false), shown)
+    }
+
+    /// One whose start has begun, if it could.
+    pub(super) fn of(
+        begun: Result<Begun, LaunchError>,
+        shown: impl FnOnce(u32) + Send + 'static,
+    ) -> Self {
         let pid = Arc::new(AtomicU32::new(0));
         let noted = Arc::clone(&pid);
         let started = move |pid| {
             noted.store(pid, Ordering::Relaxed);
             shown(pid);
         };
-        let launch: Launch = Box::pin(launch(Arc::clone(core), loader.to_owned(), false, started));
+        let launch: Launch = Box::pin(async { begun?.launched(started).await });
         Self { launched: Box::pin(maybe_done(launch)), pid }
     }
 

@@ -44,6 +44,38 @@ pub(crate) struct Spawned {
     pub(crate) stderr: OwnedFd,
 }
 
+impl Spawned {
+    /// Ends the process, of which nobody takes care.
+    fn end(&self) {
+        signal(&self.pidfd, nix::sys::signal::Signal::SIGKILL);
+        super::reap::reap_soon(&self.pidfd);
+    }
+}
+
+/// A process on its way. Dropping it ends the process.
+#[derive(Debug)]
+pub(crate) struct Spawning {
+    answer: oneshot::Receiver<io::Result<Spawned>>,
+}
+
+impl Spawning {
+    /// Waits until it runs its program.
+    pub(crate) async fn done(mut self) -> io::Result<Spawned> {
+        let gone = |_| io::Error::other("the spawning thread has ended");
+        (&mut self.answer).await.map_err(gone)?
+    }
+}
+
+impl Drop for Spawning {
+    fn drop(&mut self) {
+        // What comes later the thread ends.
+        self.answer.close();
+        if let Ok(Ok(unwanted)) = self.answer.try_recv() {
+            unwanted.end();
+        }
+    }
+}
+
 struct Job {
     request: SpawnRequest,
     reply: oneshot::Sender<io::Result<Spawned>>,
@@ -62,9 +94,7 @@ impl Spawner {
             set_slice(Slice::Short);
             for Job { request, reply } in queue {
                 if let Err(Ok(unwanted)) = reply.send(spawn(request)) {
-                    // Nobody waits any more.
-                    signal(&unwanted.pidfd, nix::sys::signal::Signal::SIGKILL);
-                    super::reap::reap_soon(&unwanted.pidfd);
+                    unwanted.end();
                 }
             }
         })?;
@@ -72,17 +102,11 @@ impl Spawner {
     }
 
     /// The start is under way when this returns.
-    pub(crate) fn spawn(
-        &self,
-        request: SpawnRequest,
-    ) -> impl Future<Output = io::Result<Spawned>> + use<> {
+    pub(crate) fn spawn(&self, request: SpawnRequest) -> Spawning {
         let (reply, answer) = oneshot::channel();
         // If the thread has ended it drops the job, and its end of the channel.
         drop(self.jobs.send(Job { request, reply }));
-        async {
-            let gone = |_| io::Error::other("the spawning thread has ended");
-            answer.await.map_err(gone)?
-        }
+        Spawning { answer }
     }
 }
 

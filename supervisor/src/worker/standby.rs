@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use super::condition::LaneThread;
 use super::crash::before_hello;
-use super::launch::{LaunchError, Launched, launch};
+use super::launch::{Begun, LaunchError, Launched};
 use super::spare::Spares;
 use crate::core::Core;
 use crate::events::EventKind;
@@ -122,7 +122,11 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
         }
         // The first at once, then with longer and longer pauses.
         tokio::time::sleep(core.config.restart.delay(failures)).await;
-        match launch(Arc::clone(&core), loader.clone(), true, |_| {}).await {
+        let launched = match Begun::new(&core, &loader, true) {
+            Ok(begun) => begun.launched(|_| {}).await,
+            Err(error) => Err(error),
+        };
+        match launched {
             Ok(launched) => {
                 let pid = launched.child.pid;
                 lock(&shared.ready).push(launched);

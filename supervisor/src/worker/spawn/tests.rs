@@ -178,3 +178,28 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
     let dir = fs::read_link(format!("/proc/{}/cwd", child.0.pid)).unwrap();
     assert_eq!(dir, std::path::Path::new("/usr/bin").canonicalize().unwrap());
 }
+
+#[test]
+fn spawn_ends_what_nobody_waits_for() {
+    let spawner = Spawner::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let spawning = spawner.spawn(SpawnRequest {
+        program: "/usr/bin/yes".into(),
+        env: BTreeMap::new(),
+        dir: dir.path().to_owned(),
+        limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
+    });
+    let is_its = |entry: fs::DirEntry| {
+        fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir.path())
+    };
+    let runs = || fs::read_dir("/proc").unwrap().any(|entry| entry.is_ok_and(is_its));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Whether its answer has come meanwhile or not.
+    while !runs() {
+        assert!(Instant::now() < deadline, "it does not start");
+    }
+    drop(spawning);
+    while runs() {
+        assert!(Instant::now() < deadline, "it goes on");
+    }
+}
