@@ -94,21 +94,22 @@ impl Tx {
         self.producer.has_slot(len)
     }
 
-    /// As [`send`](Self::send), of a frame that [has its slot](Self::has_slot).
+    /// As [`send`](Self::send), of a frame that [has its slot](Self::has_slot). Returns
+    /// whether the other side was woken.
     // Out of line it would take the frame's parts through memory.
     #[inline(always)]
-    pub fn send_one(&mut self, head: FrameHead, payload: &[u8]) {
+    pub fn send_one(&mut self, head: FrameHead, payload: &[u8]) -> bool {
         self.producer.push_one(head, payload);
-        self.wake_peer();
+        self.wake_peer()
     }
 
     #[inline]
-    fn wake_peer(&mut self) {
-        if let Some((mode, position)) =
-            self.waker.wake_needed(&*self.sleep, self.producer.position())
-        {
+    fn wake_peer(&mut self) -> bool {
+        let sleeps = self.waker.wake_needed(&*self.sleep, self.producer.position());
+        if let Some((mode, position)) = sleeps {
             self.wake_from(mode, position);
         }
+        sleeps.is_some()
     }
 
     #[cold]

@@ -14,7 +14,17 @@ use parking_lot::MutexGuard;
 use super::bulk::DownSegment;
 use super::receive::Looks;
 use super::slots::Opened;
-use super::{DEAD, Lane, Own, Payload, Sending, Violation};
+use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Violation};
+
+/// Lets the worker have this CPU if it has just been woken here. The kernel likes to put
+/// who is woken where the waker runs, and does not always stop the waker for it; a spin
+/// for the answer would keep it from running.
+#[cold]
+fn give_way(receiving: &Receiving) {
+    if receiving.rx.is_empty() {
+        std::thread::yield_now();
+    }
+}
 
 /// How a call ended.
 #[derive(Debug)]
@@ -51,7 +61,7 @@ impl Lane {
         segment: DownSegment,
     ) -> Result<(), Refused> {
         let function = (own.function, origin);
-        own.ticket = self.send_payload(function, reference, Some(segment))?.ticket;
+        own.ticket = self.send_payload(function, reference, Some(segment))?.0.ticket;
         Ok(())
     }
 
@@ -67,13 +77,16 @@ impl Lane {
         origin: u64,
         arguments: &[u8],
     ) -> Result<(), Refused> {
-        let opened = self.send_payload((own.function, origin), arguments, None)?;
+        let (opened, woken) = self.send_payload((own.function, origin), arguments, None)?;
         own.ticket = opened.ticket;
         if own.looks == Looks::IfAlone && (!self.is_alone() || self.gives_way()) {
             return Ok(());
         }
         let Some(mut receiving) = self.rx.take() else { return Ok(()) };
         receiving.disarm();
+        if woken {
+            give_way(&receiving);
+        }
         self.answered_soon(&mut receiving, opened, own);
         if self.step_down(receiving) && own.looks == Looks::Always {
             self.call_next_leader();
@@ -81,6 +94,7 @@ impl Lane {
         Ok(())
     }
 
+    /// Returns whether the worker had to be woken, too.
     // Each time with what its caller knows of the segment.
     #[inline(always)]
     fn send_payload(
@@ -88,7 +102,7 @@ impl Lane {
         (function, origin): (u32, u64),
         payload: &[u8],
         segment: Option<DownSegment>,
-    ) -> Result<Opened<'_>, Refused> {
+    ) -> Result<(Opened<'_>, bool), Refused> {
         let flags = if segment.is_some() { FLAG_BULK } else { 0 };
         let mut sending = self.tx.lock();
         // `end` and `close` set this before they lock `tx`: a call that is sent
@@ -109,12 +123,13 @@ impl Lane {
         // Whoever sends holds `tx`, so nobody else writes the count.
         self.sent.store(number + 1, Ordering::Release);
         let call = opened.ticket.wire();
-        if has_slot {
-            sending.tx.send_one(FrameHead { kind: Kind::Call, flags, function, call }, payload);
+        let woken = if has_slot {
+            sending.tx.send_one(FrameHead { kind: Kind::Call, flags, function, call }, payload)
         } else {
             self.send_slowly(sending, flags, function, call, payload);
-        }
-        Ok(opened)
+            false
+        };
+        Ok((opened, woken))
     }
 
     #[inline(never)]
