@@ -248,14 +248,17 @@ mod tests {
         drop(watch);
     }
 
-    /// What was begun when a control thread had died that this was wanted of.
-    async fn next_after_death(wanted: impl FnOnce(&Dying, &Arc<Core>)) -> Option<Begun> {
+    fn supervisor() -> Supervisor {
         let mut config = Config::default();
         // It says no hello, and stays.
         config.worker_programs.insert("native".to_owned(), "/usr/bin/yes".into());
-        let supervisor = Supervisor::builder().config(config).start().unwrap();
+        Supervisor::builder().config(config).start().unwrap()
+    }
+
+    /// What was begun when a control thread had died of which this was wanted.
+    async fn next_after_death(wanted: impl FnOnce(&Dying)) -> Option<Begun> {
         let mut dying = Dying::new().unwrap();
-        wanted(&dying, supervisor.core());
+        wanted(&dying);
         let memory = dying.memory.take().unwrap();
         std::thread::spawn(move || mark_at_death(&memory).unwrap()).join().unwrap();
         tokio::time::timeout(PATIENCE, dying.begun()).await.unwrap();
@@ -264,7 +267,9 @@ mod tests {
 
     #[tokio::test]
     async fn s3_the_next_process_is_begun_as_soon_as_one_begins_to_die() {
-        let next = next_after_death(|dying, core| dying.want_next(Some((core, "native")))).await;
+        let supervisor = supervisor();
+        let wanted = Some((supervisor.core(), "native"));
+        let next = next_after_death(|dying| dying.want_next(wanted)).await;
         let (sender, pid) = mpsc::channel();
         let launched = tokio::spawn(next.expect("it was wanted").launched(move |pid| {
             let _ = sender.send(pid);
@@ -283,16 +288,17 @@ mod tests {
 
     #[tokio::test]
     async fn s3_no_process_is_begun_that_nobody_wants() {
-        let next = next_after_death(|_, _| {}).await;
-        assert!(next.is_none());
+        let supervisor = supervisor();
+        let wanted = |loader| Some((supervisor.core(), loader));
+        assert!(next_after_death(|_| {}).await.is_none());
         // A process that stops because it should.
-        let next = next_after_death(|dying, core| {
-            dying.want_next(Some((core, "native")));
+        let next = next_after_death(|dying| {
+            dying.want_next(wanted("native"));
             dying.want_next(None);
         });
         assert!(next.await.is_none());
         // One that cannot be started is tried again, by whoever can say why.
-        let next = next_after_death(|dying, core| dying.want_next(Some((core, "cobol"))));
+        let next = next_after_death(|dying| dying.want_next(wanted("cobol")));
         assert!(next.await.is_none());
     }
 
