@@ -41,6 +41,15 @@ pub(crate) struct Serving {
     pub(crate) loaded: Loaded,
 }
 
+impl Serving {
+    /// Whether it lives, in another worker than this process, or a later process of the
+    /// same one.
+    pub(crate) fn has_followed(&self, process: &Process) -> bool {
+        let is_later = self.process.incarnation > process.incarnation;
+        (is_later || self.process.worker != process.worker) && !self.process.is_dead()
+    }
+}
+
 /// What is loaded of a bundle: manifest and code, as they were read together.
 #[derive(Debug)]
 pub(crate) struct Content {

@@ -330,6 +330,10 @@ impl Core {
     pub(crate) async fn retire(&self, bundle: &Arc<Bundle>, process: &Arc<Process>, restart: bool) {
         let seat = bundle.seats.at(process.seat);
         let mut serving = seat.serving.lock().await;
+        // This process has died meanwhile, or the bundle has moved.
+        if serving.as_ref().is_some_and(|serving| serving.has_followed(process)) {
+            return;
+        }
         if !bundle.is_quarantined() {
             seat.retire(restart);
         }

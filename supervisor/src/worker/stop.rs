@@ -38,7 +38,9 @@ pub(super) async fn drain(
     // all may drain.
     if tokio::time::timeout(core.config.drain, retired).await.is_err() {
         patience = Duration::ZERO;
-        for bundle in bundles.iter().filter(|bundle| !bundle.is_quarantined()) {
+        // If it has died meanwhile, its bundles may be served by the next one already.
+        let here = bundles.iter().filter(|bundle| !process.is_dead() && !bundle.is_quarantined());
+        for bundle in here {
             bundle.seats.at(process.seat).retire(restart);
         }
     }

@@ -4,9 +4,12 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use menagerie_supervisor::{RuntimeError, Supervisor, WorkerState, worker_program};
+use menagerie_supervisor::{BundleState, RuntimeError, Supervisor, WorkerState, worker_program};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use super::{answers, load, lua};
+use super::strays::at_work;
+use super::{answers, in_state, load, lua, lua_with};
 use crate::support::{
     Bundle, PATIENCE, config, run, run_on_one_thread, start_with, wait_for, worker,
 };
@@ -111,4 +114,67 @@ fn s3_a_restart_by_hand_while_everything_ends() {
             operator.await.unwrap();
         }
     });
+}
+
+/// What is on its way out of a process that dies meanwhile may be served by the next
+/// one already, and stays there. On one thread, so that the next process comes first.
+fn stays_with_the_next_process(in_time: bool) {
+    run_on_one_thread(async move {
+        let mut config = config();
+        config.standby = 1;
+        config.drain = if in_time { PATIENCE } else { Duration::from_secs(1) };
+        config.load_timeout = PATIENCE;
+        config.deadline = PATIENCE;
+        let supervisor = start_with(config);
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| folder.path().join(name);
+        // While the file is there, its load says so and waits.
+        let waits = format!(
+            "local function is_there(name)\n\
+             local file = io.open(name)\n\
+             return file and file:close()\n\
+             end\n\
+             while is_there('{}') do io.open('{}', 'w'):close() menagerie.sleep(2) end",
+            file("held").display(),
+            file("begun").display()
+        );
+        let one = load(&supervisor, lua_with("one", &waits, "")).await;
+        let two = load(&supervisor, lua("two")).await;
+        let three = load(&supervisor, lua_with("three", &waits, "")).await;
+        let standbys = || supervisor.status().standbys.len();
+        wait_for("the standby", || (standbys() == 1).then_some(())).await;
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        // They leave one after the other, and this one cannot yet.
+        let working = at_work(&two).await;
+        let restarting = supervisor.clone();
+        let restarting = tokio::spawn(async move { restart(&restarting).await });
+        let state = || worker(&supervisor, "lua").unwrap().state;
+        wait_for("the restart", || (state() == WorkerState::Draining).then_some(())).await;
+        std::fs::write(file("held"), "").unwrap();
+        // On a slow machine its time may be over already.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+        assert!(working.await.unwrap().is_err());
+        wait_for("the next process", || file("begun").exists().then_some(())).await;
+        if !in_time {
+            // This one is up by now, and until the old process's time is over.
+            in_state(&supervisor, "two", BundleState::Ready).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        std::fs::remove_file(file("held")).unwrap();
+        restarting.await.unwrap().unwrap();
+        for bundle in [&one, &two, &three] {
+            answers(bundle).await;
+        }
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn s3_a_restart_takes_nothing_from_the_next_process() {
+    stays_with_the_next_process(true);
+}
+
+#[test]
+fn s3_a_restart_whose_time_is_over_takes_nothing_from_the_next_process() {
+    stays_with_the_next_process(false);
 }

@@ -46,6 +46,10 @@ fn lua_with(name: &str, code: &str, manifest: &str) -> Bundle {
            inc = function(n) return n + 1 end,\n\
            crash = function() menagerie.abort() end,\n\
            sleep = function(n) menagerie.sleep(n) end,\n\
+           sleep_from = function(file)\n\
+             io.open(file, 'w'):close()\n\
+             while true do menagerie.sleep(1000) end\n\
+           end,\n\
          }} }}\n"
     );
     Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &main)])
