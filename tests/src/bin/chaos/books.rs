@@ -33,8 +33,10 @@ struct Page {
     wrong: Vec<String>,
 }
 
+/// A line is written in one piece: whoever is killed between two would spoil the next
+/// one's.
 const LUA: &str = "local file = assert(io.open([[FILE]], 'a'))\nfile:setvbuf('no')\n\
-    return { ['ledger@1'] = { note = function(n) file:write(n, '\\n') return n end } }\n";
+    return { ['ledger@1'] = { note = function(n) file:write(n .. '\\n') return n end } }\n";
 
 const PYTHON: &str = "import menagerie, os\n\
     file = os.open(r'FILE', os.O_WRONLY | os.O_APPEND | os.O_CREAT)\n\
