@@ -168,11 +168,24 @@ where
     });
 }
 
+/// As [`run`], with a future that is made, and stays, on the thread that runs it: so a
+/// test can be a closure that borrows what was made for it.
+pub(crate) fn run_here<F>(test: impl FnOnce() -> F + Send + 'static)
+where
+    F: Future<Output = ()>,
+{
+    run_on(two_threads(), PATIENCE * 3, test);
+}
+
 /// As [`run`], for a test that is asked to do so much that it takes longer.
 pub(crate) fn run_within(limit: Duration, test: impl Future<Output = ()> + Send + 'static) {
+    run_on(two_threads(), limit, || test);
+}
+
+fn two_threads() -> tokio::runtime::Builder {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2);
-    run_on(builder, limit, test);
+    builder
 }
 
 /// As [`run`], with the supervisor's tasks and the test on one thread.
@@ -181,14 +194,16 @@ pub(crate) fn run_on_one_thread(test: impl Future<Output = ()> + Send + 'static)
     // of these.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(1);
-    run_on(builder, PATIENCE * 3, async { tokio::spawn(test).await.unwrap() });
+    run_on(builder, PATIENCE * 3, || async { tokio::spawn(test).await.unwrap() });
 }
 
-fn run_on(
+fn run_on<F>(
     mut builder: tokio::runtime::Builder,
     limit: Duration,
-    test: impl Future<Output = ()> + Send + 'static,
-) {
+    test: impl FnOnce() -> F + Send + 'static,
+) where
+    F: Future<Output = ()>,
+{
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         PANICS.lock().unwrap().push(panic.to_string());
@@ -199,7 +214,7 @@ fn run_on(
         let runtime = builder.enable_all().build().unwrap();
         // Never dropped: that would wait for threads that a failed test blocks.
         let runtime = std::mem::ManuallyDrop::new(runtime);
-        runtime.block_on(test);
+        runtime.block_on(test());
         done.send(()).unwrap();
     });
     match ended.recv_timeout(limit) {

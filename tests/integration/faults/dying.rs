@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Stage, hasty_once};
-use crate::support::{exists, ready_after, run, runtime_dir, wait_for};
+use crate::support::{exists, ready_after, run_here, runtime_dir, wait_for};
 
 fn half_dead(standby: u32) -> Config {
     let mut config = hasty_once("half-dead");
@@ -126,44 +126,57 @@ fn child_beside(known: &[u32]) -> Option<u32> {
     children.into_iter().find(|child| !known.contains(child))
 }
 
+/// A test where no standby is.
+fn alone(test: impl AsyncFnOnce(&Dying) + Send + 'static) {
+    run_here(async move || {
+        let dying = Dying::alone().await;
+        test(&dying).await;
+        dying.end().await;
+    });
+}
+
+/// A test where one is.
+fn with_a_standby(config: Config, test: impl AsyncFnOnce(&Dying) + Send + 'static) {
+    run_here(async move || {
+        let dying = Dying::with_a_standby(config).await;
+        test(&dying).await;
+        dying.end().await;
+    });
+}
+
 #[test]
 fn s3_the_next_process_starts_while_the_one_before_dies_and_serves_when_it_has_ended() {
-    run(async {
-        let dying = Dying::alone().await;
+    alone(async |dying| {
         // Until it has ended, it is the one that serves.
         dying.is_as_it_was().await;
         dying.ends().await;
         let now = dying.stage.worker();
         assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 1));
         dying.answers().await;
-        dying.end().await;
     });
 }
 
 #[test]
 fn s7_a_next_process_that_is_not_needed_goes() {
-    run(async { Dying::alone().await.end().await });
+    alone(async |_| {});
 }
 
 #[test]
 fn s8_a_standby_is_chosen_while_the_one_before_dies() {
-    run(async {
-        let dying = Dying::with_a_standby(half_dead(1)).await;
+    with_a_standby(half_dead(1), async |dying| {
         dying.is_as_it_was().await;
         dying.ends().await;
         assert_eq!(dying.stage.worker().pid, Some(dying.next));
         dying.answers().await;
-        dying.end().await;
     });
 }
 
 /// The worker's only bundle is unloaded, and the worker is stopped.
 #[test]
 fn s8_a_standby_that_was_chosen_goes_back_when_its_worker_is_not_started_again() {
-    run(async {
-        let mut config = half_dead(1);
-        config.isolation = Isolation::Bundle;
-        let dying = Dying::with_a_standby(config).await;
+    let mut config = half_dead(1);
+    config.isolation = Isolation::Bundle;
+    with_a_standby(config, async |dying| {
         dying.is_as_it_was().await;
         dying.stage.supervisor.unload("victim").await.unwrap();
         let old = dying.pid();
@@ -175,63 +188,53 @@ fn s8_a_standby_that_was_chosen_goes_back_when_its_worker_is_not_started_again()
         assert_eq!(dying.stage.worker().pid, Some(dying.next));
         dying.stage.serves_after(0).await;
         assert!(dying.stage.supervisor.crashes().is_empty());
-        dying.end().await;
     });
 }
 
 /// The bundle is unloaded, and its worker stays: it comes back with nothing.
 #[test]
 fn s8_a_standby_that_was_chosen_serves_although_the_bundle_was_unloaded() {
-    run(async {
-        let dying = Dying::with_a_standby(half_dead(1)).await;
+    with_a_standby(half_dead(1), async |dying| {
         dying.stage.supervisor.unload("victim").await.unwrap();
         dying.ends().await;
         let now = dying.stage.worker();
         assert_eq!((now.pid, now.bundles.len()), (Some(dying.next), 0), "{now:?}");
         dying.stage.load().await;
         dying.stage.serves_again().await;
-        dying.end().await;
     });
 }
 
 #[test]
 fn s8_a_restart_by_hand_has_the_standby_that_was_chosen() {
-    run(async {
-        let dying = Dying::with_a_standby(half_dead(1)).await;
+    with_a_standby(half_dead(1), async |dying| {
         let now = dying.stage.supervisor.restart("native").await.unwrap();
         assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
         dying.answers().await;
         assert!(dying.stage.supervisor.crashes().is_empty());
-        dying.end().await;
     });
 }
 
 #[test]
 fn s8_a_rolling_restart_has_the_standby_that_was_chosen() {
-    run(async {
-        let dying = Dying::with_a_standby(half_dead(1)).await;
+    with_a_standby(half_dead(1), async |dying| {
         let now = dying.stage.supervisor.restart_rolling("native").await.unwrap();
         assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
         dying.answers().await;
-        dying.end().await;
     });
 }
 
 #[test]
 fn s8_a_rolling_restart_has_the_process_that_was_begun() {
-    run(async {
-        let dying = Dying::alone().await;
+    alone(async |dying| {
         let now = dying.stage.supervisor.restart_rolling("native").await.unwrap();
         assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
         dying.answers().await;
-        dying.end().await;
     });
 }
 
 #[test]
 fn s8_a_standby_that_was_chosen_and_dies_is_passed_over() {
-    run(async {
-        let dying = Dying::with_a_standby(half_dead(1)).await;
+    with_a_standby(half_dead(1), async |dying| {
         slay(dying.next);
         wait_for("its end", || (!exists(dying.next)).then_some(())).await;
         dying.is_as_it_was().await;
@@ -241,6 +244,5 @@ fn s8_a_standby_that_was_chosen_and_dies_is_passed_over() {
         assert!(now != dying.next && now != dying.pid());
         let another = wait_for("another standby", || dying.standby()).await;
         assert!(another.pid != dying.next && another.pid != now);
-        dying.end().await;
     });
 }

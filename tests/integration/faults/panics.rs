@@ -4,7 +4,7 @@
 use menagerie_supervisor::{Activity, RuntimeError};
 
 use super::{Stage, hasty, hasty_once};
-use crate::support::{ready_after, run};
+use crate::support::{ready_after, run, run_here};
 
 /// The worker that has panicked ends, and the report names the bundle; the next one
 /// is honest, and has it or not.
@@ -23,24 +23,33 @@ async fn is_named(stage: &Stage, activity: Option<Activity>) {
     ready_after(&stage.supervisor, "native", 1).await;
 }
 
+/// A test of a fault, after which the next worker serves.
+fn panics(fault: &'static str, test: impl AsyncFnOnce(&Stage) + Send + 'static) {
+    run_here(async move || {
+        let stage = Stage::set(hasty_once(fault)).await;
+        test(&stage).await;
+        stage.serves_again().await;
+        stage.end().await;
+    });
+}
+
 /// At a load's step, of the loader's or of the bundle's hook. The load is tried once
 /// more, as the worker may have died of another one.
-async fn panics_in_a_load(fault: &'static str) {
-    let stage = Stage::set(hasty_once(fault)).await;
-    stage.load().await;
-    is_named(&stage, Some(Activity::Load)).await;
-    stage.serves_again().await;
-    stage.end().await;
+fn panics_in_a_load(fault: &'static str) {
+    panics(fault, async |stage| {
+        stage.load().await;
+        is_named(stage, Some(Activity::Load)).await;
+    });
 }
 
 #[test]
 fn s5_a_loader_that_panics_in_a_load_is_named() {
-    run(panics_in_a_load("panic:load"));
+    panics_in_a_load("panic:load");
 }
 
 #[test]
 fn s5_a_loader_that_panics_in_on_load_is_named() {
-    run(panics_in_a_load("panic:on_load"));
+    panics_in_a_load("panic:on_load");
 }
 
 #[test]
@@ -62,42 +71,33 @@ fn l5_a_loader_that_always_panics_in_a_load_loads_nothing() {
 
 #[test]
 fn s5_a_loader_that_panics_in_a_call_is_named() {
-    run(async {
-        let stage = Stage::set(hasty_once("panic:call")).await;
+    panics("panic:call", async |stage| {
         let probe = stage.load().await;
         // Unwinding drops the call's reply, which is an answer as well: the call fails
         // by that, or by the process's end.
         let outcome = probe.call::<_, i64>("inc", (1,)).await;
         assert!(outcome.is_err(), "{outcome:?}");
-        is_named(&stage, None).await;
-        stage.serves_again().await;
-        stage.end().await;
+        is_named(stage, None).await;
     });
 }
 
 #[test]
 fn s5_a_loader_that_panics_at_a_reload_is_named() {
-    run(async {
-        let stage = Stage::set(hasty_once("panic:on_unload")).await;
+    panics("panic:on_unload", async |stage| {
         stage.load().await;
         let outcome = stage.supervisor.reload("victim").await;
         assert!(outcome.is_err(), "{outcome:?}");
-        is_named(&stage, Some(Activity::OnUnload)).await;
-        stage.serves_again().await;
-        stage.end().await;
+        is_named(stage, Some(Activity::OnUnload)).await;
     });
 }
 
 #[test]
 fn s5_a_loader_that_panics_in_an_unload_is_named() {
-    run(async {
-        let stage = Stage::set(hasty_once("panic:unload")).await;
+    panics("panic:unload", async |stage| {
         stage.load().await;
         stage.supervisor.unload("victim").await.unwrap();
-        is_named(&stage, Some(Activity::OnUnload)).await;
+        is_named(stage, Some(Activity::OnUnload)).await;
         assert!(stage.supervisor.contract("probe@1").is_err());
         stage.load().await;
-        stage.serves_again().await;
-        stage.end().await;
     });
 }
