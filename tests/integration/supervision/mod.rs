@@ -11,6 +11,7 @@ mod idle;
 mod limits;
 mod long_forms;
 mod placement;
+mod quitters;
 mod remains;
 mod replicas;
 mod reports;

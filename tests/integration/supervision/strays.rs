@@ -108,7 +108,7 @@ async fn load_failures(supervisor: &Supervisor, name: &str) -> Contract {
 }
 
 /// One death is enough for a quarantine, and nothing but heartbeats ends a call.
-fn strict() -> Config {
+pub(super) fn strict() -> Config {
     let mut config = config();
     config.bundle_crash_limit = 1;
     config.deadline = Duration::ZERO;
@@ -121,7 +121,7 @@ fn strict() -> Config {
 }
 
 /// A call that has begun, and that nothing ends but its worker's death.
-async fn at_work(contract: &Contract) -> tokio::task::JoinHandle<Result<(), Failure>> {
+pub(super) async fn at_work(contract: &Contract) -> tokio::task::JoinHandle<Result<(), Failure>> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("begun");
     let (contract, path) = (contract.clone(), file.to_str().unwrap().to_owned());
@@ -130,7 +130,7 @@ async fn at_work(contract: &Contract) -> tokio::task::JoinHandle<Result<(), Fail
     working
 }
 
-async fn answers(contract: &Contract) {
+pub(super) async fn answers(contract: &Contract) {
     assert_eq!(contract.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
 }
 
@@ -248,101 +248,5 @@ fn s5_a_bundle_that_ends_its_own_thread_is_blamed_before_any_deadline() {
         let told = report(&supervisor, "native", 2).await;
         assert_eq!(told.suspect.as_deref(), Some("hasty"), "{told:?}");
         answers(&innocent).await;
-    });
-}
-
-/// A bundle in Python that ends its lane's thread in several ways.
-const IN_PYTHON: &str = r#"
-import asyncio
-import ctypes
-import pathlib
-import time
-
-import menagerie
-
-# The first lets others run Python meanwhile, the second does not.
-ways = {"c": ctypes.CDLL(None), "python": ctypes.PyDLL(None)}
-
-
-def end_thread(way):
-    ways[way].pthread_exit(None)
-
-
-@menagerie.export("CONTRACT")
-def inc(n: int) -> int:
-    return n + 1
-
-
-@menagerie.export("CONTRACT")
-def quit(way: str) -> None:
-    end_thread(way)
-
-
-@menagerie.export("CONTRACT")
-async def quit_later(way: str) -> None:
-    await asyncio.sleep(0)
-    end_thread(way)
-
-
-@menagerie.export("CONTRACT")
-async def quit_in_a_callback(way: str) -> None:
-    asyncio.get_running_loop().call_soon(end_thread, way)
-    await asyncio.sleep(3600)
-
-
-@menagerie.export("CONTRACT")
-def sleep_from(path: str) -> None:
-    pathlib.Path(path).touch()
-    while True:
-        time.sleep(0.01)
-"#;
-
-async fn load_python(supervisor: &Supervisor, name: &str) -> (Contract, Bundle) {
-    let manifest = format!(
-        "name = '{name}'\nversion = '1.0.0'\nloader = 'python'\nfile = 'main.py'\n\
-         provides = ['{name}@1']\n"
-    );
-    let code = IN_PYTHON.replace("CONTRACT", &format!("{name}@1"));
-    let bundle = Bundle::of(&[("manifest.toml", &manifest), ("main.py", &code)]);
-    supervisor.load(bundle.path()).await.unwrap();
-    (supervisor.contract(&format!("{name}@1")).unwrap(), bundle)
-}
-
-/// The thread unwinds, and CPython would end the process over that before anybody has
-/// said whose doing it was.
-#[test]
-fn s5_a_bundle_in_python_that_ends_its_own_thread_is_blamed() {
-    run_with(strict(), |supervisor| async move {
-        let (innocent, _files) = load_python(&supervisor, "innocent").await;
-        let (quitter, files) = load_python(&supervisor, "quitter").await;
-        let mut deaths = 0;
-        for function in ["quit", "quit_later", "quit_in_a_callback"] {
-            for way in ["c", "python"] {
-                let working = at_work(&innocent).await;
-                let outcome = quitter.call::<_, ()>(function, (way,)).await;
-                let crashed = matches!(&outcome, Err(Failure::WorkerCrashed { started: true, .. }));
-                assert!(crashed, "{function} {way}: {outcome:?}");
-                assert!(working.await.unwrap().is_err());
-                deaths += 1;
-                let told = report(&supervisor, "python", deaths).await;
-                assert_eq!(told.suspect.as_deref(), Some("quitter"), "{function} {way}: {told:?}");
-                in_state(&supervisor, "quitter", BundleState::Quarantined).await;
-                answers(&innocent).await;
-                supervisor.reload("quitter").await.unwrap();
-                answers(&quitter).await;
-            }
-        }
-        // While it is loaded, and when it has been.
-        let main = std::fs::read_to_string(files.path().join("main.py")).unwrap();
-        for more in ["end_thread('c')\n", "def on_load(context):\n    end_thread('c')\n"] {
-            files.write("main.py", &format!("{main}\n\n{more}"));
-            let working = at_work(&innocent).await;
-            assert!(supervisor.reload("quitter").await.is_err());
-            assert!(working.await.unwrap().is_err());
-            deaths += 1;
-            let told = report(&supervisor, "python", deaths).await;
-            assert_eq!(told.suspect.as_deref(), Some("quitter"), "{more}: {told:?}");
-            answers(&innocent).await;
-        }
     });
 }
