@@ -49,7 +49,8 @@ miri: setup ## the rings' own tests, by Miri: undefined behaviour and races; nee
 		echo "make miri: Miri is missing. With rustup:" \
 			"rustup toolchain install nightly --component miri,rust-src"; exit 1; }
 	CARGO_TARGET_DIR=$(MIRI) MIRIFLAGS="-Zmiri-strict-provenance" \
-		cargo +nightly miri nextest run --locked --package menagerie-protocol --lib -E '$(PURE)'
+		cargo +nightly miri nextest run --locked --package menagerie-protocol --lib \
+			--no-fail-fast -E '$(PURE)'
 
 asan: setup ## the tests of protocol under AddressSanitizer; needs nightly Rust
 	@cargo +nightly --version >/dev/null 2>&1 || { \
@@ -57,7 +58,7 @@ asan: setup ## the tests of protocol under AddressSanitizer; needs nightly Rust
 			"rustup toolchain install nightly"; exit 1; }
 	CARGO_TARGET_DIR=$(ASAN) RUSTFLAGS="-Zsanitizer=address" \
 		cargo +nightly nextest run --locked --target x86_64-unknown-linux-gnu \
-			--package menagerie-protocol --lib
+			--package menagerie-protocol --lib --no-fail-fast
 
 stress: setup ## 10 million frames between two processes, and 1,000 seeds of random bytes
 	cargo build --locked --profile stress --package menagerie-worker-lua

@@ -10,7 +10,9 @@
 //! It is a hint: a worker can write the mark by itself, and its control thread can
 //! end without the others. That it has ended only the pidfd says.
 
+use std::cell::Cell;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 
@@ -39,31 +41,51 @@ pub fn mark_at_death(memory: &OwnedFd) -> io::Result<()> {
     let word = &mapping.words()[0];
     // Without the flag the kernel would mark it, and wake nobody.
     word.store(u64::from(thread | libc::FUTEX_WAITERS), Ordering::Release);
-    // For as long as the thread lives, and all that is in it: the process's end
-    // frees them.
-    let entry = Box::leak(Box::new(Entry { next: std::ptr::null() }));
-    let entry_at = std::ptr::from_ref(entry).addr().cast_signed();
-    let list = Box::leak(Box::new(List {
-        first: entry,
-        futex_offset: word.as_ptr().addr().cast_signed().wrapping_sub(entry_at),
-        pending: std::ptr::null(),
-    }));
-    entry.next = std::ptr::from_ref(list).cast();
+    let own = OWN.with(|own| own.as_ptr().cast_const());
+    let entry = own.wrapping_byte_add(offset_of!(Own, entry)).cast::<Entry>();
+    let list = own.wrapping_byte_add(offset_of!(Own, list)).cast::<List>();
+    let futex_offset = word.as_ptr().addr().cast_signed().wrapping_sub(entry.addr().cast_signed());
+    OWN.set(Own {
+        entry: Entry { next: list.cast() },
+        list: List { first: entry, futex_offset, pending: std::ptr::null() },
+    });
+    // The process's end frees it.
     std::mem::forget(mapping);
     // SAFETY: the list is of the kernel's layout and a ring of one entry, it and the
-    // futex are never freed, and only the kernel reads them.
-    let set =
-        unsafe { libc::syscall(libc::SYS_set_robust_list, &raw const *list, size_of::<List>()) };
+    // futex live for longer than the thread, and only the kernel reads them.
+    let set = unsafe { libc::syscall(libc::SYS_set_robust_list, list, size_of::<List>()) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+thread_local! {
+    /// In memory of the thread's own, which is nobody else's before the kernel has been
+    /// through the list: where the C library has its own list, whose place this takes.
+    static OWN: Cell<Own> = const { Cell::new(Own::NONE) };
+}
+
+/// A list and its only entry.
+#[derive(Clone, Copy)]
+struct Own {
+    entry: Entry,
+    list: List,
+}
+
+impl Own {
+    const NONE: Self = Self {
+        entry: Entry { next: std::ptr::null() },
+        list: List { first: std::ptr::null(), futex_offset: 0, pending: std::ptr::null() },
+    };
+}
+
 /// `struct robust_list`.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct Entry {
     next: *const Entry,
 }
 
 /// `struct robust_list_head`. It ends its own list, so its first member is an entry.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct List {
     first: *const Entry,
