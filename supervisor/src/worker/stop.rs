@@ -65,7 +65,7 @@ async fn end(core: &Core, process: &Process, mut patience: Duration) {
 pub(super) async fn replaced(
     core: Arc<Core>,
     name: WorkerName,
-    alive: Alive,
+    mut alive: Alive,
     view: Arc<Mutex<View>>,
     emptied: impl Future<Output = ()> + Send,
 ) {
@@ -73,10 +73,16 @@ pub(super) async fn replaced(
     let process = Arc::clone(&alive.process);
     let mut stopping = core.stopping.subscribe();
     let mut emptied = std::pin::pin!(emptied);
-    let ended = tokio::select! {
-        ended = alive.child.ended() => Some(ended),
-        () = &mut emptied => None,
-        () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => None,
+    let ended = loop {
+        let beat_at = alive.wake_at();
+        tokio::select! {
+            ended = alive.child.ended() => break Some(ended),
+            () = &mut emptied => break None,
+            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => break None,
+            () = tokio::time::sleep_until(beat_at.into()) => {}
+        }
+        // One that hangs would keep its last calls until their deadlines.
+        alive.beat(&core);
     };
     if let Some(ended) = ended {
         let death = crash::served(&name, alive, ended);

@@ -1,13 +1,16 @@
 //! Rule S8: a rolling restart, under load, fails no call.
 
+use std::time::Duration;
+
 use menagerie_supervisor::{EventKind, Failure, RuntimeError};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::strays::at_work;
 use super::{Load, answers, load, lua, lua_with};
 use crate::support::{
-    PATIENCE, Recorder, config, exists, per_language, run, setup_with, start, start_with, wait_for,
-    worker,
+    PATIENCE, Recorder, config, exists, per_language, report, run, setup_with, start, start_with,
+    wait_for, worker,
 };
 
 #[test]
@@ -57,6 +60,35 @@ fn s8_a_long_call_ends_where_it_began() {
         answers(&one).await;
         working.await.unwrap().unwrap();
         wait_for("the old process to end", || (!exists(old)).then_some(())).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// An operator restarts what hangs: its last calls do not wait for their deadlines, of
+/// which this one has none.
+#[test]
+fn s8_an_old_process_that_hangs_ends_by_its_heartbeats() {
+    run(async {
+        let mut config = config();
+        config.heartbeat = Duration::from_millis(100);
+        config.heartbeat_kill = 50;
+        config.drain = Duration::from_secs(3600);
+        config.deadline = Duration::ZERO;
+        let supervisor = start_with(config);
+        let one = load(&supervisor, lua("one")).await;
+        let old = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        let working = at_work(&one).await;
+        kill(Pid::from_raw(old.cast_signed()), Signal::SIGSTOP).unwrap();
+        // On a slow machine it is ended before it could be replaced.
+        drop(supervisor.restart_rolling("lua").await);
+        let outcome = working.await.unwrap();
+        assert!(
+            matches!(outcome, Err(Failure::WorkerCrashed { started: true, .. })),
+            "{outcome:?}"
+        );
+        let report = report(&supervisor, "lua", 1).await;
+        assert!(report.pid == old && report.missed_heartbeats > 0, "{report:?}");
+        answers(&one).await;
         supervisor.shutdown().await;
     });
 }
