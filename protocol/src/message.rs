@@ -244,6 +244,8 @@ pub struct WorkerEnvironment {
     pub token: String,
     /// The scratch folder.
     pub scratch: PathBuf,
+    /// Whether it is a standby.
+    pub standby: bool,
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::contract::{ContractId, is_function_name};
 use crate::error::{Failure, GuestError, LoaderError};
 use crate::instance::{ContractInterface, Instance, Interrupt};
 use crate::lane::worker::WorkerLane;
+use crate::loader::Prepared;
 use crate::loader::manifest::ManifestData;
 use crate::message::{LogLevel, LogRecord};
 use crate::{BundleId, BundleSource};
@@ -35,6 +36,8 @@ pub struct Runtime {
     pub(crate) after_thread: RefCell<Vec<Box<dyn FnOnce() + Send>>>,
     /// The artifact's copy that the supervisor has handed on.
     pub(crate) copy: Cell<Option<OwnedFd>>,
+    /// What the loader has prepared on this thread.
+    pub(crate) prepared: Cell<Option<Prepared>>,
 }
 
 /// How the control thread stops what runs on a lane.
@@ -125,6 +128,7 @@ impl Runtime {
             interrupt,
             after_thread: RefCell::default(),
             copy: Cell::default(),
+            prepared: Cell::default(),
         }
     }
 
@@ -168,6 +172,14 @@ impl Runtime {
     #[must_use]
     pub fn take_copy(&self) -> Option<OwnedFd> {
         self.copy.take()
+    }
+
+    /// What the loader has [prepared](crate::BundleLoader::prepare) on this thread,
+    /// if it has, and the first time that it is asked for. The `T` is the loader's
+    /// own: there is nothing of another type.
+    #[must_use]
+    pub fn take_prepared<T: 'static>(&self) -> Option<Box<T>> {
+        self.prepared.take()?.downcast().ok()
     }
 
     /// Registers a contract with its functions. [`FunctionId`]s count up

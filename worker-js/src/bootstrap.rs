@@ -28,11 +28,49 @@ pub(crate) struct World {
     pub(crate) is_array: v8::Global<v8::Function>,
 }
 
-/// Gives the engine its lane, and the guest its world.
-pub(crate) fn build(engine: &mut Engine, lane: &Rc<Lane>) -> Result<(), GuestError> {
-    let failed = |what: &str| GuestError::new("Error", format!("the worker's bootstrap: {what}"));
-    engine.isolate.set_slot(Rc::clone(lane));
-    engine.isolate.set_promise_reject_callback(on_promise_reject);
+/// An engine with the guest's world in it, and no guest yet: all of a start that
+/// does not depend on a bundle.
+pub(crate) struct Blank {
+    world: World,
+    /// What the module `menagerie` exports.
+    api: v8::Global<v8::Object>,
+    /// Dropped last, as the others refer to it.
+    pub(crate) engine: Engine,
+}
+
+fn failed(what: &str) -> GuestError {
+    GuestError::new("Error", format!("the worker's bootstrap: {what}"))
+}
+
+impl Blank {
+    /// Starts an engine on this thread that may use `heap_limit` bytes.
+    pub(crate) fn start(heap_limit: usize) -> Result<Self, GuestError> {
+        let mut engine = Engine::start(heap_limit);
+        let (world, api) = build(&mut engine)?;
+        Ok(Self { world, api, engine })
+    }
+
+    /// Gives the engine to a lane.
+    pub(crate) fn settle(self, lane: &Rc<Lane>) -> Result<Engine, GuestError> {
+        let Self { world, api, mut engine } = self;
+        engine.isolate.set_slot(Rc::clone(lane));
+        engine.isolate.set_promise_reject_callback(on_promise_reject);
+        *lane.world.borrow_mut() = Some(world);
+        let added = {
+            enter!(scope, engine);
+            let api = v8::Local::new(scope, api);
+            modules::add_api(scope, lane, api)
+        };
+        if added.is_none() {
+            lane.clear();
+            return Err(failed("its module"));
+        }
+        Ok(engine)
+    }
+}
+
+/// The guest's world. Nothing of it asks for a lane before a guest runs.
+fn build(engine: &mut Engine) -> Result<(World, v8::Global<v8::Object>), GuestError> {
     enter!(scope, *engine);
     v8::tc_scope!(let tc, scope);
     let world = run(tc).map_err(failed)?;
@@ -54,11 +92,11 @@ pub(crate) fn build(engine: &mut Engine, lane: &Rc<Lane>) -> Result<(), GuestErr
         is_well_formed: function("isWellFormed")?,
         is_array: function("isArray")?,
     };
-    *lane.world.borrow_mut() = Some(functions);
-    property(tc, world, "api")
-        .and_then(|api| api.try_cast().ok())
-        .and_then(|api| modules::add_api(tc, lane, api))
-        .ok_or_else(|| failed("its module"))
+    let api: Option<v8::Local<'_, v8::Object>> =
+        property(tc, world, "api").and_then(|api| api.try_cast().ok());
+    let api = api.ok_or_else(|| failed("its module"))?;
+    let api = v8::Global::new(tc, api);
+    Ok((functions, api))
 }
 
 /// What the script returns; nothing if it threw.

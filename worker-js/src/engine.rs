@@ -15,9 +15,6 @@ use crate::modules::{fill_import_meta, import_dynamically};
 /// The version of deno_core that this worker is built with.
 const DENO_CORE: &str = "0.413.0";
 
-/// The stack of a thread that an engine runs on, in bytes: that of a lane.
-pub(crate) const THREAD_STACK: usize = 8 << 20;
-
 /// How much of a lane's 8 MiB of stack scripts may use, in KiB; the rest is for
 /// the native functions that a script calls at the bottom of a recursion. A
 /// deeper recursion is a `RangeError` or `InternalError` in the guest.

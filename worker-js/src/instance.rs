@@ -9,6 +9,7 @@ use menagerie_protocol::{
     Args, ContractInterface, Failure, FunctionId, GuestError, Instance, Interrupt, Reply,
 };
 
+use crate::bootstrap::Blank;
 use crate::borrowed::{Borrowed, Lent};
 use crate::decode::decode;
 use crate::encode::{Buffers, Encoded};
@@ -57,14 +58,14 @@ enum Outcome<'s> {
 }
 
 impl JsInstance {
-    /// Puts the guest's world into a new engine.
+    /// Takes an engine over in which nothing has run yet.
     pub(crate) fn new(
-        mut engine: Engine,
+        blank: Blank,
         lane: Rc<Lane>,
         bundle: String,
         generation: u32,
     ) -> Result<Self, GuestError> {
-        crate::bootstrap::build(&mut engine, &lane)?;
+        let engine = blank.settle(&lane)?;
         Ok(Self {
             gate: Arc::clone(&lane.gate),
             lane,

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use menagerie_protocol::loader::{Demand, Prepared};
 use menagerie_protocol::{
     BundleLoader, BundleSource, GuestError, LoaderError, ManifestData, Runtime, SupportedLanguage,
 };
 
-use crate::engine::{self, Engine};
+use crate::bootstrap::Blank;
+use crate::engine;
 use crate::instance::JsInstance;
 use crate::interrupt::Gate;
 use crate::lane::Lane;
@@ -40,20 +42,6 @@ impl JsLoader {
         self
     }
 
-    /// Starts an engine and ends it, on a thread of its own: the first one of a
-    /// process takes several times as long as the next. For a standby, for which
-    /// nobody waits.
-    ///
-    /// # Errors
-    ///
-    /// There is no thread to spare.
-    pub fn warm_up(&self) -> std::io::Result<()> {
-        let heap_limit = self.heap_limit;
-        let thread = std::thread::Builder::new().name("warm-up".to_owned());
-        thread.stack_size(engine::THREAD_STACK).spawn(move || drop(Engine::start(heap_limit)))?;
-        Ok(())
-    }
-
     /// A loaded bundle, its contracts registered.
     pub(crate) fn build(
         &self,
@@ -74,13 +62,16 @@ impl JsLoader {
                 });
             }
         };
-        let engine = Engine::start(self.heap_limit);
-        let gate = Gate::new(engine.isolate.thread_safe_handle())
+        let blank = match runtime.take_prepared::<Blank>() {
+            Some(blank) => *blank,
+            None => Blank::start(self.heap_limit).map_err(|e| failed("start the engine", e))?,
+        };
+        let gate = Gate::new(blank.engine.isolate.thread_safe_handle())
             .map_err(|e| LoaderError::io("eventfd", &e))?;
         let gate = Arc::new(gate);
         let lane = Lane::new(runtime.host(), runtime.logger(), gate, Modules::new(sources));
         let bundle = runtime.bundle_name().to_owned();
-        let mut instance = JsInstance::new(engine, lane, bundle, runtime.generation())
+        let mut instance = JsInstance::new(blank, lane, bundle, runtime.generation())
             .map_err(|e| failed("start the engine", e))?;
         runtime.set_interrupt(instance.interrupt());
         let exports = instance.import().map_err(|(step, e)| failed(step, e))?;
@@ -109,6 +100,12 @@ impl BundleLoader for JsLoader {
 
     fn supports_hot_reload(&self) -> bool {
         true
+    }
+
+    /// An engine: what takes the longest of a load.
+    fn prepare(&self, _demand: &Demand) -> Option<Prepared> {
+        let blank = Blank::start(self.heap_limit).ok()?;
+        Some(Box::new(blank))
     }
 
     fn load(

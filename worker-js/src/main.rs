@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use menagerie_protocol::message::ENV_STANDBY;
 use menagerie_worker_js::JsLoader;
 
 fn main() -> ExitCode {
@@ -15,12 +14,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let loader = JsLoader::new();
-    if std::env::var_os(ENV_STANDBY).is_some() {
-        // Nobody waits for it: if there is no thread to spare, nothing is lost.
-        drop(loader.warm_up());
-    }
-    menagerie_protocol::serve::serve(loader, version)
+    menagerie_protocol::serve::serve(JsLoader::new(), version)
 }
 
 /// deno_core's QuickJS would write the bytecode of every module to a folder

@@ -1,6 +1,7 @@
 //! The contract between a worker and the loader that it hosts.
 
 pub mod bundle_source;
+mod demand;
 mod file;
 pub mod manifest;
 mod manifest_file;
@@ -10,6 +11,11 @@ use crate::{BundleId, LoaderError, Runtime, SupportedLanguage};
 use bundle_source::BundleSource;
 use manifest::ManifestData;
 
+/// What [`BundleLoader::prepare`] has made: of the loader's own type, for the thread
+/// that it was made on.
+pub type Prepared = Box<dyn std::any::Any>;
+
+pub use demand::Demand;
 pub use file::{contained, read_contained, read_file};
 pub use private_copy::{PrivateCopy, Stamp};
 
@@ -127,6 +133,21 @@ pub trait BundleLoader: Send + Sync {
     /// ([`Runtime::take_copy`]).
     fn maps_artifacts(&self) -> bool {
         false
+    }
+
+    /// Makes what the first bundle on this thread will need, whichever it is: a VM
+    /// that no bundle's code has run in, for example. Called in a standby only
+    /// (S8), on the thread of its first lane, where nobody waits for it, unless a
+    /// bundle comes meanwhile: that waits until this returns, and `demand` tells
+    /// of it.
+    ///
+    /// The load on that thread finds it with
+    /// [`Runtime::take_prepared`](crate::Runtime::take_prepared). If none comes, or
+    /// one that does not take it, it is dropped there. To prepare nothing is never
+    /// wrong; whatever fails here will fail the load as well, which says so.
+    fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        let _ = demand;
+        None
     }
 
     /// Loads a bundle, registers its contracts with

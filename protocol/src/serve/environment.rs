@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::message::{ENV_SCRATCH, ENV_SOCKET, ENV_TOKEN, WorkerEnvironment};
+use crate::message::{ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment};
 
 /// A variable of the environment is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -28,6 +28,7 @@ impl WorkerEnvironment {
         };
         let token =
             std::env::var(ENV_TOKEN).map_err(|_| EnvironmentError { variable: ENV_TOKEN })?;
-        Ok(Self { socket: path(ENV_SOCKET)?, token, scratch: path(ENV_SCRATCH)? })
+        let standby = std::env::var_os(ENV_STANDBY).is_some();
+        Ok(Self { socket: path(ENV_SOCKET)?, token, scratch: path(ENV_SCRATCH)?, standby })
     }
 }

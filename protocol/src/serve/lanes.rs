@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -13,26 +12,23 @@ use std::thread::JoinHandle;
 use crate::error::LoaderError;
 use crate::instance::Instance;
 use crate::lane::LaneMemory;
-use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
-use crate::loader::BundleLoader;
+use crate::loader::{BundleLoader, Prepared};
 use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
 use crate::ring::Shape;
 use crate::runtime::{InterruptSlot, LogSink, Runtime};
 use crate::shm::{Access, Segment};
 
+use super::idle::Idle;
 use super::last_words::{AbortOnUnwind, ended_its_thread, last_words};
-
-/// The stack of a lane's thread, in bytes: what a main thread usually has, so
-/// that VMs that measure their recursion against it behave as at home.
-const STACK: usize = 8 << 20;
 
 /// All lanes of a worker.
 #[derive(Debug)]
 pub struct Lanes {
     shared: Arc<Shared>,
     /// The thread of the first lane, which waits for it: a recovery is the shorter
-    /// by what it takes to start one.
+    /// by what it takes to start one, and a standby's by what the loader can
+    /// prepare on it.
     first: Mutex<Option<Idle>>,
 }
 
@@ -79,10 +75,36 @@ impl Lanes {
     /// No lanes yet.
     #[must_use]
     pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        let (running, loading, reaper) = (Mutex::default(), AtomicUsize::new(0), OnceLock::new());
-        let shared = Arc::new(Shared { loader, outbox, scratch, running, loading, reaper });
         // If there is no thread to spare, the first load says so.
-        Self { shared, first: Mutex::new(Idle::start().ok()) }
+        Self::with_first(loader, outbox, scratch, |_| Idle::start().ok())
+    }
+
+    /// The same of a standby (S8): the loader
+    /// [prepares](BundleLoader::prepare) for the first lane, on its thread.
+    #[must_use]
+    pub fn of_standby(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
+        Self::with_first(loader, outbox, scratch, |shared| {
+            let (loader, outbox) = (Arc::clone(&shared.loader), Arc::clone(&shared.outbox));
+            Idle::prepared(loader, outbox).ok()
+        })
+    }
+
+    fn with_first(
+        loader: Arc<dyn BundleLoader>,
+        outbox: Outbox,
+        scratch: PathBuf,
+        first: impl FnOnce(&Shared) -> Option<Idle>,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            loader,
+            outbox,
+            scratch,
+            running: Mutex::default(),
+            loading: AtomicUsize::new(0),
+            reaper: OnceLock::new(),
+        });
+        let first = Mutex::new(first(&shared));
+        Self { shared, first }
     }
 
     /// Starts a lane and loads a bundle on it; the outcome is sent as
@@ -109,12 +131,14 @@ impl Lanes {
         self.shared.running().insert(lane, entry);
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         match first.map_or_else(Idle::start, Ok) {
-            Ok(Idle { handle, job }) => {
+            Ok(idle) => {
+                let (handle, begin) = idle.into_lane();
                 if let Some(entry) = self.shared.running().get_mut(&lane) {
-                    entry.thread = Some(handle);
+                    entry.thread = handle;
                 }
-                // It waits for this, and for nothing else.
-                drop(job.send(Box::new(move || thread.run(request, fds, copy))));
+                begin(Box::new(move |prepared| {
+                    thread.run(request, fds, Given { copy, prepared });
+                }));
             }
             Err(error) => {
                 self.shared.running().remove(&lane);
@@ -136,7 +160,7 @@ impl Lanes {
     pub(super) fn broken(&self) -> Option<LogRecord> {
         let running = self.shared.running();
         let entry = running.values().find(|entry| entry.system_thread.is_gone())?;
-        Some(last_words(entry.bundle.clone(), ended_its_thread(&entry.bundle)))
+        Some(last_words(Some(entry.bundle.clone()), ended_its_thread(&entry.bundle)))
     }
 
     /// Asks a call on a lane to stop.
@@ -152,31 +176,6 @@ impl Lanes {
         if let Some(entry) = self.shared.running().get(&lane) {
             entry.segments.insert(segment, access);
         }
-    }
-}
-
-/// A lane's thread that has no lane yet. It ends when this is dropped.
-#[derive(Debug)]
-struct Idle {
-    handle: JoinHandle<()>,
-    job: mpsc::Sender<Job>,
-}
-
-/// What a lane's thread does.
-type Job = Box<dyn FnOnce() + Send>;
-
-impl Idle {
-    fn start() -> io::Result<Self> {
-        let (job, jobs) = mpsc::channel::<Job>();
-        let run = move || {
-            // What the first lane would look up.
-            Spinner::prepare();
-            if let Ok(job) = jobs.recv() {
-                job();
-            }
-        };
-        let handle = std::thread::Builder::new().stack_size(STACK).spawn(run)?;
-        Ok(Self { handle, job })
     }
 }
 
@@ -248,6 +247,12 @@ impl SystemThread {
     }
 }
 
+/// What was made for a load beforehand.
+struct Given {
+    copy: Option<OwnedFd>,
+    prepared: Option<Prepared>,
+}
+
 /// What a lane's thread works with.
 struct LaneThread {
     shared: Arc<Shared>,
@@ -257,18 +262,18 @@ struct LaneThread {
 }
 
 impl LaneThread {
-    fn run(self, request: LoadRequest, fds: [OwnedFd; 4], copy: Option<OwnedFd>) {
+    fn run(self, request: LoadRequest, fds: [OwnedFd; 4], given: Given) {
         // A panic here is a bug of the loader, and its VM is in an unknown
         // state: the process ends, and the supervisor starts a new one.
         let outbox = Arc::clone(&self.shared.outbox);
-        let bomb = AbortOnUnwind::armed(outbox, request.manifest.name.clone());
+        let bomb = AbortOnUnwind::armed(outbox, Some(request.manifest.name.clone()));
         self.system_thread.begin();
         let lane = request.lane;
         // Linux keeps 15 characters of a thread's name.
         if let Ok(name) = CString::new(format!("lane {}", request.manifest.name)) {
             let _ = nix::sys::prctl::set_name(&name);
         }
-        let (last_word, then) = self.live(request, fds, copy);
+        let (last_word, then) = self.live(request, fds, given);
         self.system_thread.end();
         self.shared.leave_to_reaper(Farewell { lane, then, last_word });
         bomb.disarm();
@@ -278,7 +283,7 @@ impl LaneThread {
         &self,
         request: LoadRequest,
         fds: [OwnedFd; 4],
-        copy: Option<OwnedFd>,
+        given: Given,
     ) -> (ToSupervisor, Vec<Box<dyn FnOnce() + Send>>) {
         let id = request.lane;
         let shape = Shape::new(u64::from(request.ring_slots));
@@ -315,7 +320,8 @@ impl LaneThread {
             Rc::clone(&lane),
             Arc::clone(&self.interrupt),
         );
-        runtime.copy.set(copy);
+        runtime.copy.set(given.copy);
+        runtime.prepared.set(given.prepared);
         self.shared.loading.fetch_add(1, Ordering::Relaxed);
         let loaded = self.load(&request, &runtime);
         self.shared.loading.fetch_sub(1, Ordering::Relaxed);
@@ -341,11 +347,14 @@ impl LaneThread {
     ) -> Result<Box<dyn Instance>, LoaderError> {
         let loader = &self.shared.loader;
         let manifest = &request.manifest;
-        if request.reload {
-            loader.reload(manifest, runtime)?;
+        let loaded = if request.reload {
+            loader.reload(manifest, runtime)
         } else {
-            loader.load(manifest, &request.source, runtime)?;
-        }
+            loader.load(manifest, &request.source, runtime)
+        };
+        // What it has not taken by now, nobody will.
+        drop(runtime.prepared.take());
+        loaded?;
         let checked = runtime.check_against(manifest);
         let instance = runtime.registered.borrow_mut().instance.take();
         let Some(mut instance) = instance else {

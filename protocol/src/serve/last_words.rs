@@ -11,11 +11,12 @@ use crate::runtime::Logger;
 pub(super) struct AbortOnUnwind {
     armed: bool,
     outbox: Outbox,
-    bundle: String,
+    /// For whom it is at work; nobody, before a bundle has come.
+    bundle: Option<String>,
 }
 
 impl AbortOnUnwind {
-    pub(super) const fn armed(outbox: Outbox, bundle: String) -> Self {
+    pub(super) const fn armed(outbox: Outbox, bundle: Option<String>) -> Self {
         Self { armed: true, outbox, bundle }
     }
 
@@ -30,10 +31,12 @@ impl Drop for AbortOnUnwind {
         if !self.armed {
             return;
         }
-        let message = if std::thread::panicking() {
-            format!("the loader has panicked at work for the bundle '{}'", self.bundle)
-        } else {
-            ended_its_thread(&self.bundle)
+        let message = match &self.bundle {
+            None => "the loader has panicked before a bundle came".to_owned(),
+            Some(bundle) if std::thread::panicking() => {
+                format!("the loader has panicked at work for the bundle '{bundle}'")
+            }
+            Some(bundle) => ended_its_thread(bundle),
         };
         super::complain_text(&message);
         (self.outbox)(ToSupervisor::Log(last_words(self.bundle.clone(), message)));
@@ -75,7 +78,7 @@ pub(super) fn ended_its_thread(bundle: &str) -> String {
 }
 
 /// As the supervisor knows them.
-pub(super) fn last_words(bundle: String, message: String) -> LogRecord {
+pub(super) fn last_words(bundle: Option<String>, message: String) -> LogRecord {
     let (level, target) = (LogLevel::Error, ENDED_BY.to_owned());
-    LogRecord { bundle: Some(bundle), level, target, message }
+    LogRecord { bundle, level, target, message }
 }

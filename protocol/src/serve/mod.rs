@@ -2,6 +2,7 @@
 //! otherwise.
 
 mod environment;
+mod idle;
 mod in_process;
 mod lanes;
 mod last_words;
@@ -115,7 +116,8 @@ fn run(
     let sender = Arc::clone(&connection);
     // If the socket is gone the main thread learns it too, and ends us.
     let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
-    let lanes = Lanes::new(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
+    let lanes = if environment.standby { Lanes::of_standby } else { Lanes::new };
+    let lanes = lanes(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
     let mut inbox = Inbox::default();
     let mut settling = Settling::new();
     loop {

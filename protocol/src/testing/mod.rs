@@ -5,7 +5,7 @@ mod kept;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use crate::error::{Failure, GuestError, LoaderError};
 use crate::instance::ContractInterface;
 use crate::lane::link::{Rx, Side, Tx};
 use crate::lane::wait::wake_pair;
+use crate::lane::worker::Outbox;
 use crate::lane::{BulkRef, DEFAULT_SLOTS, INLINE_MAX, LaneMemory};
 use crate::loader::BundleLoader;
 use crate::loader::bundle_source::BundleSource;
@@ -57,7 +58,7 @@ struct Shared {
     up_segments: Mutex<HashMap<LaneId, HashMap<u32, Arc<Mapping>>>>,
 }
 
-struct Scratch(std::path::PathBuf);
+struct Scratch(PathBuf);
 
 impl Drop for Scratch {
     fn drop(&mut self) {
@@ -79,6 +80,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Harness {
     /// A harness around a loader.
     pub fn new<L: BundleLoader + 'static>(loader: L) -> Arc<Self> {
+        Self::with_lanes(loader, Lanes::new)
+    }
+
+    /// The same as a standby has it: the loader prepares for the first bundle.
+    pub fn standby<L: BundleLoader + 'static>(loader: L) -> Arc<Self> {
+        Self::with_lanes(loader, Lanes::of_standby)
+    }
+
+    fn with_lanes<L: BundleLoader + 'static>(
+        loader: L,
+        lanes: fn(Arc<dyn BundleLoader>, Outbox, PathBuf) -> Lanes,
+    ) -> Arc<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("menagerie-harness-{}-{count}", std::process::id());
@@ -96,7 +109,7 @@ impl Harness {
             other => drop(lock(&sender).send(other)),
         });
         // WantSegment is answered by whichever thread of the test waits next.
-        let lanes = Lanes::new(Arc::new(loader), outbox, scratch.clone());
+        let lanes = lanes(Arc::new(loader), outbox, scratch.clone());
         Arc::new(Self {
             lanes,
             shared,

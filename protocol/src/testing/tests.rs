@@ -8,6 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
 use crate::instance::{Args, FunctionId, Instance, Interrupt};
+use crate::loader::{Demand, Prepared};
 use crate::message::LogLevel;
 use crate::msgpack::Token;
 use crate::runtime::{Host, Reply, Runtime};
@@ -281,4 +282,137 @@ fn l6_reload_hands_the_state_over_and_frees_the_old() {
     harness.wait_for_log(|record| {
         record.message == "loaded" && record.bundle.as_deref() == Some("toy")
     });
+}
+
+/// A loader that prepares something, and takes it if it is told to.
+struct Preparing {
+    seen: Arc<Seen>,
+    /// Whether it prepares until somebody waits for it.
+    is_patient: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    made: Mutex<Vec<std::thread::ThreadId>>,
+    taken: Mutex<Vec<std::thread::ThreadId>>,
+    dropped: Mutex<Vec<std::thread::ThreadId>>,
+}
+
+/// What it prepares; not to be sent to another thread.
+struct OfThread(Arc<Seen>, std::rc::Rc<()>);
+
+impl Drop for OfThread {
+    fn drop(&mut self) {
+        lock(&self.0.dropped).push(std::thread::current().id());
+    }
+}
+
+impl BundleLoader for Preparing {
+    fn loader_name(&self) -> &'static str {
+        "toy"
+    }
+    fn loader_language(&self) -> SupportedLanguage {
+        SupportedLanguage::Rust
+    }
+    fn supports_hot_reload(&self) -> bool {
+        true
+    }
+    fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        // Until a bundle comes, or none will.
+        while self.is_patient && !demand.comes_within(Duration::from_millis(1)) {}
+        lock(&self.seen.made).push(std::thread::current().id());
+        Some(Box::new(OfThread(Arc::clone(&self.seen), std::rc::Rc::default())))
+    }
+    fn load(
+        &self,
+        manifest: &ManifestData,
+        source: &BundleSource,
+        runtime: &Runtime,
+    ) -> Result<(), LoaderError> {
+        let BundleSource::Code(code) = source else { panic!("the tests give code") };
+        // One that fails does not come as far.
+        if code == "take" {
+            let found = runtime.take_prepared::<OfThread>();
+            if let Some(found) = found {
+                assert_eq!(std::rc::Rc::strong_count(&found.1), 1);
+                lock(&self.seen.taken).push(std::thread::current().id());
+                assert!(runtime.take_prepared::<OfThread>().is_none());
+            }
+        }
+        Toy::default().load(manifest, source, runtime)
+    }
+    fn reload(&self, manifest: &ManifestData, runtime: &Runtime) -> Result<(), LoaderError> {
+        self.load(manifest, runtime.source(), runtime)
+    }
+}
+
+fn preparing() -> (Preparing, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    (Preparing { seen: Arc::clone(&seen), is_patient: false }, seen)
+}
+
+fn wait_until_dropped(seen: &Seen) {
+    let deadline = Instant::now() + PATIENCE;
+    while lock(&seen.dropped).is_empty() {
+        assert!(Instant::now() < deadline, "it is still there");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn code(text: &str) -> BundleSource {
+    BundleSource::Code(text.to_owned())
+}
+
+#[test]
+fn s8_a_standby_prepares_for_its_first_lane_and_no_other() {
+    let (loader, seen) = preparing();
+    let harness = Harness::standby(loader);
+    let first = harness.load(MANIFEST, code("take")).unwrap();
+    first.reload().unwrap();
+    drop(harness.load(MANIFEST, code("take")).unwrap());
+    let made = lock(&seen.made).clone();
+    assert_eq!(made.len(), 1);
+    assert_eq!(*lock(&seen.taken), made);
+    assert_eq!(*lock(&seen.dropped), made);
+}
+
+#[test]
+fn s8_what_the_first_load_does_not_take_is_dropped_on_its_thread() {
+    for (text, loads) in [("good", true), ("fail", false)] {
+        let (loader, seen) = preparing();
+        let harness = Harness::standby(loader);
+        let loaded = harness.load(MANIFEST, code(text));
+        assert_eq!(loaded.is_ok(), loads);
+        let made = lock(&seen.made).clone();
+        assert_eq!(*lock(&seen.dropped), made);
+        drop(harness.load(MANIFEST, code("take")).unwrap());
+        assert!(lock(&seen.taken).is_empty());
+    }
+}
+
+#[test]
+fn s8_what_is_prepared_for_no_lane_is_dropped_on_its_thread() {
+    let (loader, seen) = preparing();
+    drop(Harness::standby(loader));
+    wait_until_dropped(&seen);
+    assert_eq!(*lock(&seen.dropped), *lock(&seen.made));
+}
+
+#[test]
+fn s8_who_prepares_is_told_when_a_bundle_comes_and_when_none_will() {
+    let (loader, seen) = preparing();
+    let harness = Harness::standby(Preparing { is_patient: true, ..loader });
+    drop(harness.load(MANIFEST, code("take")).unwrap());
+    assert_eq!(lock(&seen.taken).len(), 1);
+    let (loader, seen) = preparing();
+    drop(Harness::standby(Preparing { is_patient: true, ..loader }));
+    wait_until_dropped(&seen);
+}
+
+#[test]
+fn s8_who_is_waited_for_prepares_nothing() {
+    let (loader, seen) = preparing();
+    let harness = Harness::new(loader);
+    drop(harness.load(MANIFEST, code("take")).unwrap());
+    assert!(lock(&seen.made).is_empty() && lock(&seen.taken).is_empty());
 }

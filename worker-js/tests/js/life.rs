@@ -251,19 +251,3 @@ fn l9_rounds_of_calling_leave_memory_flat() {
     // A hundred bytes kept by each call would be 3 MiB.
     assert!(after < before + 2 * 1024, "{before} KiB before, {after} KiB after");
 }
-
-#[test]
-fn s8_a_load_may_come_while_a_standby_warms_up() {
-    let loader = menagerie_worker_js::JsLoader::new();
-    // More engines than a standby starts, some of which are there before the
-    // bundle's, and some later.
-    for _ in 0..8 {
-        loader.warm_up().unwrap();
-    }
-    let harness = menagerie_protocol::testing::Harness::new(loader);
-    for _ in 0..8 {
-        let bundle = load(&harness, "export default { 'test@1': { f: () => 7 } };").unwrap();
-        assert_eq!(bundle.call::<_, i64>("test@1", "f", ()), Ok(7));
-        bundle.unload();
-    }
-}

@@ -12,6 +12,8 @@ mod asynchronous;
 mod life;
 // Interrupts, stack overflows, full heaps.
 mod limits;
+// Engines that are made before a bundle comes.
+mod standby;
 // The guest's world beside the language: console, timers, text.
 mod world;
 
