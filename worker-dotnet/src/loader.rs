@@ -91,7 +91,6 @@ impl DotnetLoader {
         source: &BundleSource,
         runtime: &Runtime,
     ) -> Result<(), LoaderError> {
-        self.is_used.store(true, Ordering::Relaxed);
         let image = Image::read(manifest, source)?;
         let clr = self.clr()?;
         let lane = LaneNumber::new(runtime);
@@ -158,6 +157,12 @@ impl BundleLoader for DotnetLoader {
 
     fn supports_hot_reload(&self) -> bool {
         true
+    }
+
+    fn start_vm(&self) {
+        // Before the wait: a rehearsal that goes on elsewhere ends.
+        self.is_used.store(true, Ordering::Relaxed);
+        drop(self.clr());
     }
 
     fn load(

@@ -135,6 +135,12 @@ pub trait BundleLoader: Send + Sync {
         false
     }
 
+    /// Starts the VM, unless it runs: called on a lane's thread before each load, for
+    /// loaders whose VM is not there from the beginning. What is mapped when this
+    /// returns is the VM's, and what comes later the bundles'. A failure is the load's
+    /// to tell.
+    fn start_vm(&self) {}
+
     /// Makes what the first bundle on this thread will need, whichever it is: a VM
     /// that no bundle's code has run in, for example. Called in a standby only
     /// (S8), on the thread of its first lane, where nobody waits for it, unless a

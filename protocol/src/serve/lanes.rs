@@ -21,6 +21,7 @@ use crate::shm::{Access, Segment};
 
 use super::idle::Idle;
 use super::last_words::{AbortOnUnwind, ended_its_thread, last_words};
+use super::settle::Libraries;
 
 /// All lanes of a worker.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ struct Shared {
     running: Mutex<HashMap<LaneId, Entry>>,
     /// How many of them load their bundle.
     loading: AtomicUsize,
+    /// What was mapped when the VM ran, and no bundle did.
+    libraries: OnceLock<Libraries>,
     /// The thread that sees lanes off, started by the first that ends.
     reaper: OnceLock<mpsc::Sender<(Arc<Self>, Farewell)>>,
 }
@@ -101,6 +104,7 @@ impl Lanes {
             scratch,
             running: Mutex::default(),
             loading: AtomicUsize::new(0),
+            libraries: OnceLock::new(),
             reaper: OnceLock::new(),
         });
         let first = Mutex::new(first(&shared));
@@ -146,6 +150,12 @@ impl Lanes {
                 (self.shared.outbox)(ToSupervisor::LoadFailed { lane, error });
             }
         }
+    }
+
+    /// The libraries that were there before the first bundle; none, before it comes.
+    pub(super) fn libraries(&self) -> &Libraries {
+        static NONE: Libraries = Libraries::none();
+        self.shared.libraries.get().unwrap_or(&NONE)
     }
 
     /// Whether a bundle is being loaded.
@@ -347,6 +357,9 @@ impl LaneThread {
     ) -> Result<Box<dyn Instance>, LoaderError> {
         let loader = &self.shared.loader;
         let manifest = &request.manifest;
+        loader.start_vm();
+        // Each lane comes by here before its bundle's code runs.
+        self.shared.libraries.get_or_init(Libraries::look);
         let loaded = if request.reload {
             loader.reload(manifest, runtime)
         } else {

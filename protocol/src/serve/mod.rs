@@ -130,7 +130,7 @@ fn run(
                     continue;
                 }
                 None => {
-                    settling.settle(loader.vm_files());
+                    settling.settle(lanes.libraries(), loader.vm_files());
                     continue;
                 }
             },

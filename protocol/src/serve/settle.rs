@@ -26,9 +26,6 @@ const PATIENCE: Duration = Duration::from_millis(400);
 #[derive(Debug)]
 pub(super) struct Settling {
     when: When,
-    /// Where the libraries lie that were there before the first bundle was. What a
-    /// bundle has brought is its own, and may do with its code what it likes.
-    libraries: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -43,14 +40,11 @@ enum When {
 
 impl Settling {
     pub(super) const fn new() -> Self {
-        Self { when: When::Waiting, libraries: Vec::new() }
+        Self { when: When::Waiting }
     }
 
     /// A load is about to begin.
     pub(super) fn load_begins(&mut self, now: Instant) {
-        if matches!(self.when, When::Waiting) {
-            each_library(&mut |library| self.libraries.push(library.dlpi_phdr.addr()));
-        }
         self.postpone(now);
     }
 
@@ -69,20 +63,38 @@ impl Settling {
         }
     }
 
-    /// Gives back; `vm_files` are as [`BundleLoader::vm_files`] has them.
+    /// Gives back what is of these libraries; `vm_files` are as
+    /// [`BundleLoader::vm_files`] has them.
     ///
     /// [`BundleLoader::vm_files`]: crate::BundleLoader::vm_files
-    pub(super) fn settle(&mut self, vm_files: &[&str]) {
+    pub(super) fn settle(&mut self, libraries: &Libraries, vm_files: &[&str]) {
         self.when = When::Done;
-        let libraries = std::mem::take(&mut self.libraries);
         // Where /proc is out of reach all stays as it is.
         let Ok(pages) = Pages::open() else { return };
         each_library(&mut |library| {
-            if libraries.contains(&library.dlpi_phdr.addr()) {
+            if libraries.0.contains(&library.dlpi_phdr.addr()) {
                 forget_library(&pages, library);
             }
         });
         drop(pages.forget_files(vm_files));
+    }
+}
+
+/// Where the libraries lie that were there before the first bundle was. What a
+/// bundle has brought is its own, and may do with its code what it likes.
+#[derive(Debug)]
+pub(super) struct Libraries(Vec<usize>);
+
+impl Libraries {
+    pub(super) const fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Those that are there by now.
+    pub(super) fn look() -> Self {
+        let mut found = Vec::new();
+        each_library(&mut |library| found.push(library.dlpi_phdr.addr()));
+        Self(found)
     }
 }
 
@@ -232,7 +244,7 @@ mod tests {
         settling.postpone(later);
         assert_eq!(settling.patience(later), Some(PATIENCE));
         assert_eq!(settling.patience(later + PATIENCE * 2), Some(Duration::ZERO));
-        settling.settle(&[]);
+        settling.settle(&Libraries::none(), &[]);
         settling.postpone(later);
         assert_eq!(settling.patience(later), None);
     }
@@ -281,7 +293,7 @@ mod tests {
         assert!(CONSTANTS.iter().all(|byte| std::hint::black_box(*byte) == 7));
         // As if this program had not been there at the first load.
         let mut settling = Settling::new();
-        settling.settle(&[]);
+        settling.settle(&Libraries::none(), &[]);
         assert_eq!(resident(&pages, range.clone()), range.len() / pages.size);
     }
 
@@ -300,7 +312,7 @@ mod tests {
         assert_eq!(before, range.len() / pages.size);
         let mut settling = Settling::new();
         settling.load_begins(Instant::now());
-        settling.settle(&["no-such-file"]);
+        settling.settle(&Libraries::look(), &["no-such-file"]);
         assert_eq!(settling.patience(Instant::now()), None);
         // What lies beside them may have been needed since, and brings some of them.
         let after = resident(&pages, range);
