@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use menagerie_protocol::loader::{Demand, Prepared};
 use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::msgpack::{DecodeError, Reader, Token, Writer};
 use menagerie_protocol::{
@@ -48,12 +49,13 @@ impl DotnetLoader {
         Self { installation: search.find(), lanes: Mutex::default(), is_used: Arc::default() }
     }
 
-    /// Starts the runtime on a thread of its own, unless it runs already, and
-    /// warms it up if no bundle is waiting by then.
+    /// Starts the runtime on a thread of its own, unless it runs already, and, if
+    /// it is told to, warms it up if no bundle is waiting by then. A standby does that
+    /// itself, on the thread of its first lane.
     ///
     /// To be called on the main thread: handlers of signals to the process run
     /// there, and CoreCLR's need more stack than Rust provides.
-    pub fn warm_up(&self) {
+    pub fn warm_up(&self, rehearse: bool) {
         signals::give_up_stack();
         let Ok(installation) = self.installation.clone() else { return };
         let is_used = Arc::clone(&self.is_used);
@@ -61,8 +63,13 @@ impl DotnetLoader {
         // thread to spare.
         let warm_up = move || {
             signals::give_up_stack();
-            if let Ok(clr) = clr::start(&installation) {
-                let is_over = || is_used.load(Ordering::Relaxed);
+            if let Ok(clr) = clr::start(&installation)
+                && rehearse
+            {
+                let is_over = |pause| {
+                    thread::sleep(pause);
+                    is_used.load(Ordering::Relaxed)
+                };
                 rehearsal::run(clr, &installation.bridge, is_over);
             }
         };
@@ -163,6 +170,15 @@ impl BundleLoader for DotnetLoader {
         // Before the wait: a rehearsal that goes on elsewhere ends.
         self.is_used.store(true, Ordering::Relaxed);
         drop(self.clr());
+    }
+
+    /// A rehearsal, which leaves nothing but what .NET keeps of it; with this thread
+    /// .NET is acquainted then.
+    fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        let installation = self.installation.as_ref().ok()?;
+        let clr = self.clr().ok()?;
+        rehearsal::run(clr, &installation.bridge, |pause| demand.comes_within(pause));
+        None
     }
 
     fn load(

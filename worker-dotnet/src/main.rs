@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use menagerie_protocol::message::{ENV_SOCKET, ENV_STANDBY};
 use menagerie_worker_dotnet::{DotnetLoader, Search};
 
 /// Settings that the runtime reads from the environment only, unless they are
@@ -52,8 +53,9 @@ fn main() -> ExitCode {
     let loader = DotnetLoader::new(search);
     // Under a supervisor the runtime starts while the worker says hello, so
     // that the first load, or a standby's, finds it running.
-    if std::env::var_os(menagerie_protocol::message::ENV_SOCKET).is_some() {
-        loader.warm_up();
+    if std::env::var_os(ENV_SOCKET).is_some() {
+        let rehearse = std::env::var_os(ENV_STANDBY).is_none();
+        loader.warm_up(rehearse);
     }
     menagerie_protocol::serve::serve(loader, runtime)
 }

@@ -9,7 +9,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use menagerie_protocol::msgpack::Writer;
@@ -32,21 +31,18 @@ const PAUSE: Duration = Duration::from_millis(150);
 
 /// Loads, calls and unloads the rehearsal's bundle, on this thread. That it
 /// cannot is of no interest: the first load will say so. It makes way as soon
-/// as `is_over`.
-pub(crate) fn run(clr: &Clr, bridge: &Path, is_over: impl Fn() -> bool) {
+/// as `is_over`, which is asked to wait for so long, unless a bundle comes.
+pub(crate) fn run(clr: &Clr, bridge: &Path, is_over: impl Fn(Duration) -> bool) {
     let Ok(image) = fs::read(bridge.join(ASSEMBLY)) else { return };
     for round in 0..ROUNDS {
-        if round > 0 {
-            thread::sleep(PAUSE);
-        }
-        if is_over() {
+        if is_over(if round > 0 { PAUSE } else { Duration::ZERO }) {
             return;
         }
         rehearse(clr, &image, &is_over);
     }
 }
 
-fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn() -> bool) {
+fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn(Duration) -> bool) {
     let mut head = Vec::new();
     let mut writer = Writer::new(&mut head);
     writer.array(3);
@@ -69,7 +65,7 @@ fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn() -> bool) {
         // SAFETY: the handle is from Load and not freed, there is no state, and
         // the outcome has the declared layout.
         unsafe { (entries.on_load)(handle, std::ptr::null(), 0, &raw mut outcome) };
-        for (function, args) in (0..).zip(CALLS).take_while(|_| !is_over()) {
+        for (function, args) in (0..).zip(CALLS).take_while(|_| !is_over(Duration::ZERO)) {
             let len = i64::try_from(args.len()).unwrap_or(0);
             // SAFETY: the handle as above; the arguments are alive.
             unsafe { (entries.call)(handle, function, args.as_ptr(), len, &raw mut outcome) };

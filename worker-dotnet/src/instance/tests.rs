@@ -131,7 +131,10 @@ fn measure_loads_after_rehearsal() {
     signals::give_up_stack();
     let clr = clr::start(&installation).unwrap();
     let begin = Instant::now();
-    crate::rehearsal::run(clr, &installation.bridge, || false);
+    crate::rehearsal::run(clr, &installation.bridge, |pause| {
+        std::thread::sleep(pause);
+        false
+    });
     eprintln!("rehearsal: {:?}", begin.elapsed());
     for _ in 0..3 {
         load_probe();

@@ -15,5 +15,7 @@ mod failures;
 mod hooks;
 /// Loading: exports, sources, siblings, and what is refused.
 mod loading;
+/// Rule S8: what a standby rehearses on its first lane's thread leaves nothing.
+mod standby;
 /// Rule L8: what unloading frees.
 mod unloading;

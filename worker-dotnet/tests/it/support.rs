@@ -25,13 +25,22 @@ pub(crate) fn search() -> Search {
 /// A harness, or none where there is no .NET: the test is skipped then, except
 /// in CI, which allows no skips.
 pub(crate) fn new_harness() -> Option<Arc<Harness>> {
+    harness_by(Harness::new)
+}
+
+/// The same as a standby has it.
+pub(crate) fn new_standby() -> Option<Arc<Harness>> {
+    harness_by(Harness::standby)
+}
+
+fn harness_by(new: fn(DotnetLoader) -> Arc<Harness>) -> Option<Arc<Harness>> {
     let search = search();
     if let Err(error) = search.find() {
         assert!(std::env::var_os("CI").is_none(), "{error}");
         eprintln!("SKIPPED: {error}");
         return None;
     }
-    Some(Harness::new(DotnetLoader::new(search)))
+    Some(new(DotnetLoader::new(search)))
 }
 
 /// `let harness = harness!();`, which returns from a test that is skipped.
