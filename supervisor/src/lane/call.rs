@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::codec;
@@ -16,15 +17,9 @@ use super::receive::Looks;
 use super::slots::Opened;
 use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Violation};
 
-/// Lets the worker have this CPU if it has just been woken here. The kernel likes to put
-/// who is woken where the waker runs, and does not always stop the waker for it; a spin
-/// for the answer would keep it from running.
-#[cold]
-fn give_way(receiving: &Receiving) {
-    if receiving.rx.is_empty() {
-        std::thread::yield_now();
-    }
-}
+/// What a short function takes in a worker that has slept, many times over; and no more
+/// than a deadline can be late by.
+const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// How a call ended.
 #[derive(Debug)]
@@ -79,19 +74,36 @@ impl Lane {
     ) -> Result<(), Refused> {
         let (opened, woken) = self.send_payload((own.function, origin), arguments, None)?;
         own.ticket = opened.ticket;
+        own.is_cold = woken;
         if own.looks == Looks::IfAlone && (!self.is_alone() || self.gives_way()) {
             return Ok(());
         }
         let Some(mut receiving) = self.rx.take() else { return Ok(()) };
         receiving.disarm();
-        if woken {
-            give_way(&receiving);
+        if woken && own.looks == Looks::Always {
+            self.sleep_at_once(&mut receiving);
         }
         self.answered_soon(&mut receiving, opened, own);
         if self.step_down(receiving) && own.looks == Looks::Always {
             self.call_next_leader();
         }
         Ok(())
+    }
+
+    /// Sleeps until the worker, which has just been woken, has answered, or for a moment.
+    /// Whoever is woken is most often put on the CPU of the waker, and does not always
+    /// stop it: a spin would keep the worker from running. To yield instead would be to
+    /// let everybody else run as well, and to spin later is to execute more code before
+    /// that no cache has, while the worker waits.
+    #[cold]
+    fn sleep_at_once(&self, receiving: &mut Receiving) {
+        if !receiving.rx.is_empty() {
+            // It has run already, here.
+            return;
+        }
+        // The end of the lane wakes who sleeps here.
+        self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
+        receiving.rx.sleep(Some(A_MOMENT));
     }
 
     /// Returns whether the worker had to be woken, too.

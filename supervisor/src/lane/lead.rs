@@ -174,14 +174,17 @@ impl Lane {
         if self.look(own) {
             return true;
         }
+        // Whom we have woken may be at work on this CPU.
+        let mut spins = !std::mem::take(&mut own.is_cold);
         loop {
             match self.read(receiving, Some(own)) {
                 Read::Own => return true,
                 Read::All if receiving.broken || self.is_dead() => return false,
                 Read::All => {
-                    if receiving.rx.spin() {
+                    if spins && receiving.rx.spin() {
                         continue;
                     }
+                    spins = true;
                 }
                 Read::More => {}
             }

@@ -23,6 +23,8 @@ use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, l
 pub(crate) struct Own {
     pub(crate) ticket: Ticket,
     pub(super) looks: Looks,
+    /// The worker slept when it was sent.
+    pub(super) is_cold: bool,
     /// The function's id.
     pub(crate) function: u32,
     pub(crate) outcome: Option<Outcome>,
@@ -42,7 +44,14 @@ pub(crate) enum Looks {
 impl Own {
     #[inline]
     pub(crate) fn new(looks: Looks) -> Self {
-        Self { ticket: Ticket::default(), looks, function: 0, outcome: None, segment: None }
+        Self {
+            ticket: Ticket::default(),
+            looks,
+            is_cold: false,
+            function: 0,
+            outcome: None,
+            segment: None,
+        }
     }
 
     /// The call has ended.
