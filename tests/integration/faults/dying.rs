@@ -106,6 +106,10 @@ fn standby(supervisor: &Supervisor) -> Option<StandbyStatus> {
 /// Ends the control thread of a worker, and nothing else, and waits until a second
 /// process has begun.
 async fn begin_to_die(pid: u32) {
+    // It is asked to tell of its death when it is ready, and may not have heard of it yet.
+    let maps = || std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let tells = || maps().contains("menagerie-robust").then_some(());
+    wait_for("the worker to watch its control thread", tells).await;
     // The environment, by which it is found, is the first thread's, and goes with it.
     let starts = runtime_dir(pid).unwrap().join("misbehaved");
     // SAFETY: takes integers only; the worker has not been reaped.
