@@ -1,10 +1,29 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use menagerie_protocol::Failure;
-use menagerie_protocol::testing::Harness;
+use menagerie_protocol::testing::{Harness, TestBundle};
 use menagerie_worker_js::JsLoader;
 
 use crate::{functions, guest, harness, load, sample};
+
+/// Interrupts a call that spins, until it ends, and makes another.
+pub(crate) fn interrupt_a_spin(probe: &Arc<TestBundle>) {
+    let spinning = probe.begin("probe@1", "spin", &[0x90]).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let (stopper, stopped) = (Arc::clone(probe), Arc::clone(&done));
+    let thread = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Acquire) {
+            stopper.interrupt();
+            std::thread::yield_now();
+        }
+    });
+    let result = probe.finish(spinning);
+    done.store(true, Ordering::Release);
+    thread.join().unwrap();
+    assert_eq!(result, Err(Failure::Cancelled));
+    assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
+}
 
 #[test]
 fn s6_an_interrupt_ends_a_call_that_spins_and_no_other() {
@@ -13,21 +32,7 @@ fn s6_an_interrupt_ends_a_call_that_spins_and_no_other() {
         // With nothing running it has no effect.
         probe.interrupt();
         assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
-        let spinning = probe.begin("probe@1", "spin", &[0x90]).unwrap();
-        let stopper = Arc::clone(&probe);
-        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let stopped = Arc::clone(&done);
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(std::sync::atomic::Ordering::Acquire) {
-                stopper.interrupt();
-                std::thread::yield_now();
-            }
-        });
-        let result = probe.finish(spinning);
-        done.store(true, std::sync::atomic::Ordering::Release);
-        thread.join().unwrap();
-        assert_eq!(result, Err(Failure::Cancelled));
-        assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
+        interrupt_a_spin(&probe);
         probe.call::<_, ()>("probe@1", "sleep_ms", (0,)).unwrap();
     }
 }

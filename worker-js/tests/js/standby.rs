@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use menagerie_protocol::testing::Harness;
-use menagerie_protocol::{BundleSource, Failure, LoaderError};
+use menagerie_protocol::{BundleSource, LoaderError};
 use menagerie_worker_js::JsLoader;
 use serde_bytes::ByteBuf;
 
+use crate::limits::interrupt_a_spin;
 use crate::{folder, functions, guest, harness, init_failure, load, sample};
 
 fn standby() -> Arc<Harness> {
@@ -134,20 +135,7 @@ fn s8_an_engine_made_ahead_has_the_same_limit_of_memory() {
 #[test]
 fn s6_a_call_in_an_engine_made_ahead_is_interrupted() {
     let probe = Arc::new(standby().load_dir(sample("probe-js")).unwrap());
-    let spinning = probe.begin("probe@1", "spin", &[0x90]).unwrap();
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (stopper, stopped) = (Arc::clone(&probe), Arc::clone(&done));
-    let thread = std::thread::spawn(move || {
-        while !stopped.load(std::sync::atomic::Ordering::Acquire) {
-            stopper.interrupt();
-            std::thread::yield_now();
-        }
-    });
-    let result = probe.finish(spinning);
-    done.store(true, std::sync::atomic::Ordering::Release);
-    thread.join().unwrap();
-    assert_eq!(result, Err(Failure::Cancelled));
-    assert_eq!(probe.call::<_, i64>("probe@1", "inc", (1,)), Ok(2));
+    interrupt_a_spin(&probe);
 }
 
 #[test]
