@@ -101,9 +101,7 @@ impl Lane {
             // It has run already, here.
             return;
         }
-        // The end of the lane wakes who sleeps here.
-        self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
-        receiving.rx.sleep(Some(A_MOMENT));
+        self.sleep_leading(receiving, Some(A_MOMENT));
     }
 
     /// Returns whether the worker had to be woken, too.

@@ -192,11 +192,16 @@ impl Lane {
             if left == Some(Duration::ZERO) {
                 return false;
             }
-            self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
-            // The end of the lane sets `dead`, then wakes who sleeps here,
-            // again and again until it has the lead.
-            receiving.rx.sleep(left);
+            self.sleep_leading(receiving, left);
         }
+    }
+
+    /// Sleeps until a frame is there, or for so long.
+    pub(super) fn sleep_leading(&self, receiving: &mut Receiving, time: Option<Duration>) {
+        self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
+        // The end of the lane sets `dead`, then wakes who sleeps here,
+        // again and again until it has the lead.
+        receiving.rx.sleep(time);
     }
 
     /// A blocking leader that leaves hands over to another one that is parked:

@@ -14,7 +14,7 @@ use super::gate::Gate;
 use super::heard::Heard;
 use super::output::{self, Tail};
 use super::process::Process;
-use super::reap::{self, End, Ended};
+use super::reap::{End, Ended};
 use super::scratch::Scratch;
 use super::spawn::{self, Spawned};
 use crate::core::Core;
@@ -84,10 +84,7 @@ impl Child {
             move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
         };
         let (tail, done) = output::follow(&core.events, name, &gate, stdout, stderr, bundle);
-        let ended = core.reaper.reap(&pidfd).inspect_err(|_| {
-            spawn::signal(&pidfd, Signal::SIGKILL);
-            reap::reap_soon(&pidfd);
-        })?;
+        let ended = core.reaper.reap(&pidfd).inspect_err(|_| spawn::end(&pidfd))?;
         let stderr = Stderr { tail, reader: Some(done), heard: None };
         Ok(Self {
             pid,

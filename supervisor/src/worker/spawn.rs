@@ -44,14 +44,6 @@ pub(crate) struct Spawned {
     pub(crate) stderr: OwnedFd,
 }
 
-impl Spawned {
-    /// Ends the process, of which nobody takes care.
-    fn end(&self) {
-        signal(&self.pidfd, nix::sys::signal::Signal::SIGKILL);
-        super::reap::reap_soon(&self.pidfd);
-    }
-}
-
 /// A process on its way. Dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Spawning {
@@ -71,7 +63,7 @@ impl Drop for Spawning {
         // What comes later the thread ends.
         self.answer.close();
         if let Ok(Ok(unwanted)) = self.answer.try_recv() {
-            unwanted.end();
+            end(&unwanted.pidfd);
         }
     }
 }
@@ -94,7 +86,7 @@ impl Spawner {
             set_slice(Slice::Short);
             for Job { request, reply } in queue {
                 if let Err(Ok(unwanted)) = reply.send(spawn(request)) {
-                    unwanted.end();
+                    end(&unwanted.pidfd);
                 }
             }
         })?;
@@ -171,6 +163,12 @@ pub(crate) fn signal(pidfd: &OwnedFd, signal: nix::sys::signal::Signal) {
             0_u32,
         );
     }
+}
+
+/// Ends a process of which nobody takes care.
+pub(super) fn end(pidfd: &OwnedFd) {
+    signal(pidfd, nix::sys::signal::Signal::SIGKILL);
+    super::reap::reap_soon(pidfd);
 }
 
 #[cfg(test)]

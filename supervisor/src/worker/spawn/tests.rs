@@ -56,8 +56,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        signal(&self.0.pidfd, Signal::SIGKILL);
-        crate::worker::reap::reap_soon(&self.0.pidfd);
+        end(&self.0.pidfd);
     }
 }
 
