@@ -87,7 +87,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// Receives once. Returns how many bytes came; 0 means that the other side
-    /// has closed.
+    /// has closed, whether or not it had read everything.
     ///
     /// # Errors
     ///
@@ -100,6 +100,8 @@ impl Inbox {
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             match recvmsg::<()>(socket.as_raw_fd(), &mut iov, Some(&mut space), flags) {
                 Err(Errno::EINTR) => {}
+                // It had not read all that was sent to it.
+                Err(Errno::ECONNRESET) => return Ok(0),
                 Err(e) => return Err(e.into()),
                 Ok(received) => {
                     let mut fds = Vec::new();
@@ -260,6 +262,26 @@ mod tests {
         assert!(matches!(inbox.descriptor(), Err(ControlError::MissingDescriptors)));
         drop(a);
         assert!(matches!(connection.receive::<ToWorker>(&mut inbox), Err(ControlError::Closed)));
+    }
+
+    #[test]
+    fn control_is_closed_by_who_has_not_read_everything() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let bytes = frame(&ToWorker::Ping { nonce: 7 }).unwrap();
+        for from in [&a, &b] {
+            assert_eq!(send_some(from.as_fd(), &bytes, &[]).unwrap(), bytes.len());
+        }
+        drop(a);
+        let connection = Connection::new(b.into());
+        let mut inbox = Inbox::default();
+        // What it had sent before arrives.
+        assert_eq!(
+            connection.receive::<ToWorker>(&mut inbox).unwrap(),
+            ToWorker::Ping { nonce: 7 }
+        );
+        for _ in 0..2 {
+            assert!(matches!(connection.receive::<ToWorker>(&mut inbox), Err(ControlError::Closed)));
+        }
     }
 
     #[test]
