@@ -328,6 +328,12 @@ impl EventBus {
     /// Every event is a log line too.
     pub(crate) fn emit(&self, kind: EventKind) {
         log(&kind);
+        self.tell(kind);
+    }
+
+    /// As [`emit`](Self::emit), without the log line, whose way is the host's: whoever
+    /// must not wait tells first.
+    pub(crate) fn tell(&self, kind: EventKind) {
         lock(&self.tally).count(&kind);
         let level = kind.level();
         let text = kind.to_string();
@@ -351,7 +357,8 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn log(kind: &EventKind) {
+/// The log line of an event.
+pub(crate) fn log(kind: &EventKind) {
     match kind {
         EventKind::WorkerState { worker, state, incarnation, pid } => {
             tracing::info!(worker, ?state, incarnation, pid, "worker state");

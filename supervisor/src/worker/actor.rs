@@ -15,6 +15,7 @@ use super::idle::Due;
 use super::judge::judge;
 use super::launch::{LaunchError, Launched};
 use super::launching::{Early, Launching, attend, launched};
+use super::obituary::Crash;
 use super::process::Process;
 use super::reap::Ended;
 use super::restore::{Pace, restore};
@@ -23,9 +24,9 @@ use super::spare::Spares;
 use super::stop;
 use crate::bundle::Route;
 use crate::core::Core;
-use crate::events::EventKind;
+use crate::events::{self, EventKind};
 use crate::lane::lock;
-use crate::lifecycle::{Action, Input, Lifecycle, State};
+use crate::lifecycle::{Action, Input, Lifecycle, State, WorkerState};
 use crate::placement::WorkerName;
 use crate::random;
 use crate::status::{Activity, BundleState};
@@ -52,6 +53,8 @@ pub(super) struct Actor {
     pace: Pace,
     /// Whether nobody will ask for anything any more.
     closed: bool,
+    /// Whether the crash that is being handled is known to everybody.
+    crash_is_told: bool,
 }
 
 /// What an actor waits for.
@@ -111,41 +114,57 @@ impl Actor {
             rolling: None,
             pace: Pace::Together,
             closed: false,
+            crash_is_told: false,
         }
     }
 
     pub(super) async fn run(mut self) {
         while !self.is_over() {
-            let happening = self.next().await;
-            let action = match happening {
-                Happening::Launched(outcome) => self.launched(*outcome),
-                Happening::Ended(ended) => self.died(ended),
-                Happening::Dying => {
-                    self.begin_next();
-                    Action::None
-                }
-                Happening::NextLaunched(outcome) => self.next_launched(*outcome),
-                Happening::NextEnded(ended) => self.next_died(ended),
-                Happening::Command(Some(command)) => self.command(command),
-                Happening::Command(None) => {
-                    self.closed = true;
-                    self.abandon()
-                }
-                Happening::Beat => {
-                    let next = self.rolling.as_mut().and_then(|rolling| rolling.next.as_mut());
-                    for alive in self.alive.iter_mut().chain(next) {
-                        alive.beat(&self.core);
-                    }
-                    self.look_at_work()
-                }
-                Happening::Timer => {
-                    self.timer = None;
-                    self.input(Input::Timer)
-                }
-            };
-            self.perform(action);
             self.foresee();
+            let happening = self.next().await;
+            // Until this is done with, nobody else tells of the process's end.
+            self.crash_is_told =
+                self.alive.as_ref().is_some_and(|alive| alive.child.obituary.withdraw());
+            if self.crash_is_told && !matches!(happening, Happening::Ended(_)) {
+                // What everybody knows comes first.
+                let ended = ended(self.alive.as_ref()).await;
+                self.handle(Happening::Ended(ended));
+                if let Happening::Dying = happening {
+                    continue;
+                }
+            }
+            self.handle(happening);
         }
+    }
+
+    fn handle(&mut self, happening: Happening) {
+        let action = match happening {
+            Happening::Launched(outcome) => self.launched(*outcome),
+            Happening::Ended(ended) => self.died(ended),
+            Happening::Dying => {
+                self.begin_next();
+                Action::None
+            }
+            Happening::NextLaunched(outcome) => self.next_launched(*outcome),
+            Happening::NextEnded(ended) => self.next_died(ended),
+            Happening::Command(Some(command)) => self.command(command),
+            Happening::Command(None) => {
+                self.closed = true;
+                self.abandon()
+            }
+            Happening::Beat => {
+                let next = self.rolling.as_mut().and_then(|rolling| rolling.next.as_mut());
+                for alive in self.alive.iter_mut().chain(next) {
+                    alive.beat(&self.core);
+                }
+                self.look_at_work()
+            }
+            Happening::Timer => {
+                self.timer = None;
+                self.input(Input::Timer)
+            }
+        };
+        self.perform(action);
     }
 
     /// Whether nothing is left to be done.
@@ -285,6 +304,7 @@ impl Actor {
 
     /// Tells the life what happened, and everybody else where it led.
     pub(super) fn input(&mut self, input: Input) -> Action {
+        let mut incarnation = self.life.incarnation();
         let action = self.life.on(input, Instant::now(), random::fraction());
         let path = self.life.take_path();
         let pid = self.pid();
@@ -296,12 +316,16 @@ impl Actor {
             view.pid = pid;
         }
         for state in path {
-            self.core.events.emit(EventKind::WorkerState {
-                worker: self.name.to_string(),
-                state,
-                incarnation: self.life.incarnation(),
-                pid,
-            });
+            if matches!(state, WorkerState::Starting | WorkerState::Ready) {
+                incarnation = self.life.incarnation();
+            }
+            let worker = self.name.to_string();
+            let event = EventKind::WorkerState { worker, state, incarnation, pid };
+            if state == WorkerState::Crashed && std::mem::take(&mut self.crash_is_told) {
+                events::log(&event);
+            } else {
+                self.core.events.emit(event);
+            }
         }
         match self.life.state() {
             State::Quarantined { .. } => {
@@ -342,12 +366,19 @@ impl Actor {
         self.rolling.is_none() && self.life.starts_after_death(Instant::now())
     }
 
-    /// Says what is to be done as soon as the process that serves begins to die: a
-    /// standby is chosen by us, as others may need it more.
+    /// Says what is to be done as soon as the process that serves begins to die (a
+    /// standby is chosen by us, as others may need it more), and when it has ended.
     fn foresee(&self) {
-        if let Some(alive) = &self.alive {
-            let starts = self.core.config.standby == 0 && self.starts_next();
-            alive.want_next(starts.then_some((&self.core, &self.name.loader)));
+        let Some(alive) = &self.alive else { return };
+        let starts = self.core.config.standby == 0 && self.starts_next();
+        alive.want_next(starts.then_some((&self.core, &self.name.loader)));
+        if matches!(self.life.state(), State::Starting { .. } | State::Ready { .. }) {
+            alive.child.obituary.prepare(Crash {
+                worker: self.name.to_string(),
+                incarnation: self.life.incarnation(),
+                events: Arc::clone(&self.core.events),
+                view: Arc::clone(&self.view),
+            });
         }
     }
 

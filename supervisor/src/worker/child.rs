@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::gate::Gate;
 use super::heard::Heard;
+use super::obituary::Obituary;
 use super::output::{self, Tail};
 use super::process::Process;
 use super::reap::{End, Ended};
@@ -31,6 +32,8 @@ pub(crate) struct Child {
     pub(crate) started: Instant,
     /// Counts what it says, on all its ways.
     pub(crate) gate: Gate,
+    /// What is told of its end at once.
+    pub(super) obituary: Arc<Obituary>,
     stderr: Stderr,
     ended: watch::Receiver<Option<Ended>>,
     whose: WhoseOutput,
@@ -84,13 +87,17 @@ impl Child {
             move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
         };
         let (tail, done) = output::follow(&core.events, name, &gate, stdout, stderr, bundle);
-        let ended = core.reaper.reap(&pidfd).inspect_err(|_| spawn::end(&pidfd))?;
+        let obituary = Arc::new(Obituary::default());
+        let published = Arc::clone(&obituary);
+        let ended = core.reaper.reap(&pidfd, move || published.publish());
+        let ended = ended.inspect_err(|_| spawn::end(&pidfd))?;
         let stderr = Stderr { tail, reader: Some(done), heard: None };
         Ok(Self {
             pid,
             pidfd,
             started: Instant::now(),
             gate,
+            obituary,
             stderr,
             ended,
             whose,

@@ -20,6 +20,7 @@ mod judge;
 mod launch;
 mod launching;
 pub(crate) mod listener;
+mod obituary;
 mod operations;
 mod output;
 pub(crate) mod process;

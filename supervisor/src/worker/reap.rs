@@ -72,10 +72,17 @@ struct Shared {
     next: AtomicU64,
 }
 
-#[derive(Debug)]
 struct Awaited {
     pidfd: Arc<OwnedFd>,
+    /// What the thread does at once.
+    first: Box<dyn FnOnce() + Send>,
     ended: watch::Sender<Option<Ended>>,
+}
+
+impl std::fmt::Debug for Awaited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Awaited").field("pidfd", &self.pidfd).finish_non_exhaustive()
+    }
 }
 
 impl Reaper {
@@ -95,11 +102,16 @@ impl Reaper {
         Ok(Self(shared))
     }
 
-    /// Takes care of a process; what is returned tells of its end.
-    pub(crate) fn reap(&self, pidfd: &Arc<OwnedFd>) -> io::Result<watch::Receiver<Option<Ended>>> {
+    /// Takes care of a process; what is returned tells of its end, after `first`, which
+    /// must not block: it runs on the thread that reaps.
+    pub(crate) fn reap(
+        &self,
+        pidfd: &Arc<OwnedFd>,
+        first: impl FnOnce() + Send + 'static,
+    ) -> io::Result<watch::Receiver<Option<Ended>>> {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (sender, ended) = watch::channel(None);
-        let awaited = Awaited { pidfd: Arc::clone(pidfd), ended: sender };
+        let awaited = Awaited { pidfd: Arc::clone(pidfd), first: Box::new(first), ended: sender };
         lock(&self.0.awaited).insert(number, awaited);
         // A pidfd is readable from the process's end on (pidfd_open(2)).
         let event = EpollEvent::new(EpollFlags::EPOLLIN, number);
@@ -129,9 +141,14 @@ impl Shared {
                 if event.data() == 0 {
                     is_closed = true;
                     let _ = self.epoll.delete(&self.closed);
-                } else if let Some(awaited) = lock(&self.awaited).remove(&event.data()) {
-                    let _ = self.epoll.delete(&*awaited.pidfd);
-                    awaited.ended.send_replace(Some(reap(&awaited.pidfd)));
+                    continue;
+                }
+                let awaited = lock(&self.awaited).remove(&event.data());
+                if let Some(Awaited { pidfd, first, ended }) = awaited {
+                    let _ = self.epoll.delete(&*pidfd);
+                    let end = reap(&pidfd);
+                    first();
+                    ended.send_replace(Some(end));
                 }
             }
         }
@@ -211,9 +228,13 @@ mod tests {
         for (script, end) in [("exit 3", End::Exit(3)), ("kill -9 $$", End::Signal(9))] {
             let child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
             let pidfd = Arc::new(super::super::spawn::pidfd_open(child.id()).unwrap());
-            let mut watch = reaper.reap(&pidfd).unwrap();
+            let first = Arc::new(AtomicU64::new(0));
+            let at_once = Arc::clone(&first);
+            let at_once = move || drop(at_once.fetch_add(1, Ordering::SeqCst));
+            let mut watch = reaper.reap(&pidfd, at_once).unwrap();
             let ended = watch.wait_for(Option::is_some).await.unwrap().unwrap();
             assert_eq!(ended.end, end);
+            assert_eq!(first.load(Ordering::SeqCst), 1);
             let usage = ended.usage.unwrap();
             assert!(usage.max_rss_bytes > 100_000 && usage.user_seconds < 60.0, "{usage:?}");
         }
@@ -225,7 +246,7 @@ mod tests {
         let reaper = Reaper::start().unwrap();
         let child = std::process::Command::new("sleep").arg("3600").spawn().unwrap();
         let pidfd = Arc::new(super::super::spawn::pidfd_open(child.id()).unwrap());
-        let mut watch = reaper.reap(&pidfd).unwrap();
+        let mut watch = reaper.reap(&pidfd, || {}).unwrap();
         let shared = Arc::downgrade(&reaper.0);
         drop(reaper);
         super::super::spawn::signal(&pidfd, nix::sys::signal::Signal::SIGKILL);

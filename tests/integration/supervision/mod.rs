@@ -19,6 +19,7 @@ mod rolling;
 mod settling;
 mod standby;
 mod strays;
+mod told;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
