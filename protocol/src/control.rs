@@ -280,7 +280,10 @@ mod tests {
             ToWorker::Ping { nonce: 7 }
         );
         for _ in 0..2 {
-            assert!(matches!(connection.receive::<ToWorker>(&mut inbox), Err(ControlError::Closed)));
+            assert!(matches!(
+                connection.receive::<ToWorker>(&mut inbox),
+                Err(ControlError::Closed)
+            ));
         }
     }
 
