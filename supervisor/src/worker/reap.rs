@@ -230,7 +230,9 @@ mod tests {
             let pidfd = Arc::new(super::super::spawn::pidfd_open(child.id()).unwrap());
             let first = Arc::new(AtomicU64::new(0));
             let at_once = Arc::clone(&first);
-            let at_once = move || drop(at_once.fetch_add(1, Ordering::SeqCst));
+            let at_once = move || {
+                at_once.fetch_add(1, Ordering::SeqCst);
+            };
             let mut watch = reaper.reap(&pidfd, at_once).unwrap();
             let ended = watch.wait_for(Option::is_some).await.unwrap().unwrap();
             assert_eq!(ended.end, end);
