@@ -23,7 +23,7 @@ use self::road::{NotSent, Sent, Wait};
 use crate::bundle::{Bundle, Route};
 use crate::core::Core;
 use crate::events::EventKind;
-use crate::lane::{Lane, LaneContract, Looks, Outcome, Own, Ticket, decode};
+use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, decode};
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
@@ -52,6 +52,7 @@ pub struct Contract {
     bundle: Arc<Bundle>,
     id: ContractId,
     deadline: Duration,
+    nap: Nap,
     /// The lane that served the bundle when the handle was made, and the
     /// contract as it serves it; of a bundle that has but one. While it takes
     /// calls it is the bundle's route: one look at it spares the route's own
@@ -70,7 +71,7 @@ impl Contract {
             }
             Route::Up(_) | Route::Waiting(_) | Route::Down(..) => None,
         };
-        Self { core, bundle, id, deadline, first, origin: 0 }
+        Self { core, bundle, id, deadline, nap: Nap::within(deadline), first, origin: 0 }
     }
 
     /// The same, for a bundle's calls: `origin` says which of its waits it is.
@@ -94,7 +95,7 @@ impl Contract {
     /// The same contract with another deadline for its calls; zero for none.
     #[must_use]
     pub fn with_timeout(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        (self.deadline, self.nap) = (deadline, Nap::within(deadline));
         self
     }
 
@@ -151,7 +152,7 @@ impl Contract {
         function: &str,
         args: A,
     ) -> Result<R, Failure> {
-        let mut own = ManuallyDrop::new(Own::new(Looks::Always));
+        let mut own = ManuallyDrop::new(Own::new(Looks::Always(self.nap)));
         let args = Tuple(&args);
         let sent = self.sends_at_once(function, &args, &mut own);
         if let Some(value) = own.small_value() {
@@ -273,6 +274,7 @@ impl Contract {
             if self.has_ended(function, waited, own, &clock)? {
                 return Ok(());
             }
+            own.hurry();
             tried = self
                 .send(function, args, &mut clock, own)
                 .map(|lane| self.wait_blocking(&lane, own, &mut clock));
@@ -289,6 +291,7 @@ impl Contract {
             self.count(lane, own, clock);
             return Ok(());
         }
+        clock.ran(own.slept());
         let mut noted = false;
         let mut deadline = |ticket| {
             let deadline = clock.deadline();

@@ -241,8 +241,9 @@ impl Rx {
         self.spinner.spin_briefly(|| !consumer.is_empty())
     }
 
-    /// Sleeps by futex until a frame is there, or `timeout` has passed.
-    pub fn sleep(&mut self, timeout: Option<Duration>) {
+    /// Sleeps by futex until a frame is there, or `timeout` has passed. Returns how long
+    /// that was.
+    pub fn sleep(&mut self, timeout: Option<Duration>) -> Duration {
         let position = self.consumer.position();
         announce_sleep(&*self.sleep, position, Mode::Futex);
         let started = Instant::now();
@@ -250,7 +251,9 @@ impl Rx {
             futex_wait(self.consumer.next_header(), self.consumer.stale(), timeout);
         }
         announce_awake(&*self.sleep);
-        self.spinner.slept(started.elapsed());
+        let took = started.elapsed();
+        self.spinner.slept(took);
+        took
     }
 
     /// Says that this side now waits on its wake socket. Returns false, and does

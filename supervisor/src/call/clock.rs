@@ -36,6 +36,13 @@ impl Clock {
         Some(Taken { took, weight: self.weight.max(1) })
     }
 
+    /// It has run for so long already, if it has not been started.
+    pub(super) fn ran(&mut self, time: Duration) {
+        if self.started.is_none() && !time.is_zero() {
+            self.started = Instant::now().checked_sub(time);
+        }
+    }
+
     fn start(&mut self) -> Instant {
         *self.started.get_or_insert_with(Instant::now)
     }

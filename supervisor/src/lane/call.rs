@@ -13,13 +13,9 @@ use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
 use parking_lot::MutexGuard;
 
 use super::bulk::DownSegment;
-use super::receive::Looks;
+use super::receive::{Looks, Nap};
 use super::slots::Opened;
 use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Violation};
-
-/// What a short function takes in a worker that has slept, many times over; and no more
-/// than a deadline can be late by.
-const A_MOMENT: Duration = Duration::from_millis(1);
 
 /// How a call ended.
 #[derive(Debug)]
@@ -80,28 +76,29 @@ impl Lane {
         }
         let Some(mut receiving) = self.rx.take() else { return Ok(()) };
         receiving.disarm();
-        if woken && own.looks == Looks::Always {
-            self.sleep_at_once(&mut receiving);
+        if woken && let Looks::Always(nap) = own.looks {
+            own.slept = self.sleep_at_once(&mut receiving, nap);
         }
         self.answered_soon(&mut receiving, opened, own);
-        if self.step_down(receiving) && own.looks == Looks::Always {
+        if self.step_down(receiving) && own.looks != Looks::IfAlone {
             self.call_next_leader();
         }
         Ok(())
     }
 
-    /// Sleeps until the worker, which has just been woken, has answered, or for a moment.
+    /// Sleeps until the worker, which has just been woken, has answered, or for so long.
+    /// Returns how long that was.
     /// Whoever is woken is most often put on the CPU of the waker, and does not always
     /// stop it: a spin would keep the worker from running. To yield instead would be to
     /// let everybody else run as well, and to spin later is to execute more code before
     /// that no cache has, while the worker waits.
     #[cold]
-    fn sleep_at_once(&self, receiving: &mut Receiving) {
+    fn sleep_at_once(&self, receiving: &mut Receiving, nap: Nap) -> Duration {
         if !receiving.rx.is_empty() {
             // It has run already, here.
-            return;
+            return Duration::ZERO;
         }
-        self.sleep_leading(receiving, Some(A_MOMENT));
+        self.sleep_leading(receiving, Some(nap.time()))
     }
 
     /// Returns whether the worker had to be woken, too.

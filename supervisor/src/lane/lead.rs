@@ -196,12 +196,16 @@ impl Lane {
         }
     }
 
-    /// Sleeps until a frame is there, or for so long.
-    pub(super) fn sleep_leading(&self, receiving: &mut Receiving, time: Option<Duration>) {
+    /// Sleeps until a frame is there, or for so long. Returns how long that was.
+    pub(super) fn sleep_leading(
+        &self,
+        receiving: &mut Receiving,
+        time: Option<Duration>,
+    ) -> Duration {
         self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
         // The end of the lane sets `dead`, then wakes who sleeps here,
         // again and again until it has the lead.
-        receiving.rx.sleep(time);
+        receiving.rx.sleep(time)
     }
 
     /// A blocking leader that leaves hands over to another one that is parked:

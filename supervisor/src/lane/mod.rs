@@ -26,7 +26,7 @@ pub(crate) use decode::decode;
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
-pub(crate) use receive::{Looks, Own};
+pub(crate) use receive::{Looks, Nap, Own};
 pub(crate) use slots::Ticket;
 
 use std::collections::HashMap;
