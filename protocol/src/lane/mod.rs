@@ -87,7 +87,9 @@ impl LaneMemory {
         let up = sealed_memfd("menagerie-up", len)?;
         let down_map = Mapping::new(down.as_fd(), len, Access::ReadWrite)?;
         let sealed = seal_future_writes(down.as_fd()).is_ok();
-        let up_map = Mapping::new(up.as_fd(), len, Access::ReadOnly)?;
+        // Nothing here writes there. But the kernel looks for who may write to a futex
+        // first, and that it may not costs a sleep 0.15 µs, and 3 to 5 on a cold lane.
+        let up_map = Mapping::new(up.as_fd(), len, Access::ReadWrite)?;
         down_map.words()[0].store(LAYOUT, std::sync::atomic::Ordering::Release);
         let memory = Self { down: Arc::new(down_map), up: Arc::new(up_map) };
         Ok(NewLane { memory, down, up, sealed })

@@ -214,7 +214,7 @@ impl WorkerLane {
             } else {
                 let mut rx = self.rx.borrow_mut();
                 if !rx.spin() {
-                    rx.sleep(None);
+                    rx.doze();
                 }
             }
         }
