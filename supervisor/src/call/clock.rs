@@ -62,3 +62,25 @@ impl Clock {
         if self.left() == Some(Duration::ZERO) { Err(TimedOut) } else { Ok(()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    #[test]
+    fn s6_time_that_was_slept_before_counts() {
+        let mut clock = Clock::new(HOUR);
+        clock.ran(Duration::ZERO);
+        assert_eq!(clock.started, None);
+        clock.ran(HOUR / 2);
+        assert!(clock.left().is_some_and(|left| left <= HOUR / 2), "{:?}", clock.left());
+        // It runs already.
+        clock.ran(HOUR);
+        assert!(clock.check().is_ok());
+        let mut clock = Clock::new(HOUR);
+        clock.ran(HOUR);
+        assert!(clock.check().is_err());
+    }
+}

@@ -13,7 +13,8 @@ use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
 use parking_lot::MutexGuard;
 
 use super::bulk::DownSegment;
-use super::receive::{Looks, Nap};
+use super::nap::Nap;
+use super::receive::Looks;
 use super::slots::Opened;
 use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Violation};
 

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
 use super::decode::decode;
+use super::nap::Nap;
 use super::slots::{Opened, Waiter};
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 
@@ -41,32 +42,6 @@ pub(crate) enum Looks {
     Always(Nap),
     /// A task: if it has the lane to itself, and need not let others run.
     IfAlone,
-}
-
-/// How long a thread may sleep before it looks at the clock, in microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Nap(u32);
-
-impl Nap {
-    /// What a short function takes in a worker that has slept, many times over; and no
-    /// more than a deadline can be late by.
-    const SHORT: Self = Self(1_000);
-    /// Longer than the kernel's tick, of 10 ms at most. A timer that is the next one to
-    /// expire has to be programmed, and taken back: that is the hypervisor's work in a
-    /// virtual machine, and has taken 14 of a cold call's 39 µs.
-    const LONG: Self = Self(20_000);
-
-    /// That of a call with this deadline; zero is none.
-    pub(crate) fn within(deadline: Duration) -> Self {
-        match u32::try_from(deadline.as_micros()) {
-            Ok(micros) if micros > 0 => Self(micros.min(Self::LONG.0)),
-            _ => Self::LONG,
-        }
-    }
-
-    pub(super) fn time(self) -> Duration {
-        Duration::from_micros(self.0.into())
-    }
 }
 
 impl Own {
