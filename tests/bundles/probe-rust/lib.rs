@@ -51,7 +51,8 @@ impl Probe {
     }
 
     fn inc(n: i64) -> i64 {
-        n + 1
+        // Also where arithmetic is built to go round.
+        n.checked_add(1).expect("attempt to add with overflow")
     }
 
     fn echo(value: Raw<'_>) -> Raw<'_> {
