@@ -258,8 +258,8 @@ impl Actor {
                 self.roll(reply);
                 Action::None
             }
-            Command::Rolled(outcome) => {
-                self.rolled(*outcome);
+            Command::Rolled(process, outcome) => {
+                self.rolled(&process, *outcome);
                 Action::None
             }
         }

@@ -32,8 +32,8 @@ pub(crate) enum Command {
     Restart(oneshot::Sender<u64>),
     /// Start another process beside the one that serves, and change over.
     Roll(oneshot::Sender<Result<(), RuntimeError>>),
-    /// The other process has, or has not, loaded everything.
-    Rolled(Box<Result<super::roll::Prepared, RuntimeError>>),
+    /// The other process, which this is, has, or has not, loaded everything.
+    Rolled(Arc<Process>, Box<Result<super::roll::Prepared, RuntimeError>>),
 }
 
 /// What calls and loads can count on.

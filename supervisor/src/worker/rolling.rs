@@ -13,6 +13,7 @@ use super::crash;
 use super::handle::{Command, Current};
 use super::launch::{LaunchError, Launched};
 use super::launching::{Early, Launching};
+use super::process::Process;
 use super::reap::Ended;
 use super::roll::{self, Prepared};
 use super::stop;
@@ -24,8 +25,10 @@ use crate::lifecycle::{Action, Input, State};
 pub(super) struct Rolling {
     replies: Vec<oneshot::Sender<Result<(), RuntimeError>>>,
     pub(super) launching: Option<Launching>,
-    /// The process that is to take over.
+    /// The process that is to take over; none, once it has.
     pub(super) next: Option<Alive>,
+    /// Where everything is loaded.
+    process: Option<Arc<Process>>,
 }
 
 impl Actor {
@@ -39,7 +42,8 @@ impl Actor {
             drop(reply.send(Err(self.unavailable("it is not ready"))));
             return;
         }
-        let mut rolling = Rolling { replies: vec![reply], launching: None, next: None };
+        let mut rolling =
+            Rolling { replies: vec![reply], launching: None, next: None, process: None };
         match self.claim() {
             Some(Early::Waits(standby)) => {
                 self.rolling = Some(rolling);
@@ -61,12 +65,13 @@ impl Actor {
                 let next = Alive::begin(&self.core, &self.name, incarnation, launched);
                 let process = Arc::clone(&next.process);
                 rolling.next = Some(next);
-                let prepare = roll::prepare(Arc::clone(&self.core), self.name.clone(), process);
+                rolling.process = Some(Arc::clone(&process));
+                let (core, name) = (Arc::clone(&self.core), self.name.clone());
                 let commands = self.commands.clone();
                 tokio::spawn(async move {
-                    let outcome = prepare.await;
+                    let outcome = roll::prepare(core, name, Arc::clone(&process)).await;
                     if let Some(commands) = commands.upgrade() {
-                        drop(commands.send(Command::Rolled(Box::new(outcome))));
+                        drop(commands.send(Command::Rolled(process, Box::new(outcome))));
                     }
                 });
             }
@@ -103,7 +108,19 @@ impl Actor {
         }
     }
 
-    pub(super) fn rolled(&mut self, outcome: Result<Prepared, RuntimeError>) {
+    pub(super) fn rolled(
+        &mut self,
+        process: &Arc<Process>,
+        outcome: Result<Prepared, RuntimeError>,
+    ) {
+        let rolling = self.rolling.as_ref().and_then(|rolling| rolling.process.as_ref());
+        if !rolling.is_some_and(|rolling| Arc::ptr_eq(rolling, process)) {
+            // Of one that was given up, and everybody knows.
+            if let Ok(prepared) = outcome {
+                tokio::spawn(roll::discard(prepared));
+            }
+            return;
+        }
         let prepared = match outcome {
             Ok(prepared) => prepared,
             Err(error) => return self.give_up_rolling(&error),

@@ -135,6 +135,33 @@ fn s8_a_next_process_that_dies_leaves_the_old_one_serving() {
     });
 }
 
+/// Whoever asks again at once gets a rolling restart of its own, and not the end of the
+/// one before.
+#[test]
+fn s8_a_rolling_restart_ends_by_its_own_outcome() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 1000;
+        let supervisor = start_with(config);
+        let flag = tempfile::NamedTempFile::new().unwrap();
+        let code = format!(
+            "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
+             if seen ~= '' then menagerie.abort() end",
+            flag.path().display()
+        );
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        for _ in 0..50 {
+            std::fs::write(flag.path(), "now").unwrap();
+            let outcome = supervisor.restart_rolling("lua").await;
+            assert!(matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. })), "{outcome:?}");
+            std::fs::write(flag.path(), "").unwrap();
+            supervisor.restart_rolling("lua").await.unwrap();
+        }
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
 /// The old process is killed in the middle of it: the next one, or the one
 /// after it, serves everything.
 #[test]
