@@ -162,6 +162,8 @@ impl Drop for Child {
         // Its output is nobody's from here on: the process would keep itself
         // alive through it.
         lock(&self.whose).take();
+        // Nor is this a crash.
+        self.obituary.withdraw();
         self.signal(Signal::SIGKILL);
     }
 }
