@@ -1,10 +1,12 @@
 //! A worker whose loader panics: that is the loader's bug, its VM is in an unknown
 //! state, and the process ends; but it says first at work for which bundle that was.
 
-use menagerie_supervisor::{Activity, RuntimeError};
+use menagerie_supervisor::{Activity, EventKind, RuntimeError};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::{Stage, hasty, hasty_once};
-use crate::support::{ready_after, run, run_here};
+use crate::support::{Recorder, ready_after, run, run_here, wait_for};
 
 /// The worker that has panicked ends, and the report names the bundle; the next one
 /// is honest, and has it or not.
@@ -99,5 +101,39 @@ fn s5_a_loader_that_panics_in_an_unload_is_named() {
         is_named(stage, Some(Activity::OnUnload)).await;
         assert!(stage.supervisor.contract("probe@1").is_err());
         stage.load().await;
+    });
+}
+
+/// No bundle is there that could be named, and none is harmed: the worker goes on, and
+/// the next one starts as if there were no standbys.
+#[test]
+fn s8_a_standby_whose_loader_panics_is_lost_alone() {
+    run(async {
+        let mut config = hasty("panic:prepare");
+        config.standby = 1;
+        // One may be chosen just before it is lost.
+        config.restart.limit = 5;
+        let stage = Stage::set(config).await;
+        let events = Recorder::of(&stage.supervisor);
+        let probe = stage.load().await;
+        let lost = || {
+            let lost = |event: &&EventKind| match event {
+                EventKind::StandbyDied { loader, cause, .. } => {
+                    loader == "native" && cause.contains("SIGABRT")
+                }
+                _ => false,
+            };
+            (events.all().iter().filter(lost).count() > 2).then_some(())
+        };
+        wait_for("the standbys to be lost", lost).await;
+        assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        let before = stage.worker();
+        assert_eq!((before.incarnation, before.restarts), (1, 0));
+        assert!(stage.supervisor.crashes().is_empty(), "{:?}", stage.supervisor.crashes());
+        let pid = i32::try_from(before.pid.unwrap()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        ready_after(&stage.supervisor, "native", 1).await;
+        assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+        stage.end().await;
     });
 }

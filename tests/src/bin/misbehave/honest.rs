@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use menagerie_protocol::loader::{Demand, Prepared};
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{
     Args, BundleId, BundleLoader, BundleSource, ContractInterface, Failure, FunctionId, GuestError,
@@ -48,6 +49,11 @@ impl BundleLoader for Honest {
 
     fn supports_hot_reload(&self) -> bool {
         true
+    }
+
+    fn prepare(&self, _: &Demand) -> Option<Prepared> {
+        self.0.at("prepare");
+        None
     }
 
     fn load(
