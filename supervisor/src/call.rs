@@ -52,6 +52,7 @@ pub struct Contract {
     bundle: Arc<Bundle>,
     id: ContractId,
     deadline: Duration,
+    /// That of the deadline, which each call would compute.
     nap: Nap,
     /// The lane that served the bundle when the handle was made, and the
     /// contract as it serves it; of a bundle that has but one. While it takes
@@ -291,7 +292,7 @@ impl Contract {
             self.count(lane, own, clock);
             return Ok(());
         }
-        clock.ran(own.slept());
+        clock.ran(own.slept);
         let mut noted = false;
         let mut deadline = |ticket| {
             let deadline = clock.deadline();

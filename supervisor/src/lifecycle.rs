@@ -301,8 +301,9 @@ pub(crate) struct Lifecycle {
     recent: VecDeque<Instant>,
     incarnation: u64,
     restarts: u64,
-    /// The states that were passed through by the last input.
-    path: Vec<WorkerState>,
+    /// The states that were passed through by the last input, each with the incarnation
+    /// that it was in.
+    path: Vec<(WorkerState, u64)>,
 }
 
 impl Lifecycle {
@@ -338,13 +339,14 @@ impl Lifecycle {
         self.restarts
     }
 
-    /// The states that the last input led through, in order: each is an event.
-    pub(crate) fn take_path(&mut self) -> Vec<WorkerState> {
+    /// The states that the last input led through, in order, each with the incarnation that
+    /// it was in: each is an event.
+    pub(crate) fn take_path(&mut self) -> Vec<(WorkerState, u64)> {
         std::mem::take(&mut self.path)
     }
 
     fn enter(&mut self, state: State) {
-        self.path.push(state.name());
+        self.path.push((state.name(), self.incarnation));
         self.state = state;
     }
 

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use menagerie_supervisor::{
     Config, CrashReport, EventKind, NextEvent, Supervisor, WorkerState, WorkerStatus,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Subscriber};
@@ -290,6 +292,11 @@ pub(crate) fn runtime_dir(pid: u32) -> Option<PathBuf> {
 /// Whether a process is there, dead ones that nobody has reaped included.
 pub(crate) fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Sends a process SIGKILL.
+pub(crate) fn slay(pid: u32) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 /// A bundle made for one test.

@@ -89,6 +89,7 @@ impl Lane {
 
     /// Sleeps until the worker, which has just been woken, has answered, or for so long.
     /// Returns how long that was.
+    ///
     /// Whoever is woken is most often put on the CPU of the waker, and does not always
     /// stop it: a spin would keep the worker from running. To yield instead would be to
     /// let everybody else run as well, and to spin later is to execute more code before

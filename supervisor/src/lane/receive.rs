@@ -27,7 +27,7 @@ pub(crate) struct Own {
     /// The worker slept when it was sent.
     pub(super) is_cold: bool,
     /// How long its caller has slept before it looked at the clock.
-    pub(super) slept: Duration,
+    pub(crate) slept: Duration,
     /// The function's id.
     pub(crate) function: u32,
     pub(crate) outcome: Option<Outcome>,
@@ -63,11 +63,6 @@ impl Own {
         if let Looks::Always(nap) = &mut self.looks {
             *nap = Nap::SHORT;
         }
-    }
-
-    /// How long its caller has slept before it looked at the clock.
-    pub(crate) const fn slept(&self) -> Duration {
-        self.slept
     }
 
     /// The call has ended.

@@ -63,7 +63,7 @@ proptest! {
                 _ => {}
             }
             let action = life.on(input, now, jitter);
-            for next in life.take_path() {
+            for (next, _) in life.take_path() {
                 prop_assert!(may_follow(at, next), "{input:?}: from {at} to {next}");
                 at = next;
             }

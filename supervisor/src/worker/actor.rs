@@ -304,7 +304,6 @@ impl Actor {
 
     /// Tells the life what happened, and everybody else where it led.
     pub(super) fn input(&mut self, input: Input) -> Action {
-        let mut incarnation = self.life.incarnation();
         let action = self.life.on(input, Instant::now(), random::fraction());
         let path = self.life.take_path();
         let pid = self.pid();
@@ -315,10 +314,7 @@ impl Actor {
             view.restarts = self.life.restarts();
             view.pid = pid;
         }
-        for state in path {
-            if matches!(state, WorkerState::Starting | WorkerState::Ready) {
-                incarnation = self.life.incarnation();
-            }
+        for (state, incarnation) in path {
             let worker = self.name.to_string();
             let event = EventKind::WorkerState { worker, state, incarnation, pid };
             if state == WorkerState::Crashed && std::mem::take(&mut self.crash_is_told) {

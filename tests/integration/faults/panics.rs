@@ -2,11 +2,9 @@
 //! state, and the process ends; but it says first at work for which bundle that was.
 
 use menagerie_supervisor::{Activity, EventKind, RuntimeError};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::{Stage, hasty, hasty_once};
-use crate::support::{Recorder, ready_after, run, run_here, wait_for};
+use crate::support::{Recorder, ready_after, run, run_here, slay, wait_for};
 
 /// The worker that has panicked ends, and the report names the bundle; the next one
 /// is honest, and has it or not.
@@ -130,8 +128,7 @@ fn s8_a_standby_whose_loader_panics_is_lost_alone() {
         let before = stage.worker();
         assert_eq!((before.incarnation, before.restarts), (1, 0));
         assert!(stage.supervisor.crashes().is_empty(), "{:?}", stage.supervisor.crashes());
-        let pid = i32::try_from(before.pid.unwrap()).unwrap();
-        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        slay(before.pid.unwrap());
         ready_after(&stage.supervisor, "native", 1).await;
         assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
         stage.end().await;

@@ -2,7 +2,7 @@
 
 use menagerie_supervisor::{Activity, BundleState, EventKind, Failure, Isolation, RuntimeError};
 
-use super::{answers, crash, in_state, load, lua, lua_with, status};
+use super::{answers, crash, in_state, load, lua, lua_that_aborts_in_a_load, status};
 use crate::support::{Recorder, config, ready_after, report, run, start_with, wait_for, worker};
 
 #[test]
@@ -128,13 +128,8 @@ fn s5_a_crash_in_init_names_the_bundle_and_quarantines_it() {
         let supervisor = start_with(config());
         let good = load(&supervisor, lua("good")).await;
         // It loads well once, and never again.
-        let flag = tempfile::NamedTempFile::new().unwrap();
-        let code = format!(
-            "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
-             if seen ~= '' then menagerie.abort() end",
-            flag.path().display()
-        );
-        let bad = load(&supervisor, lua_with("bad", &code, "")).await;
+        let (bundle, flag) = lua_that_aborts_in_a_load("bad");
+        let bad = load(&supervisor, bundle).await;
         answers(&bad).await;
         std::fs::write(flag.path(), "now").unwrap();
         crash(&bad).await;

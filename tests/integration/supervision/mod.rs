@@ -57,6 +57,18 @@ fn lua_with(name: &str, code: &str, manifest: &str) -> Bundle {
     Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &main)])
 }
 
+/// A Lua bundle that aborts its worker when it is loaded, while the file has something
+/// in it.
+fn lua_that_aborts_in_a_load(name: &str) -> (Bundle, tempfile::NamedTempFile) {
+    let flag = tempfile::NamedTempFile::new().unwrap();
+    let code = format!(
+        "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
+         if seen ~= '' then menagerie.abort() end",
+        flag.path().display()
+    );
+    (lua_with(name, &code, ""), flag)
+}
+
 /// A bundle that was loaded; its files go with it.
 struct Guest {
     contract: Contract,

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::strays::at_work;
-use super::{Load, answers, load, lua, lua_with};
+use super::{Load, answers, load, lua, lua_that_aborts_in_a_load};
 use crate::support::{
     PATIENCE, Recorder, config, exists, per_language, report, run, setup_with, start, start_with,
     wait_for, worker,
@@ -115,13 +115,8 @@ fn s8_what_does_not_load_leaves_the_old_process_serving() {
 fn s8_a_next_process_that_dies_leaves_the_old_one_serving() {
     run(async {
         let supervisor = start();
-        let flag = tempfile::NamedTempFile::new().unwrap();
-        let code = format!(
-            "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
-             if seen ~= '' then menagerie.abort() end",
-            flag.path().display()
-        );
-        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        let (bundle, flag) = lua_that_aborts_in_a_load("one");
+        let one = load(&supervisor, bundle).await;
         let before = worker(&supervisor, "lua").unwrap();
         std::fs::write(flag.path(), "now").unwrap();
         let outcome = supervisor.restart_rolling("lua").await;
@@ -143,13 +138,8 @@ fn s8_a_rolling_restart_ends_by_its_own_outcome() {
         let mut config = config();
         config.bundle_crash_limit = 1000;
         let supervisor = start_with(config);
-        let flag = tempfile::NamedTempFile::new().unwrap();
-        let code = format!(
-            "local file = io.open('{}', 'r')\nlocal seen = file:read('*a')\nfile:close()\n\
-             if seen ~= '' then menagerie.abort() end",
-            flag.path().display()
-        );
-        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        let (bundle, flag) = lua_that_aborts_in_a_load("one");
+        let one = load(&supervisor, bundle).await;
         for _ in 0..50 {
             std::fs::write(flag.path(), "now").unwrap();
             let outcome = supervisor.restart_rolling("lua").await;

@@ -7,17 +7,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{answers, crash, load, lua, lua_with};
-use crate::support::{Recorder, config, exists, ready_after, run, start_with, wait_for, worker};
+use crate::support::{
+    Recorder, config, exists, ready_after, run, slay, start_with, wait_for, worker,
+};
 
 async fn standby_other_than(supervisor: &Supervisor, pid: u32) -> StandbyStatus {
     wait_for("a standby", || {
         supervisor.status().standbys.into_iter().find(|standby| standby.pid != pid)
     })
     .await
-}
-
-fn slay(pid: u32) {
-    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 #[test]

@@ -5,11 +5,9 @@ use std::mem::ManuallyDrop;
 use std::sync::mpsc;
 
 use menagerie_supervisor::{EventKind, Supervisor, WorkerState};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::{Guest, answers, load, lua};
-use crate::support::{Bundle, Recorder, ready_after, report, run, start, wait_for, worker};
+use crate::support::{Bundle, Recorder, ready_after, report, run, slay, start, wait_for, worker};
 
 /// A host whose runtime has one thread, beside the test's own.
 struct Host {
@@ -44,7 +42,7 @@ impl Host {
             let _ = released.recv();
         });
         is_busy.await.unwrap();
-        kill(Pid::from_raw(self.pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+        slay(self.pid);
         let crashed = |event: &EventKind| match event {
             EventKind::WorkerState { state, .. } => (*state == WorkerState::Crashed).then_some(()),
             _ => None,
