@@ -12,7 +12,12 @@ pub(crate) struct Stat {
     pub(crate) parent: u32,
     pub(crate) cpu_seconds: f64,
     pub(crate) rss_bytes: u64,
+    /// Whether it has begun to end; a process has when all of its threads have.
+    pub(crate) is_exiting: bool,
 }
+
+/// `PF_EXITING` among a thread's flags (the kernel's `include/linux/sched.h`).
+const EXITING: u64 = 4;
 
 impl Stat {
     /// Of a process; `None` if it has ended.
@@ -20,8 +25,13 @@ impl Stat {
         Self::read(Path::new(&format!("/proc/{pid}")))
     }
 
-    /// Of what has this folder in `/proc`.
-    pub(crate) fn read(folder: &Path) -> Option<Self> {
+    /// Of each thread of a process; none if it has ended.
+    pub(crate) fn of_threads(pid: u32) -> Vec<Self> {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+        tasks.filter_map(|task| Self::read(&task.ok()?.path())).collect()
+    }
+
+    fn read(folder: &Path) -> Option<Self> {
         let line = std::fs::read_to_string(folder.join("stat")).ok()?;
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
         let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
@@ -40,6 +50,7 @@ impl Stat {
             parent: u32::try_from(number(4)?).ok()?,
             cpu_seconds: (number(14)? + number(15)?) as f64 / ticks as f64,
             rss_bytes: number(24)? * page,
+            is_exiting: number(9)? & EXITING != 0,
         })
     }
 }
@@ -56,6 +67,29 @@ mod tests {
     }
 
     #[test]
+    fn stat_of_each_thread_is_read() {
+        let named = std::thread::Builder::new().name("stat-test".to_owned());
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let thread = named.spawn(move || ends.recv()).unwrap();
+        let threads = Stat::of_threads(std::process::id());
+        assert!(threads.len() > 1 && threads.iter().all(|stat| !stat.is_exiting), "{threads:?}");
+        drop(end);
+        thread.join().unwrap().unwrap_err();
+        assert_eq!(Stat::of_threads(u32::MAX), []);
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "this is no worker")]
+    fn stat_of_what_has_ended_says_so() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        while Stat::of(child.id()).unwrap().state != 'Z' {
+            std::thread::yield_now();
+        }
+        assert!(Stat::of(child.id()).unwrap().is_exiting);
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn stat_with_an_odd_name_is_read() {
         let line =
             "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0 1 0 5 1000 25 18446744073709551615";
@@ -66,6 +100,7 @@ mod tests {
             parent: 1,
             cpu_seconds: 2.0,
             rss_bytes: 25 * 4096,
+            is_exiting: false,
         };
         assert_eq!(stat, expected);
     }

@@ -125,16 +125,27 @@ impl Actor {
             // Until this is done with, nobody else tells of the process's end.
             self.crash_is_told =
                 self.alive.as_ref().is_some_and(|alive| alive.child.obituary.withdraw());
-            if self.crash_is_told && !matches!(happening, Happening::Ended(_)) {
+            let dies = matches!(happening, Happening::Dying);
+            if self.crash_is_told && !dies && !matches!(happening, Happening::Ended(_)) {
                 // What everybody knows comes first.
-                let ended = ended(self.alive.as_ref()).await;
-                self.handle(Happening::Ended(ended));
-                if let Happening::Dying = happening {
-                    continue;
-                }
+                self.see_end().await;
             }
             self.handle(happening);
+            if dies {
+                self.see_end().await;
+            }
         }
+    }
+
+    /// Waits for the end of the process that serves, which has begun to die. Nothing
+    /// else is done until then, so that whatever comes finds what follows from it.
+    async fn see_end(&mut self) {
+        let Some(alive) = &self.alive else { return };
+        let ended = tokio::select! {
+            ended = alive.child.ended() => ended,
+            never = attend(self.early.as_mut()) => match never {},
+        };
+        self.handle(Happening::Ended(ended));
     }
 
     fn handle(&mut self, happening: Happening) {
@@ -142,7 +153,7 @@ impl Actor {
             Happening::Launched(outcome) => self.launched(*outcome),
             Happening::Ended(ended) => self.died(ended),
             Happening::Dying => {
-                self.begin_next();
+                self.dies();
                 Action::None
             }
             Happening::NextLaunched(outcome) => self.next_launched(*outcome),
@@ -368,6 +379,11 @@ impl Actor {
         let Some(alive) = &self.alive else { return };
         let starts = self.core.config.standby == 0 && self.starts_next();
         alive.want_next(starts.then_some((&self.core, &self.name.loader)));
+        self.foretell(alive);
+    }
+
+    /// Says what its end would mean.
+    fn foretell(&self, alive: &Alive) {
         if matches!(self.life.state(), State::Starting { .. } | State::Ready { .. }) {
             alive.child.obituary.prepare(Crash {
                 worker: self.name.to_string(),
@@ -380,10 +396,17 @@ impl Actor {
 
     /// The process that serves has begun to die: what will be started when it has
     /// ended is started now, or chosen, unless it was already.
-    fn begin_next(&mut self) {
+    fn dies(&mut self) {
+        if let Some(alive) = &self.alive {
+            // Whoever has noticed it found this actor at work.
+            self.foretell(alive);
+            alive.child.obituary.publish();
+            self.crash_is_told = alive.child.obituary.withdraw();
+        }
         self.take_begun();
         if !self.starts_next() {
-            return self.drop_early();
+            self.early = None;
+            return;
         }
         let claimed = self.claim();
         self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch(|_| {}))));
@@ -398,7 +421,7 @@ impl Actor {
 
     /// What can be the next process with no start of its own: the one that was begun
     /// early, else a standby.
-    pub(super) fn claim(&mut self) -> Option<Early> {
+    fn claim(&mut self) -> Option<Early> {
         let is_gone = |early: &Early| match early {
             Early::Waits(standby) => !standby.child.is_running(),
             Early::Starts(_) => false,
@@ -409,19 +432,13 @@ impl Actor {
         })
     }
 
-    /// What was begun early is not needed.
-    fn drop_early(&mut self) {
-        if let Some(Early::Waits(standby)) = self.early.take() {
-            self.core.standbys.put_back(&self.name.loader, *standby);
-        }
-    }
-
     /// Starts a process, unless one has been started that can take over.
     fn spawn(&mut self) {
         if let Some(next) = self.rolling.as_mut().and_then(|rolling| rolling.next.take()) {
             // What it has loaded already is not loaded again.
             self.serve(next);
-            return self.drop_early();
+            self.early = None;
+            return;
         }
         match self.claim() {
             Some(Early::Waits(standby)) => self.up(*standby),
@@ -437,7 +454,7 @@ impl Actor {
         }
     }
 
-    pub(super) fn launch(&self, shown: impl FnOnce(u32) + Send + 'static) -> Launching {
+    fn launch(&self, shown: impl FnOnce(u32) + Send + 'static) -> Launching {
         Launching::begin(&self.core, &self.name.loader, shown)
     }
 
@@ -518,7 +535,7 @@ impl Actor {
         let action = self.mourn(death);
         if action != Action::Spawn {
             // It is not wanted, or not yet.
-            self.drop_early();
+            self.early = None;
         }
         action
     }

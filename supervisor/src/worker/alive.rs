@@ -107,8 +107,10 @@ impl Alive {
     /// From now on it tells when it begins to die, if it can: it has loaded what it
     /// should, and nobody waits.
     pub(super) fn watch_for_death(&mut self) {
-        if let Some(memory) = self.dying.as_mut().and_then(|d| d.memory_for(&self.hello)) {
-            self.process.send_with(&ToWorker::RobustFutex, vec![memory]);
+        let Self { dying, hello, process, child, .. } = self;
+        let memory = |dying: &mut Dying| dying.memory_for(hello, process, &child.obituary);
+        if let Some(memory) = dying.as_mut().and_then(memory) {
+            process.send_with(&ToWorker::RobustFutex, vec![memory]);
         }
     }
 

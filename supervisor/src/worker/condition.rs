@@ -54,9 +54,8 @@ impl LaneThread {
     pub(crate) fn sample(&self) -> Option<CpuSample> {
         // As the worker names them (`serve/lanes.rs`); Linux keeps 15 characters.
         let name: String = format!("lane {}", self.bundle).chars().take(15).collect();
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).ok()?;
-        let stats = tasks.filter_map(|task| Stat::read(&task.ok()?.path()));
-        let (named, others): (Vec<Stat>, Vec<Stat>) = stats.partition(|stat| stat.name == name);
+        let threads = Stat::of_threads(self.pid).into_iter();
+        let (named, others): (Vec<Stat>, Vec<Stat>) = threads.partition(|stat| stat.name == name);
         // A VM may have renamed its threads: then all of them are looked at.
         let stats = if named.is_empty() { others } else { named };
         let awake = |stat: &Stat| match stat.state {

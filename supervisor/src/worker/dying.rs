@@ -1,38 +1,77 @@
 //! A process that has begun to die, but not ended: its memory is being given back,
-//! which can take longer than the start of the next process. That may begin now (S3);
-//! everything else waits for the end, which only the pidfd tells (S2).
+//! which can take longer than the start of the next process. That may begin now (S3), and
+//! the crash is told; everything else waits for the end, which only the pidfd tells (S2).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::Hello;
 use menagerie_protocol::robust::{FEATURE, LEN};
 use menagerie_protocol::shm::{Access, Mapping, sealed_memfd};
+use nix::sys::time::TimeSpec;
 use tokio::sync::Notify;
 
 use super::launch::Begun;
+use super::obituary::Obituary;
+use super::process::Process;
 use super::spawn::{Slice, set_slice};
 use crate::core::Core;
 use crate::lane::lock;
+use crate::proc_stat::Stat;
 
-/// Notices that a worker's control thread has died, and begins to start the next
-/// process if that is wanted.
+/// Notices that a worker's control thread has died, tells of the crash, and begins to
+/// start the next process if that is wanted.
 #[derive(Debug)]
 pub(crate) struct Dying {
-    begun: Arc<Notify>,
-    next: Arc<Mutex<Next>>,
+    plan: Arc<Plan>,
     /// What the worker is sent.
     memory: Option<OwnedFd>,
     _watch: Watch,
 }
 
+/// What is done by the thread that notices: to wake a task would take as long, and longer
+/// where the runtime's thread waits for the CPU of the process that dies.
+#[derive(Debug, Default)]
+struct Plan {
+    begun: Notify,
+    next: Mutex<Next>,
+    /// Set when the worker is sent the memory.
+    whose: OnceLock<(Arc<Obituary>, Weak<Process>)>,
+}
+
+impl Plan {
+    fn carry_out(&self) {
+        if let Some((obituary, _)) = self.whose.get() {
+            obituary.publish();
+        }
+        Next::begin(&self.next);
+        self.begun.notify_one();
+    }
+
+    /// Waits for the end of the process, and sees to it that it comes: it does not by
+    /// itself if the control thread has ended alone, or a bundle has written the mark.
+    fn see_end(&self, shared: &Shared) {
+        let process = || self.whose.get().and_then(|(_, process)| process.upgrade());
+        let Some(patience) = process().map(|process| process.config.term_timeout) else { return };
+        if shared.is_given_up_within(patience) {
+            return;
+        }
+        // To give back much memory takes long.
+        let is_ending = |pid| Stat::of_threads(pid).iter().all(|thread| thread.is_exiting);
+        if let Some(process) = process().filter(|process| !is_ending(process.pid)) {
+            process.kill("its control thread has ended, and it has not");
+        }
+    }
+}
+
 /// The process after the one that dies.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Next {
     /// Nobody wants one.
+    #[default]
     None,
     /// Of this loader.
     Wanted(Weak<Core>, String),
@@ -41,9 +80,6 @@ enum Next {
 
 impl Next {
     /// Begins to start it, if it is wanted.
-    // On the thread that has noticed the death: to wake a task would take as long as
-    // this does, and longer where the runtime's thread waits for the CPU of the process
-    // that dies.
     fn begin(next: &Mutex<Self>) {
         let mut next = lock(next);
         let Self::Wanted(core, loader) = &*next else { return };
@@ -58,24 +94,28 @@ impl Next {
 
 impl Dying {
     pub(crate) fn new() -> io::Result<Self> {
-        let begun = Arc::new(Notify::new());
-        let next = Arc::new(Mutex::new(Next::None));
-        let (notified, wanted) = (Arc::clone(&begun), Arc::clone(&next));
-        let (watch, memory) = Watch::start(move || {
-            Next::begin(&wanted);
-            notified.notify_one();
-        })?;
-        Ok(Self { begun, next, memory: Some(memory), _watch: watch })
+        let plan = Arc::<Plan>::default();
+        let (watch, memory) = Watch::start(Arc::clone(&plan))?;
+        Ok(Self { plan, memory: Some(memory), _watch: watch })
     }
 
-    /// What goes to a worker that can do its part, once.
-    pub(super) fn memory_for(&mut self, hello: &Hello) -> Option<OwnedFd> {
-        self.memory.take().filter(|_| hello.has(FEATURE))
+    /// What goes to a worker that can do its part, once. From then on it is this
+    /// process's death that is noticed, and told as the obituary says.
+    pub(super) fn memory_for(
+        &mut self,
+        hello: &Hello,
+        process: &Arc<Process>,
+        obituary: &Arc<Obituary>,
+    ) -> Option<OwnedFd> {
+        let memory = self.memory.take().filter(|_| hello.has(FEATURE))?;
+        let whose = (Arc::clone(obituary), Arc::downgrade(process));
+        self.plan.whose.set(whose).ok()?;
+        Some(memory)
     }
 
     /// Whether the next process is to be started as soon as this one begins to die.
     pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &str)>) {
-        let mut next = lock(&self.next);
+        let mut next = lock(&self.plan.next);
         match (&*next, wanted) {
             (Next::None, Some((core, loader))) => {
                 *next = Next::Wanted(Arc::downgrade(core), loader.to_owned());
@@ -87,7 +127,7 @@ impl Dying {
 
     /// The next process, if its start has begun.
     pub(super) fn take_next(&self) -> Option<Begun> {
-        let mut next = lock(&self.next);
+        let mut next = lock(&self.plan.next);
         match std::mem::replace(&mut *next, Next::None) {
             Next::Begun(begun) => Some(*begun),
             Next::None | Next::Wanted(..) => None,
@@ -100,7 +140,7 @@ impl Dying {
     ///
     /// It can be waited for again.
     pub(super) async fn begun(&self) {
-        self.begun.notified().await;
+        self.plan.begun.notified().await;
     }
 }
 
@@ -119,10 +159,10 @@ struct Shared {
 }
 
 impl Watch {
-    /// Makes the memory, and a thread that calls `then` once it is marked: never on a
-    /// kernel before Linux 5.16, which has no futex_waitv(2). Returns the descriptor
+    /// Makes the memory, and a thread that carries the plan out once it is marked: never
+    /// on a kernel before Linux 5.16, which has no futex_waitv(2). Returns the descriptor
     /// that goes to the worker.
-    fn start(then: impl FnOnce() + Send + 'static) -> io::Result<(Self, OwnedFd)> {
+    fn start(plan: Arc<Plan>) -> io::Result<(Self, OwnedFd)> {
         let memory = sealed_memfd("menagerie-robust", LEN)?;
         let mapping = Mapping::new(memory.as_fd(), LEN, Access::ReadOnly)?;
         let shared = Arc::new(Shared { mapping, given_up: AtomicU32::new(0) });
@@ -131,10 +171,11 @@ impl Watch {
         thread.stack_size(STACK).spawn(move || {
             set_slice(Slice::Short);
             if seen.wait() {
-                then();
+                plan.carry_out();
                 // What it takes to end a thread, the CPU where the next process starts
                 // need not spend now.
                 std::thread::sleep(END_LATER);
+                plan.see_end(&seen);
             }
         })?;
         Ok((Self { shared }, memory))
@@ -159,6 +200,7 @@ const STACK: usize = 256 << 10;
 const END_LATER: Duration = Duration::from_millis(10);
 /// The same number on every architecture (Linux 5.16).
 const SYS_FUTEX_WAITV: libc::c_long = 449;
+const PRIVATE_WAIT: libc::c_int = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
 const PRIVATE_WAKE: libc::c_int = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
 /// `FUTEX2_SIZE_U32`.
 const SIZE_U32: u32 = 2;
@@ -181,6 +223,25 @@ impl Waiter {
 }
 
 impl Shared {
+    /// Waits until it is given up, for so long at most.
+    fn is_given_up_within(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.given_up.load(Ordering::SeqCst) == 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let left = TimeSpec::from_duration(left);
+            // SAFETY: the word is aligned and alive for as long as it is borrowed, and the
+            // timeout as long as the call; the kernel only reads them.
+            unsafe {
+                let word = self.given_up.as_ptr();
+                libc::syscall(libc::SYS_futex, word, PRIVATE_WAIT, 0, left.as_ref());
+            }
+        }
+        true
+    }
+
     /// Whether it was marked before it was given up.
     fn wait(&self) -> bool {
         let word = self.mapping.words()[0].as_ptr().cast::<u32>().cast_const();
@@ -228,24 +289,25 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    #[test]
-    fn s2_the_end_of_a_control_thread_is_noticed() {
-        let (sender, noticed) = mpsc::channel();
-        let (watch, memory) = Watch::start(move || {
-            let _ = sender.send(());
-        })
-        .unwrap();
+    /// One whose thread dies when the sender is dropped.
+    fn marked(memory: OwnedFd) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
         let (end, ends) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             mark_at_death(&memory).unwrap();
             let _ = ends.recv();
         });
-        std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(noticed.try_recv(), Err(mpsc::TryRecvError::Empty));
+        (end, thread)
+    }
+
+    #[tokio::test]
+    async fn s2_the_end_of_a_control_thread_is_noticed() {
+        let mut dying = Dying::new().unwrap();
+        let (end, thread) = marked(dying.memory.take().unwrap());
+        let early = tokio::time::timeout(Duration::from_millis(20), dying.begun()).await;
+        assert!(early.is_err(), "it lives");
         drop(end);
-        assert_eq!(noticed.recv_timeout(PATIENCE), Ok(()));
+        tokio::time::timeout(PATIENCE, dying.begun()).await.unwrap();
         thread.join().unwrap();
-        drop(watch);
     }
 
     fn supervisor() -> Supervisor {
@@ -304,13 +366,22 @@ mod tests {
 
     #[test]
     fn s7_a_watch_that_is_dropped_ends_its_thread() {
-        let (sender, noticed) = mpsc::channel::<()>();
-        let (watch, _memory) = Watch::start(move || {
-            let _ = sender.send(());
-        })
-        .unwrap();
+        let Dying { plan, _watch: watch, .. } = Dying::new().unwrap();
         drop(watch);
-        // The thread drops the sender unused.
-        assert_eq!(noticed.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+        ends(&plan);
+        // One that has done its work, and would look whether the process ends.
+        let Dying { plan, _watch: watch, memory } = Dying::new().unwrap();
+        std::thread::spawn(move || mark_at_death(&memory.unwrap()).unwrap()).join().unwrap();
+        drop(watch);
+        ends(&plan);
+    }
+
+    /// The thread's share of the plan goes with it.
+    fn ends(plan: &Arc<Plan>) {
+        let deadline = Instant::now() + PATIENCE;
+        while Arc::strong_count(plan) > 1 {
+            assert!(Instant::now() < deadline, "it goes on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -1,6 +1,7 @@
-//! The news of a death (S2, S10), told by the thread that reaps. The actor may have to
-//! wait for a thread of the host's runtime, and that one for the CPU where the next
-//! process starts; what follows from the death is the actor's work still.
+//! The news of a death (S2, S10), told by the thread that learns of it first: the one
+//! that notices that a process dies, or the one that reaps. The actor may have to wait for
+//! a thread of the host's runtime, and that one for the CPU where the next process starts;
+//! what follows from the death is the actor's work still.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +10,7 @@ use crate::events::{EventBus, EventKind};
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
 
-/// What is told as soon as a process has ended.
+/// What is told as soon as a process dies.
 #[derive(Debug, Default)]
 pub(super) struct Obituary(Mutex<News>);
 
@@ -22,7 +23,7 @@ enum News {
     Told,
 }
 
-/// A worker's process that has ended with nobody asking for it.
+/// A worker's process that dies with nobody asking for it.
 #[derive(Debug)]
 pub(super) struct Crash {
     pub(super) worker: String,
@@ -61,7 +62,7 @@ impl Obituary {
         false
     }
 
-    /// The process has ended.
+    /// The process has ended, or is about to.
     pub(super) fn publish(&self) {
         let mut news = lock(&self.0);
         if let News::Prepared(crash) = &*news {

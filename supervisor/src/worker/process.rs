@@ -59,7 +59,7 @@ pub(crate) struct Process {
     sender: Sender,
     /// Whether it takes artifacts' copies.
     takes_copies: bool,
-    config: Arc<Config>,
+    pub(super) config: Arc<Config>,
     events: Arc<EventBus>,
     runtime: tokio::runtime::Handle,
     questions: Mutex<Questions>,

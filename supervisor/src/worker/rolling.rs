@@ -12,7 +12,7 @@ use super::alive::Alive;
 use super::crash;
 use super::handle::{Command, Current};
 use super::launch::{LaunchError, Launched};
-use super::launching::{Early, Launching};
+use super::launching::Launching;
 use super::process::Process;
 use super::reap::Ended;
 use super::roll::{self, Prepared};
@@ -42,18 +42,13 @@ impl Actor {
             drop(reply.send(Err(self.unavailable("it is not ready"))));
             return;
         }
-        let mut rolling =
-            Rolling { replies: vec![reply], launching: None, next: None, process: None };
-        match self.claim() {
-            Some(Early::Waits(standby)) => {
-                self.rolling = Some(rolling);
-                let _ = self.next_launched(Ok(*standby));
-                return;
-            }
-            Some(Early::Starts(launching)) => rolling.launching = Some(launching),
-            None => rolling.launching = Some(self.launch(|_| {})),
+        self.rolling =
+            Some(Rolling { replies: vec![reply], launching: None, next: None, process: None });
+        if let Some(standby) = self.core.standbys.take(&self.name.loader) {
+            let _ = self.next_launched(Ok(standby));
+        } else if let Some(rolling) = &mut self.rolling {
+            rolling.launching = Some(Launching::begin(&self.core, &self.name.loader, |_| {}));
         }
-        self.rolling = Some(rolling);
     }
 
     pub(super) fn next_launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {

@@ -52,16 +52,6 @@ impl Standbys {
         Some(ready.remove(at))
     }
 
-    /// Gives back one that was taken and is not needed; if nobody keeps any more, it
-    /// ends.
-    pub(crate) fn put_back(&self, loader: &str, standby: Launched) {
-        if let Some(pool) = lock(&self.0).get(loader) {
-            lock(&pool.shared.ready).push(standby);
-            // From now on it is watched again.
-            pool.shared.refill.notify_one();
-        }
-    }
-
     /// Starts what lacks, in the background. It is asked for when a loader's
     /// worker is ready, so as not to compete with its recovery.
     pub(crate) fn refill(&self, core: &Arc<Core>, loader: &str) {

@@ -1,12 +1,12 @@
 //! A worker whose control thread has died and whose other threads live on: for as
 //! long as a large process gives its memory back it looks the same.
 
-use menagerie_supervisor::{Config, Contract, Isolation, StandbyStatus, Supervisor, WorkerStatus};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use std::time::Duration;
+
+use menagerie_supervisor::{Config, Contract, StandbyStatus, Supervisor, WorkerState};
 
 use super::{Stage, hasty_once};
-use crate::support::{exists, ready_after, run_here, runtime_dir, wait_for};
+use crate::support::{PATIENCE, exists, ready_after, run_here, runtime_dir, slay, wait_for};
 
 fn half_dead(standby: u32) -> Config {
     let mut config = hasty_once("half-dead");
@@ -14,6 +14,8 @@ fn half_dead(standby: u32) -> Config {
     // Nobody answers heartbeats, and that shall not be what ends it.
     config.heartbeat_warn = 10_000;
     config.heartbeat_kill = 20_000;
+    // Nor does the supervisor end it.
+    config.term_timeout = PATIENCE;
     config
 }
 
@@ -21,25 +23,24 @@ fn half_dead(standby: u32) -> Config {
 struct Dying {
     stage: Stage,
     probe: Contract,
-    /// As it was before.
-    old: WorkerStatus,
+    old: u32,
     /// The process that was begun, or the standby that was chosen.
     next: u32,
 }
 
 impl Dying {
     /// Where no standby is: the next process was started.
-    async fn alone() -> Self {
-        let mut dying = Self::begin(half_dead(0)).await;
+    async fn alone(config: Config) -> Self {
+        let mut dying = Self::begin(config).await;
         let bystander = crate::support::worker(&dying.stage.supervisor, "lua").unwrap().pid;
-        let known = [dying.pid(), bystander.unwrap()];
+        let known = [dying.old, bystander.unwrap()];
         dying.next = wait_for("the next process", || child_beside(&known)).await;
         dying
     }
 
     /// Where one is: it was chosen.
-    async fn with_a_standby(config: Config) -> Self {
-        let dying = Self::begin(config).await;
+    async fn with_a_standby() -> Self {
+        let dying = Self::begin(half_dead(1)).await;
         wait_for("the choice", || dying.standby().is_none().then_some(())).await;
         dying
     }
@@ -53,13 +54,9 @@ impl Dying {
             true => wait_for("the standby", || standby(&stage.supervisor)).await.pid,
             false => 0,
         };
-        let old = stage.worker();
-        begin_to_die(old.pid.unwrap()).await;
+        let old = stage.worker().pid.unwrap();
+        begin_to_die(old).await;
         Self { stage, probe, old, next }
-    }
-
-    fn pid(&self) -> u32 {
-        self.old.pid.unwrap()
     }
 
     fn standby(&self) -> Option<StandbyStatus> {
@@ -70,32 +67,38 @@ impl Dying {
         assert_eq!(self.probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
     }
 
-    /// It serves, as before.
-    async fn is_as_it_was(&self) {
-        self.answers().await;
+    /// Everybody knows, and nothing else has followed from it yet.
+    async fn is_told(&self) {
+        let told = || (self.stage.worker().state == WorkerState::Crashed).then_some(());
+        wait_for("the crash to be told", told).await;
+        assert!(exists(self.old));
         let now = self.stage.worker();
-        assert_eq!((now.pid, now.state), (self.old.pid, self.old.state));
-        assert_eq!((now.incarnation, now.restarts), (1, 0));
+        assert_eq!((now.pid, now.incarnation, now.restarts), (None, 1, 0));
+        assert!(self.stage.supervisor.crashes().is_empty());
     }
 
     /// Its end, and the next one's start.
     async fn ends(&self) {
-        slay(self.pid());
+        slay(self.old);
         assert_eq!(self.stage.report(1).await.signal, Some(9));
+        self.next_serves().await;
+    }
+
+    /// The next one serves, and the old one has ended.
+    async fn next_serves(&self) {
         ready_after(&self.stage.supervisor, "native", 1).await;
+        assert!(!exists(self.old));
+        let now = self.stage.worker();
+        assert_eq!((now.pid, now.incarnation, now.restarts), (Some(self.next), 2, 1));
     }
 
     async fn end(self) {
-        let (old, next) = (self.pid(), self.next);
+        let (old, next) = (self.old, self.next);
         self.stage.end().await;
         for pid in [old, next] {
             wait_for("the process to be gone", || (!exists(pid)).then_some(())).await;
         }
     }
-}
-
-fn slay(pid: u32) {
-    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
 }
 
 fn standby(supervisor: &Supervisor) -> Option<StandbyStatus> {
@@ -131,18 +134,18 @@ fn child_beside(known: &[u32]) -> Option<u32> {
 }
 
 /// A test where no standby is.
-fn alone(test: impl AsyncFnOnce(&Dying) + Send + 'static) {
+fn alone(config: Config, test: impl AsyncFnOnce(&Dying) + Send + 'static) {
     run_here(async move || {
-        let dying = Dying::alone().await;
+        let dying = Dying::alone(config).await;
         test(&dying).await;
         dying.end().await;
     });
 }
 
 /// A test where one is.
-fn with_a_standby(config: Config, test: impl AsyncFnOnce(&Dying) + Send + 'static) {
+fn with_a_standby(test: impl AsyncFnOnce(&Dying) + Send + 'static) {
     run_here(async move || {
-        let dying = Dying::with_a_standby(config).await;
+        let dying = Dying::with_a_standby().await;
         test(&dying).await;
         dying.end().await;
     });
@@ -150,102 +153,68 @@ fn with_a_standby(config: Config, test: impl AsyncFnOnce(&Dying) + Send + 'stati
 
 #[test]
 fn s3_the_next_process_starts_while_the_one_before_dies_and_serves_when_it_has_ended() {
-    alone(async |dying| {
-        // Until it has ended, it is the one that serves.
-        dying.is_as_it_was().await;
+    alone(half_dead(0), async |dying| {
+        dying.is_told().await;
         dying.ends().await;
-        let now = dying.stage.worker();
-        assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 1));
+        dying.answers().await;
+    });
+}
+
+fn soon() -> Config {
+    let mut config = half_dead(0);
+    config.term_timeout = Duration::from_millis(100);
+    config
+}
+
+#[test]
+fn s2_a_process_that_does_not_end_with_its_control_thread_is_killed() {
+    alone(soon(), async |dying| {
+        let report = dying.stage.report(1).await;
+        let reason = report.reason.unwrap_or_default();
+        assert!(reason.contains("its control thread has ended"), "{reason}");
+        assert_eq!((report.signal, report.pid), (Some(9), dying.old));
+        dying.next_serves().await;
         dying.answers().await;
     });
 }
 
 #[test]
 fn s7_a_next_process_that_is_not_needed_goes() {
-    alone(async |_| {});
+    alone(soon(), async |_| {});
 }
 
 #[test]
 fn s8_a_standby_is_chosen_while_the_one_before_dies() {
-    with_a_standby(half_dead(1), async |dying| {
-        dying.is_as_it_was().await;
+    with_a_standby(async |dying| {
+        dying.is_told().await;
         dying.ends().await;
-        assert_eq!(dying.stage.worker().pid, Some(dying.next));
         dying.answers().await;
-    });
-}
-
-/// The worker's only bundle is unloaded, and the worker is stopped.
-#[test]
-fn s8_a_standby_that_was_chosen_goes_back_when_its_worker_is_not_started_again() {
-    let mut config = half_dead(1);
-    config.isolation = Isolation::Bundle;
-    with_a_standby(config, async |dying| {
-        dying.is_as_it_was().await;
-        dying.stage.supervisor.unload("victim").await.unwrap();
-        let old = dying.pid();
-        wait_for("the old process to end", || (!exists(old)).then_some(())).await;
-        let back = wait_for("the standby", || dying.standby()).await;
-        assert_eq!(back.pid, dying.next);
-        // And it is as good as before.
-        dying.stage.load().await;
-        assert_eq!(dying.stage.worker().pid, Some(dying.next));
-        dying.stage.serves_after(0).await;
-        assert!(dying.stage.supervisor.crashes().is_empty());
     });
 }
 
 /// The bundle is unloaded, and its worker stays: it comes back with nothing.
 #[test]
 fn s8_a_standby_that_was_chosen_serves_although_the_bundle_was_unloaded() {
-    with_a_standby(half_dead(1), async |dying| {
+    with_a_standby(async |dying| {
         dying.stage.supervisor.unload("victim").await.unwrap();
         dying.ends().await;
-        let now = dying.stage.worker();
-        assert_eq!((now.pid, now.bundles.len()), (Some(dying.next), 0), "{now:?}");
+        assert!(dying.stage.worker().bundles.is_empty());
         dying.stage.load().await;
         dying.stage.serves_again().await;
     });
 }
 
 #[test]
-fn s8_a_restart_by_hand_has_the_standby_that_was_chosen() {
-    with_a_standby(half_dead(1), async |dying| {
-        let now = dying.stage.supervisor.restart("native").await.unwrap();
-        assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
-        dying.answers().await;
-        assert!(dying.stage.supervisor.crashes().is_empty());
-    });
-}
-
-#[test]
-fn s8_a_rolling_restart_has_the_standby_that_was_chosen() {
-    with_a_standby(half_dead(1), async |dying| {
-        let now = dying.stage.supervisor.restart_rolling("native").await.unwrap();
-        assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
-        dying.answers().await;
-    });
-}
-
-#[test]
-fn s8_a_rolling_restart_has_the_process_that_was_begun() {
-    alone(async |dying| {
-        let now = dying.stage.supervisor.restart_rolling("native").await.unwrap();
-        assert_eq!((now.pid, now.incarnation, now.restarts), (Some(dying.next), 2, 0));
-        dying.answers().await;
-    });
-}
-
-#[test]
 fn s8_a_standby_that_was_chosen_and_dies_is_passed_over() {
-    with_a_standby(half_dead(1), async |dying| {
+    with_a_standby(async |dying| {
         slay(dying.next);
         wait_for("its end", || (!exists(dying.next)).then_some(())).await;
-        dying.is_as_it_was().await;
-        dying.ends().await;
+        dying.is_told().await;
+        slay(dying.old);
+        ready_after(&dying.stage.supervisor, "native", 1).await;
         dying.answers().await;
         let now = dying.stage.worker().pid.unwrap();
-        assert!(now != dying.next && now != dying.pid());
+        assert!(now != dying.next && now != dying.old);
         let another = wait_for("another standby", || dying.standby()).await;
         assert!(another.pid != dying.next && another.pid != now);
     });
