@@ -211,15 +211,20 @@ impl BundleLoader for DotnetLoader {
 /// Collects what a generation has left (L8), and says so if it cannot.
 fn collect(clr: &Clr, lane: u64, runtime: &Runtime) {
     // SAFETY: Collect takes a number, and no number is a wrong one.
-    let held = unsafe { (clr.entries.collect)(lane) };
-    if held != 0 {
-        runtime.logger().log(
-            LogLevel::Warn,
-            "menagerie",
-            "something still refers to the unloaded assembly, so its memory is not freed: a thread or timer that was not stopped, or an event handler that was not removed",
-        );
-    }
+    let why = match unsafe { (clr.entries.collect)(lane) } {
+        OK => return,
+        UNFINALIZED => {
+            "the memory of unloaded assemblies is not freed any more: a finalizer, of this bundle or of another one in the worker, does not return or has ended .NET's finalizer thread; a restart of the worker frees it"
+        }
+        _ => {
+            "something still refers to the unloaded assembly, so its memory is not freed: a thread or timer that was not stopped, or an event handler that was not removed"
+        }
+    };
+    runtime.logger().log(LogLevel::Warn, "menagerie", why);
 }
+
+/// `Remains.Unfinalized` in the bridge's Graveyard.cs.
+const UNFINALIZED: i32 = 2;
 
 /// Reads `[[contract, [function, …]], …]`.
 fn read_interfaces(bytes: &[u8]) -> Result<Vec<ContractInterface>, DecodeError> {

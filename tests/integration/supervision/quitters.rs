@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, Contract, Failure, Supervisor};
+use menagerie_supervisor::{BundleState, Contract, Failure, LogEntry, Supervisor};
 
 use super::strays::{answers, at_work, strict};
 use super::{at_once_and_for_ever, in_state};
 use crate::bad_input::bundles::assembly;
-use crate::support::{Bundle, report, run_with};
+use crate::support::{Bundle, report, run_with, wait_for};
 
 /// A bundle that ends its lane's thread in several ways.
 const IN_PYTHON: &str = r#"
@@ -210,5 +210,38 @@ fn s6_a_bundle_in_dotnet_that_ends_the_thread_of_its_task_is_blamed_at_the_deadl
         assert!(working.await.unwrap().is_err());
         in_state(&supervisor, "quitter", BundleState::Quarantined).await;
         answers(&innocent).await;
+    });
+}
+
+/// One such finalizer is enough: none runs after it in that worker, of whatever bundle.
+#[test]
+fn l8_finalizers_that_run_no_more_in_dotnet_are_reported() {
+    run_with(strict(), |supervisor| async move {
+        let warnings = |bundle: &str| {
+            let of_bundle = |entry: &LogEntry| {
+                entry.bundle.as_deref() == Some(bundle) && entry.source == "menagerie"
+            };
+            let logs = supervisor.logs().into_iter().filter(of_bundle);
+            logs.map(|entry| entry.message).collect::<Vec<_>>()
+        };
+        for way in ["sleep"].into_iter().chain(WAYS) {
+            let guilty = load_dotnet(&supervisor, way).await;
+            guilty.call::<_, ()>("leave_remnant", (way,)).await.unwrap();
+            let after = format!("after-{way}");
+            for name in [way, &after] {
+                if name != way {
+                    load_dotnet(&supervisor, name).await;
+                }
+                supervisor.unload(name).await.unwrap();
+                let warned = wait_for("the warning", || warnings(name).pop()).await;
+                assert!(warned.contains("a finalizer"), "{name}: {warned}");
+            }
+            supervisor.restart("dotnet").await.unwrap();
+            let free = format!("free-of-{way}");
+            answers(&load_dotnet(&supervisor, &free).await).await;
+            supervisor.unload(&free).await.unwrap();
+            assert_eq!(warnings(&free), Vec::<String>::new());
+        }
+        assert!(supervisor.crashes().is_empty());
     });
 }

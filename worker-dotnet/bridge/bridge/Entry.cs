@@ -101,8 +101,8 @@ namespace Menagerie.Bridge
         }
 
         /// <summary>
-        /// Collects what a lane's freed bundle left; 1 if something still holds
-        /// it. The lane's thread ends then, so its scratch buffer goes as well.
+        /// Collects what a lane's freed bundle left, and says what remains of it. The
+        /// lane's thread ends then, so its scratch buffer goes as well.
         /// </summary>
         [UnmanagedCallersOnly]
         public static int Collect(ulong lane)
@@ -114,11 +114,11 @@ namespace Menagerie.Bridge
                     scratch.Dispose();
                     scratch = null;
                 }
-                return Graveyard.Collect(lane) ? 0 : 1;
+                return (int)Graveyard.Collect(lane);
             }
             catch (Exception)
             {
-                return 1;
+                return (int)Remains.Held;
             }
         }
 

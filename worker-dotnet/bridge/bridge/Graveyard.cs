@@ -6,6 +6,14 @@ using System.Threading.Tasks;
 
 namespace Menagerie.Bridge
 {
+    /// <summary>What became of an unloaded context. The worker knows them by number.</summary>
+    internal enum Remains
+    {
+        None = 0,
+        Held = 1,
+        Unfinalized = 2,
+    }
+
     /// <summary>Contexts that were unloaded, until they are proved collected.</summary>
     internal static class Graveyard
     {
@@ -14,6 +22,10 @@ namespace Menagerie.Bridge
 
         private static readonly Dictionary<ulong, WeakReference> Graves = new Dictionary<ulong, WeakReference>();
 
+        // A wait for the finalizers that took too long, and may still be under way: one of
+        // them does not end, or has ended the thread that runs them all.
+        private static volatile Task endless = Task.CompletedTask;
+
         internal static void Bury(ulong lane, AssemblyLoadContext context)
         {
             lock (Graves)
@@ -21,21 +33,32 @@ namespace Menagerie.Bridge
             context.Unload();
         }
 
-        /// <summary>Collects until the lane's context is gone; false if it is held by something.</summary>
-        internal static bool Collect(ulong lane)
+        /// <summary>Collects until the lane's context is gone, or cannot go.</summary>
+        internal static Remains Collect(ulong lane)
         {
             Forget();
             for (int round = 0; round < Rounds; round++)
             {
                 if (IsGone(lane))
-                    return true;
+                    return Remains.None;
                 GC.Collect();
-                // A guest's finalizer that never ends must not end this thread
-                // too.
-                if (!Task.Run(() => GC.WaitForPendingFinalizers()).Wait(FinalizersMilliseconds))
-                    return false;
+                if (!HaveRun())
+                    return Remains.Unfinalized;
             }
-            return IsGone(lane);
+            return IsGone(lane) ? Remains.None : Remains.Held;
+        }
+
+        /// <summary>Waits until the finalizers have run, on a thread that may wait for ever.</summary>
+        private static bool HaveRun()
+        {
+            // What has been waited for in vain is not waited for again.
+            if (!endless.IsCompleted)
+                return false;
+            Task wait = Task.Run(() => GC.WaitForPendingFinalizers());
+            if (wait.Wait(FinalizersMilliseconds))
+                return true;
+            endless = wait;
+            return false;
         }
 
         [MethodImpl(MethodImplOptions.NoInlining)]
