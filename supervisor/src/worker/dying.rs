@@ -44,10 +44,11 @@ struct Plan {
 
 impl Plan {
     fn carry_out(&self) {
+        // First what takes longest.
+        Next::begin(&self.next);
         if let Some((obituary, _)) = self.whose.get() {
             obituary.publish();
         }
-        Next::begin(&self.next);
         self.begun.notify_one();
     }
 
