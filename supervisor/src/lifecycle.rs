@@ -196,7 +196,9 @@ pub enum WorkerState {
     Ready,
     /// It was asked to stop, and finishes the calls that it has begun.
     Draining,
-    /// It has ended with nobody asking for it; what comes next is being decided.
+    /// It has begun to die with nobody asking for it. What comes next is decided when its
+    /// process has ended, which takes the kernel a millisecond, or more where much memory
+    /// is to be given back.
     Crashed,
     /// It has crashed, and is started again after a delay.
     Backoff,

@@ -8,7 +8,7 @@ use menagerie_supervisor::{Contract, Failure, HostError, RuntimeError, Superviso
 use menagerie_tests::Language;
 use rmpv::Value;
 
-use crate::support::{Bundle, config, run, start, start_with, wait_for};
+use crate::support::{Bundle, config, run, slay, start, start_with, wait_for};
 
 const KV: &str = "[[dependency]]\nkind = 'host'\ncontract = 'kv'\nmin_version = '1.0'";
 
@@ -340,9 +340,7 @@ async fn c5_a_caller_that_dies_waits_no_more() {
         async move { probe.call::<_, Value>("call", ("gate@1", "wait", [0; 0])).await }
     });
     wait_for("the call to wait", || (at_gate.load(Ordering::SeqCst) == 1).then_some(())).await;
-    let pid = crate::support::worker(&supervisor, "python").unwrap().pid.unwrap();
-    let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    slay(crate::support::worker(&supervisor, "python").unwrap().pid.unwrap());
     let outcome = calling.await.unwrap();
     assert!(matches!(outcome, Err(Failure::WorkerCrashed { .. })), "{outcome:?}");
     assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);

@@ -6,10 +6,10 @@ use menagerie_supervisor::{
     BundleState, Compatibility, EventKind, Failure, RuntimeError, Supervisor,
 };
 use menagerie_tests::Language;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use crate::support::{Bundle, Recorder, config, ready_after, start, start_with, wait_for, worker};
+use crate::support::{
+    Bundle, Recorder, config, ready_after, slay, start, start_with, wait_for, worker,
+};
 
 /// A bundle in Lua whose contract `CONTRACT` has one function, `who`, that
 /// returns what `code` says.
@@ -311,7 +311,7 @@ async fn s4_after_a_crash_providers_are_back_before_their_dependents() {
     supervisor.reload("first").await.unwrap();
     let before = worker(&supervisor, "lua").unwrap();
     let recorder = Recorder::of(&supervisor);
-    kill(Pid::from_raw(before.pid.unwrap().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    slay(before.pid.unwrap());
     ready_after(&supervisor, "lua", before.incarnation).await;
     // Each says what it heard when it was initialised, down to the last.
     assert_eq!(who(&supervisor, "third@1").await.unwrap(), "second");

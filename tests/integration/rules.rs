@@ -11,10 +11,9 @@ use menagerie_supervisor::{
 };
 use menagerie_tests::Language;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::support::{
-    Bundle, config, per_language, run, setup, setup_with, start_with, wait_for, worker,
+    Bundle, config, per_language, run, setup, setup_with, slay, start_with, wait_for, worker,
 };
 
 async fn l1_the_manifest_names_the_loader_to_the_letter(suffix: &str) {
@@ -267,8 +266,7 @@ fn s4_a_bundle_that_does_not_come_back_is_unavailable() {
         let once = supervisor.contract("once@1").unwrap();
         assert_eq!(once.call::<_, i64>("f", ()).await.unwrap(), 1);
         bundle.write("main.lua", "return nothing at all");
-        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), Signal::SIGKILL).unwrap();
+        slay(worker(&supervisor, "lua").unwrap().pid.unwrap());
         let outcome = loop {
             match once.call::<_, i64>("f", ()).await {
                 // The old process may still answer, or die under the call.

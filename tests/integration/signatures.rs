@@ -7,10 +7,8 @@ use menagerie_supervisor::{
     Config, ConfigError, EventKind, Failure, LoaderError, PublicKey, RuntimeError, SIGNATURE_FILE,
     SignaturePolicy, SignatureState, SigningKey, StartError, Supervisor, sign_bundle,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
-use crate::support::{Bundle, Recorder, config, ready_after, start_with, wait_for, worker};
+use crate::support::{Bundle, Recorder, config, ready_after, slay, start_with, wait_for, worker};
 
 fn code(says: &str) -> String {
     format!(
@@ -240,7 +238,7 @@ async fn r5_what_was_checked_is_served_whatever_becomes_of_the_files() {
     bundle.write("main.lua", &code("two"));
     bundle.write("util.lua", "return '?'");
     let before = worker(&supervisor, "lua").unwrap();
-    kill(Pid::from_raw(i32::try_from(before.pid.unwrap()).unwrap()), Signal::SIGKILL).unwrap();
+    slay(before.pid.unwrap());
     let after = ready_after(&supervisor, "lua", before.incarnation).await;
     assert_eq!(who(&supervisor).await.unwrap(), "one!");
     supervisor.restart_rolling("lua").await.unwrap();
@@ -259,7 +257,7 @@ async fn r5_what_was_checked_is_served_whatever_becomes_of_the_files() {
     // Not even the files have to be there.
     std::fs::remove_dir_all(bundle.path()).unwrap();
     let before = worker(&supervisor, "lua").unwrap();
-    kill(Pid::from_raw(i32::try_from(before.pid.unwrap()).unwrap()), Signal::SIGKILL).unwrap();
+    slay(before.pid.unwrap());
     ready_after(&supervisor, "lua", before.incarnation).await;
     assert_eq!(who(&supervisor).await.unwrap(), "two?");
     supervisor.shutdown().await;

@@ -14,14 +14,12 @@ use menagerie_supervisor::{
     BundleState, Config, Contract, EventKind, SignaturePolicy, SigningKey, Supervisor, WorkerState,
     sign_bundle,
 };
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::{at_once_and_for_ever, in_state, status};
 use crate::bad_input::native::compile;
 use crate::support::{
-    Bundle, PATIENCE, Recorder, config, ready_after, run_with, run_within, start_with, wait_for,
-    worker,
+    Bundle, PATIENCE, Recorder, config, ready_after, run_with, run_within, slay, start_with,
+    wait_for, worker,
 };
 
 const MANIFEST: &str = "name = 'counting'\nversion = '1.0.0'\nloader = 'native'\n\
@@ -167,7 +165,7 @@ async fn kept_are(count: usize) {
 /// Kills the worker, and waits for the next one.
 async fn crash(supervisor: &Supervisor) {
     let before = worker(supervisor, "native").unwrap();
-    kill(Pid::from_raw(before.pid.unwrap().try_into().unwrap()), Signal::SIGKILL).unwrap();
+    slay(before.pid.unwrap());
     ready_after(supervisor, "native", before.incarnation).await;
 }
 
@@ -387,7 +385,7 @@ fn s9_replicas_share_a_copy_and_no_state() {
         loop {
             let dead = pids();
             for pid in &dead {
-                kill(Pid::from_raw((*pid).try_into().unwrap()), Signal::SIGKILL).unwrap();
+                slay(*pid);
             }
             let alive = wait_for("all replicas", || {
                 let ready = status(&supervisor, "counting").replicas.ready;

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use super::{answers, at_once_and_for_ever, load, lua};
 use crate::support::{
     PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir, setup_with,
-    start_with, wait_for, worker,
+    slay, start_with, wait_for, worker,
 };
 
 /// Rounds of killing; 1,000 by hand: `MENAGERIE_ROUNDS=1000`.
@@ -80,8 +80,7 @@ async fn kill_again_and_again(standby: u32) {
     };
     let mut before = None;
     for round in 1..=rounds() {
-        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
-        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+        slay(worker(&supervisor, "lua").unwrap().pid.unwrap());
         ready_after(&supervisor, "lua", round).await;
         wait_for("the standby", || settled(&supervisor)).await;
         answers(&one).await;
@@ -251,7 +250,7 @@ fn s7_no_file_of_any_language_is_left() {
             assert_eq!(host.workers.len(), 10, "five workers and five standbys");
             // Some die before the host does.
             for pid in host.workers.iter().step_by(3) {
-                kill(Pid::from_raw((*pid).try_into().unwrap()), Signal::SIGKILL).unwrap();
+                slay(*pid);
             }
             match end {
                 "stop" => drop(host.process.stdin.take()),

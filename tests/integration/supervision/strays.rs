@@ -9,7 +9,7 @@ use menagerie_supervisor::{BundleState, Config, Contract, Failure, Supervisor};
 use super::in_state;
 use crate::bad_input::bundles::assembly;
 use crate::bad_input::native::compile;
-use crate::support::{Bundle, config, ready_after, report, run_with, wait_for};
+use crate::support::{Bundle, config, ready_after, report, run_with, slay, wait_for};
 
 /// What a bundle in C does at the worst of times.
 const IN_C: &str = r#"
@@ -216,9 +216,7 @@ fn s5_the_only_bundle_of_a_worker_that_ends_by_itself_is_named() {
         assert_eq!((&told.suspect, told.running.len()), (&None, 0), "{told:?}");
         answers(&other).await;
         supervisor.unload("other").await.unwrap();
-        let pid = ready_after(&supervisor, "native", 2).await.pid.unwrap();
-        let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        slay(ready_after(&supervisor, "native", 2).await.pid.unwrap());
         let told = report(&supervisor, "native", 3).await;
         assert_eq!((&told.suspect, told.signal), (&None, Some(9)), "{told:?}");
         answers(&alone).await;

@@ -7,9 +7,9 @@ use menagerie_supervisor::{BundleState, Failure, Isolation, WorkerState, WorkerS
 use super::super::{Load, answers, crash, in_state, load, lua, lua_with, status};
 use super::{
     LOADERS, all_ready, bundle, bundle_with, code, in_replicas, names, pids, processes, replicas,
-    slay, start, start_and, started, worker, workers,
+    start, start_and, started, worker, workers,
 };
-use crate::support::{Bundle, run, wait_for};
+use crate::support::{Bundle, run, slay, wait_for};
 
 #[test]
 fn s9_a_replica_that_is_killed_under_load_comes_back_and_nobody_waits_for_it() {

@@ -9,8 +9,6 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use menagerie_supervisor::{BundleStatus, Contract, ReplicaStatus, Supervisor, WorkerStatus};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::{Guest, load, status};
 use crate::support::{Bundle, PATIENCE, config, start_with, wait_for};
@@ -160,10 +158,6 @@ async fn all_ready(supervisor: &Supervisor, wanted: u32) -> BundleStatus {
         Some(status(supervisor, "one")).filter(|one| one.replicas == replicas(wanted, wanted))
     })
     .await
-}
-
-fn slay(pid: u32) {
-    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
 }
 
 /// What so many calls, one after the other, return.

@@ -7,10 +7,10 @@ use menagerie_supervisor::{BundleState, RuntimeError, WorkerState};
 
 use super::super::{Load, load, status};
 use super::{
-    LOADERS, all_have, all_ready, ask, ask_until, bundle, code, pids, replicas, slay, start,
-    start_and, started, worker,
+    LOADERS, all_have, all_ready, ask, ask_until, bundle, code, pids, replicas, start, start_and,
+    started, worker,
 };
-use crate::support::{run, wait_for};
+use crate::support::{run, slay, wait_for};
 
 #[test]
 fn s9_a_reload_under_load_reaches_every_replica_and_fails_no_call() {
