@@ -290,20 +290,15 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(60);
 
-    /// One whose thread dies when the sender is dropped.
-    fn marked(memory: OwnedFd) -> (mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+    #[tokio::test]
+    async fn s2_the_end_of_a_control_thread_is_noticed() {
+        let mut dying = Dying::new().unwrap();
+        let memory = dying.memory.take().unwrap();
         let (end, ends) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             mark_at_death(&memory).unwrap();
             let _ = ends.recv();
         });
-        (end, thread)
-    }
-
-    #[tokio::test]
-    async fn s2_the_end_of_a_control_thread_is_noticed() {
-        let mut dying = Dying::new().unwrap();
-        let (end, thread) = marked(dying.memory.take().unwrap());
         let early = tokio::time::timeout(Duration::from_millis(20), dying.begun()).await;
         assert!(early.is_err(), "it lives");
         drop(end);
