@@ -72,6 +72,8 @@ impl Dying {
         let told = || (self.stage.worker().state == WorkerState::Crashed).then_some(());
         wait_for("the crash to be told", told).await;
         assert!(exists(self.old));
+        // Until it has ended, it is the one that serves.
+        self.answers().await;
         let now = self.stage.worker();
         assert_eq!((now.pid, now.incarnation, now.restarts), (None, 1, 0));
         assert!(self.stage.supervisor.crashes().is_empty());

@@ -224,18 +224,18 @@ fn l8_finalizers_that_run_no_more_in_dotnet_are_reported() {
             let logs = supervisor.logs().into_iter().filter(of_bundle);
             logs.map(|entry| entry.message).collect::<Vec<_>>()
         };
+        let unload = async |name: &str| {
+            supervisor.unload(name).await.unwrap();
+            let warned = wait_for("the warning", || warnings(name).pop()).await;
+            assert!(warned.contains("a finalizer"), "{name}: {warned}");
+        };
         for way in ["sleep"].into_iter().chain(WAYS) {
             let guilty = load_dotnet(&supervisor, way).await;
             guilty.call::<_, ()>("leave_remnant", (way,)).await.unwrap();
+            unload(way).await;
             let after = format!("after-{way}");
-            for name in [way, &after] {
-                if name != way {
-                    load_dotnet(&supervisor, name).await;
-                }
-                supervisor.unload(name).await.unwrap();
-                let warned = wait_for("the warning", || warnings(name).pop()).await;
-                assert!(warned.contains("a finalizer"), "{name}: {warned}");
-            }
+            load_dotnet(&supervisor, &after).await;
+            unload(&after).await;
             supervisor.restart("dotnet").await.unwrap();
             let free = format!("free-of-{way}");
             answers(&load_dotnet(&supervisor, &free).await).await;

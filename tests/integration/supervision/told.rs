@@ -1,5 +1,5 @@
-//! A crash is told by the thread that reaps (rule S2), whatever the host's runtime does
-//! meanwhile; what follows from it comes after it.
+//! A crash is told by the thread that learns of it first (rule S2), whatever the host's
+//! runtime does meanwhile; what follows from it comes after it.
 
 use std::mem::ManuallyDrop;
 use std::sync::mpsc;
