@@ -44,6 +44,23 @@ fn s8_a_standby_takes_over_and_is_replaced() {
 }
 
 #[test]
+fn s8_a_standby_takes_over_at_a_restart_that_was_asked_for() {
+    run(async {
+        let mut config = config();
+        config.standby = 1;
+        let supervisor = start_with(config);
+        let one = load(&supervisor, lua("one")).await;
+        let by_hand = standby_other_than(&supervisor, 0).await.pid;
+        assert_eq!(supervisor.restart("lua").await.unwrap().pid, Some(by_hand));
+        answers(&one).await;
+        let rolling = standby_other_than(&supervisor, by_hand).await.pid;
+        assert_eq!(supervisor.restart_rolling("lua").await.unwrap().pid, Some(rolling));
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
 fn s8_a_standby_that_dies_itself_is_replaced() {
     run(async {
         let mut config = config();

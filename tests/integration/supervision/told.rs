@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use menagerie_supervisor::{EventKind, Supervisor, WorkerState};
 
-use super::{Guest, answers, load, lua};
+use super::{Guest, answers, load, lua, lua_with};
 use crate::support::{Bundle, Recorder, ready_after, report, run, slay, start, wait_for, worker};
 
 /// A host whose runtime has one thread, beside the test's own.
@@ -17,6 +17,8 @@ struct Host {
     states: Recorder,
     guest: Guest,
     pid: u32,
+    /// That of the process.
+    incarnation: u64,
 }
 
 impl Host {
@@ -30,7 +32,7 @@ impl Host {
         let states = Recorder::of(&supervisor);
         let guest = load(&supervisor, bundle).await;
         let pid = ready_after(&supervisor, loader, 0).await.pid.unwrap();
-        Self { runtime: ManuallyDrop::new(runtime), supervisor, states, guest, pid }
+        Self { runtime: ManuallyDrop::new(runtime), supervisor, states, guest, pid, incarnation: 1 }
     }
 
     /// The process dies while the runtime's thread does not come back.
@@ -44,7 +46,10 @@ impl Host {
         is_busy.await.unwrap();
         slay(self.pid);
         let crashed = |event: &EventKind| match event {
-            EventKind::WorkerState { state, .. } => (*state == WorkerState::Crashed).then_some(()),
+            EventKind::WorkerState { state, incarnation, .. } => {
+                let it = (WorkerState::Crashed, self.incarnation);
+                ((*state, *incarnation) == it).then_some(())
+            }
             _ => None,
         };
         self.states.wait("the crash to be told", crashed).await;
@@ -82,6 +87,36 @@ fn s2_a_crash_is_told_while_the_runtime_is_busy() {
         ];
         wait_for("the states", || (host.states().len() >= all.len()).then_some(())).await;
         assert_eq!(host.states(), all);
+        host.supervisor.shutdown().await;
+    });
+}
+
+/// A process tells that it dies when it has loaded what it should: before, its end is told
+/// by the thread that reaps.
+#[test]
+fn s2_a_crash_in_a_restart_is_told_while_the_runtime_is_busy() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let (wanted, begun) = (folder.path().join("wanted"), folder.path().join("begun"));
+        let code = format!(
+            "if io.open('{}', 'r') then io.open('{}', 'w'):close() menagerie.sleep(600000) end",
+            wanted.display(),
+            begun.display()
+        );
+        let mut host = Host::with("lua", lua_with("slow", &code, "")).await;
+        std::fs::write(&wanted, "").unwrap();
+        slay(host.pid);
+        wait_for("the next process to load", || begun.exists().then_some(())).await;
+        let seen = worker(&host.supervisor, "lua").unwrap();
+        assert_eq!((seen.state, seen.incarnation), (WorkerState::Starting, 2));
+        (host.pid, host.incarnation) = (seen.pid.unwrap(), 2);
+        std::fs::remove_file(&wanted).unwrap();
+        let release = host.crash_while_busy().await;
+        let seen = worker(&host.supervisor, "lua").unwrap();
+        assert_eq!((seen.state, seen.pid), (WorkerState::Crashed, None));
+        drop(release);
+        ready_after(&host.supervisor, "lua", 2).await;
+        answers(&host.guest).await;
         host.supervisor.shutdown().await;
     });
 }
