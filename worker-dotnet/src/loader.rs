@@ -175,6 +175,9 @@ impl BundleLoader for DotnetLoader {
     /// A rehearsal, which leaves nothing but what .NET keeps of it; with this thread
     /// .NET is acquainted then.
     fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        if demand.is_there() {
+            return None;
+        }
         let installation = self.installation.as_ref().ok()?;
         let clr = self.clr().ok()?;
         rehearsal::run(clr, &installation.bridge, |pause| demand.comes_within(pause));

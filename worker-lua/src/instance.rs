@@ -1,7 +1,5 @@
 //! A loaded generation of a Lua bundle.
 
-use std::rc::Rc;
-
 use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
 use mlua::Value;
@@ -10,7 +8,6 @@ use crate::bytes::Epoch;
 use crate::decode::scan;
 use crate::encode::with_pieces;
 use crate::exports::Exports;
-use crate::outcall::Converter;
 use crate::raised;
 use crate::vm::{CallError, Vm};
 
@@ -20,22 +17,15 @@ use crate::vm::{CallError, Vm};
 pub(crate) struct LuaInstance {
     exports: Exports,
     vm: Vm,
-    converter: Rc<Converter>,
     epoch: Epoch,
     bundle: String,
     generation: u32,
 }
 
 impl LuaInstance {
-    pub(crate) fn new(
-        vm: Vm,
-        converter: Rc<Converter>,
-        exports: Exports,
-        bundle: &str,
-        generation: u32,
-    ) -> Self {
+    pub(crate) fn new(vm: Vm, exports: Exports, bundle: &str, generation: u32) -> Self {
         let bundle = bundle.to_owned();
-        Self { exports, vm, converter, epoch: Epoch::default(), bundle, generation }
+        Self { exports, vm, epoch: Epoch::default(), bundle, generation }
     }
 
     fn begin(&mut self, id: FunctionId, args: Args<'_>, reply: Reply) {
@@ -130,7 +120,7 @@ impl Instance for LuaInstance {
             context.raw_set("bundle", self.bundle.as_str())?;
             context.raw_set("generation", self.generation)?;
             if let Some(state) = state {
-                context.raw_set("state", self.converter.decode(lua, state)?)?;
+                context.raw_set("state", self.vm.converter().decode(lua, state)?)?;
             }
             Ok(Value::Table(context))
         };

@@ -1,8 +1,8 @@
 //! The loader: from a bundle's source to a running instance.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
-use menagerie_protocol::loader::read_file;
+use menagerie_protocol::loader::{Demand, Prepared, read_file};
 use menagerie_protocol::{
     BundleLoader, BundleSource, GuestError, LoaderError, ManifestData, Runtime, SupportedLanguage,
 };
@@ -10,7 +10,7 @@ use menagerie_protocol::{
 use crate::exports;
 use crate::instance::LuaInstance;
 use crate::native;
-use crate::outcall::{self, Converter};
+use crate::outcall;
 use crate::raised;
 use crate::require::{Code, Siblings};
 use crate::vm::{CallError, Vm};
@@ -41,6 +41,12 @@ impl BundleLoader for LuaLoader {
         true
     }
 
+    /// A state, which takes most of a load.
+    fn prepare(&self, _demand: &Demand) -> Option<Prepared> {
+        let vm = Vm::new().ok()?;
+        Some(Box::new(vm))
+    }
+
     fn load(
         &self,
         manifest: &ManifestData,
@@ -51,7 +57,9 @@ impl BundleLoader for LuaLoader {
         let bundle = runtime.bundle_name();
         let init = |step, error| LoaderError::init(bundle, step, error);
         let from_mlua = |error: mlua::Error| init("start Lua", raised::from_mlua(&error));
-        let (vm, converter) = start(runtime, siblings).map_err(from_mlua)?;
+        let prepared = runtime.take_prepared::<Vm>();
+        let vm = prepared.map_or_else(Vm::new, |vm| Ok(*vm)).map_err(from_mlua)?;
+        settle(&vm, runtime, siblings).map_err(from_mlua)?;
         runtime.set_interrupt(vm.interrupter.clone());
         let chunk = code.compile(&vm.lua).map_err(|e| init("compile", raised::from_mlua(&e)))?;
         let value = vm.run(&chunk).map_err(|error| match error {
@@ -64,7 +72,7 @@ impl BundleLoader for LuaLoader {
             runtime.register(contract.clone())?;
         }
         let generation = runtime.generation();
-        runtime.install(Box::new(LuaInstance::new(vm, converter, exports, bundle, generation)));
+        runtime.install(Box::new(LuaInstance::new(vm, exports, bundle, generation)));
         Ok(())
     }
 
@@ -94,15 +102,10 @@ fn read(manifest: &ManifestData, source: &BundleSource) -> Result<(Code, Sibling
     }
 }
 
-/// A state with all that a bundle finds in it.
-fn start(runtime: &Runtime, siblings: Siblings) -> mlua::Result<(Vm, Rc<Converter>)> {
-    let vm = Vm::new(|lua, functions, interrupter| {
-        native::fill(lua, functions, interrupter, runtime.logger(), siblings)
-    })?;
-    let converter = vm.converter();
-    native::fill_integers(&vm.lua, &vm.native, &converter)?;
-    let call =
-        outcall::function(&vm.lua, converter.clone(), vm.interrupter.clone(), runtime.host())?;
-    vm.native.set("call", call)?;
-    Ok((vm, converter))
+/// Gives a state to a bundle: adds what the bundle finds of its own in it.
+fn settle(vm: &Vm, runtime: &Runtime, siblings: Siblings) -> mlua::Result<()> {
+    let Vm { lua, native, interrupter, .. } = vm;
+    native::fill_own(lua, native, runtime.logger(), siblings)?;
+    let call = outcall::function(lua, vm.converter(), Arc::clone(interrupter), runtime.host())?;
+    native.set("call", call)
 }

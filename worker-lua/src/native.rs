@@ -24,14 +24,9 @@ fn fail(lua: &Lua, message: &str) -> Checked {
     Ok((false, message.into_lua(lua)?))
 }
 
-/// Fills `native`, the table that the prelude gets.
-pub(crate) fn fill(
-    lua: &Lua,
-    native: &Table,
-    interrupter: &Arc<Interrupter>,
-    logger: Logger,
-    siblings: Siblings,
-) -> mlua::Result<()> {
+/// Fills `native`, the table that the prelude gets, with what is the same for every
+/// bundle.
+pub(crate) fn fill(lua: &Lua, native: &Table, interrupter: &Arc<Interrupter>) -> mlua::Result<()> {
     native.set("null", Value::NULL)?;
     native.set(
         "bytes",
@@ -45,10 +40,6 @@ pub(crate) fn fill(
         "abort",
         lua.create_function(|_, ()| -> mlua::Result<()> { std::process::abort() })?,
     )?;
-    fill_output(lua, native, logger)?;
-    native.set("find", {
-        lua.create_function(move |lua, name: LuaString| find(lua, &siblings, &name))?
-    })?;
     let stop = Arc::clone(interrupter);
     native.set(
         "sleep",
@@ -64,7 +55,16 @@ pub(crate) fn fill(
     )
 }
 
-fn fill_output(lua: &Lua, native: &Table, logger: Logger) -> mlua::Result<()> {
+/// Adds what belongs to one bundle: its log, and its other files.
+pub(crate) fn fill_own(
+    lua: &Lua,
+    native: &Table,
+    logger: Logger,
+    siblings: Siblings,
+) -> mlua::Result<()> {
+    native.set("find", {
+        lua.create_function(move |lua, name: LuaString| find(lua, &siblings, &name))?
+    })?;
     let output = Rc::new(Output::new(logger.clone()));
     let flushed = Rc::clone(&output);
     native.set(

@@ -29,10 +29,10 @@ end
 local menagerie = {
   null = native.null,
   bytes = raising(native.bytes),
-  -- These two are there only when the prelude has run.
+  -- These are there only when the prelude has run.
   int64 = raising(function(value) return native.int64(value) end),
   uint64 = raising(function(value) return native.uint64(value) end),
-  log = raising(native.log),
+  log = raising(function(...) return native.log(...) end),
   sleep = raising(native.sleep),
   abort = native.abort,
   CallError = CallError,

@@ -11,6 +11,7 @@ use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, ffi};
 use crate::decode::{Shared, objects};
 use crate::encode::{EncodeError, Scratch, Splice, splice};
 use crate::interrupt::Interrupter;
+use crate::native;
 use crate::outcall::Converter;
 use crate::raised;
 use crate::trampoline::{self, Arguments, Frame, Outcome, Shelves};
@@ -60,15 +61,13 @@ pub(crate) struct Encoded<'a> {
 }
 
 impl Vm {
-    /// A new state; `native` makes the host's functions for the prelude.
-    pub(crate) fn new(
-        native: impl FnOnce(&Lua, &Table, &Arc<Interrupter>) -> mlua::Result<()>,
-    ) -> mlua::Result<Self> {
+    /// A new state, in which no bundle's code has run, and nothing is any bundle's.
+    pub(crate) fn new() -> mlua::Result<Self> {
         let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::default())?;
         let interrupter = Arc::new(Interrupter::default());
         interrupter.install(&lua)?;
         let functions = lua.create_table()?;
-        native(&lua, &functions, &interrupter)?;
+        native::fill(&lua, &functions, &interrupter)?;
         let debug = open_library(&lua, ffi::luaopen_debug)?;
         #[cfg(feature = "luajit")]
         let ffi = open_library(&lua, ffi::luaopen_ffi)?;
@@ -86,13 +85,16 @@ impl Vm {
             inbox: lua.create_table()?,
             outbox: lua.create_table()?,
         };
-        let map_metatable: Table = prelude.get("map_metatable")?;
         let on_error: Function = prelude.get("on_error")?;
+        let map_metatable: Table = prelude.get("map_metatable")?;
+        let trampoline = trampoline::create(&lua, &shelves, &map_metatable, &on_error)?;
+        let converter = Rc::new(Converter { wide: Wide::new(&prelude)?, map_metatable });
+        native::fill_integers(&lua, &functions, &converter)?;
         Ok(Self {
-            trampoline: trampoline::create(&lua, &shelves, &map_metatable, &on_error)?,
+            trampoline,
             shelves,
-            map_metatable: map_metatable.to_pointer(),
-            converter: Rc::new(Converter { wide: Wide::new(&prelude)?, map_metatable }),
+            map_metatable: converter.map_metatable.to_pointer(),
+            converter,
             native: functions,
             interrupter,
             xpcall: prelude.get("xpcall")?,

@@ -15,6 +15,13 @@ struct State {
 }
 
 impl Demand {
+    /// Of a bundle that waits from the beginning.
+    pub(crate) fn arisen() -> Self {
+        let demand = Self::default();
+        demand.arise();
+        demand
+    }
+
     fn state(&self) -> MutexGuard<'_, bool> {
         self.0.is_there.lock().unwrap_or_else(PoisonError::into_inner)
     }

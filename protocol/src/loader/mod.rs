@@ -142,10 +142,11 @@ pub trait BundleLoader: Send + Sync {
     fn start_vm(&self) {}
 
     /// Makes what the first bundle on this thread will need, whichever it is: a VM
-    /// that no bundle's code has run in, for example. Called in a standby only
-    /// (S8), on the thread of its first lane, where nobody waits for it, unless a
-    /// bundle comes meanwhile: that waits until this returns, and `demand` tells
-    /// of it.
+    /// that no bundle's code has run in, for example. Called once in each worker, on
+    /// the thread of its first lane, while the supervisor reads the hello. A bundle
+    /// that comes meanwhile waits until this returns, so this should make what the
+    /// load would have to make itself, and more only while `demand` says that nobody
+    /// waits: in a standby (S8) until a bundle comes, elsewhere never.
     ///
     /// The load on that thread finds it with
     /// [`Runtime::take_prepared`](crate::Runtime::take_prepared). If none comes, or

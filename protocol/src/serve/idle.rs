@@ -4,7 +4,6 @@ use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use crate::lane::wait::Spinner;
 use crate::lane::worker::Outbox;
 use crate::loader::{BundleLoader, Demand, Prepared};
 
@@ -28,13 +27,17 @@ pub(super) type Job = Box<dyn FnOnce(Option<Prepared>) + Send>;
 
 impl Idle {
     pub(super) fn start() -> io::Result<Self> {
-        Self::spawn(|_| None)
+        Self::spawn(Demand::arisen(), |_| None)
     }
 
     /// One on which the loader prepares. A lane that comes meanwhile waits for it:
     /// it would have to do the same itself.
-    pub(super) fn prepared(loader: Arc<dyn BundleLoader>, outbox: Outbox) -> io::Result<Self> {
-        Self::spawn(move |demand| {
+    pub(super) fn prepared(
+        loader: Arc<dyn BundleLoader>,
+        outbox: Outbox,
+        demand: Demand,
+    ) -> io::Result<Self> {
+        Self::spawn(demand, move |demand| {
             // As in a lane: the VM is in an unknown state then, and a lane that
             // was sent here would never be heard of again.
             let bomb = AbortOnUnwind::armed(outbox, None);
@@ -45,14 +48,12 @@ impl Idle {
     }
 
     fn spawn(
+        demand: Demand,
         prepare: impl FnOnce(&Demand) -> Option<Prepared> + Send + 'static,
     ) -> io::Result<Self> {
         let (job, jobs) = mpsc::channel::<Job>();
-        let demand = Demand::default();
         let arisen = demand.clone();
         let run = move || {
-            // What the first lane would look up.
-            Spinner::prepare();
             let prepared = prepare(&arisen);
             if let Ok(job) = jobs.recv() {
                 job(prepared);

@@ -12,8 +12,9 @@ use std::thread::JoinHandle;
 use crate::error::LoaderError;
 use crate::instance::Instance;
 use crate::lane::LaneMemory;
+use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
-use crate::loader::{BundleLoader, Prepared};
+use crate::loader::{BundleLoader, Demand, Prepared};
 use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
 use crate::ring::Shape;
 use crate::runtime::{InterruptSlot, LogSink, Runtime};
@@ -75,29 +76,27 @@ impl Shared {
 }
 
 impl Lanes {
-    /// No lanes yet.
+    /// No lanes yet; the loader [prepares](BundleLoader::prepare) for the first one,
+    /// on its thread.
     #[must_use]
     pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        // If there is no thread to spare, the first load says so.
-        Self::with_first(loader, outbox, scratch, |_| Idle::start().ok())
+        Self::with_demand(loader, outbox, scratch, Demand::arisen())
     }
 
-    /// The same of a standby (S8): the loader
-    /// [prepares](BundleLoader::prepare) for the first lane, on its thread.
+    /// The same of a standby (S8), in which no bundle waits.
     #[must_use]
     pub fn of_standby(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        Self::with_first(loader, outbox, scratch, |shared| {
-            let (loader, outbox) = (Arc::clone(&shared.loader), Arc::clone(&shared.outbox));
-            Idle::prepared(loader, outbox).ok()
-        })
+        Self::with_demand(loader, outbox, scratch, Demand::default())
     }
 
-    fn with_first(
+    fn with_demand(
         loader: Arc<dyn BundleLoader>,
         outbox: Outbox,
         scratch: PathBuf,
-        first: impl FnOnce(&Shared) -> Option<Idle>,
+        demand: Demand,
     ) -> Self {
+        // If there is no thread to spare, the first load says so.
+        let first = Idle::prepared(Arc::clone(&loader), Arc::clone(&outbox), demand).ok();
         let shared = Arc::new(Shared {
             loader,
             outbox,
@@ -107,8 +106,7 @@ impl Lanes {
             libraries: OnceLock::new(),
             reaper: OnceLock::new(),
         });
-        let first = Mutex::new(first(&shared));
-        Self { shared, first }
+        Self { shared, first: Mutex::new(first) }
     }
 
     /// Starts a lane and loads a bundle on it; the outcome is sent as
@@ -339,6 +337,8 @@ impl LaneThread {
             Ok(mut instance) => {
                 let contracts = runtime.registered.borrow().contracts.clone();
                 outbox(ToSupervisor::Loaded { lane: id, contracts });
+                // While that is read, and before the first call comes.
+                Spinner::prepare();
                 let finished = lane.run(&mut *instance);
                 self.end(&request, &runtime, instance, !finished);
                 ToSupervisor::Unloaded { lane: id }

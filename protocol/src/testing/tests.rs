@@ -409,10 +409,20 @@ fn s8_who_prepares_is_told_when_a_bundle_comes_and_when_none_will() {
     wait_until_dropped(&seen);
 }
 
+/// A worker that is no standby prepares as well, and knows that it is waited for.
 #[test]
-fn s8_who_is_waited_for_prepares_nothing() {
+fn s3_who_starts_for_a_bundle_prepares_and_is_told_so() {
     let (loader, seen) = preparing();
-    let harness = Harness::new(loader);
+    // Patient: it would go on until it is told.
+    let harness = Harness::new(Preparing { is_patient: true, ..loader });
+    let deadline = Instant::now() + PATIENCE;
+    while lock(&seen.made).is_empty() {
+        assert!(Instant::now() < deadline, "it waits for a bundle");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let first = harness.load(MANIFEST, code("take")).unwrap();
     drop(harness.load(MANIFEST, code("take")).unwrap());
-    assert!(lock(&seen.made).is_empty() && lock(&seen.taken).is_empty());
+    drop(first);
+    assert_eq!(lock(&seen.made).len(), 1);
+    assert_eq!(*lock(&seen.taken), *lock(&seen.made));
 }

@@ -51,8 +51,10 @@ impl BundleLoader for Honest {
         true
     }
 
-    fn prepare(&self, _: &Demand) -> Option<Prepared> {
-        self.0.at("prepare");
+    fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        if !demand.is_there() {
+            self.0.at("prepare");
+        }
         None
     }
 
