@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Problem;
 
@@ -39,6 +40,10 @@ const SCRIPTS: [(&str, &str); 3] = [
     ("probe-js", "export default { \"probe@1\": { null() {}, echo(v) { return v; } } };\n"),
 ];
 
+/// A file that was changed so short a time ago may change again unseen (S4): of a
+/// library that is as new the supervisor makes another copy for each process.
+const SETTLING: Duration = Duration::from_millis(150);
+
 /// The bundles there are, put together in `scratch`, and why others are left
 /// out. `dir` is the folder of the sample bundles.
 pub(super) fn find(dir: &Path, scratch: &Path) -> Result<(Vec<Subject>, Vec<String>), Problem> {
@@ -66,5 +71,6 @@ pub(super) fn find(dir: &Path, scratch: &Path) -> Result<(Vec<Subject>, Vec<Stri
         fs::write(dir.join("manifest.toml"), manifest)?;
         found.push(Subject { label, loader, name, dir });
     }
+    std::thread::sleep(SETTLING);
     Ok((found, left_out))
 }
