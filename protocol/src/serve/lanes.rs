@@ -29,8 +29,7 @@ use super::settle::Libraries;
 pub struct Lanes {
     shared: Arc<Shared>,
     /// The thread of the first lane, which waits for it: a recovery is the shorter
-    /// by what it takes to start one, and a standby's by what the loader can
-    /// prepare on it.
+    /// by what it takes to start one, and by what the loader can prepare on it.
     first: Mutex<Option<Idle>>,
 }
 

@@ -116,7 +116,7 @@ fn run(
     let sender = Arc::clone(&connection);
     // If the socket is gone the main thread learns it too, and ends us.
     let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
-    // Before the hello: while the supervisor reads that, the first lane's thread prepares.
+    // While the supervisor reads the hello, the first lane's thread prepares.
     let lanes = if environment.standby { Lanes::of_standby } else { Lanes::new };
     let lanes = lanes(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
     let mut inbox = Inbox::default();
