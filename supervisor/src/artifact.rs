@@ -57,9 +57,9 @@ impl Artifact {
         if !kept.as_ref().is_some_and(|kept| kept.is_current(manifest)) {
             let (old, manifest) = (kept.take(), Arc::clone(manifest));
             let make = move || {
-                // Before the next one takes as much memory.
-                drop(old);
-                Kept::of(&manifest)
+                // The old one goes before the next one takes as much memory.
+                let renewed = old.and_then(|old| old.renewed(&manifest));
+                renewed.or_else(|| Kept::of(&manifest))
             };
             *kept = runtime.spawn_blocking(make).await.ok()?;
         }
@@ -96,6 +96,15 @@ impl Kept {
         let begun = SystemTime::now();
         let (copy, of) = PrivateCopy::of(&artifact).ok()??;
         Some(Self { copy, of, settled: of.is_settled(begun), handed_on: false })
+    }
+
+    /// The same, if it is a copy of the file as it is, byte by byte: of one that was
+    /// changed just before it was copied, until it is old enough.
+    fn renewed(self, manifest: &ManifestData) -> Option<Self> {
+        let artifact = manifest.artifact().ok()?;
+        let begun = SystemTime::now();
+        let is_still = self.copy.is_still(&artifact, self.of).ok()?;
+        is_still.then(|| Self { settled: self.of.is_settled(begun), ..self })
     }
 
     /// Whether it is a copy of the file as it is. One of a file that was changed
@@ -182,6 +191,19 @@ mod tests {
         assert_ne!(bundle.inode().await, inode);
     }
 
+    /// One that was changed just before, too: it is compared, until it is old enough.
+    #[tokio::test]
+    async fn s4_a_new_file_is_copied_once() {
+        let bundle = Bundle::new(&"new".repeat(50_000));
+        let settled = || bundle.artifact.kept.try_lock().unwrap().as_ref().unwrap().settled;
+        let inode = bundle.inode().await;
+        assert_eq!(bundle.inode().await, inode);
+        bundle.settles().await;
+        assert_eq!(bundle.inode().await, inode);
+        assert!(settled(), "no more comparing");
+        assert_eq!(bundle.inode().await, inode);
+    }
+
     #[tokio::test]
     async fn s4_a_changed_file_is_copied_anew() {
         let bundle = Bundle::new("first");
@@ -214,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn s4_what_was_prepared_is_handed_on_once() {
+    async fn s4_what_was_prepared_is_compared_before_it_is_handed_on_again() {
         let bundle = Bundle::new("first");
         bundle.artifact.prepare(&bundle.manifest, &Handle::current());
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -230,7 +252,16 @@ mod tests {
             kept.copy.file().metadata().unwrap().ino()
         };
         assert_eq!(bundle.inode().await, prepared);
-        assert_ne!(bundle.inode().await, prepared, "the file may have changed since");
+        // The file may have changed since, and has: unseen, by its stamp.
+        std::fs::write(bundle.file(), "other").unwrap();
+        {
+            let mut kept = bundle.artifact.kept.lock().await;
+            let kept = kept.as_mut().unwrap();
+            kept.of = Stamp::of(&bundle.file()).unwrap();
+            kept.settled = false;
+        }
+        assert_eq!(bundle.text().await, "other");
+        assert_ne!(bundle.inode().await, prepared);
         // And not if it is not what stands there any more.
         let bundle = Bundle::new("first");
         bundle.artifact.prepare(&bundle.manifest, &Handle::current());

@@ -14,7 +14,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -83,6 +83,37 @@ impl PrivateCopy {
         // A description of its own, which begins at the beginning.
         io::copy(&mut reopen(&self.file)?, &mut &file)?;
         Self::seal(file)
+    }
+
+    /// Whether the file is in that state still, and this its content: of a file that was
+    /// changed just before it was copied, the stamp alone does not tell.
+    ///
+    /// # Errors
+    ///
+    /// The system's; it is no regular file.
+    pub fn is_still(&self, artifact: &Path, of: Stamp) -> io::Result<bool> {
+        let source = open(artifact)?;
+        let is_unchanged = || Ok::<_, io::Error>(Stamp::from(&source.metadata()?) == of);
+        Ok(is_unchanged()? && self.has_content_of(&source, of.len)? && is_unchanged()?)
+    }
+
+    fn has_content_of(&self, source: &File, len: u64) -> io::Result<bool> {
+        const AT_ONCE: u64 = 64 << 10;
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        while at < len {
+            #[allow(clippy::cast_possible_truncation, reason = "it is no more than AT_ONCE")]
+            let count = AT_ONCE.min(len - at) as usize;
+            ours.resize(count, 0);
+            theirs.resize(count, 0);
+            self.file.read_exact_at(&mut ours, at)?;
+            source.read_exact_at(&mut theirs, at)?;
+            if ours != theirs {
+                return Ok(false);
+            }
+            at += count as u64;
+        }
+        Ok(true)
     }
 
     /// One that another process has made and handed on. `None` if the descriptor
@@ -330,6 +361,28 @@ mod tests {
         assert!(stamp.is_settled(at(1002, 101)));
         stamp.changed = (-5, 1);
         assert!(stamp.is_settled(at(1000, 0)));
+    }
+
+    #[test]
+    fn s4_a_copy_is_compared_with_its_file_byte_by_byte() {
+        // More than is compared at once, and no multiple of it.
+        let text = vec![7; 200_001];
+        let (file, copy, stamp) = made(&text);
+        assert!(copy.is_still(file.path(), stamp).unwrap());
+        for at in [0, 65_536, 200_000] {
+            let mut other = text.clone();
+            other[at] = 8;
+            std::fs::write(file.path(), &other).unwrap();
+            // As if the change were in the same tick.
+            let unseen = Stamp::of(file.path()).unwrap();
+            assert!(!copy.is_still(file.path(), unseen).unwrap(), "byte {at}");
+        }
+        std::fs::write(file.path(), &text).unwrap();
+        assert!(!copy.is_still(file.path(), stamp).unwrap(), "another state");
+        let (empty, copy, stamp) = made(b"");
+        assert!(copy.is_still(empty.path(), stamp).unwrap());
+        std::fs::remove_file(empty.path()).unwrap();
+        assert!(copy.is_still(empty.path(), stamp).is_err());
     }
 
     #[test]

@@ -40,8 +40,8 @@ const SCRIPTS: [(&str, &str); 3] = [
     ("probe-js", "export default { \"probe@1\": { null() {}, echo(v) { return v; } } };\n"),
 ];
 
-/// A file that was changed so short a time ago may change again unseen (S4): of a
-/// library that is as new the supervisor makes another copy for each process.
+/// A file that was changed so short a time ago may change again unseen (S4): the copy of a
+/// library that is as new is compared with it at each start.
 const SETTLING: Duration = Duration::from_millis(150);
 
 /// The bundles there are, put together in `scratch`, and why others are left
