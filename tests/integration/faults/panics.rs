@@ -102,6 +102,32 @@ fn s5_a_loader_that_panics_in_an_unload_is_named() {
     });
 }
 
+/// Whether the bundle that waits is known to the worker by then is a race: it is loaded
+/// by the next one either way.
+#[test]
+fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
+    panics("panic:prepare-for-a-load", async |stage| {
+        stage.load().await;
+        let report = stage.report(1).await;
+        assert_eq!(report.signal, Some(6), "{report:?}");
+        assert!(report.stderr.iter().any(|line| line.contains("as it was told")), "{report:?}");
+        ready_after(&stage.supervisor, "native", 1).await;
+    });
+}
+
+#[test]
+fn l5_a_loader_that_always_panics_while_it_prepares_loads_nothing() {
+    run(async {
+        let stage = Stage::set(hasty("panic:prepare-for-a-load")).await;
+        let outcome = stage.supervisor.load(stage.victim()).await;
+        let unavailable = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
+        assert!(unavailable, "{outcome:?}");
+        assert!(stage.supervisor.contract("probe@1").is_err());
+        stage.quarantined().await;
+        stage.end().await;
+    });
+}
+
 /// No bundle is there that could be named, and none is harmed: the worker goes on, and
 /// the next one starts as if there were no standbys.
 #[test]

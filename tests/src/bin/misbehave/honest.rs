@@ -52,9 +52,7 @@ impl BundleLoader for Honest {
     }
 
     fn prepare(&self, demand: &Demand) -> Option<Prepared> {
-        if !demand.is_there() {
-            self.0.at("prepare");
-        }
+        self.0.at(if demand.is_there() { "prepare-for-a-load" } else { "prepare" });
         None
     }
 
