@@ -175,6 +175,8 @@ impl BundleLoader for DotnetLoader {
     /// A rehearsal, which leaves nothing but what .NET keeps of it; with this thread
     /// .NET is acquainted then.
     fn prepare(&self, demand: &Demand) -> Option<Prepared> {
+        // A bundle that waits shall say so at once (`start_vm`): else the rehearsal of the
+        // thread that warms up would compete with its load.
         if demand.is_there() {
             return None;
         }

@@ -120,7 +120,7 @@ impl Instance for LuaInstance {
             context.raw_set("bundle", self.bundle.as_str())?;
             context.raw_set("generation", self.generation)?;
             if let Some(state) = state {
-                context.raw_set("state", self.vm.converter().decode(lua, state)?)?;
+                context.raw_set("state", self.vm.converter.decode(lua, state)?)?;
             }
             Ok(Value::Table(context))
         };

@@ -1,5 +1,6 @@
 //! The loader: from a bundle's source to a running instance.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use menagerie_protocol::loader::{Demand, Prepared, read_file};
@@ -104,8 +105,9 @@ fn read(manifest: &ManifestData, source: &BundleSource) -> Result<(Code, Sibling
 
 /// Gives a state to a bundle: adds what the bundle finds of its own in it.
 fn settle(vm: &Vm, runtime: &Runtime, siblings: Siblings) -> mlua::Result<()> {
-    let Vm { lua, native, interrupter, .. } = vm;
+    let Vm { lua, native, interrupter, converter, .. } = vm;
     native::fill_own(lua, native, runtime.logger(), siblings)?;
-    let call = outcall::function(lua, vm.converter(), Arc::clone(interrupter), runtime.host())?;
+    let (converter, interrupter) = (Rc::clone(converter), Arc::clone(interrupter));
+    let call = outcall::function(lua, converter, interrupter, runtime.host())?;
     native.set("call", call)
 }

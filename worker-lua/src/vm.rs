@@ -30,7 +30,8 @@ pub(crate) struct Vm {
     /// The functions that the prelude got.
     pub(crate) native: Table,
     pub(crate) interrupter: Arc<Interrupter>,
-    converter: Rc<Converter>,
+    /// What converts values of this state.
+    pub(crate) converter: Rc<Converter>,
     xpcall: Function,
     on_error: Function,
     arity: Function,
@@ -103,11 +104,6 @@ impl Vm {
             scratch: Scratch::default(),
             lua,
         })
-    }
-
-    /// What converts values of this state.
-    pub(crate) fn converter(&self) -> Rc<Converter> {
-        Rc::clone(&self.converter)
     }
 
     /// How many arguments a function takes; none if any number.

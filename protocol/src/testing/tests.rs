@@ -351,10 +351,10 @@ fn preparing() -> (Preparing, Arc<Seen>) {
     (Preparing { seen: Arc::clone(&seen), is_patient: false }, seen)
 }
 
-fn wait_until_dropped(seen: &Seen) {
+fn wait_until(what: &str, on: &Mutex<Vec<std::thread::ThreadId>>) {
     let deadline = Instant::now() + PATIENCE;
-    while lock(&seen.dropped).is_empty() {
-        assert!(Instant::now() < deadline, "it is still there");
+    while lock(on).is_empty() {
+        assert!(Instant::now() < deadline, "it is never {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -394,7 +394,7 @@ fn s8_what_the_first_load_does_not_take_is_dropped_on_its_thread() {
 fn s8_what_is_prepared_for_no_lane_is_dropped_on_its_thread() {
     let (loader, seen) = preparing();
     drop(Harness::standby(loader));
-    wait_until_dropped(&seen);
+    wait_until("dropped", &seen.dropped);
     assert_eq!(*lock(&seen.dropped), *lock(&seen.made));
 }
 
@@ -406,7 +406,7 @@ fn s8_who_prepares_is_told_when_a_bundle_comes_and_when_none_will() {
     assert_eq!(lock(&seen.taken).len(), 1);
     let (loader, seen) = preparing();
     drop(Harness::standby(Preparing { is_patient: true, ..loader }));
-    wait_until_dropped(&seen);
+    wait_until("dropped", &seen.dropped);
 }
 
 /// A worker that is no standby prepares as well, and knows that it is waited for.
@@ -415,11 +415,7 @@ fn s3_who_starts_for_a_bundle_prepares_and_is_told_so() {
     let (loader, seen) = preparing();
     // Patient: it would go on until it is told.
     let harness = Harness::new(Preparing { is_patient: true, ..loader });
-    let deadline = Instant::now() + PATIENCE;
-    while lock(&seen.made).is_empty() {
-        assert!(Instant::now() < deadline, "it waits for a bundle");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("made", &seen.made);
     let first = harness.load(MANIFEST, code("take")).unwrap();
     drop(harness.load(MANIFEST, code("take")).unwrap());
     drop(first);

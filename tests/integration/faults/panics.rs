@@ -1,21 +1,27 @@
 //! A worker whose loader panics: that is the loader's bug, its VM is in an unknown
 //! state, and the process ends; but it says first at work for which bundle that was.
 
-use menagerie_supervisor::{Activity, EventKind, RuntimeError};
+use menagerie_supervisor::{Activity, CrashReport, EventKind, RuntimeError};
 
 use super::{Stage, hasty, hasty_once};
 use crate::support::{Recorder, ready_after, run, run_here, slay, wait_for};
 
+/// The worker that has panicked ends.
+async fn is_reported(stage: &Stage) -> CrashReport {
+    let report = stage.report(1).await;
+    assert_eq!(report.signal, Some(6), "{report:?}");
+    // The panic's own words, from the worker's standard error.
+    assert!(report.stderr.iter().any(|line| line.contains("as it was told")), "{report:?}");
+    report
+}
+
 /// The worker that has panicked ends, and the report names the bundle; the next one
 /// is honest, and has it or not.
 async fn is_named(stage: &Stage, activity: Option<Activity>) {
-    let report = stage.report(1).await;
-    assert_eq!(report.signal, Some(6), "{report:?}");
+    let report = is_reported(stage).await;
     assert_eq!(report.suspect.as_deref(), Some("victim"), "{report:?}");
     let words = "the loader has panicked at work for the bundle 'victim'";
     assert!(report.stderr.iter().any(|line| line.contains(words)), "{report:?}");
-    // The panic's own words, from the worker's standard error.
-    assert!(report.stderr.iter().any(|line| line.contains("as it was told")), "{report:?}");
     let running: Vec<_> = report.running.iter().map(|r| (&*r.bundle, r.activity)).collect();
     if let Some(activity) = activity {
         assert_eq!(running, [("victim", activity)], "{report:?}");
@@ -42,6 +48,16 @@ fn panics_in_a_load(fault: &'static str) {
     });
 }
 
+/// Where each worker panics.
+async fn loads_nothing(fault: &str) -> Stage {
+    let stage = Stage::set(hasty(fault)).await;
+    let outcome = stage.supervisor.load(stage.victim()).await;
+    let unavailable = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
+    assert!(unavailable, "{outcome:?}");
+    assert!(stage.supervisor.contract("probe@1").is_err());
+    stage
+}
+
 #[test]
 fn s5_a_loader_that_panics_in_a_load_is_named() {
     panics_in_a_load("panic:load");
@@ -55,11 +71,7 @@ fn s5_a_loader_that_panics_in_on_load_is_named() {
 #[test]
 fn l5_a_loader_that_always_panics_in_a_load_loads_nothing() {
     run(async {
-        let stage = Stage::set(hasty("panic:load")).await;
-        let outcome = stage.supervisor.load(stage.victim()).await;
-        let unavailable = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
-        assert!(unavailable, "{outcome:?}");
-        assert!(stage.supervisor.contract("probe@1").is_err());
+        let stage = loads_nothing("panic:load").await;
         for count in [1, 2] {
             let report = stage.report(count).await;
             assert_eq!(report.suspect.as_deref(), Some("victim"), "{report:?}");
@@ -108,9 +120,7 @@ fn s5_a_loader_that_panics_in_an_unload_is_named() {
 fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
     panics("panic:prepare-for-a-load", async |stage| {
         stage.load().await;
-        let report = stage.report(1).await;
-        assert_eq!(report.signal, Some(6), "{report:?}");
-        assert!(report.stderr.iter().any(|line| line.contains("as it was told")), "{report:?}");
+        is_reported(stage).await;
         ready_after(&stage.supervisor, "native", 1).await;
     });
 }
@@ -118,11 +128,7 @@ fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
 #[test]
 fn l5_a_loader_that_always_panics_while_it_prepares_loads_nothing() {
     run(async {
-        let stage = Stage::set(hasty("panic:prepare-for-a-load")).await;
-        let outcome = stage.supervisor.load(stage.victim()).await;
-        let unavailable = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
-        assert!(unavailable, "{outcome:?}");
-        assert!(stage.supervisor.contract("probe@1").is_err());
+        let stage = loads_nothing("panic:prepare-for-a-load").await;
         stage.quarantined().await;
         stage.end().await;
     });

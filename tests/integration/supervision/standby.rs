@@ -11,6 +11,12 @@ use crate::support::{
     Recorder, config, exists, ready_after, run, slay, start_with, wait_for, worker,
 };
 
+fn start_with_a_standby() -> Supervisor {
+    let mut config = config();
+    config.standby = 1;
+    start_with(config)
+}
+
 async fn standby_other_than(supervisor: &Supervisor, pid: u32) -> StandbyStatus {
     wait_for("a standby", || {
         supervisor.status().standbys.into_iter().find(|standby| standby.pid != pid)
@@ -21,9 +27,7 @@ async fn standby_other_than(supervisor: &Supervisor, pid: u32) -> StandbyStatus 
 #[test]
 fn s8_a_standby_takes_over_and_is_replaced() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         let probe = load(&supervisor, lua("probe")).await;
         let mut before = 0;
         for _ in 0..3 {
@@ -46,9 +50,7 @@ fn s8_a_standby_takes_over_and_is_replaced() {
 #[test]
 fn s8_a_standby_takes_over_at_a_restart_that_was_asked_for() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         let one = load(&supervisor, lua("one")).await;
         let by_hand = standby_other_than(&supervisor, 0).await.pid;
         assert_eq!(supervisor.restart("lua").await.unwrap().pid, Some(by_hand));
@@ -63,9 +65,7 @@ fn s8_a_standby_takes_over_at_a_restart_that_was_asked_for() {
 #[test]
 fn s8_a_standby_that_dies_itself_is_replaced() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         let probe = load(&supervisor, lua("probe")).await;
         let mut pid = 0;
         for _ in 0..3 {
@@ -84,9 +84,7 @@ fn s8_a_standby_that_dies_itself_is_replaced() {
 #[test]
 fn s8_a_standby_that_does_not_run_is_passed_over() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         let probe = load(&supervisor, lua("probe")).await;
         let standby = standby_other_than(&supervisor, 0).await;
         let raw = Pid::from_raw(standby.pid.try_into().unwrap());
@@ -110,9 +108,7 @@ fn s8_a_standby_that_does_not_run_is_passed_over() {
 #[test]
 fn s8_a_standby_is_told_that_it_is_one() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         load(&supervisor, lua("probe")).await;
         let standby = standby_other_than(&supervisor, 0).await;
         let is_told = |pid: u32| {
@@ -128,9 +124,7 @@ fn s8_a_standby_is_told_that_it_is_one() {
 #[test]
 fn s8_standbys_of_every_language_take_over() {
     run(async {
-        let mut config = config();
-        config.standby = 1;
-        let supervisor = start_with(config);
+        let supervisor = start_with_a_standby();
         for language in LANGUAGES.iter().filter(|language| language.suffix != "c") {
             supervisor.load(language.bundle("greeter")).await.unwrap();
             let name = format!("greeter-{}/greeter@1", language.suffix);
