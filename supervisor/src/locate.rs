@@ -76,7 +76,8 @@ fn folders(config: &Config) -> Vec<PathBuf> {
     folders
 }
 
-fn is_program(path: &Path) -> bool {
+/// Whether this is a file that can be run.
+pub(crate) fn is_program(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }

@@ -3,7 +3,7 @@
 //! [`Lifecycle`]; this module only does it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::{Failure, RuntimeError};
 use tokio::sync::{mpsc, watch};
@@ -20,7 +20,6 @@ use super::process::Process;
 use super::reap::Ended;
 use super::restore::{Pace, restore};
 use super::rolling::Rolling;
-use super::spare::Spares;
 use super::stop;
 use crate::bundle::Route;
 use crate::core::Core;
@@ -30,6 +29,9 @@ use crate::lifecycle::{Action, Input, Lifecycle, State, WorkerState};
 use crate::placement::WorkerName;
 use crate::random;
 use crate::status::{Activity, BundleState};
+
+/// How long what can wait does so when a worker has become ready.
+const CALLERS_FIRST: Duration = Duration::from_millis(2);
 
 pub(super) struct Actor {
     pub(super) name: WorkerName,
@@ -241,14 +243,18 @@ impl Actor {
                 Action::None
             }
             Command::Restored(incarnation) => {
-                let is_it = |alive: &&mut Alive| alive.process.incarnation == incarnation;
-                if let Some(alive) = self.alive.as_mut().filter(is_it) {
+                if self.serving(incarnation).is_none() {
+                    return Action::None;
+                }
+                self.pace = Pace::Together;
+                self.settle_soon(incarnation);
+                self.input(Input::Loaded)
+            }
+            Command::Settled(incarnation) => {
+                if let Some(alive) = self.serving(incarnation) {
                     alive.watch_for_death();
-                    self.pace = Pace::Together;
-                    let action = self.input(Input::Loaded);
-                    Spares::refill_soon(&self.core);
+                    self.core.spares.provide_for(&self.core, &self.name.loader);
                     self.core.standbys.refill(&self.core, &self.name.loader);
-                    return action;
                 }
                 Action::None
             }
@@ -508,6 +514,23 @@ impl Actor {
                 drop(commands.send(Command::Restored(process.incarnation)));
             }
         });
+    }
+
+    /// The process that serves, if it is this one.
+    fn serving(&mut self, incarnation: u64) -> Option<&mut Alive> {
+        self.alive.as_mut().filter(|alive| alive.process.incarnation == incarnation)
+    }
+
+    /// Sees to the crash to come once those have been served who wait after the one
+    /// before.
+    fn settle_soon(&self, incarnation: u64) {
+        let commands = self.commands.clone();
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(CALLERS_FIRST).await;
+            if let Some(commands) = commands.upgrade() {
+                drop(commands.send(Command::Settled(incarnation)));
+            }
+        }));
     }
 
     fn cannot_start(&mut self, error: RuntimeError) {

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use super::launch::Begun;
 use super::obituary::Obituary;
 use super::process::Process;
-use super::spawn::{Slice, set_slice};
+use super::spawn::{Job, Slice, outlive, set_slice};
 use crate::core::Core;
 use crate::lane::lock;
 use crate::proc_stat::Stat;
@@ -43,13 +43,16 @@ struct Plan {
 }
 
 impl Plan {
-    fn carry_out(&self) {
+    /// Returns the pid of the process that was started: it must not outlive this thread.
+    fn carry_out(&self) -> Option<u32> {
         // First what takes longest.
-        Next::begin(&self.next);
+        let job = Next::begin(&self.next);
+        let pid = job.and_then(Job::run);
         if let Some((obituary, _)) = self.whose.get() {
             obituary.publish();
         }
         self.begun.notify_one();
+        pid
     }
 
     /// Waits for the end of the process, and sees to it that it comes: it does not by
@@ -80,16 +83,16 @@ enum Next {
 }
 
 impl Next {
-    /// Begins to start it, if it is wanted.
-    fn begin(next: &Mutex<Self>) {
+    /// What is left to do to start it, if it is wanted.
+    fn begin(next: &Mutex<Self>) -> Option<Job> {
         let mut next = lock(next);
-        let Self::Wanted(core, loader) = &*next else { return };
-        let Some(core) = core.upgrade() else { return };
+        let Self::Wanted(core, loader) = &*next else { return None };
+        let core = core.upgrade()?;
         let _runtime = core.runtime.enter();
         // Why it cannot be is said when it is tried again.
-        if let Ok(begun) = Begun::new(&core, loader, false) {
-            *next = Self::Begun(Box::new(begun));
-        }
+        let (begun, job) = Begun::planned(&core, loader).ok()?;
+        *next = Self::Begun(Box::new(begun));
+        Some(job)
     }
 }
 
@@ -172,11 +175,15 @@ impl Watch {
         thread.stack_size(STACK).spawn(move || {
             set_slice(Slice::Short);
             if seen.wait() {
-                plan.carry_out();
+                let next = plan.carry_out();
                 // What it takes to end a thread, the CPU where the next process starts
                 // need not spend now.
                 std::thread::sleep(END_LATER);
                 plan.see_end(&seen);
+                drop((plan, seen));
+                if let Some(next) = next {
+                    outlive(next);
+                }
             }
         })?;
         Ok((Self { shared }, memory))
@@ -342,6 +349,42 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "it goes on");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// The kernel would end it with the thread (S7).
+    #[tokio::test]
+    async fn s7_a_thread_outlives_the_process_that_it_has_started() {
+        let supervisor = supervisor();
+        let threads = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+            let name = |task: io::Result<std::fs::DirEntry>| {
+                std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default()
+            };
+            tasks.map(name).filter(|name| name == "menagerie-dying\n").count()
+        };
+        let until_there_are = async |count: usize| {
+            let deadline = Instant::now() + PATIENCE;
+            while threads() != count {
+                assert!(Instant::now() < deadline, "there are {}", threads());
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        // One is made ahead, and goes to the process.
+        until_there_are(1).await;
+        let wanted = Some((supervisor.core(), "native"));
+        let next = next_after_death(|dying| dying.want_next(wanted)).await;
+        let (sender, pid) = mpsc::channel();
+        let launched = tokio::spawn(next.expect("it was wanted").launched(move |pid| {
+            let _ = sender.send(pid);
+        }));
+        let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;
+        let pid = pid.unwrap().unwrap();
+        // Whoever had noticed the death is gone for long, and the thread has done its work.
+        tokio::time::sleep(END_LATER * 10).await;
+        assert!(Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id()));
+        assert_eq!(threads(), 2);
+        launched.abort();
+        until_there_are(0).await;
     }
 
     #[tokio::test]

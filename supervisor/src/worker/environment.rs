@@ -35,29 +35,35 @@ fn is_allowed(name: &OsString) -> bool {
     })
 }
 
-/// The whole environment of a worker.
-pub(super) fn environment(
-    config: &Config,
-    socket: &Path,
-    token: &str,
-    scratch: &Path,
-    standby: bool,
-) -> BTreeMap<OsString, OsString> {
-    let mut env: BTreeMap<OsString, OsString> =
-        std::env::vars_os().filter(|(name, _)| is_allowed(name)).collect();
-    if let Some(venv) = &config.python_venv {
-        env.insert("MENAGERIE_PYTHON_VENV".into(), venv.into());
+/// The environment of a loader's processes, without what each has of its own.
+#[derive(Debug)]
+pub(super) struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// Of workers that say hello at this socket; a standby learns that it is one.
+    pub(super) fn new(config: &Config, socket: &Path, standby: bool) -> Self {
+        let mut env: BTreeMap<OsString, OsString> =
+            std::env::vars_os().filter(|(name, _)| is_allowed(name)).collect();
+        if let Some(venv) = &config.python_venv {
+            env.insert("MENAGERIE_PYTHON_VENV".into(), venv.into());
+        }
+        for (name, value) in &config.worker_env {
+            env.insert(name.into(), value.into());
+        }
+        env.insert(ENV_SOCKET.into(), socket.into());
+        if standby {
+            env.insert(ENV_STANDBY.into(), "1".into());
+        }
+        Self(env)
     }
-    for (name, value) in &config.worker_env {
-        env.insert(name.into(), value.into());
+
+    /// The whole environment of one process.
+    pub(super) fn of(self, token: &str, scratch: &Path) -> BTreeMap<OsString, OsString> {
+        let Self(mut env) = self;
+        env.insert(ENV_TOKEN.into(), token.into());
+        env.insert(ENV_SCRATCH.into(), scratch.into());
+        env
     }
-    env.insert(ENV_SOCKET.into(), socket.into());
-    env.insert(ENV_TOKEN.into(), token.into());
-    env.insert(ENV_SCRATCH.into(), scratch.into());
-    if standby {
-        env.insert(ENV_STANDBY.into(), "1".into());
-    }
-    env
 }
 
 #[cfg(test)]
@@ -69,7 +75,7 @@ mod tests {
         let mut config = Config::default();
         config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
         let here = Path::new("/here");
-        let env = environment(&config, here, "abc", here, false);
+        let env = Environment::new(&config, here, false).of("abc", here);
         for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
             assert!(env.contains_key(&OsString::from(name)), "{name}");
         }

@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Restore,
     /// Everything that should be loaded is, in this incarnation.
     Restored(u64),
+    /// And it has had a moment for those who waited.
+    Settled(u64),
     /// Stop.
     Stop,
     /// Start anew, whatever it does now. Answered, when that has begun, with the

@@ -1,5 +1,7 @@
 //! Starting a process and waiting for its hello.
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use menagerie_protocol::{LoaderError, RuntimeError};
@@ -7,12 +9,12 @@ use nix::sys::signal::Signal;
 
 use super::child::Child;
 use super::dying::Dying;
-use super::environment::environment;
+use super::environment::Environment;
 use super::listener::{Connected, Refusal};
 use super::reap::{End, Ended};
 use super::scratch::Scratch;
 use super::spare::Spare;
-use super::spawn::{Limits, SpawnRequest, Spawning};
+use super::spawn::{Job, Limits, SpawnRequest, Spawning, Stdio};
 use crate::config::Config;
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
@@ -55,28 +57,64 @@ pub(crate) struct Begun {
     expected: Expected,
 }
 
+/// What a loader's processes are started with.
+#[derive(Debug)]
+pub(crate) struct Order {
+    loader: String,
+    program: PathBuf,
+    env: Environment,
+}
+
+impl Order {
+    /// For a worker of this loader. A standby learns that it is one.
+    pub(super) fn new(core: &Core, loader: &str, standby: bool) -> Result<Self, LaunchError> {
+        let program =
+            locate::worker_program(&core.config, loader).map_err(LaunchError::Impossible)?;
+        let env = Environment::new(&core.config, core.control.path(), standby);
+        Ok(Self { loader: loader.to_owned(), program, env })
+    }
+
+    /// Whether its program is still there.
+    fn is_current(&self) -> bool {
+        locate::is_program(&self.program)
+    }
+}
+
 impl Begun {
     /// Begins to start a process for a worker. A standby learns that it is one.
     pub(crate) fn new(core: &Arc<Core>, loader: &str, standby: bool) -> Result<Self, LaunchError> {
-        let program =
-            locate::worker_program(&core.config, loader).map_err(LaunchError::Impossible)?;
-        let spare = core.spares.take().map_err(|error| unavailable(loader, error.to_string()))?;
-        let Spare { scratch, lane, dying } = spare;
+        let (begun, job) = Self::of(core, Order::new(core, loader, standby)?)?;
+        core.spawner.carry_out(job);
+        Ok(begun)
+    }
+
+    /// The same where nobody has a moment to lose; the job is the caller's to carry out.
+    pub(super) fn planned(core: &Arc<Core>, loader: &str) -> Result<(Self, Job), LaunchError> {
+        let kept = core.spares.order(loader).filter(Order::is_current);
+        Self::of(core, kept.map_or_else(|| Order::new(core, loader, false), Ok)?)
+    }
+
+    fn of(core: &Arc<Core>, order: Order) -> Result<(Self, Job), LaunchError> {
+        let Order { loader, program, env } = order;
+        let cannot = |error: io::Error| unavailable(&loader, error.to_string());
+        let Spare { scratch, stdio, lane, dying } = core.spares.take().map_err(cannot)?;
+        let stdio = stdio.map_or_else(Stdio::new, Ok).map_err(cannot)?;
         let events = core.events.subscribe();
         let expected = Expected::new(core);
-        let (config, socket) = (&core.config, core.control.path());
+        let config = &core.config;
         let request = SpawnRequest {
             program,
-            env: environment(config, socket, &expected.token, scratch.path(), standby),
+            env: env.of(&expected.token, scratch.path()),
             dir: scratch.path().to_owned(),
+            stdio,
             limits: Limits {
                 memory: config.memory_limit,
                 descriptors: config.max_descriptors,
                 processes: config.max_processes,
             },
         };
-        let spawning = core.spawner.spawn(request);
-        Ok(Self { loader: loader.to_owned(), scratch, lane, dying, events, expected, spawning })
+        let (job, spawning) = Job::new(request);
+        Ok((Self { loader, scratch, lane, dying, events, expected, spawning }, job))
     }
 
     /// Waits for its hello. `started` learns its pid.
@@ -199,4 +237,42 @@ async fn unloadable(loader: &str, mut child: Child, ended: Ended) -> LaunchError
         problem,
         remedy: "Install it, or build the worker again; `menagerie doctor` says more".to_owned(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::Supervisor;
+
+    #[tokio::test]
+    async fn s3_what_was_ordered_ahead_is_there_still_or_is_looked_for_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("worker");
+        symlink("/usr/bin/yes", &program).unwrap();
+        let mut config = Config::default();
+        config.worker_programs.insert("native".to_owned(), program.clone());
+        let supervisor = Supervisor::builder().config(config).start().unwrap();
+        let core = supervisor.core();
+        let ahead = || core.spares.provide_for(core, "native");
+        let planned = || Begun::planned(core, "native").map(drop);
+        ahead();
+        assert!(core.spares.order("native").is_some_and(|order| order.program == program));
+        assert!(core.spares.order("native").is_none(), "it is for one process");
+        planned().unwrap();
+        ahead();
+        std::fs::remove_file(&program).unwrap();
+        let problem = planned().unwrap_err();
+        let LaunchError::Impossible(RuntimeError::WorkerNotFound { looked_in, .. }) = problem
+        else {
+            panic!("{problem:?}")
+        };
+        assert_eq!(looked_in, [program.to_str().unwrap()]);
+        // Nor is there one to be ordered.
+        ahead();
+        assert!(core.spares.order("native").is_none());
+        symlink("/usr/bin/yes", &program).unwrap();
+        planned().unwrap();
+    }
 }

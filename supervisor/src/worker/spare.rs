@@ -1,43 +1,50 @@
 //! What the next process needs and need not wait for: it is there before anybody
 //! crashes, as making it takes a fifth of a recovery's time of ours.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Mutex;
 
 use super::dying::Dying;
+use super::launch::Order;
 use super::scratch::{Scratch, Scratches};
+use super::spawn::Stdio;
 use crate::core::Core;
 use crate::lane::{Draft, LaneLimits, lock};
-
-/// How long after a start the next one's are made.
-const REFILL_PATIENCE: Duration = Duration::from_millis(2);
 
 /// For one process.
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub(crate) scratch: Scratch,
-    /// The first of its lanes. What cannot be made now is made, or is an error, when
-    /// it is needed.
+    /// What cannot be made now is made, or is an error, when it is needed.
+    pub(crate) stdio: Option<Stdio>,
+    /// The first of its lanes.
     pub(crate) lane: Option<Draft>,
     /// Nothing waits for this.
     pub(crate) dying: Option<Dying>,
 }
 
-/// Makes them, and keeps one, for whichever worker comes first: a folder, seven
+/// Makes them, and keeps one, for whichever worker comes first: a folder, twelve
 /// descriptors, a thread that sleeps, and memory that nobody has touched.
 #[derive(Debug)]
 pub(crate) struct Spares {
     scratches: Scratches,
     limits: LaneLimits,
     kept: Mutex<Option<Spare>>,
+    /// By loader.
+    orders: Mutex<HashMap<String, Order>>,
 }
 
 impl Spares {
     /// `dir` is where the folders are.
     pub(crate) fn new(dir: &Path, limits: LaneLimits) -> Self {
-        Self { scratches: Scratches::new(dir), limits, kept: Mutex::default() }
+        Self {
+            scratches: Scratches::new(dir),
+            limits,
+            kept: Mutex::default(),
+            orders: Mutex::default(),
+        }
     }
 
     /// For a process that is started now.
@@ -47,16 +54,18 @@ impl Spares {
         kept.filter(|spare| spare.scratch.path().is_dir()).map_or_else(|| self.make(), Ok)
     }
 
-    /// As [`refill`](Self::refill), a little later: whoever has just become ready has
-    /// callers who wait.
-    pub(crate) fn refill_soon(core: &Arc<Core>) {
-        let core = Arc::downgrade(core);
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(REFILL_PATIENCE).await;
-            if let Some(core) = core.upgrade() {
-                core.spares.refill();
-            }
-        }));
+    /// An order for a loader, as it was when its last worker became ready.
+    pub(super) fn order(&self, loader: &str) -> Option<Order> {
+        lock(&self.orders).remove(loader)
+    }
+
+    /// A worker of this loader is ready: if it crashes, this is what the next one needs.
+    pub(super) fn provide_for(&self, core: &Core, loader: &str) {
+        self.refill();
+        // Why there is none is said to whoever needs it.
+        if let Ok(order) = Order::new(core, loader, false) {
+            lock(&self.orders).insert(loader.to_owned(), order);
+        }
     }
 
     /// Makes the one that is kept, if it lacks. If that cannot be, the next who needs
@@ -71,6 +80,7 @@ impl Spares {
     fn make(&self) -> io::Result<Spare> {
         Ok(Spare {
             scratch: self.scratches.make()?,
+            stdio: Stdio::new().ok(),
             lane: Draft::new(self.limits).ok(),
             dying: Dying::new().ok(),
         })
@@ -92,6 +102,7 @@ mod tests {
         assert_eq!(count(), 1);
         let (first, second) = (spares.take().unwrap(), spares.take().unwrap());
         assert_ne!(first.scratch.path(), second.scratch.path());
+        assert!(first.stdio.is_some() && second.stdio.is_some());
         assert!(first.lane.is_some() && second.lane.is_some());
         assert!(first.dying.is_some() && second.dying.is_some());
         drop((first, second));

@@ -1,6 +1,6 @@
-//! Starting worker processes, all from one thread that lives as long as the
-//! supervisor: the parent-death signal belongs to the thread that forked
-//! (prctl(2), PR_SET_PDEATHSIG; rule S7).
+//! Starting worker processes, from threads that outlive them: the parent-death signal
+//! belongs to the thread that forked (prctl(2), PR_SET_PDEATHSIG; rule S7). Most are
+//! started by one thread that lives as long as the supervisor.
 
 mod slice;
 mod start;
@@ -24,7 +24,29 @@ pub(crate) struct SpawnRequest {
     /// The whole environment: nothing of the host's own is added.
     pub(crate) env: BTreeMap<OsString, OsString>,
     pub(crate) dir: PathBuf,
+    pub(crate) stdio: Stdio,
     pub(crate) limits: Limits,
+}
+
+/// A process's standard input, which is empty, output and error.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    /// Each above 2.
+    theirs: [OwnedFd; 3],
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Stdio {
+    pub(crate) fn new() -> io::Result<Self> {
+        let stdin = above_stdio(File::open("/dev/null")?.into())?;
+        let (stdout, their_stdout) = std::io::pipe()?;
+        let (stderr, their_stderr) = std::io::pipe()?;
+        let (their_stdout, their_stderr) =
+            (above_stdio(their_stdout.into())?, above_stdio(their_stderr.into())?);
+        let theirs = [stdin, their_stdout, their_stderr];
+        Ok(Self { theirs, stdout: stdout.into(), stderr: stderr.into() })
+    }
 }
 
 /// Limits on a worker's process (P1).
@@ -68,9 +90,31 @@ impl Drop for Spawning {
     }
 }
 
-struct Job {
+/// A process that a thread is to start.
+#[derive(Debug)]
+pub(crate) struct Job {
     request: SpawnRequest,
     reply: oneshot::Sender<io::Result<Spawned>>,
+}
+
+impl Job {
+    /// The job, and what comes of it.
+    pub(crate) fn new(request: SpawnRequest) -> (Self, Spawning) {
+        let (reply, answer) = oneshot::channel();
+        (Self { request, reply }, Spawning { answer })
+    }
+
+    /// Starts the process, which ends with this thread at the latest; returns its pid
+    /// when it runs its program, if it does.
+    pub(crate) fn run(self) -> Option<u32> {
+        let spawned = spawn(self.request);
+        let pid = spawned.as_ref().ok().map(|spawned| spawned.pid);
+        if let Err(Ok(unwanted)) = self.reply.send(spawned) {
+            end(&unwanted.pidfd);
+            return None;
+        }
+        pid
+    }
 }
 
 /// The thread that forks. It ends when the last handle is dropped.
@@ -84,44 +128,46 @@ impl Spawner {
         let (jobs, queue) = mpsc::channel::<Job>();
         std::thread::Builder::new().name("menagerie-spawn".to_owned()).spawn(move || {
             set_slice(Slice::Short);
-            for Job { request, reply } in queue {
-                if let Err(Ok(unwanted)) = reply.send(spawn(request)) {
-                    end(&unwanted.pidfd);
-                }
+            for job in queue {
+                job.run();
             }
         })?;
         Ok(Self { jobs })
     }
 
     /// The start is under way when this returns.
-    pub(crate) fn spawn(&self, request: SpawnRequest) -> Spawning {
-        let (reply, answer) = oneshot::channel();
+    pub(crate) fn carry_out(&self, job: Job) {
         // If the thread has ended it drops the job, and its end of the channel.
-        drop(self.jobs.send(Job { request, reply }));
-        Spawning { answer }
+        drop(self.jobs.send(job));
     }
 }
 
 fn spawn(request: SpawnRequest) -> io::Result<Spawned> {
-    let stdin = above_stdio(File::open("/dev/null")?.into())?;
-    let (stdout, their_stdout) = std::io::pipe()?;
-    let (stderr, their_stderr) = std::io::pipe()?;
-    let (their_stdout, their_stderr) =
-        (above_stdio(their_stdout.into())?, above_stdio(their_stderr.into())?);
-    let stdio = [&stdin, &their_stdout, &their_stderr].map(AsRawFd::as_raw_fd);
-    let pid = Plan::new(request, stdio)?.start()?;
+    let SpawnRequest { program, env, dir, stdio, limits } = request;
+    let Stdio { theirs, stdout, stderr } = stdio;
+    let pid = Plan::new(&program, env, &dir, theirs, limits)?.start()?;
     match pidfd_open(pid.unsigned_abs()) {
-        Ok(pidfd) => Ok(Spawned {
-            pid: pid.unsigned_abs(),
-            pidfd,
-            stdout: stdout.into(),
-            stderr: stderr.into(),
-        }),
+        Ok(pidfd) => Ok(Spawned { pid: pid.unsigned_abs(), pidfd, stdout, stderr }),
         Err(error) => {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
             let _ = nix::sys::wait::waitpid(pid, None);
             Err(error)
+        }
+    }
+}
+
+/// Waits, on the thread that has started it, until a process has ended; others reap it.
+pub(crate) fn outlive(pid: u32) {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::uninit();
+    loop {
+        // SAFETY: the structure is ours, and outlives the call. Once the process is
+        // reaped its pid is no child's, or another child's: then this waits for longer.
+        let waited = unsafe {
+            libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT)
+        };
+        if waited == 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return;
         }
     }
 }

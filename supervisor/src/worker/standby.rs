@@ -12,7 +12,6 @@ use tokio::task::AbortHandle;
 use super::condition::LaneThread;
 use super::crash::before_hello;
 use super::launch::{Begun, LaunchError, Launched};
-use super::spare::Spares;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -120,7 +119,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
             Ok(launched) => {
                 let pid = launched.child.pid;
                 lock(&shared.ready).push(launched);
-                Spares::refill_soon(&core);
+                core.spares.refill();
                 core.events.emit(EventKind::StandbyReady { loader: loader.clone(), pid });
             }
             Err(error) => {

@@ -89,10 +89,20 @@ fn wait_until_gone(pid: i64) {
     }
 }
 
+/// Nor one that was started after a crash, by another thread.
 #[test]
 fn s7_no_worker_outlives_a_host_that_is_killed() {
     let mut running = Running::start();
-    let worker = running.worker()["pid"].as_i64().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let first = running.worker()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(i32::try_from(first).unwrap()), Signal::SIGKILL).unwrap();
+    let worker = loop {
+        let worker = running.worker();
+        match worker["pid"].as_i64() {
+            Some(pid) if pid != first && worker["state"] == "ready" => break pid,
+            _ => assert!(Instant::now() < deadline, "it does not come back: {worker}"),
+        }
+    };
     let socket = running.dir.path().join("s.sock");
     // Busy in a call that nothing stops softly.
     let mut spinning = Command::new(MENAGERIE)
@@ -100,7 +110,6 @@ fn s7_no_worker_outlives_a_host_that_is_killed() {
         .arg(socket)
         .spawn()
         .unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
     while running.json(&["bundles", "--json"])[1]["calls"]["in_flight"] != 1 {
         assert!(Instant::now() < deadline, "the call never begins");
     }

@@ -10,13 +10,15 @@
 //! thread's `errno`, and [`Plan::error`]. Descriptors, signal handlers, limits and
 //! folder are its own from the beginning.
 
-use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, OsStr, OsString, c_char, c_int, c_void};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use super::{Limits, Slice, SpawnRequest, set_slice};
+use super::{Limits, Slice, set_slice};
 
 /// The child's stack, in bytes: twice what the C library gives its own.
 const STACK: usize = 64 << 10;
@@ -32,7 +34,7 @@ pub(super) struct Plan {
     env: Vec<CString>,
     dir: CString,
     /// What becomes its standard input, output and error; each above 2.
-    stdio: [RawFd; 3],
+    stdio: [OwnedFd; 3],
     limits: Limits,
     parent: u32,
     /// The error number of the step that has failed, told by the child.
@@ -40,9 +42,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(request: SpawnRequest, stdio: [RawFd; 3]) -> io::Result<Self> {
-        let SpawnRequest { program, env, dir, limits } = request;
-        let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+    pub(super) fn new(
+        program: &Path,
+        env: BTreeMap<OsString, OsString>,
+        dir: &Path,
+        stdio: [OwnedFd; 3],
+        limits: Limits,
+    ) -> io::Result<Self> {
+        let variable = |(name, value): (OsString, OsString)| {
             c_string([name.as_os_str(), OsStr::new("="), &value].map(OsStr::as_bytes).concat())
         };
         Ok(Self {
@@ -147,7 +154,7 @@ impl Child<'_> {
         // 6. Only the descriptors that it needs: all others close at exec.
         for (target, fd) in (0..).zip(stdio) {
             // SAFETY: takes integers only.
-            check(unsafe { libc::dup2(*fd, target) })?;
+            check(unsafe { libc::dup2(fd.as_raw_fd(), target) })?;
         }
         // SAFETY: takes integers only.
         let closed = unsafe {

@@ -30,6 +30,7 @@ impl Child {
             program: PathBuf::from("/usr/bin/yes"),
             env: BTreeMap::new(),
             dir: std::env::temp_dir(),
+            stdio: Stdio::new().unwrap(),
             limits,
         };
         Self(spawn(request).unwrap())
@@ -152,6 +153,7 @@ fn spawn_says_why_a_program_cannot_be_started_and_leaves_nothing() {
             program: program.into(),
             env: BTreeMap::new(),
             dir: dir.into(),
+            stdio: Stdio::new().unwrap(),
             limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
         };
         let problem = spawn(request).unwrap_err();
@@ -169,6 +171,7 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
         program: "/usr/bin/yes".into(),
         env: BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), "".into())]),
         dir: "/usr/bin".into(),
+        stdio: Stdio::new().unwrap(),
         limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     };
     let child = Child(spawn(request).unwrap());
@@ -182,12 +185,14 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
 fn spawn_ends_what_nobody_waits_for() {
     let spawner = Spawner::start().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let spawning = spawner.spawn(SpawnRequest {
+    let (job, spawning) = Job::new(SpawnRequest {
         program: "/usr/bin/yes".into(),
         env: BTreeMap::new(),
         dir: dir.path().to_owned(),
+        stdio: Stdio::new().unwrap(),
         limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     });
+    spawner.carry_out(job);
     let is_its = |entry: fs::DirEntry| {
         fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir.path())
     };
