@@ -57,5 +57,5 @@ fn main() -> ExitCode {
         let rehearse = std::env::var_os(ENV_STANDBY).is_none();
         loader.warm_up(rehearse);
     }
-    menagerie_protocol::serve::serve(loader, runtime)
+    menagerie_protocol::serve::serve(loader, || runtime)
 }

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    menagerie_protocol::serve::serve(JsLoader::new(), version)
+    menagerie_protocol::serve::serve(JsLoader::new(), || version)
 }
 
 /// deno_core's QuickJS would write the bytecode of every module to a folder

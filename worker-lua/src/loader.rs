@@ -43,6 +43,10 @@ impl BundleLoader for LuaLoader {
     }
 
     /// A state, which takes most of a load.
+    fn prepares_before_hello(&self) -> bool {
+        true
+    }
+
     fn prepare(&self, _demand: &Demand) -> Option<Prepared> {
         let vm = Vm::new().ok()?;
         Some(Box::new(vm))

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use menagerie_worker_lua::{LuaLoader, runtime_version};
 
 fn main() -> ExitCode {
-    let runtime = runtime_version();
     if std::env::args().skip(1).any(|arg| arg == "--version") {
+        let runtime = runtime_version();
         #[allow(clippy::print_stdout, reason = "what --version is for")]
         {
             println!("menagerie-worker-lua {} ({runtime})", env!("CARGO_PKG_VERSION"));
         }
         return ExitCode::SUCCESS;
     }
-    menagerie_protocol::serve::serve(LuaLoader::new(), runtime)
+    menagerie_protocol::serve::serve(LuaLoader::new(), runtime_version)
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     }
     write_lines_at_once();
     tell_stacks();
-    menagerie_protocol::serve::serve(NativeLoader::new(), runtime)
+    menagerie_protocol::serve::serve(NativeLoader::new(), || runtime)
 }
 
 /// C's standard output is a pipe here, which the library would gather for

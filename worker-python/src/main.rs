@@ -21,5 +21,5 @@ fn main() -> ExitCode {
         // Nobody waits for it: if there is no thread to spare, nothing is lost.
         drop(loader.warm_up());
     }
-    serve(loader, runtime)
+    serve(loader, || runtime)
 }

@@ -14,7 +14,7 @@ pub use last_words::watched;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use interprocess::local_socket::prelude::*;
@@ -37,9 +37,9 @@ const EXIT_USAGE: u8 = 2;
 /// its supervisor.
 const EXIT_NO_SUPERVISOR: u8 = 3;
 
-/// Serves `loader` until the supervisor says otherwise or is gone. `runtime`
-/// is what the status shows, for example `CPython 3.11.7`. Must be called on
-/// the main thread.
+/// Serves `loader` until the supervisor says otherwise or is gone. `runtime` tells
+/// what the status shows, for example `CPython 3.11.7`. Must be called on the main
+/// thread.
 ///
 /// With `--in-process` on the command line it serves nobody, and measures what
 /// one bundle's calls cost in this very process, for `menagerie bench`.
@@ -47,7 +47,7 @@ const EXIT_NO_SUPERVISOR: u8 = 3;
 /// It returns only if the worker could not begin: afterwards it ends the
 /// process itself, because a VM's own exit handlers must not run while lanes
 /// still use it.
-pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: String) -> ExitCode {
+pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: impl FnOnce() -> String) -> ExitCode {
     if let Some(in_process) = in_process::InProcess::from_args(std::env::args().skip(1)) {
         return in_process.run(loader);
     }
@@ -97,10 +97,26 @@ fn connect(environment: &WorkerEnvironment) -> std::io::Result<Connection> {
 
 fn run(
     loader: Arc<dyn BundleLoader>,
-    runtime: String,
+    runtime: impl FnOnce() -> String,
     environment: &WorkerEnvironment,
 ) -> Result<(), ControlError> {
-    let connection = Arc::new(connect(environment)?);
+    let connected = Arc::new(OnceLock::<Connection>::new());
+    let sender = Arc::clone(&connected);
+    let outbox = Arc::new(move |message: ToSupervisor| {
+        // Before the hello there is nothing to say. If the socket is gone the main thread
+        // learns it too, and ends us.
+        if let Some(connection) = sender.get() {
+            drop(connection.send(&message));
+        }
+    });
+    let lanes = || {
+        let lanes = if environment.standby { Lanes::of_standby } else { Lanes::new };
+        lanes(Arc::clone(&loader), outbox.clone(), environment.scratch.clone())
+    };
+    let early = loader.prepares_before_hello().then(lanes);
+    let runtime = runtime();
+    let connection = connect(environment)?;
+    let connection = connected.get_or_init(|| connection);
     let mut features = vec![robust::FEATURE.to_owned()];
     features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
     connection.send(&ToSupervisor::Hello(Hello {
@@ -113,12 +129,8 @@ fn run(
         runtime,
         features,
     }))?;
-    let sender = Arc::clone(&connection);
-    // If the socket is gone the main thread learns it too, and ends us.
-    let outbox = Arc::new(move |message: ToSupervisor| drop(sender.send(&message)));
     // While the supervisor reads the hello, the first lane's thread prepares.
-    let lanes = if environment.standby { Lanes::of_standby } else { Lanes::new };
-    let lanes = lanes(Arc::clone(&loader), outbox.clone(), environment.scratch.clone());
+    let lanes = early.unwrap_or_else(lanes);
     let mut inbox = Inbox::default();
     let mut settling = Settling::new();
     loop {

@@ -126,6 +126,25 @@ fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
 }
 
 #[test]
+fn s3_a_loader_may_prepare_before_the_hello() {
+    run(async {
+        let stage = Stage::set(hasty("early")).await;
+        let probe = stage.load().await;
+        assert_eq!(probe.call::<_, i64>("inc", (1,)).await, Ok(2));
+        stage.end().await;
+    });
+}
+
+#[test]
+fn s3_a_loader_that_panics_before_the_hello_is_started_again() {
+    panics("early:prepare-for-a-load", async |stage| {
+        stage.load().await;
+        is_reported(stage).await;
+        ready_after(&stage.supervisor, "native", 1).await;
+    });
+}
+
+#[test]
 fn l5_a_loader_that_always_panics_while_it_prepares_loads_nothing() {
     run(async {
         let stage = loads_nothing("panic:prepare-for-a-load").await;

@@ -2,6 +2,7 @@
 //! `probe@1` with `inc` and `echo`; and the same with a bug.
 
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use menagerie_protocol::loader::{Demand, Prepared};
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
@@ -16,9 +17,21 @@ pub(crate) fn serve() -> ExitCode {
 
 /// Serves, and panics at a step, each time.
 pub(crate) fn serve_panicking(step: &str) -> ExitCode {
-    let bug = Bug(step.to_owned());
-    menagerie_protocol::serve::serve(Honest(bug), "misbehaving 1.0, reformed".to_owned())
+    let loader = Honest { bug: Bug(step.to_owned()), prepares: None };
+    menagerie_protocol::serve::serve(loader, || RUNTIME.to_owned())
 }
+
+/// The same, of a loader that prepares before the hello, which waits for that.
+pub(crate) fn serve_early(step: &str) -> ExitCode {
+    let (prepares, prepared) = mpsc::channel();
+    let loader = Honest { bug: Bug(step.to_owned()), prepares: Some(prepares) };
+    menagerie_protocol::serve::serve(loader, move || {
+        prepared.recv().expect("the loader lives");
+        RUNTIME.to_owned()
+    })
+}
+
+const RUNTIME: &str = "misbehaving 1.0, reformed";
 
 /// What it serves, honest or not.
 pub(crate) fn contracts() -> Vec<ContractInterface> {
@@ -36,7 +49,11 @@ impl Bug {
     }
 }
 
-struct Honest(Bug);
+struct Honest {
+    bug: Bug,
+    /// Learns that it prepares, which it does before the hello then.
+    prepares: Option<mpsc::Sender<()>>,
+}
 
 impl BundleLoader for Honest {
     fn loader_name(&self) -> &'static str {
@@ -51,8 +68,15 @@ impl BundleLoader for Honest {
         true
     }
 
+    fn prepares_before_hello(&self) -> bool {
+        self.prepares.is_some()
+    }
+
     fn prepare(&self, demand: &Demand) -> Option<Prepared> {
-        self.0.at(if demand.is_there() { "prepare-for-a-load" } else { "prepare" });
+        if let Some(prepares) = &self.prepares {
+            prepares.send(()).expect("somebody waits for it");
+        }
+        self.bug.at(if demand.is_there() { "prepare-for-a-load" } else { "prepare" });
         None
     }
 
@@ -62,11 +86,11 @@ impl BundleLoader for Honest {
         _source: &BundleSource,
         runtime: &Runtime,
     ) -> Result<(), LoaderError> {
-        self.0.at("load");
+        self.bug.at("load");
         for contract in contracts() {
             runtime.register(contract)?;
         }
-        runtime.install(Box::new(Probe(self.0.clone())));
+        runtime.install(Box::new(Probe(self.bug.clone())));
         Ok(())
     }
 
@@ -75,7 +99,7 @@ impl BundleLoader for Honest {
     }
 
     fn unload(&self, _: BundleId, _: &Runtime) -> Result<(), LoaderError> {
-        self.0.at("unload");
+        self.bug.at("unload");
         Ok(())
     }
 }

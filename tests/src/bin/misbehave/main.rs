@@ -78,6 +78,7 @@ fn commit(name: &str, argument: &str) {
         }
         // Honest, but for a bug of its loader.
         "panic" => drop(honest::serve_panicking(argument)),
+        "early" => drop(honest::serve_early(argument)),
         "random" => random::scribble(lane::serve_first_call(Control::open()), incarnation()),
         _ => std::process::exit(97),
     }
