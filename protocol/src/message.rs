@@ -1,6 +1,7 @@
 //! The control channel's messages. `docs/protocol.md` describes them on the
 //! wire.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,10 @@ pub const ENV_SCRATCH: &str = "MENAGERIE_SCRATCH";
 /// as long as it likes (S8).
 pub const ENV_STANDBY: &str = "MENAGERIE_STANDBY";
 
+/// The environment variable with the number of a descriptor on which the first load may
+/// come ([`FEATURE_FIRST_LOAD`]).
+pub const ENV_FIRST_LOAD: &str = "MENAGERIE_FIRST_LOAD";
+
 /// What a worker exits with whose control socket does not work any more: code in its
 /// own process has closed it, or another descriptor has its number now.
 pub const EXIT_CONTROL_LOST: i32 = 74;
@@ -39,6 +44,12 @@ pub const ENDED_BY: &str = "unhandled";
 
 /// The feature of a worker that takes [`ToWorker::LoadCopy`].
 pub const FEATURE_COPY: &str = "private-copy";
+
+/// The feature of a worker that, once it has said hello, waits for a [`ToWorker::Load`] or
+/// [`ToWorker::LoadCopy`] on the socket that [`ENV_FIRST_LOAD`] names, if it does, or for
+/// that socket's end: the supervisor has sent it when it knew what to load, before the
+/// hello, most often, so that it is there.
+pub const FEATURE_FIRST_LOAD: &str = "first-load";
 
 /// A lane's number, unique within one incarnation of a worker.
 pub type LaneId = u32;
@@ -246,6 +257,8 @@ pub struct WorkerEnvironment {
     pub scratch: PathBuf,
     /// Whether it is a standby.
     pub standby: bool,
+    /// The socket of the first load.
+    pub first_load: Option<RawFd>,
 }
 
 #[cfg(test)]
@@ -283,7 +296,7 @@ mod tests {
         }
         let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
         assert!(document.contains(&version), "{version}");
-        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY] {
+        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD] {
             assert!(document.contains(&format!("| `{name}` |")), "{name}");
         }
     }

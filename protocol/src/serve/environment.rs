@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::message::{ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment};
+use crate::message::{
+    ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment,
+};
 
 /// A variable of the environment is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -29,6 +31,13 @@ impl WorkerEnvironment {
         let token =
             std::env::var(ENV_TOKEN).map_err(|_| EnvironmentError { variable: ENV_TOKEN })?;
         let standby = std::env::var_os(ENV_STANDBY).is_some();
-        Ok(Self { socket: path(ENV_SOCKET)?, token, scratch: path(ENV_SCRATCH)?, standby })
+        let first_load = std::env::var(ENV_FIRST_LOAD).ok().and_then(|fd| fd.parse().ok());
+        Ok(Self {
+            socket: path(ENV_SOCKET)?,
+            token,
+            scratch: path(ENV_SCRATCH)?,
+            standby,
+            first_load,
+        })
     }
 }

@@ -12,7 +12,7 @@ pub use environment::EnvironmentError;
 pub use lanes::Lanes;
 pub use last_words::watched;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -23,8 +23,8 @@ use interprocess::local_socket::{GenericFilePath, Stream};
 use crate::control::{Connection, ControlError, Inbox};
 use crate::loader::BundleLoader;
 use crate::message::{
-    EXIT_CONTROL_LOST, FEATURE_COPY, Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker,
-    WorkerEnvironment,
+    EXIT_CONTROL_LOST, FEATURE_COPY, FEATURE_FIRST_LOAD, Hello, MAGIC, PROTOCOL_VERSION,
+    ToSupervisor, ToWorker, WorkerEnvironment,
 };
 use crate::robust;
 use crate::shm::{Access, Segment};
@@ -117,7 +117,7 @@ fn run(
     let runtime = runtime();
     let connection = connect(environment)?;
     let connection = connected.get_or_init(|| connection);
-    let mut features = vec![robust::FEATURE.to_owned()];
+    let mut features = vec![robust::FEATURE.to_owned(), FEATURE_FIRST_LOAD.to_owned()];
     features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
     connection.send(&ToSupervisor::Hello(Hello {
         magic: MAGIC,
@@ -132,11 +132,16 @@ fn run(
     // While the supervisor reads the hello, the first lane's thread prepares.
     let lanes = early.unwrap_or_else(lanes);
     let mut inbox = Inbox::default();
+    let mut first = match environment.first_load {
+        Some(socket) => first_load(socket, &mut inbox)?,
+        None => None,
+    };
     let mut settling = Settling::new();
     loop {
-        let message = match settling.patience(Instant::now()) {
-            None => connection.receive(&mut inbox)?,
-            Some(patience) => match connection.receive_within(&mut inbox, patience)? {
+        let message = match (first.take(), settling.patience(Instant::now())) {
+            (Some(load), _) => load,
+            (None, None) => connection.receive(&mut inbox)?,
+            (None, Some(patience)) => match connection.receive_within(&mut inbox, patience)? {
                 Some(message) => message,
                 None if lanes.are_loading() => {
                     settling.postpone(Instant::now());
@@ -181,6 +186,21 @@ fn run(
                 drop(robust::mark_at_death(&inbox.descriptor()?));
             }
         }
+    }
+}
+
+/// Waits for the first load, or for its socket's end: the supervisor has read the hello by
+/// then, and knows of none.
+fn first_load(socket: RawFd, inbox: &mut Inbox) -> Result<Option<ToWorker>, ControlError> {
+    // SAFETY: the supervisor has opened it for this process, which looks at it once.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    match Connection::new(socket).receive(inbox) {
+        Ok(load) => Ok(Some(load)),
+        Err(ControlError::Closed) => {
+            *inbox = Inbox::default();
+            Ok(None)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -246,19 +246,18 @@ impl Draft {
         })
     }
 
+    /// The four descriptors that go to the worker, once.
+    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.fds)
+    }
+
     /// The lane, before the worker has said what it serves: a bundle may make
-    /// calls of its own while it is loaded. With it come the descriptors that go
-    /// to the worker.
-    pub(crate) fn finish(
-        self,
-        id: LaneId,
-        generation: u32,
-        peer: Arc<dyn LanePeer>,
-    ) -> (Arc<Lane>, Vec<OwnedFd>) {
+    /// calls of its own while it is loaded.
+    pub(crate) fn finish(self, id: LaneId, generation: u32, peer: Arc<dyn LanePeer>) -> Arc<Lane> {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
         let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
-        let lane = Arc::new(Lane {
+        Arc::new(Lane {
             id,
             generation,
             contracts: OnceLock::new(),
@@ -279,8 +278,7 @@ impl Draft {
             up_segments: Mutex::default(),
             down: DownPool::default(),
             next_segment: AtomicU32::new(1),
-        });
-        (lane, self.fds)
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use super::launching::{Early, Launching, attend, launched};
 use super::obituary::Crash;
 use super::process::Process;
 use super::reap::Ended;
-use super::restore::{Pace, restore};
+use super::restore::{self, Pace, restore};
 use super::rolling::Rolling;
 use super::stop;
 use crate::bundle::Route;
@@ -243,9 +243,8 @@ impl Actor {
                 Action::None
             }
             Command::Restored(incarnation) => {
-                if self.serving(incarnation).is_none() {
-                    return Action::None;
-                }
+                let Some(alive) = self.serving(incarnation) else { return Action::None };
+                alive.process.leave_first();
                 self.pace = Pace::Together;
                 self.settle_soon(incarnation);
                 self.input(Input::Loaded)
@@ -415,13 +414,13 @@ impl Actor {
             return;
         }
         let claimed = self.claim();
-        self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch(|_| {}))));
+        self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch())));
     }
 
     /// Takes the next process, if its start has begun where the death was noticed.
     fn take_begun(&mut self) {
         if let Some(begun) = self.alive.as_ref().and_then(Alive::take_next) {
-            self.early = Some(Early::Starts(Launching::of(Ok(begun), |_| {})));
+            self.early = Some(Early::Starts(Launching::of(Ok(begun), self.shown())));
         }
     }
 
@@ -446,22 +445,31 @@ impl Actor {
             self.early = None;
             return;
         }
-        match self.claim() {
-            Some(Early::Waits(standby)) => self.up(*standby),
+        let mut launching = match self.claim() {
+            Some(Early::Waits(standby)) => return self.up(*standby),
             Some(Early::Starts(launching)) => {
                 lock(&self.view).pid = launching.pid();
-                self.launching = Some(launching);
+                launching
             }
-            None => {
-                let view = Arc::clone(&self.view);
-                let launching = self.launch(move |pid| lock(&view).pid = Some(pid));
-                self.launching = Some(launching);
-            }
+            None => self.launch(),
+        };
+        let bundles = self.core.bundles_of(&self.name);
+        if let Some(first) = restore::first(&bundles, self.core.config.compatibility) {
+            launching.load_first(first);
         }
+        self.launching = Some(launching);
     }
 
-    fn launch(&self, shown: impl FnOnce(u32) + Send + 'static) -> Launching {
-        Launching::begin(&self.core, &self.name.loader, shown)
+    fn launch(&self) -> Launching {
+        Launching::begin(&self.core, &self.name.loader, self.shown())
+    }
+
+    /// Shows the pid of a process that starts, unless another one serves still.
+    fn shown(&self) -> impl FnOnce(u32) + Send + 'static {
+        let view = Arc::clone(&self.view);
+        move |pid| {
+            lock(&view).pid.get_or_insert(pid);
+        }
     }
 
     fn launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {

@@ -48,7 +48,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { mut child, connected, lane, dying } = launched;
+        let Launched { mut child, connected, lane, first_load, dying } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -66,6 +66,10 @@ impl Alive {
             lane,
         });
         process.send(&ToWorker::Welcome);
+        if let Some(first) = first_load {
+            // Before its answer is read.
+            process.expect(first);
+        }
         let reader = Arc::clone(&process);
         let (all, heard) = Heard::new();
         drop(tokio::spawn(async move {

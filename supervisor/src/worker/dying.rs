@@ -336,7 +336,7 @@ mod tests {
         let wanted = Some((supervisor.core(), "native"));
         let next = next_after_death(|dying| dying.want_next(wanted)).await;
         let (sender, pid) = mpsc::channel();
-        let launched = tokio::spawn(next.expect("it was wanted").launched(move |pid| {
+        let launched = tokio::spawn(next.expect("it was wanted").launched(None, move |pid| {
             let _ = sender.send(pid);
         }));
         let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;
@@ -374,7 +374,7 @@ mod tests {
         let wanted = Some((supervisor.core(), "native"));
         let next = next_after_death(|dying| dying.want_next(wanted)).await;
         let (sender, pid) = mpsc::channel();
-        let launched = tokio::spawn(next.expect("it was wanted").launched(move |pid| {
+        let launched = tokio::spawn(next.expect("it was wanted").launched(None, move |pid| {
             let _ = sender.send(pid);
         }));
         let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;

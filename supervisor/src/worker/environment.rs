@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::Path;
 
-use menagerie_protocol::message::{ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN};
+use menagerie_protocol::message::{
+    ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
+};
 
 use crate::config::Config;
 
@@ -58,8 +61,16 @@ impl Environment {
     }
 
     /// The whole environment of one process.
-    pub(super) fn of(self, token: &str, scratch: &Path) -> BTreeMap<OsString, OsString> {
+    pub(super) fn of(
+        self,
+        token: &str,
+        scratch: &Path,
+        first_load: Option<RawFd>,
+    ) -> BTreeMap<OsString, OsString> {
         let Self(mut env) = self;
+        if let Some(descriptor) = first_load {
+            env.insert(ENV_FIRST_LOAD.into(), descriptor.to_string().into());
+        }
         env.insert(ENV_TOKEN.into(), token.into());
         env.insert(ENV_SCRATCH.into(), scratch.into());
         env
@@ -75,8 +86,8 @@ mod tests {
         let mut config = Config::default();
         config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
         let here = Path::new("/here");
-        let env = Environment::new(&config, here, false).of("abc", here);
-        for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH] {
+        let env = Environment::new(&config, here, false).of("abc", here, Some(3));
+        for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_FIRST_LOAD] {
             assert!(env.contains_key(&OsString::from(name)), "{name}");
         }
         // Cargo sets this one for its tests.

@@ -1,26 +1,36 @@
 //! Starting a process and waiting for its hello.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
+use menagerie_protocol::message::FEATURE_FIRST_LOAD;
 use menagerie_protocol::{LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
 
 use super::child::Child;
 use super::dying::Dying;
 use super::environment::Environment;
+use super::first_load::{Chosen, FirstLoad, Way};
 use super::listener::{Connected, Refusal};
 use super::reap::{End, Ended};
 use super::scratch::Scratch;
 use super::spare::Spare;
-use super::spawn::{Job, Limits, SpawnRequest, Spawning, Stdio};
+use super::spawn::{FIRST_DESCRIPTOR, Job, Limits, SpawnRequest, Spawning, Stdio};
+use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
 use crate::lane::Draft;
 use crate::locate;
 use crate::random;
+
+/// How long the hello of a process that has ended may take to be read.
+const LATE: Duration = Duration::from_millis(100);
 
 /// A process that has said hello.
 #[derive(Debug)]
@@ -29,6 +39,8 @@ pub(crate) struct Launched {
     pub(crate) connected: Connected,
     /// A lane for the bundle that it loads first.
     pub(crate) lane: Option<Draft>,
+    /// That load, if it is on its way already.
+    pub(crate) first_load: Option<FirstLoad>,
     /// Tells that it dies a little before it has ended, where that can be told.
     pub(crate) dying: Option<Dying>,
 }
@@ -50,6 +62,8 @@ pub(crate) struct Begun {
     spawning: Spawning,
     scratch: Scratch,
     lane: Option<Draft>,
+    /// Where it learns what to load first.
+    first_load: Option<UnixStream>,
     dying: Option<Dying>,
     /// From before the start on: what the process says may be refused before we know
     /// its pid.
@@ -61,6 +75,7 @@ pub(crate) struct Begun {
 #[derive(Debug)]
 pub(crate) struct Order {
     loader: String,
+    standby: bool,
     program: PathBuf,
     env: Environment,
 }
@@ -71,7 +86,7 @@ impl Order {
         let program =
             locate::worker_program(&core.config, loader).map_err(LaunchError::Impossible)?;
         let env = Environment::new(&core.config, core.control.path(), standby);
-        Ok(Self { loader: loader.to_owned(), program, env })
+        Ok(Self { loader: loader.to_owned(), standby, program, env })
     }
 
     /// Whether its program is still there.
@@ -95,18 +110,26 @@ impl Begun {
     }
 
     fn of(core: &Arc<Core>, order: Order) -> Result<(Self, Job), LaunchError> {
-        let Order { loader, program, env } = order;
+        let Order { loader, standby, program, env } = order;
         let cannot = |error: io::Error| unavailable(&loader, error.to_string());
-        let Spare { scratch, stdio, lane, dying } = core.spares.take().map_err(cannot)?;
+        let Spare { scratch, stdio, first_load, lane, dying } =
+            core.spares.take().map_err(cannot)?;
         let stdio = stdio.map_or_else(Stdio::new, Ok).map_err(cannot)?;
+        // Nothing is known of what a standby will load.
+        let (first_load, descriptor) = first_load.filter(|_| !standby).map(Way::into_ends).unzip();
         let events = core.events.subscribe();
         let expected = Expected::new(core);
         let config = &core.config;
         let request = SpawnRequest {
             program,
-            env: env.of(&expected.token, scratch.path()),
+            env: env.of(
+                &expected.token,
+                scratch.path(),
+                descriptor.as_ref().map(|_| FIRST_DESCRIPTOR),
+            ),
             dir: scratch.path().to_owned(),
             stdio,
+            descriptor,
             limits: Limits {
                 memory: config.memory_limit,
                 descriptors: config.max_descriptors,
@@ -114,22 +137,63 @@ impl Begun {
             },
         };
         let (job, spawning) = Job::new(request);
-        Ok((Self { loader, scratch, lane, dying, events, expected, spawning }, job))
+        let begun = Self { loader, scratch, lane, first_load, dying, events, expected, spawning };
+        Ok((begun, job))
     }
 
-    /// Waits for its hello. `started` learns its pid.
-    pub(crate) async fn launched(
+    /// Waits for its hello. `started` learns its pid. If `first` comes before it, that
+    /// bundle's load is sent beforehand.
+    pub(super) async fn launched(
         self,
+        first: Option<oneshot::Receiver<Arc<Bundle>>>,
         started: impl FnOnce(u32) + Send,
     ) -> Result<Launched, LaunchError> {
-        let Self { loader, scratch, lane, dying, events, expected, spawning } = self;
+        let Self {
+            loader,
+            scratch,
+            mut lane,
+            mut first_load,
+            dying,
+            events,
+            mut expected,
+            spawning,
+        } = self;
         let cannot = |error| unavailable(&loader, format!("it cannot be started: {error}"));
         let spawned = spawning.done().await.map_err(cannot)?;
         let core = Arc::clone(&expected.core);
         let child = Child::adopt(&core, &loader, spawned, scratch).map_err(cannot)?;
         started(child.pid);
-        let reason = match handshake(&core.config, &loader, &child, expected, events).await {
-            Ok(Some(connected)) => return Ok(Launched { child, connected, lane, dying }),
+        let mut first_sent = None;
+        let outcome = {
+            let handshake = handshake(&core.config, &loader, &child, &mut expected, events);
+            let chosen = async { Chosen::new(&core, first?.await.ok()?).await };
+            let (mut handshake, mut chosen) =
+                (std::pin::pin!(handshake), std::pin::pin!(chosen.fuse()));
+            loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut handshake => break outcome,
+                    Some(chosen) = &mut chosen => {
+                        let way = lane.take().zip(first_load.take());
+                        let send = |(lane, socket)| chosen.send(&core.config, lane, socket);
+                        first_sent = way.and_then(send);
+                    }
+                }
+            }
+        };
+        let outcome = match outcome {
+            // It says hello before it reads that, and may have ended before we read it.
+            Ok(None) if first_sent.as_ref().is_some_and(FirstLoad::was_read) => {
+                late_hello(&loader, &child, &mut expected).await
+            }
+            outcome => outcome,
+        };
+        let reason = match outcome {
+            Ok(Some(connected)) => {
+                let takes_it = connected.hello.has(FEATURE_FIRST_LOAD);
+                let first_load = first_sent.filter(|_| takes_it);
+                return Ok(Launched { child, connected, lane, first_load, dying });
+            }
             Ok(None) => None,
             Err(reason) => {
                 child.signal(Signal::SIGKILL);
@@ -153,7 +217,7 @@ fn unavailable(loader: &str, problem: String) -> LaunchError {
 struct Expected {
     core: Arc<Core>,
     token: String,
-    connected: tokio::sync::oneshot::Receiver<Result<Connected, Refusal>>,
+    connected: oneshot::Receiver<Result<Connected, Refusal>>,
 }
 
 impl Expected {
@@ -176,7 +240,7 @@ async fn handshake(
     config: &Config,
     loader: &str,
     child: &Child,
-    mut expected: Expected,
+    expected: &mut Expected,
     mut events: Events,
 ) -> Result<Option<Connected>, String> {
     // Starting a .NET or JavaScript VM takes its time (S6).
@@ -205,6 +269,18 @@ async fn handshake(
                 return Err(format!("handshake failed: no hello within {limit:?}"));
             }
         }
+    }
+}
+
+/// The hello of a process that has said it, and has ended.
+async fn late_hello(
+    loader: &str,
+    child: &Child,
+    expected: &mut Expected,
+) -> Result<Option<Connected>, String> {
+    match tokio::time::timeout(LATE, &mut expected.connected).await {
+        Ok(Ok(Ok(connected))) => check_hello(loader, child, connected).map(Some),
+        _ => Ok(None),
     }
 }
 

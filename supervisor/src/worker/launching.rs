@@ -6,14 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::{MaybeDone, maybe_done};
+use tokio::sync::oneshot;
 
 use super::launch::{Begun, LaunchError, Launched};
+use crate::bundle::Bundle;
 use crate::core::Core;
 
 /// A process on its way. Dropping it ends it.
 pub(super) struct Launching {
     launched: Pin<Box<MaybeDone<Launch>>>,
     pid: Arc<AtomicU32>,
+    /// Where it learns what to load first.
+    first: Option<oneshot::Sender<Arc<Bundle>>>,
 }
 
 type Launch = Pin<Box<dyn Future<Output = Result<Launched, LaunchError>> + Send>>;
@@ -39,8 +43,17 @@ impl Launching {
             noted.store(pid, Ordering::Relaxed);
             shown(pid);
         };
-        let launch: Launch = Box::pin(async { begun?.launched(started).await });
-        Self { launched: Box::pin(maybe_done(launch)), pid }
+        let (first, wanted) = oneshot::channel();
+        let launch: Launch = Box::pin(async { begun?.launched(Some(wanted), started).await });
+        Self { launched: Box::pin(maybe_done(launch)), pid, first: Some(first) }
+    }
+
+    /// This may be loaded from now on, and is to be before all others.
+    pub(super) fn load_first(&mut self, bundle: Arc<Bundle>) {
+        if let Some(first) = self.first.take() {
+            // One that has said hello loads in the ordinary way.
+            let _ = first.send(bundle);
+        }
     }
 
     /// Waits until it has said hello, or has failed; what came of it is kept.

@@ -11,6 +11,7 @@ pub(crate) mod connection;
 mod crash;
 mod dying;
 mod environment;
+mod first_load;
 mod gate;
 pub(crate) mod handle;
 mod heard;

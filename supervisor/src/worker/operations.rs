@@ -2,7 +2,7 @@
 //! of them has a name (S5).
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::lane::lock;
@@ -10,7 +10,7 @@ use crate::status::{Activity, RunningCall};
 
 /// The loads and hooks that run in a process.
 #[derive(Debug, Default)]
-pub(crate) struct Operations(Mutex<Table>);
+pub(crate) struct Operations(Arc<Mutex<Table>>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -21,19 +21,19 @@ struct Table {
 /// One that runs; it has ended when this is dropped.
 #[derive(Debug)]
 #[must_use]
-pub(crate) struct Operation<'o> {
-    table: &'o Operations,
+pub(crate) struct Operation {
+    table: Arc<Mutex<Table>>,
     key: u64,
 }
 
 impl Operations {
     /// A bundle begins something.
-    pub(crate) fn begin(&self, bundle: &str, activity: Activity) -> Operation<'_> {
+    pub(crate) fn begin(&self, bundle: &str, activity: Activity) -> Operation {
         let mut table = lock(&self.0);
         table.next += 1;
         let key = table.next;
         table.running.insert(key, (bundle.to_owned(), activity, Instant::now()));
-        Operation { table: self, key }
+        Operation { table: Arc::clone(&self.0), key }
     }
 
     pub(crate) fn any(&self) -> bool {
@@ -60,9 +60,9 @@ impl Operations {
     }
 }
 
-impl Drop for Operation<'_> {
+impl Drop for Operation {
     fn drop(&mut self) {
-        lock(&self.table.0).running.remove(&self.key);
+        lock(&self.table).running.remove(&self.key);
     }
 }
 

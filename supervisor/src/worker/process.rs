@@ -14,6 +14,7 @@ use menagerie_protocol::{Failure, ManifestData, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
+use loading::Loading;
 pub(crate) use loading::{Loaded, hook_failed};
 
 use super::condition::{Condition, CpuSample, LaneThread};
@@ -67,6 +68,8 @@ pub(crate) struct Process {
     next_lane: AtomicU32,
     /// A lane that was made before it started.
     draft: Mutex<Option<Draft>>,
+    /// The load that was on its way before the hello, until somebody waits for it.
+    first: Mutex<Option<Loading>>,
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// Why the supervisor killed it, if it did.
@@ -163,6 +166,7 @@ impl Process {
             lanes: Mutex::default(),
             next_lane: AtomicU32::new(1),
             draft: Mutex::new(parts.lane),
+            first: Mutex::default(),
             dead: watch::Sender::new(false),
             reason: Mutex::default(),
             looked: Mutex::default(),
@@ -351,6 +355,7 @@ impl Process {
             }
         }
         lock(&self.questions).clear();
+        self.leave_first();
         let loaded = lanes.iter().map(|entry| entry.bundle.name.clone()).collect::<BTreeSet<_>>();
         let ended_by = lock(&self.ended_by).take().filter(|bundle| loaded.contains(bundle));
         LastMoments { running, reason: lock(&self.reason).clone(), loaded, ended_by }

@@ -42,6 +42,12 @@ pub(super) async fn restore(
     }
 }
 
+/// The bundle that is loaded first.
+pub(super) fn first(bundles: &[Arc<Bundle>], rule: Compatibility) -> Option<Arc<Bundle>> {
+    let first = layers(bundles, rule).into_iter().next()?.into_iter().next()?;
+    Some(first).filter(|bundle| !bundle.is_quarantined())
+}
+
 /// Sorts bundles into layers: each needs only such as are in layers before its
 /// own, or none of these.
 pub(super) fn layers(bundles: &[Arc<Bundle>], rule: Compatibility) -> Vec<Vec<Arc<Bundle>>> {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use super::dying::Dying;
+use super::first_load::Way;
 use super::launch::Order;
 use super::scratch::{Scratch, Scratches};
 use super::spawn::Stdio;
@@ -19,13 +20,14 @@ pub(crate) struct Spare {
     pub(crate) scratch: Scratch,
     /// What cannot be made now is made, or is an error, when it is needed.
     pub(crate) stdio: Option<Stdio>,
+    pub(super) first_load: Option<Way>,
     /// The first of its lanes.
     pub(crate) lane: Option<Draft>,
     /// Nothing waits for this.
     pub(crate) dying: Option<Dying>,
 }
 
-/// Makes them, and keeps one, for whichever worker comes first: a folder, twelve
+/// Makes them, and keeps one, for whichever worker comes first: a folder, fourteen
 /// descriptors, a thread that sleeps, and memory that nobody has touched.
 #[derive(Debug)]
 pub(crate) struct Spares {
@@ -81,6 +83,7 @@ impl Spares {
         Ok(Spare {
             scratch: self.scratches.make()?,
             stdio: Stdio::new().ok(),
+            first_load: Way::new().ok(),
             lane: Draft::new(self.limits).ok(),
             dying: Dying::new().ok(),
         })
@@ -103,6 +106,7 @@ mod tests {
         let (first, second) = (spares.take().unwrap(), spares.take().unwrap());
         assert_ne!(first.scratch.path(), second.scratch.path());
         assert!(first.stdio.is_some() && second.stdio.is_some());
+        assert!(first.first_load.is_some() && second.first_load.is_some());
         assert!(first.lane.is_some() && second.lane.is_some());
         assert!(first.dying.is_some() && second.dying.is_some());
         drop((first, second));

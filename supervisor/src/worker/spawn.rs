@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::mpsc;
 
@@ -25,13 +25,17 @@ pub(crate) struct SpawnRequest {
     pub(crate) env: BTreeMap<OsString, OsString>,
     pub(crate) dir: PathBuf,
     pub(crate) stdio: Stdio,
+    /// What else it gets, with the number [`FIRST_DESCRIPTOR`].
+    pub(crate) descriptor: Option<OwnedFd>,
     pub(crate) limits: Limits,
 }
+
+/// The first number after a process's standard input, output and error.
+pub(crate) const FIRST_DESCRIPTOR: RawFd = 3;
 
 /// A process's standard input, which is empty, output and error.
 #[derive(Debug)]
 pub(crate) struct Stdio {
-    /// Each above 2.
     theirs: [OwnedFd; 3],
     stdout: OwnedFd,
     stderr: OwnedFd,
@@ -39,12 +43,10 @@ pub(crate) struct Stdio {
 
 impl Stdio {
     pub(crate) fn new() -> io::Result<Self> {
-        let stdin = above_stdio(File::open("/dev/null")?.into())?;
+        let stdin = File::open("/dev/null")?.into();
         let (stdout, their_stdout) = std::io::pipe()?;
         let (stderr, their_stderr) = std::io::pipe()?;
-        let (their_stdout, their_stderr) =
-            (above_stdio(their_stdout.into())?, above_stdio(their_stderr.into())?);
-        let theirs = [stdin, their_stdout, their_stderr];
+        let theirs = [stdin, their_stdout.into(), their_stderr.into()];
         Ok(Self { theirs, stdout: stdout.into(), stderr: stderr.into() })
     }
 }
@@ -143,8 +145,10 @@ impl Spawner {
 }
 
 fn spawn(request: SpawnRequest) -> io::Result<Spawned> {
-    let SpawnRequest { program, env, dir, stdio, limits } = request;
+    let SpawnRequest { program, env, dir, stdio, descriptor, limits } = request;
     let Stdio { theirs, stdout, stderr } = stdio;
+    let theirs = theirs.into_iter().chain(descriptor).map(above_theirs);
+    let theirs = theirs.collect::<io::Result<_>>()?;
     let pid = Plan::new(&program, env, &dir, theirs, limits)?.start()?;
     match pidfd_open(pid.unsigned_abs()) {
         Ok(pidfd) => Ok(Spawned { pid: pid.unsigned_abs(), pidfd, stdout, stderr }),
@@ -172,13 +176,14 @@ pub(crate) fn outlive(pid: u32) {
     }
 }
 
-/// The same file at a number above the three that a process begins with: a host
-/// that has closed its own gets these numbers for what it opens.
-fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() > 2 {
+/// The same file at a number above those that a process begins with: a host that has
+/// closed its own gets these numbers for what it opens.
+fn above_theirs(fd: OwnedFd) -> io::Result<OwnedFd> {
+    if fd.as_raw_fd() > FIRST_DESCRIPTOR {
         return Ok(fd);
     }
-    let raw = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    let above = nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(FIRST_DESCRIPTOR + 1);
+    let raw = nix::fcntl::fcntl(&fd, above)?;
     // SAFETY: the kernel has just opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }

@@ -112,7 +112,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
         // The first at once, then with longer and longer pauses.
         tokio::time::sleep(core.config.restart.delay(failures)).await;
         let launched = match Begun::new(&core, &loader, true) {
-            Ok(begun) => begun.launched(|_| {}).await,
+            Ok(begun) => begun.launched(None, |_| {}).await,
             Err(error) => Err(error),
         };
         match launched {

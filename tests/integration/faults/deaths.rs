@@ -3,10 +3,10 @@
 //! Each caller has exactly one outcome: the seven go to the next worker, and the
 //! one is answered or fails, and never both.
 
-use menagerie_supervisor::{ByteBuf, Bytes, Contract, Failure};
+use menagerie_supervisor::{Activity, ByteBuf, Bytes, Contract, Failure};
 
-use super::{Stage, hasty_once};
-use crate::support::{ready_after, run, wait_for};
+use super::{Stage, hasty, hasty_once};
+use crate::support::{ready_after, run, slay, wait_for};
 
 /// What the dying worker's answer consists of.
 const DYING: u8 = 7;
@@ -16,6 +16,32 @@ const DYING: u8 = 7;
 enum Published {
     Yes,
     No,
+}
+
+/// It ends so soon that its hello is read afterwards; but it had begun to load.
+#[test]
+fn s5_who_ends_of_its_first_load_is_not_taken_for_one_that_said_no_hello() {
+    run(async {
+        let mut config = hasty("first-load");
+        config.restart.limit = 10;
+        let stage = Stage::set(config).await;
+        stage.load().await;
+        slay(stage.worker().pid.unwrap());
+        let killed = stage.report(1).await;
+        assert_eq!(killed.signal, Some(9), "{killed:?}");
+        let mut count = 2;
+        let report = loop {
+            let report = stage.report(count).await;
+            if report.exit_code != Some(44) {
+                break report;
+            }
+            count += 1;
+        };
+        assert_eq!(report.exit_code, Some(42), "{report:?}");
+        let running: Vec<_> = report.running.iter().map(|r| (&*r.bundle, r.activity)).collect();
+        assert_eq!(running, [("victim", Activity::Load)], "{report:?}");
+        stage.end().await;
+    });
 }
 
 type Outcome = Result<ByteBuf, Failure>;

@@ -6,6 +6,7 @@ mod by_hand;
 mod copies;
 mod deadlines;
 mod deaths;
+mod first_load;
 mod hooks;
 mod idle;
 mod limits;

@@ -1,16 +1,17 @@
 //! A process's lanes: bundles are loaded on them, reloaded, and unloaded again.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
 use menagerie_protocol::contract::ContractId;
-use menagerie_protocol::message::{LaneCommand, LoadRequest, ToSupervisor, ToWorker};
-use menagerie_protocol::{Failure, GuestError, LoaderError, ManifestData, RuntimeError};
+use menagerie_protocol::message::{LaneCommand, ToSupervisor};
+use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError};
 use tokio::sync::oneshot;
 
 use super::super::connection::Unsent;
+use super::super::first_load::{FirstLoad, request, with_copy};
 use super::super::operations::Operation;
 use super::super::questions::Asked;
 use super::{Entry, Process};
@@ -44,26 +45,25 @@ impl Process {
         }
     }
 
-    /// Loads a bundle on a new lane.
-    pub(crate) async fn load(
-        &self,
-        bundle: &Arc<Bundle>,
-        content: &Arc<Content>,
-        reload: bool,
-    ) -> Result<Loaded, RuntimeError> {
-        content.check(&self.runtime).await?;
-        let copy = content.copy(self.takes_copies, &self.runtime).await;
-        let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
-        let generation = bundle.next_generation();
-        let system = |error: std::io::Error| RuntimeError::WorkerUnavailable {
+    fn no_lane(&self, error: &std::io::Error) -> RuntimeError {
+        RuntimeError::WorkerUnavailable {
             worker: self.worker.clone(),
             problem: format!("no lane can be made: {error}"),
-        };
-        let made = lock(&self.draft).take();
-        let draft = made.map_or_else(|| Draft::new(LaneLimits::of(&self.config)), Ok);
+        }
+    }
+
+    /// Makes a lane on which a bundle is being loaded from now on.
+    fn begin(
+        &self,
+        draft: Draft,
+        generation: u32,
+        bundle: &Arc<Bundle>,
+        content: &Arc<Content>,
+    ) -> Result<Loading, RuntimeError> {
+        let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
-        let (lane, mut fds) = draft.map_err(system)?.finish(id, generation, peer);
-        let pump = lane.start_pump(&self.runtime).map_err(system)?;
+        let lane = draft.finish(id, generation, peer);
+        let pump = lane.start_pump(&self.runtime).map_err(|error| self.no_lane(&error))?;
         {
             let mut lanes = lock(&self.lanes);
             if *self.dead.borrow() {
@@ -77,26 +77,84 @@ impl Process {
             };
             lanes.insert(id, entry);
         }
-        // A load whose future is dropped leaves nothing here; the worker's lane
-        // goes when it has loaded, or with the worker.
-        let mut begun = Begun { process: self, lane: &lane, keep: false };
-        let request = Box::new(LoadRequest {
-            lane: id,
-            generation,
-            reload,
-            manifest: ManifestData::clone(&content.manifest),
-            source: content.source.clone(),
-            ring_slots: self.config.ring_slots,
-            max_payload: self.config.max_payload,
-        });
-        let load = if copy.is_some() { ToWorker::LoadCopy } else { ToWorker::Load };
+        Ok(Loading {
+            process: Weak::clone(&self.this),
+            lane,
+            bundle: Arc::clone(bundle),
+            content: Arc::clone(content),
+            _running: self.operations.begin(&bundle.name, Activity::Load),
+            answer: Some(lock(&self.questions).ask(id, Asked::Load)),
+            keep: false,
+        })
+    }
+
+    /// From now on its worker may answer a load that was sent before the hello.
+    pub(in super::super) fn expect(&self, first: FirstLoad) {
+        let FirstLoad { bundle, content, generation, lane, .. } = first;
+        match self.begin(lane, generation, &bundle, &content) {
+            Ok(loading) => *lock(&self.first) = Some(loading),
+            Err(error) => self.kill(error.to_string()),
+        }
+    }
+
+    /// The load that was sent before the hello, if it is this one. Another one of the
+    /// same bundle is not wanted any more.
+    fn first(&self, bundle: &Arc<Bundle>, content: &Arc<Content>) -> Option<Loading> {
+        let first = lock(&self.first).take_if(|first| Arc::ptr_eq(&first.bundle, bundle))?;
+        Some(first).filter(|first| Arc::ptr_eq(&first.content, content))
+    }
+
+    /// Nobody will wait any more for the load that was sent before the hello.
+    pub(in super::super) fn leave_first(&self) {
+        let first = lock(&self.first).take();
+        drop(first);
+    }
+
+    /// Loads a bundle on a new lane.
+    pub(crate) async fn load(
+        &self,
+        bundle: &Arc<Bundle>,
+        content: &Arc<Content>,
+        reload: bool,
+    ) -> Result<Loaded, RuntimeError> {
+        let first = self.first(bundle, content).filter(|_| !reload);
+        let loading = match first {
+            Some(loading) => loading,
+            None => self.send_load(bundle, content, reload).await?,
+        };
+        self.loaded(loading).await
+    }
+
+    /// Asks the worker to load a bundle on a new lane.
+    async fn send_load(
+        &self,
+        bundle: &Arc<Bundle>,
+        content: &Arc<Content>,
+        reload: bool,
+    ) -> Result<Loading, RuntimeError> {
+        content.check(&self.runtime).await?;
+        let copy = content.copy(self.takes_copies, &self.runtime).await;
+        let generation = bundle.next_generation();
+        let made = lock(&self.draft).take();
+        let draft = made.map_or_else(|| Draft::new(LaneLimits::of(&self.config)), Ok);
+        let mut draft = draft.map_err(|error| self.no_lane(&error))?;
+        let mut fds = draft.take_descriptors();
+        let loading = self.begin(draft, generation, bundle, content)?;
+        let id = loading.lane.id;
+        let request = request(&self.config, content, id, generation, reload);
+        let message = with_copy(request, copy.is_some());
         fds.extend(copy);
-        let _running = self.operations.begin(&bundle.name, Activity::Load);
-        let answer = lock(&self.questions).ask(id, Asked::Load);
-        if let Err(error) = self.sender.send(&load(request), fds) {
+        if let Err(error) = self.sender.send(&message, fds) {
             lock(&self.questions).take_back(id);
             return Err(self.cannot_send(&bundle.name, &error));
         }
+        Ok(loading)
+    }
+
+    /// Waits for the outcome of a load.
+    async fn loaded(&self, mut loading: Loading) -> Result<Loaded, RuntimeError> {
+        let Some(answer) = loading.answer.take() else { return Err(self.gone()) };
+        let (id, bundle) = (loading.lane.id, &loading.bundle);
         let contracts = match self.answer(answer, "load", &bundle.name).await? {
             ToSupervisor::Loaded { contracts, .. } => {
                 let odd = contracts.iter().find(|c| c.contract.parse::<ContractId>().is_err());
@@ -109,18 +167,21 @@ impl Process {
             }
             ToSupervisor::LoadFailed { error, .. } => {
                 // Should it be the copy's fault, the next one is another.
-                content.artifact.give_back().await;
-                return Err(RuntimeError::Loader(content.relocate(error)));
+                loading.content.artifact.give_back().await;
+                return Err(RuntimeError::Loader(loading.content.relocate(error)));
             }
             _ => return Err(self.gone()),
         };
         if self.is_dead() {
             return Err(self.gone());
         }
-        lane.serves(&contracts, &bundle.counters);
-        begun.keep = true;
-        drop(begun);
-        Ok(Loaded { lane, bundle: bundle.name.clone(), _content: Arc::clone(content) })
+        loading.lane.serves(&contracts, &bundle.counters);
+        loading.keep = true;
+        Ok(Loaded {
+            lane: Arc::clone(&loading.lane),
+            bundle: loading.bundle.name.clone(),
+            _content: Arc::clone(&loading.content),
+        })
     }
 
     /// A lane is no more.
@@ -147,7 +208,7 @@ impl Process {
         }
     }
 
-    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation<'_> {
+    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation {
         self.operations.begin(&loaded.bundle, activity)
     }
 
@@ -243,17 +304,23 @@ pub(crate) struct Loaded {
     _content: Arc<Content>,
 }
 
-/// A lane whose bundle is being loaded; forgotten if nothing comes of it.
-struct Begun<'p> {
-    process: &'p Process,
-    lane: &'p Arc<Lane>,
+/// A lane whose bundle is being loaded; forgotten if nothing comes of it. The worker's
+/// lane goes when it has loaded then, or with the worker.
+pub(super) struct Loading {
+    process: Weak<Process>,
+    lane: Arc<Lane>,
+    bundle: Arc<Bundle>,
+    content: Arc<Content>,
+    _running: Operation,
+    /// Until somebody waits for it.
+    answer: Option<oneshot::Receiver<ToSupervisor>>,
     keep: bool,
 }
 
-impl Drop for Begun<'_> {
+impl Drop for Loading {
     fn drop(&mut self) {
-        if !self.keep {
-            self.process.forget(self.lane);
+        if let Some(process) = self.process.upgrade().filter(|_| !self.keep) {
+            process.forget(&self.lane);
         }
     }
 }

@@ -33,8 +33,8 @@ pub(super) struct Plan {
     program: CString,
     env: Vec<CString>,
     dir: CString,
-    /// What becomes its standard input, output and error; each above 2.
-    stdio: [OwnedFd; 3],
+    /// What becomes its descriptors from 0 on; each has a number above theirs.
+    descriptors: Vec<OwnedFd>,
     limits: Limits,
     parent: u32,
     /// The error number of the step that has failed, told by the child.
@@ -46,7 +46,7 @@ impl Plan {
         program: &Path,
         env: BTreeMap<OsString, OsString>,
         dir: &Path,
-        stdio: [OwnedFd; 3],
+        descriptors: Vec<OwnedFd>,
         limits: Limits,
     ) -> io::Result<Self> {
         let variable = |(name, value): (OsString, OsString)| {
@@ -56,7 +56,7 @@ impl Plan {
             program: c_string(program.as_os_str().as_bytes())?,
             env: env.into_iter().map(variable).collect::<io::Result<_>>()?,
             dir: c_string(dir.as_os_str().as_bytes())?,
-            stdio,
+            descriptors,
             limits,
             parent: std::process::id(),
             error: AtomicI32::new(0),
@@ -124,7 +124,7 @@ extern "C" fn run(child: *mut c_void) -> c_int {
 impl Child<'_> {
     /// The steps before the program begins, in order.
     fn prepare(&self) -> io::Result<()> {
-        let Plan { stdio, dir, limits, parent, .. } = self.plan;
+        let Plan { descriptors, dir, limits, parent, .. } = self.plan;
         // 1. Die with the supervisor, however it dies. If it is dead already the
         //    signal will not come: our parent is then another one.
         check(prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL.unsigned_abs().into()))?;
@@ -152,13 +152,15 @@ impl Child<'_> {
         // SAFETY: the path is a C string that lives longer than this process needs it.
         check(unsafe { libc::chdir(dir.as_ptr()) })?;
         // 6. Only the descriptors that it needs: all others close at exec.
-        for (target, fd) in (0..).zip(stdio) {
+        let mut first: libc::c_uint = 0;
+        for (target, fd) in (0..).zip(descriptors) {
             // SAFETY: takes integers only.
             check(unsafe { libc::dup2(fd.as_raw_fd(), target) })?;
+            first += 1;
         }
         // SAFETY: takes integers only.
         let closed = unsafe {
-            libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
         };
         // Linux before 5.11 does not have it; the standard library opens every
         // descriptor with close-on-exec, and only the host's own may leak there.

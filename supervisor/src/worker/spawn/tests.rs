@@ -24,6 +24,10 @@ impl Child {
     }
 
     fn with(limits: Limits) -> Self {
+        Self::with_descriptor(limits, None)
+    }
+
+    fn with_descriptor(limits: Limits, descriptor: Option<OwnedFd>) -> Self {
         let request = SpawnRequest {
             // It takes no arguments and reads nothing, and stays: nobody reads
             // what it writes.
@@ -31,6 +35,7 @@ impl Child {
             env: BTreeMap::new(),
             dir: std::env::temp_dir(),
             stdio: Stdio::new().unwrap(),
+            descriptor,
             limits,
         };
         Self(spawn(request).unwrap())
@@ -99,6 +104,7 @@ fn p1_a_host_that_is_limited_more_than_that_starts_workers_all_the_same() {
     assert!(line.contains(&format!(" {own} ")), "{line}");
 }
 
+/// And the one that it is given, if it is.
 #[test]
 fn p1_a_worker_has_no_descriptor_of_its_host_but_the_three() {
     // A descriptor that outlives an exec, as a careless host may have it.
@@ -108,16 +114,28 @@ fn p1_a_worker_has_no_descriptor_of_its_host_but_the_three() {
     // SAFETY: it was opened above, and nobody else knows it.
     let leaky = unsafe { OwnedFd::from_raw_fd(leaky) };
 
-    let child = Child::start();
-    let open = || -> BTreeSet<u32> {
-        let entries = fs::read_dir(format!("/proc/{}/fd", child.0.pid)).unwrap();
-        entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
-    };
-    // The dynamic linker has files open for a moment; what is leaked stays.
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while open() != BTreeSet::from([0, 1, 2]) {
-        assert!(Instant::now() < deadline, "open in a worker: {:?}", open());
-        std::thread::sleep(Duration::from_millis(2));
+    let given = tempfile::tempfile().unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&given.metadata().unwrap());
+    for (given, expected) in [(None, 0..=2), (Some(given.into()), 0..=3)] {
+        let limits = Limits { memory: None, descriptors: DESCRIPTORS, processes: None };
+        let child = Child::with_descriptor(limits, given);
+        let open = || -> BTreeSet<i32> {
+            let entries = fs::read_dir(format!("/proc/{}/fd", child.0.pid)).unwrap();
+            let number = |entry: io::Result<fs::DirEntry>| {
+                entry.unwrap().file_name().to_str().unwrap().parse().unwrap()
+            };
+            entries.map(number).collect()
+        };
+        // The dynamic linker has files open for a moment; what is leaked stays.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while open() != expected.clone().collect() {
+            assert!(Instant::now() < deadline, "open in a worker: {:?}", open());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if expected.contains(&FIRST_DESCRIPTOR) {
+            let file = fs::metadata(format!("/proc/{}/fd/{FIRST_DESCRIPTOR}", child.0.pid));
+            assert_eq!(std::os::unix::fs::MetadataExt::ino(&file.unwrap()), inode);
+        }
     }
     drop(leaky);
 }
@@ -154,6 +172,7 @@ fn spawn_says_why_a_program_cannot_be_started_and_leaves_nothing() {
             env: BTreeMap::new(),
             dir: dir.into(),
             stdio: Stdio::new().unwrap(),
+            descriptor: None,
             limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
         };
         let problem = spawn(request).unwrap_err();
@@ -172,6 +191,7 @@ fn spawn_gives_a_program_its_environment_and_its_folder() {
         env: BTreeMap::from([("A".into(), "1=2".into()), ("B".into(), "".into())]),
         dir: "/usr/bin".into(),
         stdio: Stdio::new().unwrap(),
+        descriptor: None,
         limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     };
     let child = Child(spawn(request).unwrap());
@@ -190,6 +210,7 @@ fn spawn_ends_what_nobody_waits_for() {
         env: BTreeMap::new(),
         dir: dir.path().to_owned(),
         stdio: Stdio::new().unwrap(),
+        descriptor: None,
         limits: Limits { memory: None, descriptors: DESCRIPTORS, processes: None },
     });
     spawner.carry_out(job);

@@ -1,11 +1,11 @@
 //! Faults on the control channel, after an honest hello.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use menagerie_protocol::control::{Connection, Inbox};
+use menagerie_protocol::control::{Connection, ControlError, Inbox};
 use menagerie_protocol::message::{
     LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor, ToWorker,
 };
@@ -99,6 +99,31 @@ impl Control {
         });
         speaker
     }
+}
+
+/// Once honest; then says hello, and ends at once of what it is to load first: with 42 if
+/// that came with all of its descriptors, with 44 if it did not come before
+/// the hello was read, as it may not, else with 43.
+pub(crate) fn ends_of_first_load() -> ! {
+    if crate::incarnation() == 1 {
+        honest::serve();
+    }
+    let mut stream = greeting::connect();
+    let greeting = Greeting { features: &["first-load"], ..Greeting::honest() };
+    drop(stream.write_all(&greeting.frame()));
+    let number = crate::variable("MENAGERIE_FIRST_LOAD").parse().unwrap_or(-1);
+    // SAFETY: it was opened for this process, which looks at it here only.
+    let socket = unsafe { OwnedFd::from_raw_fd(number) };
+    let mut inbox = Inbox::default();
+    let first = Connection::new(socket).receive(&mut inbox);
+    let expected = match first {
+        Ok(ToWorker::Load(request)) if request.lane == 1 => 4,
+        Ok(ToWorker::LoadCopy(request)) if request.lane == 1 => 5,
+        Err(ControlError::Closed) => std::process::exit(44),
+        _ => std::process::exit(43),
+    };
+    let came = std::iter::from_fn(|| inbox.descriptor().ok()).count();
+    std::process::exit(if came == expected { 42 } else { 43 })
 }
 
 /// What still speaks when the channel is attended to.

@@ -14,6 +14,7 @@ pub(crate) struct Greeting {
     pub(crate) version: (u8, u8),
     pub(crate) token: String,
     pub(crate) loader: &'static str,
+    pub(crate) features: &'static [&'static str],
 }
 
 impl Greeting {
@@ -23,6 +24,7 @@ impl Greeting {
             version: (1, 0),
             token: variable("MENAGERIE_TOKEN"),
             loader: "native",
+            features: &[],
         }
     }
 
@@ -37,8 +39,10 @@ impl Greeting {
         // Language Rust; can reload.
         body.extend([0, 1]);
         text(&mut body, "misbehaving 1.0");
-        // No optional features.
-        body.push(0);
+        body.push(self.features.len().to_le_bytes()[0]);
+        for feature in self.features {
+            text(&mut body, feature);
+        }
         framed(&body)
     }
 

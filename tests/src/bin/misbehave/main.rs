@@ -61,6 +61,7 @@ fn commit(name: &str, argument: &str) {
         // An honest hello, then faults on the control channel.
         "second-hello" => hold(control::second_hello(Control::open())),
         "close" => drop(Control::open()),
+        "first-load" => control::ends_of_first_load(),
         "control" => hold(control::say(Control::open(), argument)),
         "on-load" => hold(control::on_load(Control::open(), argument)),
         "loaded" => control::once_loaded(Control::open(), argument),
