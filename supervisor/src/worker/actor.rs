@@ -464,11 +464,14 @@ impl Actor {
         Launching::begin(&self.core, &self.name.loader, self.shown())
     }
 
-    /// Shows the pid of a process that starts, unless another one serves still.
+    /// Shows the pid of a process that starts, unless the one before has not ended yet.
     fn shown(&self) -> impl FnOnce(u32) + Send + 'static {
         let view = Arc::clone(&self.view);
         move |pid| {
-            lock(&view).pid.get_or_insert(pid);
+            let mut view = lock(&view);
+            if view.state == Some(WorkerState::Starting) {
+                view.pid.get_or_insert(pid);
+            }
         }
     }
 

@@ -291,7 +291,9 @@ mod tests {
     use std::sync::mpsc;
 
     use menagerie_protocol::robust::mark_at_death;
+    use tokio::task::JoinHandle;
 
+    use super::super::launch::{LaunchError, Launched};
     use super::*;
     use crate::{Config, Supervisor};
 
@@ -330,9 +332,11 @@ mod tests {
         dying.take_next()
     }
 
-    #[tokio::test]
-    async fn s3_the_next_process_is_begun_as_soon_as_one_begins_to_die() {
-        let supervisor = supervisor();
+    /// The process that was begun when a control thread had died of which one was wanted:
+    /// the task that waits for its hello, and its pid.
+    async fn launched_after_death(
+        supervisor: &Supervisor,
+    ) -> (JoinHandle<Result<Launched, LaunchError>>, u32) {
         let wanted = Some((supervisor.core(), "native"));
         let next = next_after_death(|dying| dying.want_next(wanted)).await;
         let (sender, pid) = mpsc::channel();
@@ -340,7 +344,14 @@ mod tests {
             let _ = sender.send(pid);
         }));
         let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;
-        let stat = format!("/proc/{}/stat", pid.unwrap().unwrap());
+        (launched, pid.unwrap().unwrap())
+    }
+
+    #[tokio::test]
+    async fn s3_the_next_process_is_begun_as_soon_as_one_begins_to_die() {
+        let supervisor = supervisor();
+        let (launched, pid) = launched_after_death(&supervisor).await;
+        let stat = format!("/proc/{pid}/stat");
         assert!(std::fs::exists(&stat).unwrap());
         // Who waits no longer ends it.
         launched.abort();
@@ -371,14 +382,7 @@ mod tests {
         };
         // One is made ahead, and goes to the process.
         until_there_are(1).await;
-        let wanted = Some((supervisor.core(), "native"));
-        let next = next_after_death(|dying| dying.want_next(wanted)).await;
-        let (sender, pid) = mpsc::channel();
-        let launched = tokio::spawn(next.expect("it was wanted").launched(None, move |pid| {
-            let _ = sender.send(pid);
-        }));
-        let pid = tokio::task::spawn_blocking(move || pid.recv_timeout(PATIENCE)).await;
-        let pid = pid.unwrap().unwrap();
+        let (launched, pid) = launched_after_death(&supervisor).await;
         // Whoever had noticed the death is gone for long, and the thread has done its work.
         tokio::time::sleep(END_LATER * 10).await;
         assert!(Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id()));

@@ -134,9 +134,8 @@ pub(super) fn with_copy(request: LoadRequest, copy: bool) -> ToWorker {
 mod tests {
     use std::io::Read;
 
-    use menagerie_protocol::ManifestData;
     use menagerie_protocol::control::{Connection, Inbox};
-    use menagerie_protocol::loader::bundle_source::BundleSource;
+    use menagerie_protocol::{BundleSource, ManifestData};
 
     use super::*;
     use crate::lane::LaneLimits;
