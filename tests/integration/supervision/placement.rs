@@ -1,9 +1,9 @@
 //! Rule S9: which worker a bundle lives in.
 
-use menagerie_supervisor::{Isolation, WorkerState};
+use menagerie_supervisor::Isolation;
 
 use super::{answers, crash, load, lua};
-use crate::support::{config, exists, run, start_with, wait_for};
+use crate::support::{config, exists, ready_after, run, start_with, wait_for};
 
 #[test]
 fn s9_shared_is_one_worker_for_a_loader() {
@@ -67,7 +67,7 @@ fn s9_a_worker_that_was_made_for_one_bundle_ends_with_it() {
         one.bundle.write("main.lua", main);
         supervisor.load(one.bundle.path()).await.unwrap();
         answers(&supervisor.contract("one@1").unwrap()).await;
-        assert_eq!(supervisor.status().workers[0].state, WorkerState::Ready);
+        ready_after(&supervisor, "lua", 0).await;
         supervisor.shutdown().await;
     });
 }
