@@ -73,8 +73,8 @@ impl Chosen {
     ) -> Option<FirstLoad> {
         let Self { bundle, content, copy } = self;
         let generation = bundle.next_generation();
-        let request = request(config, &content, LANE, generation, false);
-        let bytes = frame(&with_copy(request, copy.is_some())).ok()?;
+        let message = load_message(config, &content, LANE, generation, false, copy.is_some());
+        let bytes = frame(&message).ok()?;
         if bytes.len() > MAX {
             return None;
         }
@@ -105,15 +105,17 @@ impl FirstLoad {
     }
 }
 
-/// What asks a worker to load something.
-pub(super) fn request(
+/// What asks a worker to load something, with its artifact's copy or without.
+pub(super) fn load_message(
     config: &Config,
     content: &Content,
     lane: LaneId,
     generation: u32,
     reload: bool,
-) -> LoadRequest {
-    LoadRequest {
+    copy: bool,
+) -> ToWorker {
+    let message = if copy { ToWorker::LoadCopy } else { ToWorker::Load };
+    message(Box::new(LoadRequest {
         lane,
         generation,
         reload,
@@ -121,13 +123,7 @@ pub(super) fn request(
         source: content.source.clone(),
         ring_slots: config.ring_slots,
         max_payload: config.max_payload,
-    }
-}
-
-/// As a message, with which the artifact's copy comes or not.
-pub(super) fn with_copy(request: LoadRequest, copy: bool) -> ToWorker {
-    let message = if copy { ToWorker::LoadCopy } else { ToWorker::Load };
-    message(Box::new(request))
+    }))
 }
 
 #[cfg(test)]

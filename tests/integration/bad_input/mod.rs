@@ -9,7 +9,7 @@ pub(crate) mod native;
 mod reloads;
 mod results;
 
-use menagerie_supervisor::{Config, Contract, Failure, GuestError, Supervisor};
+use menagerie_supervisor::{Config, Contract, Failure, GuestError, Supervisor, WorkerState};
 use menagerie_tests::Language;
 use rmpv::Value;
 
@@ -38,7 +38,8 @@ impl Scene {
         supervisor.load(language.bundle("probe")).await.unwrap();
         let probe = supervisor.contract("probe@1").unwrap();
         let neighbour = supervisor.contract("greeter@1").unwrap();
-        let pid = worker(&supervisor, language.loader).unwrap().pid.unwrap();
+        // Bundles may answer before it is called ready.
+        let pid = ready_after(&supervisor, language.loader, 0).await.pid.unwrap();
         Self { supervisor, language, probe, neighbour, pid }
     }
 
@@ -76,9 +77,9 @@ impl Scene {
         assert_eq!(next, 2);
         let text: String = self.neighbour.call("greet", ("Ada",)).await.unwrap();
         assert_eq!(text, "Hello, Ada");
-        // It may answer before it is called ready.
-        let worker = ready_after(&self.supervisor, self.language.loader, 0).await;
+        let worker = worker(&self.supervisor, self.language.loader).unwrap();
         assert_eq!((worker.pid, worker.incarnation, worker.restarts), (Some(self.pid), 1, 0));
+        assert_eq!(worker.state, WorkerState::Ready);
         assert!(self.supervisor.crashes().is_empty());
     }
 

@@ -114,15 +114,19 @@ fn s5_a_loader_that_panics_in_an_unload_is_named() {
     });
 }
 
-/// Whether the bundle that waits is known to the worker by then is a race: it is loaded
-/// by the next one either way.
-#[test]
-fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
-    panics("panic:prepare-for-a-load", async |stage| {
+/// Before its first load. Whether the bundle that waits is known to the worker by then is
+/// a race: it is loaded by the next one either way.
+fn panics_before_a_load(fault: &'static str) {
+    panics(fault, async |stage| {
         stage.load().await;
         is_reported(stage).await;
         ready_after(&stage.supervisor, "native", 1).await;
     });
+}
+
+#[test]
+fn s3_a_loader_that_panics_while_it_prepares_for_a_load_is_started_again() {
+    panics_before_a_load("panic:prepare-for-a-load");
 }
 
 #[test]
@@ -137,11 +141,7 @@ fn s3_a_loader_may_prepare_before_the_hello() {
 
 #[test]
 fn s3_a_loader_that_panics_before_the_hello_is_started_again() {
-    panics("early:prepare-for-a-load", async |stage| {
-        stage.load().await;
-        is_reported(stage).await;
-        ready_after(&stage.supervisor, "native", 1).await;
-    });
+    panics_before_a_load("early:prepare-for-a-load");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError};
 use tokio::sync::oneshot;
 
 use super::super::connection::Unsent;
-use super::super::first_load::{FirstLoad, request, with_copy};
+use super::super::first_load::{FirstLoad, load_message};
 use super::super::operations::Operation;
 use super::super::questions::Asked;
 use super::{Entry, Process};
@@ -141,8 +141,7 @@ impl Process {
         let mut fds = draft.take_descriptors();
         let loading = self.begin(draft, generation, bundle, content)?;
         let id = loading.lane.id;
-        let request = request(&self.config, content, id, generation, reload);
-        let message = with_copy(request, copy.is_some());
+        let message = load_message(&self.config, content, id, generation, reload, copy.is_some());
         fds.extend(copy);
         if let Err(error) = self.sender.send(&message, fds) {
             lock(&self.questions).take_back(id);

@@ -152,15 +152,18 @@ impl Child<'_> {
         // SAFETY: the path is a C string that lives longer than this process needs it.
         check(unsafe { libc::chdir(dir.as_ptr()) })?;
         // 6. Only the descriptors that it needs: all others close at exec.
-        let mut first: libc::c_uint = 0;
         for (target, fd) in (0..).zip(descriptors) {
             // SAFETY: takes integers only.
             check(unsafe { libc::dup2(fd.as_raw_fd(), target) })?;
-            first += 1;
         }
         // SAFETY: takes integers only.
         let closed = unsafe {
-            libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+            libc::syscall(
+                libc::SYS_close_range,
+                descriptors.len(),
+                u32::MAX,
+                libc::CLOSE_RANGE_CLOEXEC,
+            )
         };
         // Linux before 5.11 does not have it; the standard library opens every
         // descriptor with close-on-exec, and only the host's own may leak there.
