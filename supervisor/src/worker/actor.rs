@@ -15,7 +15,6 @@ use super::idle::Due;
 use super::judge::judge;
 use super::launch::{LaunchError, Launched};
 use super::launching::{Early, Launching, attend, launched};
-use super::obituary::Crash;
 use super::process::Process;
 use super::reap::Ended;
 use super::restore::{self, Pace, restore};
@@ -46,7 +45,7 @@ pub(super) struct Actor {
     /// A process that has not said hello yet.
     launching: Option<Launching>,
     /// The process after the one that serves, which has begun to die.
-    early: Option<Early>,
+    pub(super) early: Option<Early>,
     /// The process that serves.
     pub(super) alive: Option<Alive>,
     /// A rolling restart that is under way.
@@ -56,7 +55,7 @@ pub(super) struct Actor {
     /// Whether nobody will ask for anything any more.
     closed: bool,
     /// Whether the crash that is being handled is known to everybody.
-    crash_is_told: bool,
+    pub(super) crash_is_told: bool,
 }
 
 /// What an actor waits for.
@@ -373,70 +372,6 @@ impl Actor {
         alive.or_else(|| self.launching.as_ref()?.pid())
     }
 
-    /// Whether the end of the process that serves would be followed by a start at once.
-    fn starts_next(&self) -> bool {
-        self.rolling.is_none() && self.life.starts_after_death(Instant::now())
-    }
-
-    /// Says what is to be done as soon as the process that serves begins to die (a
-    /// standby is chosen by us, as others may need it more), and when it has ended.
-    fn foresee(&self) {
-        let Some(alive) = &self.alive else { return };
-        let starts = self.core.config.standby == 0 && self.starts_next();
-        alive.want_next(starts.then_some((&self.core, &self.name.loader)));
-        self.foretell(alive);
-    }
-
-    /// Says what its end would mean.
-    fn foretell(&self, alive: &Alive) {
-        if matches!(self.life.state(), State::Starting { .. } | State::Ready { .. }) {
-            alive.child.obituary.prepare(Crash {
-                worker: self.name.to_string(),
-                incarnation: self.life.incarnation(),
-                events: Arc::clone(&self.core.events),
-                view: Arc::clone(&self.view),
-            });
-        }
-    }
-
-    /// The process that serves has begun to die: what will be started when it has
-    /// ended is started now, or chosen, unless it was already.
-    fn dies(&mut self) {
-        if let Some(alive) = &self.alive {
-            // Whoever has noticed it found this actor at work.
-            self.foretell(alive);
-            alive.child.obituary.publish();
-            self.crash_is_told = alive.child.obituary.withdraw();
-        }
-        self.take_begun();
-        if !self.starts_next() {
-            self.early = None;
-            return;
-        }
-        let claimed = self.claim();
-        self.early = Some(claimed.unwrap_or_else(|| Early::Starts(self.launch())));
-    }
-
-    /// Takes the next process, if its start has begun where the death was noticed.
-    fn take_begun(&mut self) {
-        if let Some(begun) = self.alive.as_ref().and_then(Alive::take_next) {
-            self.early = Some(Early::Starts(Launching::of(Ok(begun), self.shown())));
-        }
-    }
-
-    /// What can be the next process with no start of its own: the one that was begun
-    /// early, else a standby.
-    fn claim(&mut self) -> Option<Early> {
-        let is_gone = |early: &Early| match early {
-            Early::Waits(standby) => !standby.child.is_running(),
-            Early::Starts(_) => false,
-        };
-        self.early.take().filter(|early| !is_gone(early)).or_else(|| {
-            let standby = self.core.standbys.take(&self.name.loader)?;
-            Some(Early::Waits(Box::new(standby)))
-        })
-    }
-
     /// Starts a process, unless one has been started that can take over.
     fn spawn(&mut self) {
         if let Some(next) = self.rolling.as_mut().and_then(|rolling| rolling.next.take()) {
@@ -458,21 +393,6 @@ impl Actor {
             launching.load_first(first);
         }
         self.launching = Some(launching);
-    }
-
-    fn launch(&self) -> Launching {
-        Launching::begin(&self.core, &self.name.loader, self.shown())
-    }
-
-    /// Shows the pid of a process that starts, unless the one before has not ended yet.
-    fn shown(&self) -> impl FnOnce(u32) + Send + 'static {
-        let view = Arc::clone(&self.view);
-        move |pid| {
-            let mut view = lock(&view);
-            if view.state == Some(WorkerState::Starting) {
-                view.pid.get_or_insert(pid);
-            }
-        }
     }
 
     fn launched(&mut self, outcome: Result<Launched, LaunchError>) -> Action {

@@ -36,6 +36,7 @@ pub(crate) mod spawn;
 pub(crate) mod standby;
 mod stop;
 mod strangers;
+mod succession;
 
 pub use condition::Condition;
 pub use reap::ResourceUsage;
