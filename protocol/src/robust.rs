@@ -23,10 +23,14 @@ use crate::shm::{Access, Mapping};
 /// [`ToWorker::RobustFutex`]: crate::message::ToWorker::RobustFutex
 pub const FEATURE: &str = "robust-futex";
 
-/// The shared memory in bytes: its first four are the futex.
+/// The shared memory in bytes. Each of its first words of 64 bits has a futex in its low
+/// half.
 pub const LEN: usize = 4096;
+/// How many words are marked. The kernel wakes one thread for each: whoever wants to be
+/// sure that one is woken at once waits for each word on other CPUs.
+pub const WORDS: usize = 2;
 
-/// Has the kernel mark the memory when this thread dies. Nothing else of the
+/// Has the kernel mark the words when this thread dies. Nothing else of the
 /// thread's may have robust futexes, as the mutexes of pthread_mutexattr_setrobust(3)
 /// are: it has one list.
 ///
@@ -38,21 +42,24 @@ pub fn mark_at_death(memory: &OwnedFd) -> io::Result<()> {
     mapping.keep_from_forks()?;
     // SAFETY: takes no arguments and cannot fail.
     let thread = unsafe { libc::gettid() }.unsigned_abs();
-    let word = &mapping.words()[0];
-    // Without the flag the kernel would mark it, and wake nobody.
-    word.store(u64::from(thread | libc::FUTEX_WAITERS), Ordering::Release);
+    for word in &mapping.words()[..WORDS] {
+        // Without the flag the kernel would mark it, and wake nobody.
+        word.store(u64::from(thread | libc::FUTEX_WAITERS), Ordering::Release);
+    }
     let own = OWN.with(|own| own.as_ptr().cast_const());
-    let entry = own.wrapping_byte_add(offset_of!(Own, entry)).cast::<Entry>();
+    let entries = own.wrapping_byte_add(offset_of!(Own, entries)).cast::<Entry>();
     let list = own.wrapping_byte_add(offset_of!(Own, list)).cast::<List>();
-    let futex_offset = word.as_ptr().addr().cast_signed().wrapping_sub(entry.addr().cast_signed());
+    let first = mapping.words()[0].as_ptr().addr().cast_signed();
+    let futex_offset = first.wrapping_sub(entries.addr().cast_signed());
     OWN.set(Own {
-        entry: Entry { next: list.cast() },
-        list: List { first: entry, futex_offset, pending: std::ptr::null() },
+        // The entries are as far from each other as the words are.
+        entries: [Entry { next: entries.wrapping_add(1) }, Entry { next: list.cast() }],
+        list: List { first: entries, futex_offset, pending: std::ptr::null() },
     });
     // The process's end frees it.
     std::mem::forget(mapping);
-    // SAFETY: the list is of the kernel's layout and a ring of one entry, it and the
-    // futex live for longer than the thread, and only the kernel reads them.
+    // SAFETY: the list is of the kernel's layout and a ring of its entries, it and the
+    // futexes live for longer than the thread, and only the kernel reads them.
     let set = unsafe { libc::syscall(libc::SYS_set_robust_list, list, size_of::<List>()) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -63,16 +70,16 @@ thread_local! {
     static OWN: Cell<Own> = const { Cell::new(Own::NONE) };
 }
 
-/// A list and its only entry.
+/// A list and its entries.
 #[derive(Clone, Copy)]
 struct Own {
-    entry: Entry,
+    entries: [Entry; WORDS],
     list: List,
 }
 
 impl Own {
     const NONE: Self = Self {
-        entry: Entry { next: std::ptr::null() },
+        entries: [Entry { next: std::ptr::null() }; WORDS],
         list: List { first: std::ptr::null(), futex_offset: 0, pending: std::ptr::null() },
     };
 }
@@ -100,24 +107,25 @@ mod tests {
     use crate::shm::sealed_memfd;
 
     #[test]
-    fn robust_the_end_of_a_thread_marks_its_futex() {
+    fn robust_the_end_of_a_thread_marks_its_futexes() {
         let memory = sealed_memfd("test", LEN).unwrap();
         let mapping = Mapping::new(memory.as_fd(), LEN, Access::ReadOnly).unwrap();
-        let word = || mapping.words()[0].load(Ordering::Acquire);
+        let words = |mapping: &Mapping| {
+            mapping.words()[..WORDS].iter().map(|word| word.load(Ordering::Acquire)).collect()
+        };
         let died = u64::from(libc::FUTEX_OWNER_DIED);
         let at_work = std::thread::spawn(move || {
             mark_at_death(&memory).unwrap();
-            word_of(&memory)
+            words(&Mapping::new(memory.as_fd(), LEN, Access::ReadOnly).unwrap())
         });
-        let marked_by_itself = at_work.join().unwrap();
-        assert_ne!(marked_by_itself & u64::from(libc::FUTEX_WAITERS), 0);
-        assert_eq!(marked_by_itself & died, 0);
-        // The kernel marks it before anybody can have joined the thread.
-        assert_eq!(word() & died, died);
-    }
-
-    fn word_of(memory: &OwnedFd) -> u64 {
-        let mapping = Mapping::new(memory.as_fd(), LEN, Access::ReadOnly).unwrap();
-        mapping.words()[0].load(Ordering::Acquire)
+        let marked_by_itself: Vec<u64> = at_work.join().unwrap();
+        assert_eq!(marked_by_itself.len(), WORDS);
+        for word in marked_by_itself {
+            assert_ne!(word & u64::from(libc::FUTEX_WAITERS), 0);
+            assert_eq!(word & died, 0);
+        }
+        // The kernel marks them before anybody can have joined the thread.
+        let marked: Vec<u64> = words(&mapping);
+        assert!(marked.iter().all(|word| word & died == died), "{marked:?}");
     }
 }

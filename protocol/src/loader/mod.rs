@@ -144,10 +144,10 @@ pub trait BundleLoader: Send + Sync {
     /// Makes what the first bundle on this thread will need, whichever it is: a VM
     /// that no bundle's code has run in, for example. Called once in each worker, on
     /// the thread of its first lane, while the supervisor reads the hello or
-    /// [earlier](Self::prepares_before_hello). A bundle
-    /// that comes meanwhile waits until this returns, so this should make what the
-    /// load would have to make itself, and more only while `demand` says that nobody
-    /// waits: in a standby (S8) until a bundle comes, elsewhere never.
+    /// [earlier](Self::prepares_before_hello). A bundle that comes meanwhile waits until
+    /// this returns, so this should make what the load would have to make itself, and
+    /// more only while `demand` says that nobody waits: in a standby (S8) until a bundle
+    /// comes, elsewhere never.
     ///
     /// The load on that thread finds it with
     /// [`Runtime::take_prepared`](crate::Runtime::take_prepared). If none comes, or
@@ -159,8 +159,8 @@ pub trait BundleLoader: Send + Sync {
     }
 
     /// Whether [`prepare`](Self::prepare) begins before the hello, beside what leads to
-    /// it. That pays where it takes longer than to start a thread: the hello, and each
-    /// bundle with it, waits for that, about 0.05 ms.
+    /// it, and on another CPU. That pays where it takes longer than to start a thread: the
+    /// hello, and each bundle with it, waits for that, about 0.05 ms.
     fn prepares_before_hello(&self) -> bool {
         false
     }

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use crate::lane::worker::Outbox;
 use crate::loader::{BundleLoader, Demand, Prepared};
 
+use super::elsewhere::begin_elsewhere;
 use super::last_words::AbortOnUnwind;
 
 /// The stack of a lane's thread, in bytes: what a main thread usually has, so
@@ -37,14 +38,20 @@ impl Idle {
         outbox: Outbox,
         demand: Demand,
     ) -> io::Result<Self> {
-        Self::spawn(demand, move |demand| {
+        let before_hello = loader.prepares_before_hello();
+        let idle = Self::spawn(demand, move |demand| {
             // As in a lane: the VM is in an unknown state then, and a lane that
             // was sent here would never be heard of again.
             let bomb = AbortOnUnwind::armed(outbox, None);
             let prepared = loader.prepare(demand);
             bomb.disarm();
             prepared
-        })
+        })?;
+        if let Some(thread) = idle.handle.as_ref().filter(|_| before_hello) {
+            // Its starter does not sleep soon.
+            begin_elsewhere(thread);
+        }
+        Ok(idle)
     }
 
     fn spawn(

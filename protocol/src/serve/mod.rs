@@ -1,6 +1,7 @@
 //! What every worker's `main` calls: say hello, start lanes, run until told
 //! otherwise.
 
+mod elsewhere;
 mod environment;
 mod idle;
 mod in_process;

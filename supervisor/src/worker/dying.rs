@@ -4,12 +4,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::Hello;
-use menagerie_protocol::robust::{FEATURE, LEN};
+use menagerie_protocol::robust::{FEATURE, LEN, WORDS};
 use menagerie_protocol::shm::{Access, Mapping, sealed_memfd};
 use nix::sys::time::TimeSpec;
 use tokio::sync::Notify;
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use super::launch::Begun;
 use super::obituary::Obituary;
 use super::process::Process;
+use super::sides::Side;
 use super::spawn::{Job, Slice, outlive, set_slice};
 use crate::core::Core;
 use crate::lane::lock;
@@ -36,6 +37,8 @@ pub(crate) struct Dying {
 /// where the runtime's thread waits for the CPU of the process that dies.
 #[derive(Debug, Default)]
 struct Plan {
+    /// Whether a thread has it in hand: two wait, on different [sides](Side).
+    taken: AtomicBool,
     begun: Notify,
     next: Mutex<Next>,
     /// Set when the worker is sent the memory.
@@ -43,6 +46,11 @@ struct Plan {
 }
 
 impl Plan {
+    /// Whether it is this thread that has it in hand.
+    fn take(&self) -> bool {
+        !self.taken.swap(true, Ordering::Relaxed)
+    }
+
     /// Returns the pid of the process that was started: it must not outlive this thread.
     fn carry_out(&self) -> Option<u32> {
         // First what takes longest.
@@ -99,7 +107,7 @@ impl Next {
 impl Dying {
     pub(crate) fn new() -> io::Result<Self> {
         let plan = Arc::<Plan>::default();
-        let (watch, memory) = Watch::start(Arc::clone(&plan))?;
+        let (watch, memory) = Watch::start(&plan)?;
         Ok(Self { plan, memory: Some(memory), _watch: watch })
     }
 
@@ -163,30 +171,39 @@ struct Shared {
 }
 
 impl Watch {
-    /// Makes the memory, and a thread that carries the plan out once it is marked: never
-    /// on a kernel before Linux 5.16, which has no futex_waitv(2). Returns the descriptor
-    /// that goes to the worker.
-    fn start(plan: Arc<Plan>) -> io::Result<(Self, OwnedFd)> {
+    /// Makes the memory, and threads of which one carries the plan out once it is marked:
+    /// never on a kernel before Linux 5.16, which has no futex_waitv(2). Returns the
+    /// descriptor that goes to the worker.
+    fn start(plan: &Arc<Plan>) -> io::Result<(Self, OwnedFd)> {
         let memory = sealed_memfd("menagerie-robust", LEN)?;
         let mapping = Mapping::new(memory.as_fd(), LEN, Access::ReadOnly)?;
-        let shared = Arc::new(Shared { mapping, given_up: AtomicU32::new(0) });
-        let seen = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("menagerie-dying".to_owned());
-        thread.stack_size(STACK).spawn(move || {
-            set_slice(Slice::Short);
-            if seen.wait() {
-                let next = plan.carry_out();
+        // They end if one of them cannot be made.
+        let watch = Self { shared: Arc::new(Shared { mapping, given_up: AtomicU32::new(0) }) };
+        for (word, side) in (0..WORDS).zip(Side::all()) {
+            let (plan, seen) = (Arc::clone(plan), Arc::clone(&watch.shared));
+            let thread = std::thread::Builder::new().name("menagerie-dying".to_owned());
+            thread.stack_size(STACK).spawn(move || {
+                set_slice(Slice::Short);
+                side.enter();
+                if !seen.wait(word) {
+                    return;
+                }
+                let next = plan.take().then(|| {
+                    side.leave();
+                    plan.carry_out()
+                });
                 // What it takes to end a thread, the CPU where the next process starts
                 // need not spend now.
                 std::thread::sleep(END_LATER);
+                let Some(next) = next else { return };
                 plan.see_end(&seen);
                 drop((plan, seen));
                 if let Some(next) = next {
                     outlive(next);
                 }
-            }
-        })?;
-        Ok((Self { shared }, memory))
+            })?;
+        }
+        Ok((watch, memory))
     }
 }
 
@@ -250,12 +267,13 @@ impl Shared {
         true
     }
 
-    /// Whether it was marked before it was given up.
-    fn wait(&self) -> bool {
-        let word = self.mapping.words()[0].as_ptr().cast::<u32>().cast_const();
+    /// Whether this word was marked before all was given up.
+    fn wait(&self, word: usize) -> bool {
+        let marked = &self.mapping.words()[word];
+        let word = marked.as_ptr().cast::<u32>().cast_const();
         while self.given_up.load(Ordering::SeqCst) == 0 {
             #[allow(clippy::cast_possible_truncation, reason = "the low half is the futex")]
-            let value = self.mapping.words()[0].load(Ordering::Acquire) as u32;
+            let value = marked.load(Ordering::Acquire) as u32;
             if value & libc::FUTEX_OWNER_DIED != 0 {
                 return true;
             }
@@ -313,6 +331,21 @@ mod tests {
         drop(end);
         tokio::time::timeout(PATIENCE, dying.begun()).await.unwrap();
         thread.join().unwrap();
+    }
+
+    /// Their threads wait on different CPUs.
+    #[tokio::test]
+    async fn s2_each_word_is_noticed_by_itself() {
+        for at in 0..Side::all().len() {
+            let dying = Dying::new().unwrap();
+            let memory = dying.memory.as_ref().unwrap();
+            let mapping = Mapping::new(memory.as_fd(), LEN, Access::ReadWrite).unwrap();
+            let word = &mapping.words()[at];
+            word.store(u64::from(libc::FUTEX_OWNER_DIED), Ordering::Release);
+            // SAFETY: the word is mapped; FUTEX_WAKE takes its address only.
+            unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+            tokio::time::timeout(PATIENCE, dying.begun()).await.unwrap();
+        }
     }
 
     fn supervisor() -> Supervisor {
@@ -380,13 +413,14 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        // One is made ahead, and goes to the process.
-        until_there_are(1).await;
+        // Those of one process are made ahead, and go to it.
+        let of_one = Side::all().len();
+        until_there_are(of_one).await;
         let (launched, pid) = launched_after_death(&supervisor).await;
         // Whoever had noticed the death is gone for long, and the thread has done its work.
         tokio::time::sleep(END_LATER * 10).await;
         assert!(Stat::of(pid).is_some_and(|stat| stat.parent == std::process::id()));
-        assert_eq!(threads(), 2);
+        assert_eq!(threads(), of_one + 1);
         launched.abort();
         until_there_are(0).await;
     }
@@ -408,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn s7_a_watch_that_is_dropped_ends_its_thread() {
+    fn s7_a_watch_that_is_dropped_ends_its_threads() {
         let Dying { plan, _watch: watch, .. } = Dying::new().unwrap();
         drop(watch);
         ends(&plan);
@@ -419,7 +453,7 @@ mod tests {
         ends(&plan);
     }
 
-    /// The thread's share of the plan goes with it.
+    /// A thread's share of the plan goes with it.
     fn ends(plan: &Arc<Plan>) {
         let deadline = Instant::now() + PATIENCE;
         while Arc::strong_count(plan) > 1 {

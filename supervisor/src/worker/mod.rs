@@ -31,6 +31,7 @@ mod restore;
 mod roll;
 mod rolling;
 mod scratch;
+mod sides;
 pub(crate) mod spare;
 pub(crate) mod spawn;
 pub(crate) mod standby;
