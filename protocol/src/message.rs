@@ -1,6 +1,7 @@
 //! The control channel's messages. `docs/protocol.md` describes them on the
 //! wire.
 
+use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 
@@ -32,6 +33,10 @@ pub const ENV_STANDBY: &str = "MENAGERIE_STANDBY";
 /// The environment variable with the number of a descriptor on which the first load may
 /// come ([`FEATURE_FIRST_LOAD`]).
 pub const ENV_FIRST_LOAD: &str = "MENAGERIE_FIRST_LOAD";
+
+/// The environment variable with the number of CPUs that the supervisor and its workers
+/// may use: to find that out reads several files, which a start need not wait for.
+pub const ENV_CPUS: &str = "MENAGERIE_CPUS";
 
 /// What a worker exits with whose control socket does not work any more: code in its
 /// own process has closed it, or another descriptor has its number now.
@@ -259,6 +264,8 @@ pub struct WorkerEnvironment {
     pub standby: bool,
     /// The socket of the first load.
     pub first_load: Option<RawFd>,
+    /// The number of CPUs that it and its supervisor may use.
+    pub cpus: Option<NonZero<u32>>,
 }
 
 #[cfg(test)]
@@ -296,7 +303,7 @@ mod tests {
         }
         let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
         assert!(document.contains(&version), "{version}");
-        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD] {
+        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD, ENV_CPUS] {
             assert!(document.contains(&format!("| `{name}` |")), "{name}");
         }
     }

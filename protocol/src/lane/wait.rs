@@ -16,6 +16,7 @@
 //! as woken would lose its wake-up.
 
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -173,13 +174,26 @@ const SHORT_SLEEP: Duration = Duration::from_micros(400);
 /// Threads of this process that have spun for a while, and spin on.
 static SPINNING: AtomicU32 = AtomicU32::new(0);
 
-fn max_spinners() -> u32 {
-    static MAX: OnceLock<u32> = OnceLock::new();
-    *MAX.get_or_init(|| {
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        // Who spins must leave a CPU to whom it waits for.
-        u32::try_from(cpus).unwrap_or(u32::MAX).saturating_sub(1)
+/// CPUs that this process and its peers may use.
+static CPUS: OnceLock<NonZero<u32>> = OnceLock::new();
+
+/// How many CPUs this process may use, by its affinity and its cgroup's quota.
+pub fn cpus() -> NonZero<u32> {
+    *CPUS.get_or_init(|| {
+        let cpus = std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN);
+        NonZero::try_from(cpus).unwrap_or(NonZero::<u32>::MAX)
     })
+}
+
+/// Takes the number of CPUs from whoever knows it, before anything here has asked for it.
+pub fn assume_cpus(cpus: NonZero<u32>) {
+    // What was found out already is as good.
+    let _ = CPUS.set(cpus);
+}
+
+fn max_spinners() -> u32 {
+    // Who spins must leave a CPU to whom it waits for.
+    cpus().get() - 1
 }
 
 /// Learns whether spinning pays: a score that short waits raise and long ones
@@ -206,11 +220,6 @@ const YIELD_AFTER: Duration = Duration::from_micros(100);
 const FIRST_LOOKS: u32 = 64;
 
 impl Spinner {
-    /// Looks up what the first spinner has to know, which reads several files.
-    pub fn prepare() {
-        max_spinners();
-    }
-
     /// One that does not spin before a sleep was short. Who spins stays on the CPU
     /// where it is, even if its peer is put there as well; who sleeps is woken where a
     /// CPU is idle.
@@ -292,6 +301,15 @@ impl Spinner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpus_that_are_known_stay_as_they_are() {
+        assume_cpus(NonZero::new(3).unwrap());
+        let known = cpus();
+        assume_cpus(known.saturating_add(1));
+        assert_eq!(cpus(), known);
+        assert_eq!(max_spinners(), known.get() - 1);
+    }
 
     #[test]
     fn waker_wakes_once_for_each_sleep() {

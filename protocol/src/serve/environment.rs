@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::message::{
-    ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment,
+    ENV_CPUS, ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment,
 };
 
 /// A variable of the environment is missing.
@@ -32,12 +32,14 @@ impl WorkerEnvironment {
             std::env::var(ENV_TOKEN).map_err(|_| EnvironmentError { variable: ENV_TOKEN })?;
         let standby = std::env::var_os(ENV_STANDBY).is_some();
         let first_load = std::env::var(ENV_FIRST_LOAD).ok().and_then(|fd| fd.parse().ok());
+        let cpus = std::env::var(ENV_CPUS).ok().and_then(|cpus| cpus.parse().ok());
         Ok(Self {
             socket: path(ENV_SOCKET)?,
             token,
             scratch: path(ENV_SCRATCH)?,
             standby,
             first_load,
+            cpus,
         })
     }
 }

@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use crate::error::LoaderError;
 use crate::instance::Instance;
 use crate::lane::LaneMemory;
-use crate::lane::wait::Spinner;
 use crate::lane::worker::{LaneParts, Outbox, SegmentTable, WorkerLane};
 use crate::loader::{BundleLoader, Demand, Prepared};
 use crate::message::{LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor};
@@ -336,8 +335,6 @@ impl LaneThread {
             Ok(mut instance) => {
                 let contracts = runtime.registered.borrow().contracts.clone();
                 outbox(ToSupervisor::Loaded { lane: id, contracts });
-                // While that is read, and before the first call comes.
-                Spinner::prepare();
                 let finished = lane.run(&mut *instance);
                 self.end(&request, &runtime, instance, !finished);
                 ToSupervisor::Unloaded { lane: id }

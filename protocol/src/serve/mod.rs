@@ -22,6 +22,7 @@ use interprocess::local_socket::prelude::*;
 use interprocess::local_socket::{GenericFilePath, Stream};
 
 use crate::control::{Connection, ControlError, Inbox};
+use crate::lane::wait::assume_cpus;
 use crate::loader::BundleLoader;
 use crate::message::{
     EXIT_CONTROL_LOST, FEATURE_COPY, FEATURE_FIRST_LOAD, Hello, MAGIC, PROTOCOL_VERSION,
@@ -59,6 +60,9 @@ pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: impl FnOnce() -> Str
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    if let Some(cpus) = environment.cpus {
+        assume_cpus(cpus);
+    }
     match run(Arc::new(loader), runtime, &environment) {
         // The host is gone, or closed the socket to be rid of us: nothing is
         // left to serve, and nobody to tell.

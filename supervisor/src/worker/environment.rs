@@ -6,8 +6,9 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use menagerie_protocol::lane::wait::cpus;
 use menagerie_protocol::message::{
-    ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
+    ENV_CPUS, ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
 };
 
 use crate::config::Config;
@@ -54,6 +55,7 @@ impl Environment {
             env.insert(name.into(), value.into());
         }
         env.insert(ENV_SOCKET.into(), socket.into());
+        env.insert(ENV_CPUS.into(), cpus().to_string().into());
         if standby {
             env.insert(ENV_STANDBY.into(), "1".into());
         }
@@ -87,9 +89,11 @@ mod tests {
         config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
         let here = Path::new("/here");
         let env = Environment::new(&config, here, false).of("abc", here, Some(3));
-        for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_FIRST_LOAD] {
+        for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_FIRST_LOAD, ENV_CPUS] {
             assert!(env.contains_key(&OsString::from(name)), "{name}");
         }
+        let cpus = std::thread::available_parallelism().unwrap();
+        assert_eq!(env[&OsString::from(ENV_CPUS)], OsString::from(cpus.to_string()));
         // Cargo sets this one for its tests.
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
         assert!(!env.contains_key(&OsString::from("CARGO_MANIFEST_DIR")));
