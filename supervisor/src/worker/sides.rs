@@ -9,7 +9,8 @@ const SELF: Pid = Pid::from_raw(0);
 /// One side of the CPUs that a thread may use. Of two threads that wait on different
 /// sides one is not woken on the CPU of a process that dies. The kernel leaves a thread
 /// there if no other CPU is idle just then, and a process in the kernel, which gives its
-/// memory back, is not interrupted for it (sched(7), `PREEMPT_LAZY`).
+/// memory back, is not interrupted for it (unless the kernel runs with `preempt=full`:
+/// its `admin-guide/kernel-parameters.rst`).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Side {
     all: CpuSet,
