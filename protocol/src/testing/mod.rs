@@ -30,7 +30,7 @@ use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Kind, Shape};
 use crate::serve::Lanes;
 use crate::shm::{Access, Mapping, Segment, seal_future_writes, sealed_memfd};
 
-pub use kept::kept_each;
+pub use kept::{counts_exactly, kept_each};
 
 /// How long a test waits for anything before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
