@@ -1,6 +1,8 @@
 //! Rules S1 and S2: the states that a worker goes through, and what is kept of
 //! its deaths.
 
+use std::time::Duration;
+
 use menagerie_supervisor::{EventKind, Failure, WorkerState};
 
 use super::{answers, crash, load, lua};
@@ -78,6 +80,30 @@ fn s2_an_exit_in_a_call_is_a_death_and_the_call_is_named() {
             assert_eq!(said, ["good bye", &format!("leaving with {code}")]);
             answers(&quitter).await;
         }
+        supervisor.shutdown().await;
+    });
+}
+
+/// The thread that notices a death waits on half of the CPUs, and starts the next process.
+#[test]
+fn s3_who_comes_back_may_use_the_cpus_of_who_was_there() {
+    run(async {
+        let supervisor = start_with(config());
+        let one = load(&supervisor, lua("one")).await;
+        answers(&one).await;
+        let mut allowed = Vec::new();
+        for n in 0..3 {
+            let worker = ready_after(&supervisor, "lua", n).await;
+            let status = format!("/proc/{}/status", worker.pid.unwrap());
+            let status = std::fs::read_to_string(status).unwrap();
+            let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list"));
+            allowed.push(line.unwrap().to_owned());
+            // Its death is looked out for by then.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            crash(&one).await;
+        }
+        let [first, rest @ ..] = &allowed[..] else { panic!() };
+        assert!(rest.iter().all(|cpus| cpus == first), "{allowed:?}");
         supervisor.shutdown().await;
     });
 }
