@@ -37,7 +37,7 @@ pub(crate) struct Dying {
 /// where the runtime's thread waits for the CPU of the process that dies.
 #[derive(Debug, Default)]
 struct Plan {
-    /// Whether a thread has it in hand: two wait, on different [sides](Side).
+    /// Whether a thread has it in hand already: two wait, on different [sides](Side).
     taken: AtomicBool,
     begun: Notify,
     next: Mutex<Next>,
@@ -165,8 +165,8 @@ struct Watch {
 #[derive(Debug)]
 struct Shared {
     mapping: Mapping,
-    /// 1 when nobody wants to know any more. The thread sleeps on both words, and
-    /// this one no worker can write.
+    /// 1 when nobody wants to know any more. Each thread sleeps on a word of the memory and
+    /// on this one, which no worker can write.
     given_up: AtomicU32,
 }
 
