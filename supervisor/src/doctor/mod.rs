@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use menagerie_protocol::lane::wait::cpus;
 use menagerie_protocol::shm::{seal_future_writes, sealed_memfd};
 use serde::{Deserialize, Serialize};
 
@@ -199,7 +200,7 @@ const FEATURES: [Feature; 6] = [
     },
     Feature {
         name: "two CPUs or more",
-        is_there: || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() >= 2),
+        is_there: || cpus().get() >= 2,
         required: false,
         purpose: "calls in under a microsecond: with one CPU lanes never spin",
         remedy: "a machine, a container or a CPU set with two CPUs",

@@ -188,15 +188,18 @@ impl Watch {
                 if !seen.wait(word) {
                     return;
                 }
-                let next = plan.take().then(|| {
+                let is_first = plan.take();
+                let mut next = None;
+                if is_first {
                     side.leave();
-                    plan.carry_out()
-                });
+                    next = plan.carry_out();
+                }
                 // What it takes to end a thread, the CPU where the next process starts
                 // need not spend now.
                 std::thread::sleep(END_LATER);
-                let Some(next) = next else { return };
-                plan.see_end(&seen);
+                if is_first {
+                    plan.see_end(&seen);
+                }
                 drop((plan, seen));
                 if let Some(next) = next {
                     outlive(next);

@@ -1,5 +1,5 @@
-//! Rules S1 and S2: the states that a worker goes through, and what is kept of
-//! its deaths.
+//! Rules S1 to S3: the states that a worker goes through, what is kept of its deaths,
+//! and what who comes back may do.
 
 use std::time::Duration;
 

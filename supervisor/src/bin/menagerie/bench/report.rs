@@ -22,7 +22,7 @@ pub(crate) struct Report {
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     pub(crate) cpu: String,
-    pub(crate) cpus: usize,
+    pub(crate) cpus: u32,
     pub(crate) kernel: String,
     /// Whether the program was built with optimisation.
     pub(crate) optimised: bool,
@@ -37,7 +37,7 @@ impl Machine {
             .unwrap_or_default();
         Self {
             cpu,
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpus: menagerie_protocol::lane::wait::cpus().get(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             optimised: !cfg!(debug_assertions),
         }
