@@ -8,8 +8,11 @@ const SIGABRT: i32 = 6;
 #[allow(clippy::disallowed_methods, reason = "no worker is started, but this very test program")]
 /// Runs one of this file's ignored tests in a process of its own.
 fn run_in_child(test: &str) -> Output {
+    // What it leaves there goes with this.
+    let temp = tempfile::tempdir().unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", &format!("crashes::{test}")])
+        .env("TMPDIR", temp.path())
         .stdout(Stdio::null())
         .output()
         .unwrap()

@@ -486,7 +486,7 @@ fn starts(bench: &mut Bench) -> Result<(), Problem> {
         }
         seen.push(subject.loader);
         let (mut cold, mut recovered) = (Vec::new(), Vec::new());
-        for _ in 0..bench.slow_turns() {
+        for _ in 0..bench.turns() {
             let alone = InProcess::start(&bench.config, subject.loader, &subject.dir)?;
             let floor = nanos(alone.started);
             drop(alone);
