@@ -26,6 +26,7 @@ use crate::placement::WorkerName;
 use crate::registry::Registry;
 use crate::replicate::first_then_others;
 use crate::runtime_dir::RuntimeDir;
+use crate::seat::Seat;
 use crate::signature::Fetched;
 use crate::status::{BundleState, BundleStatus, CrashReport};
 use crate::waits::Waits;
@@ -106,17 +107,24 @@ impl Core {
 
     /// A worker is started if it was stopped for idleness.
     pub(crate) fn wake(&self, name: &WorkerName) {
+        self.ask(name, Command::Needed);
+    }
+
+    fn ask(&self, name: &WorkerName, command: Command) {
         if let Some(worker) = lock(&self.workers).get(name) {
-            worker.send(Command::Needed);
+            worker.send(command);
         }
     }
 
     /// Ends a worker that was made for one bundle, when that has left it.
     pub(crate) fn release(&self, name: &WorkerName) {
-        if name.bundle.is_none() || lock(&self.registry).is_inhabited(name) {
+        if name.bundle.is_none() {
             return;
         }
-        if let Some(worker) = lock(&self.workers).remove(name) {
+        let mut workers = lock(&self.workers);
+        if !lock(&self.registry).is_inhabited(name)
+            && let Some(worker) = workers.remove(name)
+        {
             worker.send(Command::Stop);
         }
     }
@@ -245,20 +253,15 @@ impl Core {
     }
 
     async fn load_new(&self, bundle: Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
-        let workers = self.workers_of(&bundle)?;
-        let reserved = {
+        {
             let mut registry = lock(&self.registry);
-            let checked = registry.check_dependencies(&bundle.manifest(), self.host());
-            checked.and_then(|()| registry.reserve(&bundle))
-        };
-        if let Err(error) = reserved {
-            for worker in &workers {
-                self.release(&worker.name);
-            }
-            return Err(error);
+            registry.check_dependencies(&bundle.manifest(), self.host())?;
+            registry.reserve(&bundle)?;
         }
-        bundle.content().prepare(&self.runtime);
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
+        // They stay from here on, as they have a bundle.
+        let workers = self.workers_of(&bundle)?;
+        bundle.content().prepare(&self.runtime);
         let mut slots = bundle.seats.lock_all().await;
         if bundle.seats.are_many() {
             // They start at the same time.
@@ -273,10 +276,15 @@ impl Core {
         reserved.keep = true;
         for ((seat, slot), fresh) in bundle.seats.iter().zip(&mut slots).zip(built) {
             let Some(serving) = fresh.keep() else { continue };
-            let (worker, generation) =
-                (serving.process.worker.clone(), serving.loaded.lane.generation);
+            let process = Arc::clone(&serving.process);
+            let generation = serving.loaded.lane.generation;
             seat.serve(slot, serving);
-            let bundle = bundle.name.clone();
+            if process.is_dead() {
+                // Its next process may have looked for its bundles before this was one.
+                self.ask(&seat.home(), Command::Restore);
+                continue;
+            }
+            let (bundle, worker) = (bundle.name.clone(), process.worker.clone());
             self.events.emit(EventKind::BundleLoaded { bundle, worker, generation });
         }
         Ok(bundle.status())
@@ -301,7 +309,8 @@ impl Core {
                 if bundle.is_quarantined() {
                     return self.vacate(bundle, Some(fresh), "quarantine").await;
                 }
-                seat.serve(&mut serving, fresh);
+                let before = seat.serve(&mut serving, fresh);
+                self.vacate_later(bundle, before);
                 if bundle.is_quarantined() {
                     seat.set_route(bundle.quarantined_route());
                 }
@@ -334,9 +343,7 @@ impl Core {
         if serving.as_ref().is_some_and(|serving| serving.has_followed(process)) {
             return;
         }
-        if !bundle.is_quarantined() {
-            seat.retire(restart);
-        }
+        self.let_wait(bundle, seat, restart);
         let ours = serving.take_if(|serving| Arc::ptr_eq(&serving.process, process));
         if let Some(Serving { loaded, .. }) = ours
             && !process.is_dead()
@@ -348,6 +355,18 @@ impl Core {
         // Who stops workers does it for their memory; no call waits for the next
         // process as after a crash.
         bundle.content().artifact.give_back().await;
+    }
+}
+
+impl Core {
+    /// The worker of a seat stops: its calls wait until it comes back, unless the bundle is
+    /// quarantined or was unloaded.
+    pub(crate) fn let_wait(&self, bundle: &Arc<Bundle>, seat: &Seat, comes_back: bool) {
+        // Who unloads it takes it out of the registry before it makes its handles stale.
+        let registry = lock(&self.registry);
+        if registry.holds(bundle) && !bundle.is_quarantined() {
+            seat.retire(comes_back);
+        }
     }
 }
 

@@ -200,9 +200,9 @@ pub enum WorkerState {
     /// process has ended, which takes the kernel a millisecond, or more where much memory
     /// is to be given back.
     Crashed,
-    /// It has crashed, and is started again after a delay.
+    /// It has crashed, or could not be started, and is started again after a delay.
     Backoff,
-    /// It has died too often: now and then a start is tried, and by hand at any time.
+    /// It has done so too often: now and then a start is tried, and by hand at any time.
     Quarantined,
 }
 
@@ -260,8 +260,12 @@ pub(crate) enum Input {
     Idle,
     /// It said hello, and everything that should be loaded is.
     Loaded,
-    /// It could not be started at all: its program is missing, for example.
-    CannotStart,
+    /// It could not be started at all: its program is missing, for example, or no process
+    /// can be had at the moment.
+    CannotStart {
+        /// Whether it has bundles that wait for it, and not only somebody who is told.
+        needed: bool,
+    },
     /// Its process has ended.
     Died,
     /// What its last deaths were blamed on is not loaded into it any more
@@ -395,9 +399,12 @@ impl Lifecycle {
             (State::Quarantined { .. } | State::Backoff { .. }, Input::Wanted) => {
                 self.respawn(now, false)
             }
-            (State::Starting { .. }, Input::CannotStart) => {
+            (State::Starting { .. }, Input::CannotStart { needed: false }) => {
                 self.enter(State::Stopped);
                 Action::None
+            }
+            (State::Starting { trial }, Input::CannotStart { needed: true }) => {
+                self.start_again(*trial, now, jitter)
             }
             (State::Starting { .. }, Input::Loaded) => {
                 self.enter(State::Ready { since: now });
@@ -451,13 +458,18 @@ impl Lifecycle {
     }
 
     fn crashed(&mut self, now: Instant, jitter: f64) -> Action {
-        let trial = matches!(self.state, State::Starting { trial: true });
-        if let State::Ready { since } = self.state
+        let before = self.state.clone();
+        if let State::Ready { since } = before
             && now.saturating_duration_since(since) >= self.policy.reset_after
         {
             self.in_a_row = 0;
         }
         self.enter(State::Crashed);
+        self.start_again(before == State::Starting { trial: true }, now, jitter)
+    }
+
+    /// At once, after a delay, or from quarantine; after a trial start it is quarantine.
+    fn start_again(&mut self, trial: bool, now: Instant, jitter: f64) -> Action {
         while self
             .recent
             .front()

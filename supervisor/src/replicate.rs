@@ -130,6 +130,18 @@ impl Core {
         drop(process.unload(loaded).await);
     }
 
+    /// The same beside whatever follows, for a bundle that another worker has now: one that
+    /// was isolated when a process died that its worker had already replaced.
+    pub(crate) fn vacate_later(&self, bundle: &Arc<Bundle>, before: Option<Serving>) {
+        let Some(before) = before.filter(|before| !before.process.is_dead()) else { return };
+        let Some(core) = self.this.upgrade() else { return };
+        // No call goes there from here on, whoever holds a handle.
+        before.loaded.lane.close();
+        let bundle = Arc::clone(bundle);
+        let vacated = async move { core.vacate(&bundle, Some(before), "move").await };
+        drop(self.runtime.spawn(vacated));
+    }
+
     /// Takes a bundle that was quarantined out of the workers that have it still
     /// (S5), unless somebody gives it another chance meanwhile.
     pub(crate) async fn evict(&self, bundle: &Arc<Bundle>) {

@@ -296,6 +296,12 @@ impl Supervisor {
                     let problem = problem.unwrap_or_else(|| "it died again".to_owned());
                     return Err(RuntimeError::WorkerUnavailable { worker: name, problem });
                 }
+                // It will be tried again; but whoever asks by hand is told why it lacks.
+                (WorkerState::Backoff, incarnation) if incarnation > before => {
+                    if let Some(problem) = self.worker_status(worker).problem {
+                        return Err(RuntimeError::WorkerUnavailable { worker: name, problem });
+                    }
+                }
                 _ => {}
             }
             match events.next().await {

@@ -19,6 +19,8 @@ fn may_follow(from: WorkerState, to: WorkerState) -> bool {
         (from, to),
         (W::Stopped | W::Backoff | W::Quarantined, W::Starting)
             | (W::Starting, W::Ready | W::Draining | W::Crashed | W::Stopped)
+            // It could not be started.
+            | (W::Starting, W::Backoff | W::Quarantined)
             // Another process has taken over.
             | (W::Ready, W::Ready | W::Draining | W::Crashed)
             | (W::Draining | W::Backoff | W::Quarantined, W::Stopped)
@@ -36,7 +38,7 @@ fn happening(state: &State, which: u8) -> Option<Input> {
         1 => Some(Input::Needed),
         2 => ready.then_some(Input::Idle),
         3 | 4 => starting.then_some(Input::Loaded),
-        5 => starting.then_some(Input::CannotStart),
+        5 => starting.then_some(Input::CannotStart { needed: which & 0x10 == 0 }),
         6 | 7 => lives.then_some(Input::Died),
         8 => Some(Input::Stop { restart: which & 0x10 == 0 }),
         9 => ready.then_some(Input::Replaced),
@@ -58,7 +60,7 @@ proptest! {
             now += Duration::from_millis(if pause % 3 == 0 { pause } else { pause % 300 });
             let Some(input) = happening(life.state(), which) else { continue };
             match input {
-                Input::Died | Input::CannotStart => made.lives = false,
+                Input::Died | Input::CannotStart { .. } => made.lives = false,
                 Input::Replaced => replaced += 1,
                 _ => {}
             }

@@ -101,6 +101,39 @@ fn s3_quarantine_after_more_than_five_restarts_in_sixty_seconds() {
 }
 
 #[test]
+fn s3_a_worker_that_cannot_be_started_is_tried_again_if_it_is_needed() {
+    let (mut life, mut now) = life();
+    let fails = |needed| Input::CannotStart { needed };
+    // Nobody but who has asked, and is told.
+    let _ = life.on(Input::Wanted, now, 0.0);
+    assert_eq!(life.on(fails(false), now, 0.0), Action::None);
+    assert_eq!((life.state(), life.restarts()), (&State::Stopped, 0));
+    ready(&mut life, now);
+    let mut action = life.on(Input::Died, now, 0.0);
+    let mut waited = Vec::new();
+    while *life.state() == (State::Starting { trial: false }) {
+        assert_eq!(action, Action::Spawn);
+        life.take_path();
+        let Action::WaitUntil(until) = life.on(fails(true), now, 0.0) else { panic!() };
+        waited.push(u64::try_from((until - now).as_millis()).unwrap());
+        now = until;
+        if matches!(life.state(), State::Quarantined { .. }) {
+            // Nothing has died.
+            assert_eq!(states(&mut life), [W::Quarantined]);
+            break;
+        }
+        assert_eq!(states(&mut life), [W::Backoff]);
+        action = life.on(Input::Timer, now, 0.0);
+    }
+    assert_eq!(waited, [100, 200, 400, 800, 60_000]);
+    // A trial start that fails is the only one.
+    assert_eq!(life.on(Input::Timer, now, 0.0), Action::Spawn);
+    let again = Action::WaitUntil(now + Duration::from_secs(60));
+    assert_eq!(life.on(fails(true), now, 0.0), again);
+    assert!(matches!(life.state(), State::Quarantined { .. }));
+}
+
+#[test]
 fn s3_restarts_spread_over_time_do_not_quarantine() {
     let (mut life, mut now) = life();
     ready(&mut life, now);
@@ -140,7 +173,7 @@ fn s3_a_requested_restart_starts_a_worker_whatever_it_is_doing() {
     // It has stopped since somebody looked.
     let (mut life, now) = life();
     assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::Spawn);
-    let _ = life.on(Input::CannotStart, now, 0.0);
+    let _ = life.on(Input::CannotStart { needed: false }, now, 0.0);
     assert_eq!(life.on(Input::Stop { restart: true }, now, 0.0), Action::Spawn);
     let _ = life.on(Input::Loaded, now, 0.0);
     // It is about to stop, for idleness.

@@ -198,7 +198,10 @@ impl Actor {
                 Action::None
             }
             None if self.launching.take().is_some() => self.stopped(),
-            None => Action::None,
+            None => {
+                self.rest();
+                Action::None
+            }
         }
     }
 
@@ -258,7 +261,10 @@ impl Actor {
             }
             Command::Stop => {
                 self.give_up_rolling(&RuntimeError::ShuttingDown);
-                self.input(Input::Stop { restart: false })
+                let action = self.input(Input::Stop { restart: false });
+                // One that had no process has nothing to wait for.
+                self.rest();
+                action
             }
             // Whoever asked learns by the end of the channel.
             Command::Restart(_) if *self.core.stopping.borrow() => Action::None,
@@ -402,10 +408,7 @@ impl Actor {
                 self.up(launched);
                 Action::None
             }
-            Err(LaunchError::Impossible(error)) => {
-                self.cannot_start(error);
-                Action::None
-            }
+            Err(LaunchError::Impossible(error)) => self.cannot_start(error),
             Err(LaunchError::Died { child, ended, reason }) => {
                 let incarnation = self.life.incarnation();
                 let death = crash::unserved(&self.name, incarnation, *child, ended, reason);
@@ -464,20 +467,26 @@ impl Actor {
         }));
     }
 
-    fn cannot_start(&mut self, error: RuntimeError) {
-        let reason = error.to_string();
-        lock(&self.view).problem = Some(reason.clone());
-        self.core.events.emit(EventKind::StartFailed { worker: self.name.to_string(), reason });
-        let _ = self.input(Input::CannotStart);
-        for bundle in self.core.bundles_of(&self.name) {
-            let failure = Failure::BundleUnavailable {
-                bundle: bundle.name.clone(),
-                problem: error.to_string(),
-            };
-            let route = Route::Down(BundleState::Failed, Box::new(failure));
-            bundle.seat_in(&self.name).set_route(route);
+    /// What is the matter may pass: descriptors are short, or the program is just being
+    /// replaced. Whoever has bundles here tries again as after a crash (S3).
+    fn cannot_start(&mut self, error: RuntimeError) -> Action {
+        let problem = error.to_string();
+        lock(&self.view).problem = Some(problem.clone());
+        let worker = self.name.to_string();
+        self.core.events.emit(EventKind::StartFailed { worker, reason: problem.clone() });
+        let bundles = self.core.bundles_of(&self.name);
+        let action = self.input(Input::CannotStart { needed: !bundles.is_empty() });
+        if matches!(self.life.state(), State::Quarantined { .. }) {
+            for bundle in bundles.iter().filter(|bundle| !bundle.is_quarantined()) {
+                let (bundle_name, problem) = (bundle.name.clone(), problem.clone());
+                let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
+                let route = Route::Down(BundleState::Failed, Box::new(failure));
+                bundle.seat_in(&self.name).set_route(route);
+            }
         }
+        // Whoever loads something here learns why, and need not wait for the next start.
         self.current.send_replace(Current::Down(Some(Box::new(error))));
+        action
     }
 
     /// The process that served has ended.
@@ -504,6 +513,7 @@ impl Actor {
         if loads.count() > 1 {
             self.pace = Pace::OneByOne;
         }
+        lock(&self.view).problem = None;
         if judge(&self.core, &self.name, &death.suspects) {
             let _ = self.input(Input::CulpritGone);
         }
@@ -518,17 +528,24 @@ impl Actor {
     /// It has ended because somebody had asked for it.
     fn stopped(&mut self) -> Action {
         let action = self.input(Input::Died);
-        if *self.life.state() == State::Stopped {
-            self.current.send_replace(Current::Down(None));
-            if *self.core.stopping.borrow() {
-                for bundle in self.core.bundles_of(&self.name) {
-                    let failure = Box::new(Failure::ShuttingDown);
-                    let route = Route::Down(BundleState::Unloading, failure);
-                    bundle.seat_in(&self.name).set_route(route);
-                }
+        self.rest();
+        action
+    }
+
+    /// If it is stopped, whoever waits for it learns so; and that it stays so, if
+    /// everything ends.
+    fn rest(&self) {
+        if *self.life.state() != State::Stopped {
+            return;
+        }
+        self.current.send_replace(Current::Down(None));
+        if *self.core.stopping.borrow() {
+            for bundle in self.core.bundles_of(&self.name) {
+                let failure = Box::new(Failure::ShuttingDown);
+                let route = Route::Down(BundleState::Unloading, failure);
+                bundle.seat_in(&self.name).set_route(route);
             }
         }
-        action
     }
 
     pub(super) fn unavailable(&self, problem: &str) -> RuntimeError {

@@ -39,9 +39,8 @@ pub(super) async fn drain(
     if tokio::time::timeout(core.config.drain, retired).await.is_err() {
         patience = Duration::ZERO;
         // If it has died meanwhile, its bundles may be served by the next one already.
-        let here = bundles.iter().filter(|bundle| !process.is_dead() && !bundle.is_quarantined());
-        for bundle in here {
-            bundle.seats.at(process.seat).retire(restart);
+        for bundle in bundles.iter().filter(|_| !process.is_dead()) {
+            core.let_wait(bundle, bundle.seats.at(process.seat), restart);
         }
     }
     end(&core, &process, patience).await;

@@ -2,8 +2,11 @@
 
 use menagerie_supervisor::{Activity, BundleState, EventKind, Failure, Isolation, RuntimeError};
 
+use super::strays::at_work;
 use super::{answers, crash, in_state, load, lua, lua_that_aborts_in_a_load, status};
-use crate::support::{Recorder, config, ready_after, report, run, start_with, wait_for, worker};
+use crate::support::{
+    Recorder, config, ready_after, report, run, slay, start_with, wait_for, worker,
+};
 
 #[test]
 fn s5_third_death_quarantines_and_the_others_go_on() {
@@ -81,6 +84,51 @@ fn s5_with_isolation_auto_the_second_death_moves_it_to_a_worker_of_its_own() {
         assert_eq!(report.running[0].bundle, "bad");
         assert_eq!(worker(&supervisor, "lua").unwrap().pid, shared.pid);
         answers(&good).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// The second death may be that of a process which its worker has replaced: the one that
+/// serves by then does not keep the bundle, nor do handles lead there.
+#[test]
+fn s5_what_is_isolated_by_the_end_of_a_replaced_process_runs_in_its_own_worker_only() {
+    run(async {
+        let mut config = config();
+        config.isolation = Isolation::Auto;
+        let supervisor = start_with(config);
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("left");
+        let bundle = lua("bad");
+        let main = std::fs::read_to_string(bundle.path().join("main.lua")).unwrap();
+        let hook = format!(
+            "return {{ on_unload = function() io.open('{}', 'w'):close() end,",
+            left.display()
+        );
+        bundle.write("main.lua", &main.replace("return {", &hook));
+        let bad = load(&supervisor, bundle).await;
+        crash(&bad).await;
+        answers(&bad).await;
+        let old = ready_after(&supervisor, "lua", 1).await.pid.unwrap();
+        let working = at_work(&bad).await;
+        let rolling = {
+            let supervisor = supervisor.clone();
+            tokio::spawn(async move { supervisor.restart_rolling("lua").await })
+        };
+        wait_for("the next process to serve", || {
+            (status(&supervisor, "bad").generation == 3).then_some(())
+        })
+        .await;
+        // It calls there from now on.
+        let handle = supervisor.contract("bad@1").unwrap();
+        answers(&handle).await;
+        slay(old);
+        let outcome = working.await.unwrap();
+        assert!(matches!(outcome, Err(Failure::WorkerCrashed { .. })), "{outcome:?}");
+        let shared = worker(&supervisor, "lua").unwrap();
+        wait_for("the bundle to leave", || left.exists().then_some(())).await;
+        crash(&handle).await;
+        assert_eq!(worker(&supervisor, "lua").unwrap().pid, shared.pid);
+        rolling.await.unwrap().unwrap();
         supervisor.shutdown().await;
     });
 }

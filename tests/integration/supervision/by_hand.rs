@@ -4,12 +4,14 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, RuntimeError, Supervisor, WorkerState, worker_program};
+use menagerie_supervisor::{
+    BundleState, Failure, RuntimeError, Supervisor, WorkerState, worker_program,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::strays::at_work;
-use super::{answers, in_state, load, lua, lua_with};
+use super::{answers, in_state, load, lua, lua_with, status};
 use crate::support::{
     Bundle, PATIENCE, config, run, run_on_one_thread, start_with, wait_for, worker,
 };
@@ -177,4 +179,35 @@ fn s3_a_restart_takes_nothing_from_the_next_process() {
 #[test]
 fn s3_a_restart_whose_time_is_over_takes_nothing_from_the_next_process() {
     stays_with_the_next_process(false);
+}
+
+/// It left while the worker waited for another one's calls.
+#[test]
+fn r2_what_is_unloaded_while_its_worker_restarts_is_stale() {
+    run(async {
+        let supervisor = start_with(config());
+        let one = load(&supervisor, lua("one")).await;
+        let two = load(&supervisor, lua("two")).await;
+        let working = {
+            let two = two.clone();
+            tokio::spawn(async move { two.call::<_, ()>("sleep", (1000,)).await })
+        };
+        wait_for("the call to be sent", || {
+            (status(&supervisor, "two").calls.in_flight > 0).then_some(())
+        })
+        .await;
+        let restarting = {
+            let supervisor = supervisor.clone();
+            tokio::spawn(async move { restart(&supervisor).await })
+        };
+        // The last one to come is the first to go.
+        in_state(&supervisor, "two", BundleState::Waiting).await;
+        supervisor.unload("one").await.unwrap();
+        working.await.unwrap().unwrap();
+        restarting.await.unwrap().unwrap();
+        answers(&two).await;
+        let outcome = one.call::<_, i64>("inc", (1,)).await;
+        assert!(matches!(outcome, Err(Failure::StaleHandle { .. })), "{outcome:?}");
+        supervisor.shutdown().await;
+    });
 }

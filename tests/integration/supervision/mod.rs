@@ -21,6 +21,7 @@ mod settling;
 mod standby;
 mod strays;
 mod told;
+mod unstarted;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

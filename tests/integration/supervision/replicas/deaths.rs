@@ -56,6 +56,49 @@ fn s9_a_replica_that_is_killed_under_load_comes_back_and_nobody_waits_for_it() {
     });
 }
 
+/// One that goes down while the bundle is still loaded into the others has it when it is
+/// back.
+#[test]
+fn s9_a_replica_that_is_killed_during_a_load_gets_the_bundle() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let gate = folder.path().join("gate");
+        // Whoever comes second waits at the gate.
+        let code = format!(
+            "local gate = '{}'\n\
+             if not os.rename(gate .. '.first', gate .. '.done') then\n\
+               io.open('{}', 'w'):close()\n\
+               while not os.rename(gate, gate .. '.open') do menagerie.sleep(5) end\n\
+               io.open(gate, 'w'):close()\n\
+             end",
+            gate.display(),
+            folder.path().join("second").display()
+        );
+        let supervisor = start("lua", 2);
+        let two = load(&supervisor, lua("two")).await;
+        std::fs::write(gate.with_extension("first"), "").unwrap();
+        let one = lua_with("one", &code, "");
+        let loading = {
+            let (supervisor, path) = (supervisor.clone(), one.path());
+            tokio::spawn(async move { supervisor.load(path).await })
+        };
+        // Who has been first is done before the others begin.
+        wait_for("the second load", || folder.path().join("second").exists().then_some(())).await;
+        let before = worker(&supervisor, "lua#1");
+        slay(before.pid.unwrap());
+        wait_for("the replica to come back", || {
+            let now = worker(&supervisor, "lua#1");
+            (now.state == WorkerState::Ready && now.incarnation > before.incarnation).then_some(())
+        })
+        .await;
+        std::fs::write(&gate, "").unwrap();
+        loading.await.unwrap().unwrap();
+        in_replicas(&supervisor, replicas(2, 2)).await;
+        answers(&two).await;
+        supervisor.shutdown().await;
+    });
+}
+
 /// While one cannot come back, the others serve; with none, calls wait.
 #[test]
 fn s9_calls_wait_only_where_no_replica_is_up() {

@@ -134,22 +134,18 @@ async fn again_and_again(stage: &Stage<'_>) -> Result<String, Problem> {
     Ok(format!("quarantined after {crashes} crashes"))
 }
 
-/// The program is gone when the worker has to be started again; an operator
-/// puts it back.
+/// The program is gone when the worker has to be started again, and comes back.
 async fn deleted(stage: &Stage<'_>) -> Result<String, Problem> {
     let aside = stage.program.with_extension("aside");
     std::fs::rename(&stage.program, &aside)?;
     let outcome = told(&call(stage, "abort").await);
-    let problem = until("the bundle's problem", || {
-        let bundles = stage.supervisor.status().bundles;
-        bundles.into_iter().find(|b| b.name == stage.guilty.name())?.problem
+    let problem = until("the worker's problem", || {
+        let workers = stage.supervisor.status().workers;
+        workers.into_iter().find(|w| w.loader == stage.guilty.language.loader)?.problem
     });
     problem.await?;
-    let meanwhile = told(&call(stage, "abort").await);
     std::fs::rename(&aside, &stage.program)?;
-    let loader = stage.guilty.language.loader;
-    step(&stage.supervisor, "restart the worker", stage.supervisor.restart(loader)).await?;
-    Ok(format!("{outcome}, then {meanwhile}"))
+    Ok(outcome)
 }
 
 fn pid(stage: &Stage<'_>) -> Option<Pid> {
