@@ -132,7 +132,10 @@ impl Actor {
             tokio::spawn(roll::discard(prepared));
             return reply(Ok(()));
         };
-        let Some(old) = self.alive.take() else {
+        // Another one may have taken the place of the one that served: it is as new as
+        // this, and its start goes on.
+        let is_ready = matches!(self.life.state(), State::Ready { .. });
+        let Some(old) = self.alive.take_if(|_| is_ready) else {
             tokio::spawn(stop::discard(Arc::clone(&self.core), next));
             return reply(Err(self.unavailable("it died meanwhile")));
         };

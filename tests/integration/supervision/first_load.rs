@@ -11,14 +11,14 @@ use super::{answers, load, lua};
 use crate::support::{Bundle, config, run, slay, start_with, wait_for, worker};
 
 /// A supervisor whose Lua workers wait, before they become workers, while a gate is closed.
-struct Gated {
-    supervisor: Supervisor,
+pub(super) struct Gated {
+    pub(super) supervisor: Supervisor,
     gate: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Gated {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let mut config = config();
         let folder = tempfile::tempdir().unwrap();
         let (program, gate) = (folder.path().join("worker"), folder.path().join("closed"));
@@ -32,24 +32,34 @@ impl Gated {
     }
 
     /// Kills the worker; the next one waits, and has its first load.
-    async fn crashes(&self) {
-        let pid = worker(&self.supervisor, "lua").unwrap().pid.unwrap();
-        std::fs::write(&self.gate, "").unwrap();
-        slay(pid);
-        let next = || {
-            let next = worker(&self.supervisor, "lua")?;
-            (next.restarts == 1 && next.pid.is_some_and(|next| next != pid)).then_some(())
-        };
-        wait_for("the next process", next).await;
+    pub(super) async fn crashes(&self) {
+        self.close();
+        self.is_killed().await;
         // Long enough to send a message.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
-    fn open(&self) {
+    /// From now on processes that start wait.
+    pub(super) fn close(&self) {
+        std::fs::write(&self.gate, "").unwrap();
+    }
+
+    /// Kills the worker, and waits for the next process.
+    pub(super) async fn is_killed(&self) -> u32 {
+        let pid = worker(&self.supervisor, "lua").unwrap().pid.unwrap();
+        slay(pid);
+        let next = || {
+            let next = worker(&self.supervisor, "lua")?;
+            next.pid.filter(|other| next.restarts == 1 && *other != pid)
+        };
+        wait_for("the next process", next).await
+    }
+
+    pub(super) fn open(&self) {
         std::fs::remove_file(&self.gate).unwrap();
     }
 
-    async fn ends_well(&self) {
+    pub(super) async fn ends_well(&self) {
         assert_eq!(worker(&self.supervisor, "lua").unwrap().restarts, 1);
         self.supervisor.shutdown().await;
     }

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::{EventKind, Failure, RuntimeError};
+use menagerie_supervisor::{EventKind, Failure, RuntimeError, WorkerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::first_load::Gated;
 use super::strays::at_work;
-use super::{Load, answers, load, lua, lua_that_aborts_in_a_load};
+use super::{Load, answers, load, lua, lua_that_aborts_in_a_load, lua_with};
 use crate::support::{
-    PATIENCE, Recorder, config, exists, per_language, report, run, setup_with, start, start_with,
-    wait_for, worker,
+    PATIENCE, Recorder, config, exists, per_language, ready_after, report, run, setup_with, start,
+    start_with, wait_for, worker,
 };
 
 #[test]
@@ -38,6 +39,52 @@ fn s8_a_rolling_restart_under_load_fails_no_call() {
         assert_eq!(load_two.end().await, []);
         assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
         supervisor.shutdown().await;
+    });
+}
+
+/// How many processes this one has started.
+fn children() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let children = tasks.map(|task| {
+        let children = task.unwrap().path().join("children");
+        let children = std::fs::read_to_string(children).unwrap_or_default();
+        children.split_ascii_whitespace().count()
+    });
+    children.sum()
+}
+
+/// The one that serves dies, and what takes its place has not loaded yet when the process
+/// has that was to replace it.
+#[test]
+fn s8_a_process_that_starts_after_a_crash_is_not_replaced() {
+    run(async {
+        let gated = Gated::start();
+        let supervisor = &gated.supervisor;
+        // It waits while there is a file with the number of its process.
+        let slow = tempfile::tempdir().unwrap();
+        let code = format!(
+            "local pid = io.open('/proc/self/stat'):read('*n')\n\
+             while io.open('{}/' .. pid) do menagerie.sleep(5) end",
+            slow.path().display()
+        );
+        let one = load(supervisor, lua_with("one", &code, "")).await;
+        gated.close();
+        let rolling = supervisor.clone();
+        let rolling = tokio::spawn(async move { rolling.restart_rolling("lua").await });
+        wait_for("the process that is to replace it", || (children() == 2).then_some(())).await;
+        let started = slow.path().join(gated.is_killed().await.to_string());
+        std::fs::write(&started, "").unwrap();
+        gated.open();
+        let outcome = rolling.await.unwrap();
+        let given_up = matches!(&outcome, Err(RuntimeError::WorkerUnavailable { .. }));
+        assert!(given_up, "{outcome:?}");
+        let meanwhile = worker(supervisor, "lua").unwrap();
+        assert_eq!((meanwhile.state, meanwhile.incarnation), (WorkerState::Starting, 2));
+        std::fs::remove_file(started).unwrap();
+        let ready = ready_after(supervisor, "lua", 1).await;
+        assert_eq!(ready.incarnation, 2);
+        answers(&one).await;
+        gated.ends_well().await;
     });
 }
 
