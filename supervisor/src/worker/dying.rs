@@ -71,12 +71,17 @@ impl Plan {
         if shared.is_given_up_within(patience) {
             return;
         }
-        // To give back much memory takes long.
-        let is_ending = |pid| Stat::of_threads(pid).iter().all(|thread| thread.is_exiting);
-        if let Some(process) = process().filter(|process| !is_ending(process.pid)) {
+        let Some(process) = process() else { return };
+        if !are_ending(&Stat::of_threads(process.pid)) && !process.has_ended() {
             process.kill("its control thread has ended, and it has not");
         }
     }
+}
+
+/// Whether these are the threads of a process that ends by itself: to give back much
+/// memory takes long. Of none nothing is known, as where `/proc` cannot be read.
+fn are_ending(threads: &[Stat]) -> bool {
+    !threads.is_empty() && threads.iter().all(|thread| thread.is_exiting)
 }
 
 /// The process after the one that dies.
@@ -224,6 +229,8 @@ impl Drop for Watch {
 
 /// Enough to begin a start, in bytes.
 const STACK: usize = 256 << 10;
+/// An honest worker changes a word once. What is not noticed here, the pidfd tells.
+const MOST_WAKES: u32 = 10_000;
 /// As long as starting a process takes.
 const END_LATER: Duration = Duration::from_millis(10);
 /// The same number on every architecture (Linux 5.16).
@@ -270,11 +277,14 @@ impl Shared {
         true
     }
 
-    /// Whether this word was marked before all was given up.
+    /// Whether this word was marked before all was given up; or before the worker has
+    /// changed it or woken this thread so often that it would keep it at work for ever.
     fn wait(&self, word: usize) -> bool {
         let marked = &self.mapping.words()[word];
         let word = marked.as_ptr().cast::<u32>().cast_const();
-        while self.given_up.load(Ordering::SeqCst) == 0 {
+        let mut wakes = 0;
+        while self.given_up.load(Ordering::SeqCst) == 0 && wakes < MOST_WAKES {
+            wakes += 1;
             #[allow(clippy::cast_possible_truncation, reason = "the low half is the futex")]
             let value = marked.load(Ordering::Acquire) as u32;
             if value & libc::FUTEX_OWNER_DIED != 0 {
@@ -454,6 +464,32 @@ mod tests {
         std::thread::spawn(move || mark_at_death(&memory.unwrap()).unwrap()).join().unwrap();
         drop(watch);
         ends(&plan);
+    }
+
+    #[test]
+    fn s7_a_worker_that_wakes_for_nothing_is_not_watched_any_more() {
+        let Dying { plan, _watch: watch, memory } = Dying::new().unwrap();
+        let mapping = Mapping::new(memory.unwrap().as_fd(), LEN, Access::ReadWrite).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while Arc::strong_count(&plan) > 1 {
+            assert!(Instant::now() < deadline, "it goes on");
+            for word in &mapping.words()[..WORDS] {
+                word.fetch_xor(1, Ordering::Relaxed);
+                // SAFETY: the word is mapped; FUTEX_WAKE takes its address only.
+                unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+            }
+        }
+        drop(watch);
+    }
+
+    #[test]
+    fn s2_threads_that_cannot_be_seen_are_not_known_to_end() {
+        let threads = Stat::of_threads(std::process::id());
+        assert!(!are_ending(&threads));
+        let ending = |thread| Stat { is_exiting: true, ..thread };
+        let threads: Vec<Stat> = threads.into_iter().map(ending).collect();
+        assert!(are_ending(&threads));
+        assert!(!are_ending(&[]));
     }
 
     /// A thread's share of the plan goes with it.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use menagerie_protocol::message::{ENDED_BY, LaneId, LogLevel, ToSupervisor, ToWorker};
 use menagerie_protocol::{Failure, ManifestData, RuntimeError};
+use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 
@@ -23,6 +24,7 @@ use super::gate::Gate;
 use super::operations::Operations;
 use super::output::{STDERR, Tail};
 use super::questions::{Asked, Questions, Unasked};
+use super::reap;
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
@@ -361,7 +363,12 @@ impl Process {
         LastMoments { running, reason: lock(&self.reason).clone(), loaded, ended_by }
     }
 
-    /// Whether it has ended.
+    /// Whether it has ended, also where nobody has handled that yet.
+    pub(super) fn has_ended(&self) -> bool {
+        reap::has_ended(&self.pidfd, PollTimeout::ZERO)
+    }
+
+    /// Whether its end was handled.
     pub(crate) fn is_dead(&self) -> bool {
         *self.dead.borrow()
     }

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use menagerie_protocol::lane::asymmetric;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use serde::{Deserialize, Serialize};
@@ -157,12 +158,15 @@ impl Shared {
 
 /// Waits, on this thread, for a process that was killed just now.
 pub(super) fn reap_soon(pidfd: &OwnedFd) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
-    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     // A process in uninterruptible sleep must not hold up those to come.
-    let _ = poll(&mut fds, PollTimeout::from(1000_u16));
+    has_ended(pidfd, PollTimeout::from(1000_u16));
     let _ = reap(pidfd);
+}
+
+/// Whether a process has ended, or does within so long.
+pub(super) fn has_ended(pidfd: &OwnedFd, patience: PollTimeout) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, patience).is_ok_and(|count| count > 0)
 }
 
 /// Reaps a process that has ended.
