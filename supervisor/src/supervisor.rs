@@ -103,6 +103,11 @@ impl Supervisor {
     /// # Errors
     ///
     /// Any [`RuntimeError`]; nothing of the bundle stays behind (L5).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nor does anything if the future is dropped: what the worker has begun to load is
+    /// unloaded as soon as it has loaded, within [`Config::load_timeout`].
     pub async fn load(&self, dir: impl AsRef<Path>) -> Result<BundleStatus, RuntimeError> {
         self.core().load_dir(dir.as_ref()).await
     }

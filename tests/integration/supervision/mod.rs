@@ -7,6 +7,7 @@ mod copies;
 mod deadlines;
 mod deaths;
 mod first_load;
+mod given_up;
 mod hooks;
 mod idle;
 mod limits;

@@ -26,7 +26,7 @@ impl Process {
     /// stop it.
     async fn answer(
         &self,
-        answer: oneshot::Receiver<ToSupervisor>,
+        answer: &mut oneshot::Receiver<ToSupervisor>,
         step: &str,
         bundle: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
@@ -82,7 +82,7 @@ impl Process {
             lane,
             bundle: Arc::clone(bundle),
             content: Arc::clone(content),
-            _running: self.operations.begin(&bundle.name, Activity::Load),
+            running: Some(self.operations.begin(&bundle.name, Activity::Load)),
             answer: Some(lock(&self.questions).ask(id, Asked::Load)),
             keep: false,
         })
@@ -139,12 +139,13 @@ impl Process {
         let draft = made.map_or_else(|| Draft::new(LaneLimits::of(&self.config)), Ok);
         let mut draft = draft.map_err(|error| self.no_lane(&error))?;
         let mut fds = draft.take_descriptors();
-        let loading = self.begin(draft, generation, bundle, content)?;
+        let mut loading = self.begin(draft, generation, bundle, content)?;
         let id = loading.lane.id;
         let message = load_message(&self.config, content, id, generation, reload, copy.is_some());
         fds.extend(copy);
         if let Err(error) = self.sender.send(&message, fds) {
             lock(&self.questions).take_back(id);
+            loading.answer = None;
             return Err(self.cannot_send(&bundle.name, &error));
         }
         Ok(loading)
@@ -152,9 +153,11 @@ impl Process {
 
     /// Waits for the outcome of a load.
     async fn loaded(&self, mut loading: Loading) -> Result<Loaded, RuntimeError> {
-        let Some(answer) = loading.answer.take() else { return Err(self.gone()) };
         let (id, bundle) = (loading.lane.id, &loading.bundle);
-        let contracts = match self.answer(answer, "load", &bundle.name).await? {
+        let Some(answer) = &mut loading.answer else { return Err(self.gone()) };
+        let answer = self.answer(answer, "load", &bundle.name).await;
+        loading.answer = None;
+        let contracts = match answer? {
             ToSupervisor::Loaded { contracts, .. } => {
                 let odd = contracts.iter().find(|c| c.contract.parse::<ContractId>().is_err());
                 if let Some(odd) = odd {
@@ -221,10 +224,10 @@ impl Process {
     ) -> Result<ToSupervisor, RuntimeError> {
         let Loaded { lane, bundle, .. } = loaded;
         let limit = Instant::now() + self.config.load_timeout;
-        let answer = lock(&self.questions).ask(lane.id, asked);
+        let mut answer = lock(&self.questions).ask(lane.id, asked);
         loop {
             match lane.send_command(&command) {
-                Ok(()) => return self.answer(answer, step, bundle).await,
+                Ok(()) => return self.answer(&mut answer, step, bundle).await,
                 // The ring is full of calls; the lane works them off.
                 Err(Refused::Busy | Refused::Overloaded) if Instant::now() < limit => {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -303,24 +306,39 @@ pub(crate) struct Loaded {
     _content: Arc<Content>,
 }
 
-/// A lane whose bundle is being loaded; forgotten if nothing comes of it. The worker's
-/// lane goes when it has loaded then, or with the worker.
+/// A lane whose bundle is being loaded; forgotten if nothing comes of it. If nobody waits
+/// for it any more, it is unloaded as soon as it has loaded: until then it is a load like
+/// any other, with the same limit, and the bundle's doing if the worker dies of it.
 pub(super) struct Loading {
     process: Weak<Process>,
     lane: Arc<Lane>,
     bundle: Arc<Bundle>,
     content: Arc<Content>,
-    _running: Operation,
-    /// Until somebody waits for it.
+    /// Until it has ended.
+    running: Option<Operation>,
     answer: Option<oneshot::Receiver<ToSupervisor>>,
     keep: bool,
 }
 
 impl Drop for Loading {
     fn drop(&mut self) {
-        if let Some(process) = self.process.upgrade().filter(|_| !self.keep) {
-            process.forget(&self.lane);
-        }
+        let Some(process) = self.process.upgrade().filter(|_| !self.keep) else { return };
+        let (Some(mut answer), false) = (self.answer.take(), process.is_dead()) else {
+            return process.forget(&self.lane);
+        };
+        let (running, bundle) = (self.running.take(), self.bundle.name.clone());
+        let (lane, content) = (Arc::clone(&self.lane), Arc::clone(&self.content));
+        process.runtime.clone().spawn(async move {
+            let answer = process.answer(&mut answer, "load", &bundle).await;
+            drop(running);
+            match answer {
+                Ok(ToSupervisor::Loaded { .. }) => {
+                    let loaded = Loaded { lane, bundle, _content: content };
+                    drop(process.unload(loaded).await);
+                }
+                _ => process.forget(&lane),
+            }
+        });
     }
 }
 
