@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use menagerie_protocol::message::{FEATURE_COPY, Hello, ToWorker};
 use nix::sys::signal::Signal;
 
-use super::child::Child;
+use super::child::{Child, over};
 use super::dying::Dying;
 use super::heard::Heard;
 use super::heartbeat::{Beat, Heartbeat};
@@ -72,12 +72,17 @@ impl Alive {
         }
         let reader = Arc::clone(&process);
         let (all, heard) = Heard::new();
+        let mut ended = child.watch();
         drop(tokio::spawn(async move {
             let mut count = 0_u32;
             let error = loop {
-                match channel.receive().await {
-                    Ok(message) => reader.receive(message),
-                    Err(error) => break error,
+                tokio::select! {
+                    received = channel.receive() => match received {
+                        Ok(message) => reader.receive(message),
+                        Err(error) => break error,
+                    },
+                    // Those that it has forked may have the socket still.
+                    () = over(&mut ended), if !channel.is_closed() => channel.close(),
                 }
                 count += 1;
                 if count == IN_A_ROW {
@@ -89,7 +94,8 @@ impl Alive {
             // A process that ends closes its socket too: its end is the better
             // reason, and comes at once.
             tokio::select! {
-                () = reader.ended() => {}
+                biased;
+                () = over(&mut ended) => {}
                 () = tokio::time::sleep(END_PATIENCE) => {
                     reader.kill(format!("protocol violation: {error}"));
                 }

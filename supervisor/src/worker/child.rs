@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
@@ -20,9 +20,6 @@ use super::scratch::Scratch;
 use super::spawn::{self, Spawned};
 use crate::core::Core;
 use crate::lane::lock;
-
-/// How long the report of a crash waits for the rest of the standard error.
-const STDERR_PATIENCE: Duration = Duration::from_millis(200);
 
 /// A worker's process. Dropping it kills the process.
 #[derive(Debug)]
@@ -54,20 +51,23 @@ pub(crate) struct Stderr {
 }
 
 impl Stderr {
-    /// The lines, once the last of them is in; but a forked child may keep the
-    /// pipe open for ever.
+    /// The lines of a process that has ended, once the last of them is in.
     pub(crate) async fn lines(&mut self) -> Vec<String> {
-        let all = async {
-            if let Some(reader) = self.reader.take() {
-                drop(reader.await);
-            }
-            if let Some(heard) = &self.heard {
-                heard.all().await;
-            }
-        };
-        drop(tokio::time::timeout(STDERR_PATIENCE, all).await);
+        if let Some(reader) = self.reader.take() {
+            drop(reader.await);
+        }
+        if let Some(heard) = &self.heard {
+            heard.all().await;
+        }
         self.tail.lines()
     }
+}
+
+/// Waits until a process has ended. From then on nothing that it says is on its way:
+/// the kernel closes what it has open before it tells of the end. Others, whom it has
+/// forked, may have the same open for as long as they like.
+pub(super) async fn over(ended: &mut watch::Receiver<Option<Ended>>) {
+    drop(ended.wait_for(Option::is_some).await);
 }
 
 impl Child {
@@ -86,11 +86,12 @@ impl Child {
             let whose = Arc::clone(&whose);
             move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
         };
-        let (tail, done) = output::follow(&core.events, name, &gate, stdout, stderr, bundle);
         let obituary = Arc::new(Obituary::default());
         let published = Arc::clone(&obituary);
         let ended = core.reaper.reap(&pidfd, move || published.publish());
         let ended = ended.inspect_err(|_| spawn::end(&pidfd))?;
+        let (tail, done) =
+            output::follow(&core.events, name, &gate, stdout, stderr, &ended, bundle);
         let stderr = Stderr { tail, reader: Some(done), heard: None };
         Ok(Self {
             pid,
@@ -126,7 +127,7 @@ impl Child {
         let mut ended = self.ended.clone();
         let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
         if let Some(heard) = &self.stderr.heard {
-            heard.last_message().await;
+            heard.all().await;
         }
         ended.unwrap_or(Ended { end: End::Unknown, usage: None })
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::control::{ControlError, Inbox, frame, send_some};
 use menagerie_protocol::message::{ToSupervisor, ToWorker};
+use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use crate::watched_fd::watch;
 pub(crate) struct Channel {
     socket: Arc<AsyncFd<OwnedFd>>,
     inbox: Inbox,
+    is_closed: bool,
 }
 
 /// A message on its way out, with its descriptors.
@@ -56,7 +58,21 @@ impl Channel {
         Ok(Self {
             socket: Arc::new(watch(socket, Interest::READABLE | Interest::WRITABLE)?),
             inbox: Inbox::default(),
+            is_closed: false,
         })
+    }
+
+    /// Nothing more goes either way, whoever has the other end: what has come
+    /// already can be received, and then the end.
+    pub(crate) fn close(&mut self) {
+        // It fails where the other end is closed, and then it has nothing to do.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        self.is_closed = true;
+    }
+
+    /// Whether [`close`](Self::close) was called.
+    pub(crate) const fn is_closed(&self) -> bool {
+        self.is_closed
     }
 
     /// Waits for the next message.

@@ -9,8 +9,11 @@ use std::time::Instant;
 use menagerie_protocol::message::{LogLevel, LogRecord};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::watch;
 
+use super::child::over;
 use super::gate::{Gate, Verdict};
+use super::reap::Ended;
 use crate::events::EventBus;
 use crate::lane::lock;
 
@@ -21,6 +24,9 @@ const KEPT_LINES: usize = 100;
 const MAX_LINE: usize = 16 << 10;
 /// A longer name is cut here, in bytes.
 const MAX_NAME: usize = 256;
+/// In bytes (pipe(7), `pipe-max-size`): whoever writes on after the process's end is not
+/// read for ever.
+const MOST_IN_A_PIPE: usize = 1 << 20;
 
 /// Where the lines of a standard error come from that a guest has in place of the
 /// process's own, as workers say in their records.
@@ -45,18 +51,49 @@ impl Tail {
     }
 }
 
-/// Reads a pipe to its end, line by line.
-pub(crate) async fn read_lines(pipe: OwnedFd, mut line: impl FnMut(&str)) {
+/// Reads a pipe to its end, line by line; or until its process has `ended`, and then
+/// what is in it: others may keep it open for as long as they like.
+pub(crate) async fn read_lines(
+    pipe: OwnedFd,
+    ended: impl Future<Output = ()>,
+    line: impl FnMut(&str),
+) {
     let Ok(mut pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
+    let mut lines = Lines { pending: Vec::new(), line };
     let mut chunk = vec![0; 8192];
-    let mut pending: Vec<u8> = Vec::new();
-    while let Ok(count) = pipe.read(&mut chunk).await {
-        if count == 0 {
-            break;
+    let mut ended = std::pin::pin!(ended);
+    loop {
+        tokio::select! {
+            count = pipe.read(&mut chunk) => match count {
+                Ok(count @ 1..) => lines.read(&chunk[..count]),
+                _ => break,
+            },
+            () = &mut ended => {
+                // Not by the runtime, which may not have seen yet that there is something.
+                let mut left = MOST_IN_A_PIPE;
+                while left > 0 && let Ok(count @ 1..) = nix::unistd::read(&pipe, &mut chunk) {
+                    lines.read(&chunk[..count]);
+                    left = left.saturating_sub(count);
+                }
+                break;
+            }
         }
-        for &byte in &chunk[..count] {
+    }
+    lines.end();
+}
+
+/// Makes lines of bytes.
+struct Lines<L> {
+    pending: Vec<u8>,
+    line: L,
+}
+
+impl<L: FnMut(&str)> Lines<L> {
+    fn read(&mut self, bytes: &[u8]) {
+        let Self { pending, line } = self;
+        for &byte in bytes {
             if byte == b'\n' || pending.len() >= MAX_LINE {
-                line(String::from_utf8_lossy(&pending).trim_end_matches('\r'));
+                line(String::from_utf8_lossy(pending).trim_end_matches('\r'));
                 pending.clear();
             }
             if byte != b'\n' {
@@ -64,18 +101,23 @@ pub(crate) async fn read_lines(pipe: OwnedFd, mut line: impl FnMut(&str)) {
             }
         }
     }
-    if !pending.is_empty() {
-        line(&String::from_utf8_lossy(&pending));
+
+    fn end(mut self) {
+        if !self.pending.is_empty() {
+            (self.line)(&String::from_utf8_lossy(&self.pending));
+        }
     }
 }
 
-/// Follows both of a worker's pipes. `bundle` says whose line it may be.
+/// Follows both of a worker's pipes, until it has `ended`. `bundle` says whose line it may
+/// be.
 pub(crate) fn follow(
     events: &Arc<EventBus>,
     worker: &str,
     gate: &Gate,
     stdout: OwnedFd,
     stderr: OwnedFd,
+    ended: &watch::Receiver<Option<Ended>>,
     bundle: impl Fn() -> Option<String> + Clone + Send + Sync + 'static,
 ) -> (Tail, tokio::task::JoinHandle<()>) {
     let tail = Tail::default();
@@ -88,12 +130,14 @@ pub(crate) fn follow(
         }
     };
     let (out, whose) = (record(LogLevel::Info, "stdout"), bundle.clone());
+    let mut until = ended.clone();
     drop(tokio::spawn(async move {
-        read_lines(stdout, |line| out(line, whose())).await;
+        read_lines(stdout, over(&mut until), |line| out(line, whose())).await;
     }));
     let err = record(LogLevel::Warn, STDERR);
+    let mut until = ended.clone();
     let errors = tokio::spawn(async move {
-        read_lines(stderr, |line| {
+        read_lines(stderr, over(&mut until), |line| {
             kept.push(line);
             err(line, if is_the_workers(line) { None } else { bundle() });
         })
@@ -187,10 +231,28 @@ mod tests {
             writer.write_all(b"\nno end").unwrap();
         });
         let mut lines = Vec::new();
-        read_lines(reader.into(), |line| lines.push(line.to_owned())).await;
+        let for_ever = std::future::pending();
+        read_lines(reader.into(), for_ever, |line| lines.push(line.to_owned())).await;
         thread.join().unwrap();
         assert_eq!(lines[..4], ["one", "two", "", "\u{fffd}\u{fffd}\0"]);
         assert!(lines[4..7].iter().all(|line| line.len() == MAX_LINE));
         assert_eq!(lines[7..], ["no end"]);
+    }
+
+    #[tokio::test]
+    async fn s7_output_is_read_until_its_process_has_ended() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        // As much as fits, and the runtime has not seen it yet.
+        writer.write_all(&[b"word\n".repeat(10_000), b"no end".to_vec()].concat()).unwrap();
+        let mut lines = Vec::new();
+        let ended = std::future::ready(());
+        read_lines(reader.into(), ended, |line| lines.push(line.to_owned())).await;
+        assert_eq!((lines.len(), &*lines[9_999], &*lines[10_000]), (10_001, "word", "no end"));
+        // And not for ever, where somebody writes on.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let thread = std::thread::spawn(move || while writer.write_all(&[b'x'; 4096]).is_ok() {});
+        let ended = std::future::ready(());
+        read_lines(reader.into(), ended, |_| ()).await;
+        thread.join().unwrap();
     }
 }

@@ -169,30 +169,17 @@ pub(super) fn has_ended(pidfd: &OwnedFd, patience: PollTimeout) -> bool {
     poll(&mut fds, patience).is_ok_and(|count| count > 0)
 }
 
-/// Reaps a process that has ended.
+/// Reaps a process that has ended, and ends what it has started.
 fn reap(pidfd: &OwnedFd) -> Ended {
-    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
-    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both structures are ours, of the types that the system call
-    // fills in (waitid(2); its fifth argument, which the C library does not
-    // pass on, is a `struct rusage *`), and outlive the call.
-    let waited = unsafe {
-        libc::syscall(
-            libc::SYS_waitid,
-            libc::P_PIDFD,
-            pidfd.as_raw_fd(),
-            info.as_mut_ptr(),
-            libc::WEXITED,
-            usage.as_mut_ptr(),
-        )
-    };
-    if waited != 0 {
-        return Ended { end: End::Unknown, usage: None };
+    // Before the process is reaped: its number cannot be another's.
+    if let Some((info, _)) = wait(pidfd, libc::WEXITED | libc::WNOWAIT) {
+        // SAFETY: `waitid` has succeeded, so this is a SIGCHLD's siginfo, whose member
+        // is the process.
+        end_group(unsafe { info.si_pid() });
     }
-    // SAFETY: all zeroes is a valid value, and the kernel has filled it in.
-    let info = unsafe { info.assume_init() };
-    // SAFETY: as above.
-    let usage = unsafe { usage.assume_init() };
+    let Some((info, usage)) = wait(pidfd, libc::WEXITED) else {
+        return Ended { end: End::Unknown, usage: None };
+    };
     // SAFETY: `waitid` has succeeded, so this is a SIGCHLD's siginfo, whose
     // member is the status.
     let status = unsafe { info.si_status() };
@@ -212,6 +199,44 @@ fn reap(pidfd: &OwnedFd) -> Ended {
         system_seconds: seconds(usage.ru_stime),
     };
     Ended { end, usage: Some(usage) }
+}
+
+/// Ends every process of a worker's group: those that it has started, and that have not
+/// made a group of their own. Where the worker leads no group, as it has never run its
+/// program, there is none.
+fn end_group(leader: libc::pid_t) {
+    // To kill(2), 0 is the host's own group and 1 stands for everybody.
+    if leader > 1 {
+        let group = nix::unistd::Pid::from_raw(leader);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// As waitid(2); `None` where there is no such child.
+fn wait(pidfd: &OwnedFd, options: libc::c_int) -> Option<(libc::siginfo_t, libc::rusage)> {
+    let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both structures are ours, of the types that the system call
+    // fills in (waitid(2); its fifth argument, which the C library does not
+    // pass on, is a `struct rusage *`), and outlive the call.
+    let waited = unsafe {
+        libc::syscall(
+            libc::SYS_waitid,
+            libc::P_PIDFD,
+            pidfd.as_raw_fd(),
+            info.as_mut_ptr(),
+            options,
+            usage.as_mut_ptr(),
+        )
+    };
+    if waited != 0 {
+        return None;
+    }
+    // SAFETY: all zeroes is a valid value, and the kernel has filled it in.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: as above.
+    let usage = unsafe { usage.assume_init() };
+    Some((info, usage))
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use menagerie_supervisor::Supervisor;
+use menagerie_supervisor::{Contract, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{answers, at_once_and_for_ever, load, lua};
 use crate::support::{
-    PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir, setup_with,
-    slay, start_with, wait_for, worker,
+    Bundle, PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir,
+    setup_with, slay, start_with, wait_for, worker,
 };
 
 /// Rounds of killing; 1,000 by hand: `MENAGERIE_ROUNDS=1000`.
@@ -143,6 +143,106 @@ async fn s7_of_a_worker_that_dies_nothing_stays(suffix: &str) {
 per_language!(rust, c, py, lua, js, dotnet; {
     s7_of_a_worker_that_dies_nothing_stays,
 });
+
+/// A bundle that starts processes; those that leave have a session of their own.
+const STARTS: &str = "
+import os, subprocess, time
+import menagerie
+
+@menagerie.export('starts@1')
+def program() -> int:
+    return subprocess.Popen(['sleep', '3600']).pid
+
+@menagerie.export('starts@1')
+def fork(leaves: bool) -> int:
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if leaves:
+            os.setsid()
+        os.write(writer, b'.')
+        time.sleep(3600)
+        os._exit(0)
+    os.read(reader, 1)
+    os.close(reader)
+    os.close(writer)
+    return pid
+";
+
+async fn load_starts(supervisor: &Supervisor) -> (Contract, Bundle) {
+    let manifest = "name = 'starts'\nversion = '1.0.0'\nloader = 'python'\n\
+                    file = 'main.py'\nprovides = ['starts@1']\n";
+    let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.py", STARTS)]);
+    supervisor.load(bundle.path()).await.unwrap();
+    (supervisor.contract("starts@1").unwrap(), bundle)
+}
+
+/// Whether a process runs still: who reaps one whose parent has gone is not ours to say.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Processes that nobody else ends.
+struct Strays(Vec<u32>);
+
+impl Drop for Strays {
+    fn drop(&mut self) {
+        self.0.iter().filter(|pid| runs(**pid)).for_each(|pid| slay(*pid));
+    }
+}
+
+#[test]
+fn s7_what_a_worker_has_started_ends_with_it() {
+    run(async {
+        let supervisor = start_with(config());
+        let (starts, _files) = load_starts(&supervisor).await;
+        for (round, end) in (1..).zip(["kill", "restart", "shutdown"]) {
+            let (program, fork) = (starts.call("program", ()), starts.call("fork", (false,)));
+            let started = Strays(vec![program.await.unwrap(), fork.await.unwrap()]);
+            assert!(started.0.iter().all(|pid| runs(*pid)));
+            match end {
+                "kill" => slay(worker(&supervisor, "python").unwrap().pid.unwrap()),
+                "restart" => drop(supervisor.restart("python").await.unwrap()),
+                _ => supervisor.shutdown().await,
+            }
+            for pid in &started.0 {
+                wait_for(&format!("{pid} to end, {end}"), || (!runs(*pid)).then_some(())).await;
+            }
+            if end != "shutdown" {
+                ready_after(&supervisor, "python", round).await;
+            }
+        }
+    });
+}
+
+/// They keep the worker's end of the control socket and of both pipes.
+#[test]
+fn s7_what_outlives_its_worker_costs_the_host_nothing() {
+    run(async {
+        let mut config = config();
+        config.restart = at_once_and_for_ever();
+        let supervisor = start_with(config);
+        let (starts, _files) = load_starts(&supervisor).await;
+        let (mut before, mut strays) = (None, Strays(Vec::new()));
+        for round in 1..=20 {
+            strays.0.push(starts.call("fork", (true,)).await.unwrap());
+            if round % 2 == 0 {
+                supervisor.restart("python").await.unwrap();
+            } else {
+                slay(worker(&supervisor, "python").unwrap().pid.unwrap());
+                ready_after(&supervisor, "python", round).await;
+            }
+            if round == 5 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                before = Some(holdings());
+            }
+        }
+        flat(before.unwrap()).await;
+        assert!(strays.0.iter().all(|pid| runs(*pid)), "a session of one's own is left alone");
+        supervisor.shutdown().await;
+    });
+}
 
 #[test]
 fn s7_descriptors_threads_and_mappings_are_flat_after_many_restarts() {

@@ -121,30 +121,13 @@ fn s2_a_crash_in_a_restart_is_told_while_the_runtime_is_busy() {
     });
 }
 
-/// A child of its own has its control socket too, so that the supervisor waits a while
-/// for the worker's last words.
-const FORKS: &str = "
-import os, time
-import menagerie
-
-@menagerie.export('forks@1')
-def fork():
-    if os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
-";
-
 #[test]
 fn s2_what_is_asked_for_meanwhile_comes_after_the_crash() {
     run(async {
-        let manifest = "name = 'forks'\nversion = '1.0.0'\nloader = 'python'\n\
-                        file = 'main.py'\nprovides = ['forks@1']\n";
-        let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.py", FORKS)]);
-        let host = Host::with("python", bundle).await;
-        host.guest.call::<_, ()>("fork", ()).await.unwrap();
+        let host = Host::with("lua", lua("probe")).await;
         let release = host.crash_while_busy().await;
         let supervisor = host.supervisor.clone();
-        let asked = tokio::spawn(async move { supervisor.restart("python").await });
+        let asked = tokio::spawn(async move { supervisor.restart("lua").await });
         tokio::task::yield_now().await;
         drop(release);
         let restarted = asked.await.unwrap().unwrap();
@@ -156,7 +139,7 @@ fn s2_what_is_asked_for_meanwhile_comes_after_the_crash() {
             (WorkerState::Draining, 2),
         ];
         assert_eq!(host.states()[..4], begun);
-        assert_eq!(report(&host.supervisor, "python", 1).await.incarnation, 1);
+        assert_eq!(report(&host.supervisor, "lua", 1).await.incarnation, 1);
         host.supervisor.shutdown().await;
     });
 }
