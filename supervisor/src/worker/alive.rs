@@ -205,6 +205,6 @@ impl Alive {
                 return;
             }
         };
-        self.process.send(&ToWorker::Ping { nonce });
+        self.process.ping(nonce);
     }
 }

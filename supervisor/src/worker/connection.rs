@@ -2,7 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::control::{ControlError, Inbox, frame, send_some};
@@ -12,6 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::lane::lock;
 use crate::watched_fd::watch;
 
 /// A connected control socket whose hello has been read.
@@ -28,11 +30,27 @@ type Outgoing = (Vec<u8>, Vec<OwnedFd>);
 /// Messages on their way to a worker, at most: far more than one that reads its
 /// channel ever leaves, so that one that does not is noticed.
 const MAX_OUTGOING: usize = 1 << 16;
+/// Descriptors on their way to a worker, at most, once it has read nothing for [`STUCK`]:
+/// the host has no more than 1024 of them, as Linux comes (getrlimit(2)).
+const MAX_DESCRIPTORS: usize = 256;
+/// Many at once are no fault of a worker's that has not had the time to read them.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// Sends to a worker from anywhere. What is sent to a worker that has gone is
 /// dropped: its death is noticed elsewhere.
 #[derive(Clone, Debug)]
-pub(crate) struct Sender(mpsc::Sender<Outgoing>);
+pub(crate) struct Sender {
+    queue: mpsc::Sender<Outgoing>,
+    backlog: Arc<Mutex<Backlog>>,
+}
+
+/// What has not been sent yet.
+#[derive(Debug, Default)]
+struct Backlog {
+    descriptors: usize,
+    /// Since when the message at the front waits.
+    since: Option<Instant>,
+}
 
 /// Why a message was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -41,11 +59,22 @@ pub(crate) enum Unsent {
     Codec(#[from] CodecError),
     #[error("it does not read its control channel: {MAX_OUTGOING} messages wait")]
     Full,
+    #[error("it does not read its control channel: more than {MAX_DESCRIPTORS} descriptors wait")]
+    TooManyDescriptors,
 }
 
 impl Sender {
     pub(crate) fn send(&self, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), Unsent> {
-        match self.0.try_send((frame(message)?, fds)) {
+        let bytes = frame(message)?;
+        if !fds.is_empty() {
+            let mut backlog = lock(&self.backlog);
+            backlog.descriptors += fds.len();
+            let is_stuck = backlog.since.is_some_and(|since| since.elapsed() >= STUCK);
+            if is_stuck && backlog.descriptors > MAX_DESCRIPTORS {
+                return Err(Unsent::TooManyDescriptors);
+            }
+        }
+        match self.queue.try_send((bytes, fds)) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Unsent::Full),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
@@ -104,15 +133,20 @@ impl Channel {
     /// Starts the task that writes.
     pub(crate) fn sender(&self) -> Sender {
         let (sender, mut queue) = mpsc::channel::<Outgoing>(MAX_OUTGOING);
-        let socket = Arc::clone(&self.socket);
+        let (socket, backlog) = (Arc::clone(&self.socket), Arc::<Mutex<Backlog>>::default());
+        let waiting = Arc::clone(&backlog);
         tokio::spawn(async move {
             while let Some((bytes, fds)) = queue.recv().await {
+                lock(&waiting).since = Some(Instant::now());
                 if write(&socket, &bytes, &fds).await.is_err() {
                     return;
                 }
+                let mut waiting = lock(&waiting);
+                waiting.since = None;
+                waiting.descriptors -= fds.len();
             }
         });
-        Sender(sender)
+        Sender { queue: sender, backlog }
     }
 }
 
@@ -129,4 +163,65 @@ async fn write(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::
         rest = &rest[sent..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    use menagerie_protocol::control::Connection;
+
+    use super::*;
+
+    fn pair() -> (Sender, Connection) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Channel::new(ours.into()).unwrap().sender(), Connection::new(theirs.into()))
+    }
+
+    fn send(sender: &Sender) -> Result<(), Unsent> {
+        let message = ToWorker::Segment { lane: 1, segment: 1, len: 1, writable: true };
+        sender.send(&message, vec![File::open("/dev/null").unwrap().into()])
+    }
+
+    #[tokio::test]
+    async fn s6_many_descriptors_at_once_are_sent() {
+        let (sender, worker) = pair();
+        // Before the runtime's only thread can write any.
+        for _ in 0..2 * MAX_DESCRIPTORS {
+            send(&sender).unwrap();
+        }
+        let read = tokio::task::spawn_blocking(move || {
+            let mut inbox = Inbox::default();
+            for _ in 0..2 * MAX_DESCRIPTORS {
+                let _: ToWorker = worker.receive(&mut inbox).unwrap();
+                drop(inbox.descriptor().unwrap());
+            }
+            worker
+        });
+        let _worker = read.await.unwrap();
+        while lock(&sender.backlog).descriptors > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn s6_descriptors_do_not_gather_for_a_worker_that_reads_nothing() {
+        let (sender, _worker) = pair();
+        let mut count = 0;
+        let error = loop {
+            match send(&sender) {
+                Ok(()) => count += 1,
+                Err(error) => break error,
+            }
+            let waiting = lock(&sender.backlog).descriptors;
+            if waiting >= MAX_DESCRIPTORS {
+                tokio::time::sleep(STUCK / 10).await;
+            } else {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(matches!(error, Unsent::TooManyDescriptors), "{error}");
+        assert!(count > MAX_DESCRIPTORS);
+    }
 }

@@ -82,7 +82,8 @@ pub(crate) struct Process {
     operations: Operations,
     /// Values that came back on lanes which have ended.
     ended_calls: AtomicU64,
-    /// The last heartbeat that was answered.
+    /// The last heartbeat that was sent, and the last that was answered.
+    ping: AtomicU64,
     pub(crate) pong: AtomicU64,
     router: Arc<OutcallRouter>,
     gate: Gate,
@@ -174,6 +175,7 @@ impl Process {
             looked: Mutex::default(),
             operations: Operations::default(),
             ended_calls: AtomicU64::new(0),
+            ping: AtomicU64::new(0),
             pong: AtomicU64::new(0),
             router: parts.router,
             this: this.clone(),
@@ -184,12 +186,19 @@ impl Process {
         self.send_with(message, Vec::new());
     }
 
+    /// Sends a heartbeat.
+    pub(super) fn ping(&self, nonce: u64) {
+        // Before it can be answered.
+        self.ping.store(nonce, Ordering::Relaxed);
+        self.send(&ToWorker::Ping { nonce });
+    }
+
     /// Sends a message that always fits.
     pub(super) fn send_with(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         match self.sender.send(message, fds) {
             Ok(()) => {}
-            Err(error @ Unsent::Full) => self.kill(format!("protocol violation: {error}")),
             Err(error @ Unsent::Codec(_)) => tracing::error!("{error}"),
+            Err(error) => self.kill(format!("protocol violation: {error}")),
         }
     }
 
@@ -274,6 +283,10 @@ impl Process {
             return;
         }
         match message {
+            // It would answer all that are still to come.
+            ToSupervisor::Pong { nonce } if nonce > self.ping.load(Ordering::Relaxed) => {
+                self.kill("protocol violation: an answer to a heartbeat that was never sent");
+            }
             ToSupervisor::Pong { nonce } => {
                 self.pong.fetch_max(nonce, Ordering::Relaxed);
             }

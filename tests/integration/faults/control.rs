@@ -33,6 +33,7 @@ faults! { is_a_violation:
     s2_a_load_with_contracts_that_are_none("on-load:odd-contracts", "'!@#' is no contract");
     s2_a_load_error_that_is_nested_too_deep("on-load:deep-error", "the message cannot be decoded");
     s2_answers_that_nobody_asked_for("loaded:answers", "an answer that nobody asked for");
+    s2_an_answer_to_a_heartbeat_that_was_never_sent("loaded:pong", "a heartbeat that was never sent");
     s2_a_segment_beyond_all_limits("loaded:want-much", "a segment beyond the payload limit");
     s2_segments_without_end("loaded:want-many", "more segments than a lane may have");
     s2_descriptors_without_end("loaded:descriptors", "descriptors came that nobody asked for");

@@ -200,7 +200,7 @@ pub(crate) fn once_loaded(mut control: Control, how: &str) {
         control.raw(&(16_u32 << 20).to_le_bytes());
         return greeting::flood_with_descriptors(&control.stream, 4);
     }
-    let speaker = control.attend(how == "mute", |_, _, _| {});
+    let speaker = control.attend(matches!(how, "mute" | "pong"), |_, _, _| {});
     let record = |len| {
         ToSupervisor::Log(LogRecord {
             bundle: Some(manifest.name.repeat(len / 100)),
@@ -211,6 +211,9 @@ pub(crate) fn once_loaded(mut control: Control, how: &str) {
     };
     match how {
         "mute" => {}
+        "pong" => {
+            speaker.tell(&ToSupervisor::Pong { nonce: u64::MAX });
+        }
         "logs" => while speaker.tell(&record(100)) {},
         "long-logs" => while speaker.tell(&record(15 << 20)) {},
         "answers" => {
