@@ -432,7 +432,7 @@ impl LoaderError {
 
     /// An [`InitFailed`](Self::InitFailed) at this step.
     pub fn init(bundle: impl Into<String>, step: impl Into<String>, error: GuestError) -> Self {
-        Self::InitFailed { bundle: bundle.into(), step: step.into(), error }
+        Self::InitFailed { bundle: bundle.into(), step: step.into(), error: error.cut() }
     }
 }
 

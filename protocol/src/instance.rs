@@ -60,7 +60,8 @@ pub trait Instance {
     ///
     /// # Errors
     ///
-    /// What the hook threw.
+    /// What the hook threw. The generation goes on as it is then, without
+    /// `on_load`; it may be asked again.
     fn on_unload(&mut self) -> Result<Option<Vec<u8>>, GuestError> {
         Ok(None)
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::MAX_MESSAGE;
 use crate::error::{GuestError, LoaderError};
 use crate::instance::ContractInterface;
 use crate::language::SupportedLanguage;
@@ -19,6 +20,10 @@ pub const MAGIC: u32 = u32::from_be_bytes(*b"MNGR");
 /// The protocol's version: peers of another major version are refused; minor
 /// versions add what older peers may ignore.
 pub const PROTOCOL_VERSION: (u16, u16) = (1, 0);
+
+/// The largest state that `on_unload` can leave to the next generation, in bytes of
+/// MessagePack: it has to fit into one message, which is a little more.
+pub const MAX_STATE: usize = MAX_MESSAGE - 1024;
 
 /// The environment variable with the control socket's path.
 pub const ENV_SOCKET: &str = "MENAGERIE_CONTROL_SOCKET";
@@ -155,7 +160,8 @@ pub struct LoadRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LaneCommand {
     /// Run `on_unload`, and answer with [`ToSupervisor::Finished`]. No call
-    /// follows before [`LaneCommand::Resume`] or [`LaneCommand::Unload`].
+    /// follows before [`LaneCommand::Resume`] or [`LaneCommand::Unload`], unless
+    /// the answer is an error: then the generation goes on as it is.
     Finish,
     /// Run `on_load` with this state, and answer with
     /// [`ToSupervisor::Resumed`].
@@ -191,7 +197,7 @@ pub enum ToSupervisor {
     Finished {
         /// The lane.
         lane: LaneId,
-        /// What it returned, or threw.
+        /// What it returned, at most [`MAX_STATE`] bytes, or threw.
         state: Result<Option<Vec<u8>>, GuestError>,
     },
     /// `on_load` has run.

@@ -79,6 +79,7 @@ impl Core {
         join_all(unloads).await;
         Ok(())
     }
+
     /// The old generations go on, those that have handed over already with the
     /// state that they had.
     async fn go_back(
@@ -126,13 +127,12 @@ impl Core {
             let limit_ms = u64::try_from(self.config.drain.as_millis()).unwrap_or(u64::MAX);
             return Err(RuntimeError::TimedOut { step: "drain".to_owned(), limit_ms });
         }
-        let state = match process.finish(old).await? {
-            Ok(state) => state,
-            Err(error) => {
-                drop(process.resume(old, None).await?);
-                return Err(hook_failed(&bundle.name, "on_unload", error));
-            }
-        };
+        // One whose `on_unload` fails goes on as it is: it has left no state to be
+        // resumed with.
+        let state = process
+            .finish(old)
+            .await?
+            .map_err(|error| hook_failed(&bundle.name, "on_unload", error))?;
         if let Err(error) = process.resume(new, state.clone()).await? {
             drop(process.resume(old, state).await?);
             return Err(hook_failed(&bundle.name, "on_load", error));

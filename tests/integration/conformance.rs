@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::Failure;
+use menagerie_supervisor::{Failure, LoaderError, RuntimeError};
 use nix::sys::signal::{Signal, kill};
 use rmpv::Value;
 
-use crate::support::{per_language, setup, wait_for};
+use crate::support::{per_language, setup, wait_for, worker};
 
 async fn greets(suffix: &str) {
     let setup = setup(suffix).await;
@@ -197,6 +197,33 @@ async fn l6_reload_hands_the_state_over(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// Longer than a message to the supervisor may be, as bytes of its own MessagePack.
+async fn l6_a_state_that_is_too_large_stays_with_its_generation(suffix: &str) {
+    let setup = setup(suffix).await;
+    let name = format!("probe-{suffix}");
+    let large = "a".repeat(16 << 20);
+    let _: () = setup.probe.call("set_state", (&large,)).await.unwrap();
+    let error = setup.supervisor.reload(&name).await.unwrap_err();
+    let RuntimeError::Loader(LoaderError::InitFailed { step, error, .. }) = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((&**step, &*error.type_name), ("run on_unload", "StateTooLarge"));
+    for size in [(16 << 20) - 1024, large.len() + 5] {
+        assert!(error.message.contains(&size.to_string()), "{}", error.message);
+    }
+    // As after any other reload that fails, `on_load` was given it back.
+    let state: String = setup.probe.call("state", ()).await.unwrap();
+    assert!(state == large);
+    // What just fits is handed over.
+    let fits = "a".repeat((16 << 20) - 1024 - 5);
+    let _: () = setup.probe.call("set_state", (&fits,)).await.unwrap();
+    setup.supervisor.reload(&name).await.unwrap();
+    let state: String = setup.probe.call("state", ()).await.unwrap();
+    assert!(state == fits);
+    assert_eq!(worker(&setup.supervisor, setup.language.loader).unwrap().restarts, 0);
+    setup.supervisor.shutdown().await;
+}
+
 async fn l7_an_unloaded_bundle_is_stale(suffix: &str) {
     let setup = setup(suffix).await;
     setup.supervisor.unload(&format!("probe-{suffix}")).await.unwrap();
@@ -219,5 +246,6 @@ per_language!(rust, c, py, lua, js, dotnet; {
     s3_a_bundle_that_crashes_its_worker_is_named,
     s6_a_call_that_spins_meets_its_deadline,
     l6_reload_hands_the_state_over,
+    l6_a_state_that_is_too_large_stays_with_its_generation,
     l7_an_unloaded_bundle_is_stale,
 });

@@ -27,6 +27,9 @@ mod outcalls;
 // own bundle gives up.
 mod asynchronous;
 
+// Hooks: what is left when they fail.
+mod hooks;
+
 // Contracts and functions of the longest names, through every language.
 mod long_names;
 

@@ -14,7 +14,7 @@ use super::{BulkRef, INLINE_MAX, LaneMemory, LaneWord};
 use crate::codec;
 use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
-use crate::message::{LaneCommand, LaneId, ToSupervisor};
+use crate::message::{LaneCommand, LaneId, MAX_STATE, ToSupervisor};
 use crate::msgpack::Writer;
 use crate::ring::{
     FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Plain, Shape,
@@ -183,13 +183,15 @@ impl WorkerLane {
                     Kind::Reply => self.resolve(head, &payload, true),
                     Kind::Command => match codec::decode(&payload) {
                         Ok(LaneCommand::Finish) => {
-                            finished = true;
-                            let state = instance.on_unload();
+                            let state = last_words(instance).map_err(GuestError::cut);
+                            // One that has failed goes on, as if it had not been asked.
+                            finished = state.is_ok();
                             (self.outbox)(ToSupervisor::Finished { lane: self.id, state });
                         }
                         Ok(LaneCommand::Resume { state }) => {
                             finished = false;
                             let outcome = instance.on_load(state.as_deref());
+                            let outcome = outcome.map_err(GuestError::cut);
                             (self.outbox)(ToSupervisor::Resumed { lane: self.id, outcome });
                         }
                         Ok(LaneCommand::Unload) => return finished,
@@ -572,6 +574,21 @@ impl WorkerLane {
             self.run_deferred();
         }
     }
+}
+
+/// Runs `on_unload`. A state that no message can carry is given back to the bundle
+/// at once, as at any other reload that fails after its `on_unload`.
+fn last_words(instance: &mut dyn Instance) -> Result<Option<Vec<u8>>, GuestError> {
+    let state = instance.on_unload()?;
+    let size = state.as_ref().map_or(0, Vec::len);
+    if size <= MAX_STATE {
+        return Ok(state);
+    }
+    let message =
+        format!("the state that on_unload has returned takes {size} bytes, of {MAX_STATE} at most");
+    let mut error = GuestError::new("StateTooLarge", message);
+    error.inner.extend(instance.on_load(state.as_deref()).err());
+    Err(error)
 }
 
 /// If the value is bytes of the call's own arguments, with the very head that

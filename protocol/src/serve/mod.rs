@@ -7,6 +7,7 @@ mod idle;
 mod in_process;
 mod lanes;
 mod last_words;
+mod outbox;
 mod settle;
 
 pub use environment::EnvironmentError;
@@ -108,10 +109,9 @@ fn run(
     let connected = Arc::new(OnceLock::<Connection>::new());
     let sender = Arc::clone(&connected);
     let outbox = Arc::new(move |message: ToSupervisor| {
-        // Before the hello there is nothing to say. If the socket is gone the main thread
-        // learns it too, and ends us.
+        // Before the hello there is nothing to say.
         if let Some(connection) = sender.get() {
-            drop(connection.send(&message));
+            outbox::send(connection, message);
         }
     });
     let lanes = || {

@@ -523,7 +523,6 @@ impl TestBundle {
             Ok(state) => state,
             Err(error) => {
                 self.unload_lane(&new);
-                drop(self.resume_lane(&old, None));
                 return Err(LoaderError::init(name, "run on_unload", error));
             }
         };

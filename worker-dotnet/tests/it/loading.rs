@@ -53,7 +53,7 @@ fn b3_exports_are_sorted_and_snake_case() {
         ["log_all", "print", "print_error", "print_from_thread", "print_pieces"]
     );
     assert_eq!(contracts[1].contract, "first@1");
-    assert_eq!(contracts[1].functions, ["context"]);
+    assert_eq!(contracts[1].functions, ["context", "loads"]);
 
     let bundle = load(&harness, "values", &["values@1"]);
     assert_eq!(bundle.call::<_, String>("values@1", "http_get", ()).unwrap(), "acronym");
