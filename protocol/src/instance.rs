@@ -76,6 +76,10 @@ pub trait Instance {
     /// Runs the VM's own event loop until `wake` is readable or no
     /// asynchronous work is left. Called only after [`poll`](Self::poll)
     /// returned true. The lane drains `wake` itself.
+    ///
+    /// Once a blocking [`Host::call`](crate::Host::call) was made in there, `wake`
+    /// says nothing any more, and what came meanwhile is kept by the lane: this
+    /// has to return.
     fn wait(&mut self, wake: BorrowedFd<'_>) {
         let _ = wake;
     }

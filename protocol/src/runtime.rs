@@ -3,7 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -412,6 +412,14 @@ impl Host {
             }
             self.lane.wait_for_reply()?;
         }
+    }
+
+    /// Waits with `wait` until the descriptor is readable, and calls what
+    /// [`call_async`](Self::call_async) was given for the answers that have come;
+    /// calls to this bundle go on waiting. For a hook that has to wait: only
+    /// when it has ended the lane does this itself.
+    pub fn wait_for_answers(&self, wait: impl FnOnce(BorrowedFd<'_>)) {
+        self.lane.wait_for_replies(wait);
     }
 
     /// Begins such a call; `then` is called with the answer, on the lane's

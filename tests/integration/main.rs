@@ -27,7 +27,7 @@ mod outcalls;
 // own bundle gives up.
 mod asynchronous;
 
-// Hooks: what is left when they fail.
+// Hooks: what they may wait for, and what is left when they fail.
 mod hooks;
 
 // Contracts and functions of the longest names, through every language.

@@ -178,7 +178,10 @@ impl JsInstance {
                 format!("{problem}: nothing is left to wait for"),
             ));
         }
-        sleep(&[], self.time_to_sleep());
+        let time = self.time_to_sleep();
+        self.lane.host.wait_for_answers(|wake| {
+            sleep(&[wake], time);
+        });
         Ok(())
     }
 

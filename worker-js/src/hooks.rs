@@ -45,8 +45,9 @@ impl JsInstance {
         }
     }
 
-    /// Runs a hook to its end, however long its promise takes. The lane
-    /// delivers no answers meanwhile, so calls of the guest block.
+    /// Runs a hook to its end, however long its promise takes. No call comes to the
+    /// lane meanwhile, so those of the guest block: then a chain that would come back
+    /// is refused. Calls that were open before are answered while the hook waits.
     fn run_hook(
         &mut self,
         hook: &v8::Global<v8::Function>,

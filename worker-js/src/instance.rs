@@ -157,7 +157,7 @@ impl Instance for JsInstance {
 
     fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {
         let result = self.run_on_load(state);
-        // From now on the lane delivers the answers to the guest's calls.
+        // From now on calls come to the lane.
         self.lane.blocking.set(false);
         result
     }

@@ -53,8 +53,8 @@ pub(crate) struct Lane {
     pub(crate) timers: RefCell<Timers>,
     /// Promises that were rejected while nobody had subscribed to them.
     pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
-    /// While the bundle loads and in its hooks the lane delivers no answers, so
-    /// the guest's calls block there.
+    /// While the bundle loads and in its hooks no call comes to the lane, so the
+    /// guest's calls block there.
     pub(crate) blocking: Cell<bool>,
     /// Stops the scripts.
     pub(crate) gate: Arc<Gate>,

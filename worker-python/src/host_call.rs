@@ -1,11 +1,13 @@
 //! Calls of a bundle to contracts of others: `menagerie.call`.
 
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use menagerie_protocol::Failure;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+use crate::forks;
 use crate::interpreter;
 use crate::lane::Lane;
 use crate::thread::SameThread;
@@ -24,6 +26,7 @@ pub(crate) fn call<'py>(
     let host = lane.host.for_call(lane.serving.get());
     let host = SameThread(&host);
     let answer = py.detach(move || host.into_inner().call(contract, function, &bytes));
+    lane.tasks.leave_wait(py)?;
     match answer {
         Ok(value) => decode_value(py, &value),
         Err(failure) => Err(call_error(py, &failure)?),
@@ -62,6 +65,18 @@ pub(crate) fn call_async(
         .for_call(serving)
         .call_async(contract, function, &bytes, then)
         .or_else(|failure| Err(call_error(py, &failure)?))
+}
+
+/// Receives answers for a hook that awaits them: `wait` is called with the descriptor
+/// that is readable when something has come.
+pub(crate) fn wait_for_answers(py: Python<'_>, wait: &Bound<'_, PyAny>) -> PyResult<()> {
+    let mut waited = Ok(());
+    current(py)?.host.wait_for_answers(|wake| {
+        waited = wait.call1((wake.as_raw_fd(),)).map(drop);
+        // A callback may have forked; what follows is the lane's.
+        forks::check(py, &waited);
+    });
+    waited
 }
 
 fn current(py: Python<'_>) -> PyResult<Rc<Lane>> {

@@ -19,6 +19,7 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module.add_function(wrap_pyfunction!(export, &module)?)?;
     module.add_function(wrap_pyfunction!(call_, &module)?)?;
     module.add_function(wrap_pyfunction!(call_async, &module)?)?;
+    module.add_function(wrap_pyfunction!(wait_for_answers, &module)?)?;
     module.add_function(wrap_pyfunction!(log, &module)?)?;
     module.add_function(wrap_pyfunction!(lane, &module)?)?;
     module.add_function(wrap_pyfunction!(write, &module)?)?;
@@ -91,6 +92,11 @@ fn call_async(
     serving: u64,
 ) -> PyResult<()> {
     host_call::call_async(py, contract, function, args, resolve, serving)
+}
+
+#[pyfunction]
+fn wait_for_answers(py: Python<'_>, wait: &Bound<'_, PyAny>) -> PyResult<()> {
+    host_call::wait_for_answers(py, wait)
 }
 
 #[pyfunction]

@@ -117,6 +117,13 @@ impl Tasks {
         waited.map(|_| ())
     }
 
+    /// Ends a [`wait`](Self::wait) that runs: a blocking call was made in there, after
+    /// which nothing wakes it any more.
+    pub(crate) fn leave_wait(&self, py: Python<'_>) -> PyResult<()> {
+        let driver = self.driver.borrow().as_ref().map(|driver| driver.clone_ref(py));
+        driver.map_or(Ok(()), |driver| driver.call_method0(py, "leave_wait").map(drop))
+    }
+
     /// Runs an `async` hook to its end.
     pub(crate) fn run<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let driver = self.driver(coroutine.py())?;

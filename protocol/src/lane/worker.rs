@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -208,7 +208,8 @@ impl WorkerLane {
             self.run_deferred();
             let was_pending = pending;
             pending = instance.poll();
-            if !self.stash.borrow().is_empty() {
+            // A blocking call in there may have received what is due here.
+            if !self.stash.borrow().is_empty() || !self.deferred.borrow().is_empty() {
                 continue;
             }
             if pending || was_pending || !self.outcalls.borrow().is_empty() {
@@ -325,9 +326,15 @@ impl WorkerLane {
             self.rx.borrow_mut().sleep(None);
             return;
         }
+        self.wait_on_socket(|wake| instance.wait(wake));
+    }
+
+    /// Waits with `wait`, unless a frame is there already; until one is, the
+    /// descriptor is not readable.
+    fn wait_on_socket(&self, wait: impl FnOnce(BorrowedFd<'_>)) {
         let event = Arc::clone(self.rx.borrow().event());
         if self.rx.borrow_mut().arm() {
-            instance.wait(event.as_fd());
+            wait(event.as_fd());
             self.rx.borrow_mut().disarm();
         }
         self.rx.borrow().drain_event();
@@ -544,22 +551,40 @@ impl WorkerLane {
     /// Waits for frames while the guest waits for an answer; everything else
     /// that arrives is kept for later.
     pub(crate) fn wait_for_reply(&self) -> Result<(), Failure> {
-        let mut payload = Vec::new();
         loop {
-            if let Some(head) = self.receive(&mut payload) {
-                if head.kind == Kind::Reply {
-                    self.resolve(head, &payload, false);
-                    return Ok(());
-                }
-                let payload = std::mem::take(&mut payload);
-                self.stash.borrow_mut().push_back((head, payload));
-            } else {
-                let mut rx = self.rx.borrow_mut();
-                if !rx.spin() {
-                    rx.sleep(None);
+            match self.receive_aside() {
+                Some(Kind::Reply) => return Ok(()),
+                Some(_) => {}
+                None => {
+                    let mut rx = self.rx.borrow_mut();
+                    if !rx.spin() {
+                        rx.sleep(None);
+                    }
                 }
             }
         }
+    }
+
+    /// As [`wait_for_reply`](Self::wait_for_reply), but by `wait`, which may end
+    /// without a frame; answers to [`call_deferred`](Self::call_deferred) are handed
+    /// over as well.
+    pub(crate) fn wait_for_replies(&self, wait: impl FnOnce(BorrowedFd<'_>)) {
+        self.wait_on_socket(wait);
+        while self.receive_aside().is_some() {}
+        self.run_deferred();
+    }
+
+    /// Receives a frame while the lane's loop does not: an answer is handed over,
+    /// anything else is kept for that loop.
+    fn receive_aside(&self) -> Option<Kind> {
+        let mut payload = Vec::new();
+        let head = self.receive(&mut payload)?;
+        if head.kind == Kind::Reply {
+            self.resolve(head, &payload, false);
+        } else {
+            self.stash.borrow_mut().push_back((head, payload));
+        }
+        Some(head.kind)
     }
 
     fn resolve(&self, head: FrameHead, payload: &[u8], run_deferred: bool) {

@@ -3,16 +3,23 @@
 import _menagerie
 import asyncio
 import contextvars
+import threading
 
 # The call that a task serves; the tasks that it starts inherit it.
 _serving = contextvars.ContextVar("menagerie.serving", default=0)
+
+# The driver of the lane whose thread this is.
+_current = threading.local()
 
 
 class Driver:
     def __init__(self):
         self.loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self.loop)
+        self.in_hook = False
         self._calls = {}
+        self._waiting = False
+        _current.driver = self
 
     def start(self, token, coroutine):
         """Begins a call; `_menagerie.finish` is told when it has ended."""
@@ -41,14 +48,29 @@ class Driver:
     def wait(self, fd):
         """Runs until `fd` is readable."""
         self.loop.add_reader(fd, self.loop.stop)
+        self._waiting = True
         try:
             self.loop.run_forever()
         finally:
+            self._waiting = False
             self.loop.remove_reader(fd)
+
+    def leave_wait(self):
+        """Ends `wait`: after a blocking call its `fd` does not become readable."""
+        if self._waiting:
+            self.loop.stop()
 
     def run(self, coroutine):
         """Runs a hook to its end."""
-        return self.loop.run_until_complete(coroutine)
+        self.in_hook = True
+        try:
+            task = self.loop.create_task(coroutine)
+            task.add_done_callback(lambda task: self.leave_wait())
+            while not task.done():
+                _menagerie.wait_for_answers(self.wait)
+        finally:
+            self.in_hook = False
+        return task.result()
 
     def cancel(self, token):
         """Called on any thread."""
@@ -61,6 +83,7 @@ class Driver:
 
     def close(self):
         loop = self.loop
+        _current.driver = None
         try:
             tasks = asyncio.all_tasks(loop)
             for task in tasks:
@@ -84,7 +107,18 @@ class Exit(Exception):
 
 
 def call(contract, function, args):
-    future = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    driver = getattr(_current, "driver", None)
+    if driver is None or driver.loop is not loop or driver.in_hook:
+        # The lane takes no calls meanwhile: a chain that would come back is refused
+        # if the call blocks. And in a loop of the bundle's own nobody else would
+        # receive the answer.
+        try:
+            future.set_result(_menagerie.call(contract, function, args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def resolve(error, value):
         if future.done():

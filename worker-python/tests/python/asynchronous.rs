@@ -248,6 +248,63 @@ fn c5_bundles_call_other_contracts() {
     assert_eq!(told[0], "WrongThread");
 }
 
+/// The answer comes after the lane has gone to sleep for it; the event loop that the call
+/// was made from must not go on as if the lane were still woken by its socket.
+#[test]
+fn c5_a_blocking_call_after_an_await_leaves_the_lane_awake() {
+    let harness = harness();
+    harness.on_call(|_, _, _| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        Ok(vec![7])
+    });
+    let bundle = code(
+        &harness,
+        "blocks-late",
+        "
+import asyncio
+
+@menagerie.export('t@1')
+async def work():
+    await asyncio.sleep(0.02)
+    return menagerie.call('kv@1', 'get')
+
+@menagerie.export('t@1')
+async def both():
+    first = menagerie.call_async('kv@1', 'get')
+    await asyncio.sleep(0.02)
+    return [menagerie.call('kv@1', 'get'), await first]
+
+@menagerie.export('t@1')
+async def both_at_once():
+    first = menagerie.call_async('kv@1', 'get')
+    return [menagerie.call('kv@1', 'get'), await first]
+
+@menagerie.export('t@1')
+async def waits(): await asyncio.sleep(0.05)
+
+@menagerie.export('t@1')
+def ping(): return 1
+",
+    )
+    .unwrap();
+    for _ in 0..3 {
+        // Keeps the loop from its end.
+        let waits = bundle.begin(T, "waits", &[0x90]).unwrap();
+        assert_eq!(call::<_, u8>(&bundle, "work", ()).unwrap(), 7);
+        assert_eq!(call::<_, u8>(&bundle, "ping", ()).unwrap(), 1);
+        // A call that comes meanwhile is not forgotten either.
+        let work = bundle.begin(T, "work", &[0x90]).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(22));
+        let ping = bundle.begin(T, "ping", &[0x90]).unwrap();
+        assert_eq!(bundle.finish(ping).unwrap(), [1]);
+        assert_eq!(bundle.finish(work).unwrap(), [7]);
+        for function in ["both", "both_at_once"] {
+            assert_eq!(call::<_, [u8; 2]>(&bundle, function, ()).unwrap(), [7, 7]);
+        }
+        assert_eq!(bundle.finish(waits).unwrap(), [0xc0]);
+    }
+}
+
 #[test]
 fn async_calls_to_others_interleave() {
     let harness = harness();
