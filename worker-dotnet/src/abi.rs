@@ -97,7 +97,7 @@ impl Answer {
 
 /// A value.
 pub(crate) const ANSWER_VALUE: i32 = 0;
-/// A failure: `[kind, message, null or [type, message, stack]]`.
+/// A failure: `[kind, message, null or an error as `guest_error` writes it]`.
 pub(crate) const ANSWER_FAILURE: i32 = 1;
 /// This thread is not the lane's.
 pub(crate) const ANSWER_WRONG_THREAD: i32 = 2;

@@ -1,7 +1,7 @@
-//! Errors as `bridge/bridge/Errors.cs` writes them.
+//! Errors as `bridge/bridge/Errors.cs` writes and reads them.
 
 use menagerie_protocol::GuestError;
-use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token};
+use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token, Writer};
 
 /// Reads `[type, message, stack, code, help, url, [inner, …]]`.
 pub(crate) fn read(bytes: &[u8]) -> GuestError {
@@ -29,6 +29,25 @@ fn nested(reader: &mut Reader<'_>, depth: usize) -> Result<GuestError, DecodeErr
     let inner =
         (0..reader.array()?).map(|_| nested(reader, depth + 1)).collect::<Result<_, _>>()?;
     Ok(GuestError { type_name, message, stack, code, help, url, inner })
+}
+
+/// Writes what [`read`] reads.
+pub(crate) fn write(writer: &mut Writer<'_>, error: &GuestError) {
+    let GuestError { type_name, message, stack, code, help, url, inner } = error;
+    writer.array(7);
+    for text in [type_name, message, stack] {
+        writer.str(text);
+    }
+    for text in [code, help, url] {
+        match text {
+            Some(text) => writer.str(text),
+            None => writer.nil(),
+        }
+    }
+    writer.array(inner.len());
+    for cause in inner {
+        write(writer, cause);
+    }
 }
 
 /// A string or null.

@@ -12,7 +12,7 @@ use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{Failure, Host, Logger, Runtime};
 
 use crate::abi::{ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks};
-use crate::siblings;
+use crate::{guest_error, siblings};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
 static LOGGERS: RwLock<Option<HashMap<u64, Logger>>> = RwLock::new(None);
@@ -131,7 +131,7 @@ fn call_host(host: &Host, head: &[u8], args: &[u8]) -> Result<Vec<u8>, Failure> 
     host.call(contract, function, args)
 }
 
-/// `[kind, message, null or [type, message, stack]]`.
+/// `[kind, message, null or the error as guest_error::read reads it]`.
 fn write_failure(failure: &Failure) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = Writer::new(&mut out);
@@ -139,12 +139,7 @@ fn write_failure(failure: &Failure) -> Vec<u8> {
     writer.str(kind_of(failure));
     writer.str(&failure.to_string());
     match failure {
-        Failure::Guest(error) => {
-            writer.array(3);
-            writer.str(&error.type_name);
-            writer.str(&error.message);
-            writer.str(&error.stack);
-        }
+        Failure::Guest(error) => guest_error::write(&mut writer, error),
         _ => writer.nil(),
     }
     out

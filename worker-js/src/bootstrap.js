@@ -28,17 +28,28 @@
 
   class RemoteError extends Error {}
 
-  function makeCallError(kind, message, isGuest, type, text, stack, code, help, url) {
-    if (!isGuest) return new CallError(kind, message);
-    const cause = new RemoteError(text);
-    define(cause, "name", type);
-    define(cause, "stack", stack);
+  // Told as a list: type, message, stack, code, help, url, and such lists for its causes.
+  function remoteError(told) {
+    const error = new RemoteError(told[1]);
+    define(error, "name", told[0]);
+    define(error, "stack", told[2]);
+    if (told[3] !== undefined) error.code = told[3];
+    if (told[4] !== undefined) error.help = told[4];
+    if (told[5] !== undefined) error.url = told[5];
+    const causes = told[6];
+    for (let i = 0; i < causes.length; i += 1) causes[i] = remoteError(causes[i]);
+    if (causes.length === 1) define(error, "cause", causes[0]);
+    if (causes.length > 1) define(error, "errors", causes);
+    return error;
+  }
+
+  function makeCallError(kind, message, told) {
+    if (told === undefined) return new CallError(kind, message);
+    const cause = remoteError(told);
     const error = new CallError(kind, message, { cause });
-    for (const [name, value] of [["code", code], ["help", help], ["url", url]]) {
-      if (value === undefined) continue;
-      error[name] = value;
-      cause[name] = value;
-    }
+    if (cause.code !== undefined) error.code = cause.code;
+    if (cause.help !== undefined) error.help = cause.help;
+    if (cause.url !== undefined) error.url = cause.url;
     return error;
   }
 

@@ -87,35 +87,40 @@ fn call_error<'s>(
     lane: &Lane,
     failure: &Failure,
 ) -> v8::Local<'s, v8::Value> {
-    let text = |scope: &mut v8::PinScope<'s, '_>, text: &str| -> v8::Local<'s, v8::Value> {
-        v8::String::new(scope, text).map_or_else(|| v8::null(scope).into(), Into::into)
-    };
-    let maybe = |scope: &mut v8::PinScope<'s, '_>, value: Option<&str>| match value {
-        Some(value) => text(scope, value),
-        None => v8::undefined(scope).into(),
-    };
     let kind = text(scope, kind(failure));
     let message = text(scope, &failure.to_string());
-    let none = GuestError::default();
-    let (is_guest, remote) = match failure {
-        Failure::Guest(error) => (true, &**error),
-        _ => (false, &none),
+    let told = match failure {
+        Failure::Guest(error) => told(scope, error),
+        _ => v8::undefined(scope).into(),
     };
-    let arguments = [
-        kind,
-        message,
-        v8::Boolean::new(scope, is_guest).into(),
-        text(scope, &remote.type_name),
-        text(scope, &remote.message),
-        text(scope, &remote.stack),
-        maybe(scope, remote.code.as_deref()),
-        maybe(scope, remote.help.as_deref()),
-        maybe(scope, remote.url.as_deref()),
-    ];
     let world = lane.world.borrow();
     let make = world.as_ref().map(|world| v8::Local::new(scope, &world.make_call_error));
     let receiver = v8::undefined(scope);
-    make.and_then(|make| make.call(scope, receiver.into(), &arguments)).unwrap_or(message)
+    make.and_then(|make| make.call(scope, receiver.into(), &[kind, message, told]))
+        .unwrap_or(message)
+}
+
+/// The callee's error as the list that `bootstrap.js` takes.
+fn told<'s>(scope: &mut v8::PinScope<'s, '_>, error: &GuestError) -> v8::Local<'s, v8::Value> {
+    let causes: Vec<_> = error.inner.iter().map(|cause| told(scope, cause)).collect();
+    let maybe = |scope: &mut v8::PinScope<'s, '_>, value: &Option<String>| match value {
+        Some(value) => text(scope, value),
+        None => v8::undefined(scope).into(),
+    };
+    let told = [
+        text(scope, &error.type_name),
+        text(scope, &error.message),
+        text(scope, &error.stack),
+        maybe(scope, &error.code),
+        maybe(scope, &error.help),
+        maybe(scope, &error.url),
+        v8::Array::new_with_elements(scope, &causes).into(),
+    ];
+    v8::Array::new_with_elements(scope, &told).into()
+}
+
+fn text<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> v8::Local<'s, v8::Value> {
+    v8::String::new(scope, text).map_or_else(|| v8::null(scope).into(), Into::into)
 }
 
 /// The failure's kind, as guests of every language see it.

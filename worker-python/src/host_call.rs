@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
-use menagerie_protocol::Failure;
+use menagerie_protocol::{Failure, GuestError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -87,24 +87,26 @@ fn current(py: Python<'_>) -> PyResult<Rc<Lane>> {
             "WrongThread",
             "calls to other contracts can only be made on the thread that the bundle was loaded \
              on, not on one or in a process that it has started",
-            (None, None, None),
+            None,
         )?),
     }
 }
 
-type Remote<'a> = (Option<&'a str>, Option<&'a str>, Option<&'a str>);
-
 /// A `menagerie.CallError` for a failure.
 fn call_error(py: Python<'_>, failure: &Failure) -> PyResult<PyErr> {
     let remote = match failure {
-        Failure::Guest(error) => (
-            Some(error.type_name.as_str()),
-            Some(error.message.as_str()),
-            Some(error.stack.as_str()),
-        ),
-        _ => (None, None, None),
+        Failure::Guest(error) => Some(remote_error(py, error)?),
+        _ => None,
     };
     new_call_error(py, &kind(failure), &failure.to_string(), remote)
+}
+
+/// A `menagerie.RemoteError`.
+fn remote_error<'py>(py: Python<'py>, error: &GuestError) -> PyResult<Bound<'py, PyAny>> {
+    let GuestError { type_name, message, stack, code, help, url, inner } = error;
+    let causes = inner.iter().map(|cause| remote_error(py, cause)).collect::<PyResult<Vec<_>>>()?;
+    let class = interpreter::class(py, "RemoteError")?;
+    class.call1((type_name, message, stack, code, help, url, causes))
 }
 
 /// The failure's name: that of its variant.
@@ -117,10 +119,8 @@ fn new_call_error(
     py: Python<'_>,
     kind: &str,
     message: &str,
-    remote: Remote<'_>,
+    remote: Option<Bound<'_, PyAny>>,
 ) -> PyResult<PyErr> {
-    let class = interpreter::class(py, "CallError")?;
-    let (remote_type, remote_message, remote_stack) = remote;
-    let error = class.call1((kind, message, remote_type, remote_message, remote_stack))?;
+    let error = interpreter::class(py, "CallError")?.call1((kind, message, remote))?;
     Ok(PyErr::from_value(error))
 }

@@ -54,11 +54,11 @@ namespace Menagerie.Bridge
             Text(writer, Guarded(error, Code));
             Text(writer, Guarded(error, e => e.Data["help"] as string));
             Text(writer, Guarded(error, e => e.HelpLink));
-            CallError call = error as CallError;
-            if (call != null && call.RemoteType != null)
+            RemoteError remote = (error as CallError)?.Remote;
+            if (remote != null)
             {
                 writer.ListHead(1);
-                Remote(writer, call);
+                Write(writer, remote);
                 return;
             }
             Exception[] inner = depth < MaxInner ? Inner(error) : new Exception[0];
@@ -67,16 +67,36 @@ namespace Menagerie.Bridge
                 Write(writer, cause, depth + 1);
         }
 
-        // The callee's error, as it was told to the caller.
-        private static void Remote(Writer writer, CallError call)
+        // As it was told to the caller.
+        private static void Write(Writer writer, RemoteError error)
         {
             writer.ListHead(7);
-            Text(writer, call.RemoteType);
-            Text(writer, call.RemoteMessage ?? "");
-            Text(writer, call.RemoteStack ?? "");
-            for (int i = 0; i < 3; i++)
-                writer.Nil();
-            writer.ListHead(0);
+            Text(writer, error.Type);
+            Text(writer, error.Message);
+            Text(writer, error.Stack);
+            Text(writer, error.Code);
+            Text(writer, error.Help);
+            Text(writer, error.Url);
+            writer.ListHead(error.Causes.Length);
+            foreach (RemoteError cause in error.Causes)
+                Write(writer, cause);
+        }
+
+        /// <summary>An error as <see cref="Write(Writer, RemoteError)"/> writes it.</summary>
+        internal static RemoteError Read(Reader reader)
+        {
+            Codec<string> text = Codecs.Of<string>();
+            reader.ReadList("list");
+            string type = text.Read(reader);
+            string message = text.Read(reader);
+            string stack = text.Read(reader);
+            string code = text.Read(reader);
+            string help = text.Read(reader);
+            string url = text.Read(reader);
+            RemoteError[] causes = new RemoteError[reader.ReadList("list")];
+            for (int i = 0; i < causes.Length; i++)
+                causes[i] = Read(reader);
+            return new RemoteError(type, message, stack, code, help, url, causes);
         }
 
         // As a type is written in C#, with no assembly names between the

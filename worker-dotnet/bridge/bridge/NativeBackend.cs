@@ -123,19 +123,14 @@ namespace Menagerie.Bridge
             }
         }
 
-        // [kind, message, null or [type, message, stack]]
+        // [kind, message, null or an error]
         private static CallError Failure(Reader reader)
         {
             Codec<string> text = Codecs.Of<string>();
             reader.ReadList("list");
             string kind = text.Read(reader);
             string message = text.Read(reader);
-            if (reader.SkipNil())
-                return new CallError(kind, message);
-            reader.ReadList("list");
-            string type = text.Read(reader);
-            string remote = text.Read(reader);
-            return new CallError(kind, message, type, remote, text.Read(reader));
+            return new CallError(kind, message, reader.SkipNil() ? null : Errors.Read(reader));
         }
     }
 }

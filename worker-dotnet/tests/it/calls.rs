@@ -281,19 +281,35 @@ fn host_calls_are_made_on_the_lanes_thread() {
 fn host_calls_fail_with_the_callees_error() {
     let harness = harness!();
     let bundle = load(&harness, "tasks", &["tasks@1"]);
-    harness.on_call(|contract, _, _| match contract {
-        "guest@1" => Err(GuestError::new("ValueError", "boom").with_stack("line 1").into()),
+    let remote = GuestError {
+        type_name: "ValueError".to_owned(),
+        message: "boom".to_owned(),
+        stack: "line 1".to_owned(),
+        code: Some("E1".to_owned()),
+        help: Some("look again".to_owned()),
+        url: Some("about:keys".to_owned()),
+        inner: vec![
+            GuestError::new("OSError", "no disk").with_stack("deeper"),
+            GuestError::new("TimeoutError", ""),
+        ],
+    };
+    let raised = remote.clone();
+    harness.on_call(move |contract, _, _| match contract {
+        "guest@1" => Err(raised.clone().into()),
         _ => Err(Failure::NoSuchContract { contract: contract.to_owned() }),
     });
     let caught: String = bundle.call("tasks@1", "caught", ("guest@1",)).unwrap();
-    assert_eq!(caught, "Guest|ValueError: boom|ValueError|boom|line 1");
+    assert_eq!(
+        caught,
+        "Guest|ValueError: boom|ValueError|boom|line 1|E1|look again|about:keys|OSError|TimeoutError"
+    );
     let caught: String = bundle.call("tasks@1", "caught", ("none@1",)).unwrap();
     assert_eq!(caught, "NoSuchContract|no loaded bundle provides 'none@1'|||");
     // Not caught, it is the bundle's own error, with the callee's inside.
     let error = guest_error(bundle.call::<_, Value>("tasks@1", "call", ("guest@1", "f", [0; 0])));
     assert_eq!(error.type_name, "Menagerie.CallError");
     assert_eq!(error.code.as_deref(), Some("Guest"));
-    assert_eq!((&*error.inner[0].type_name, &*error.inner[0].stack), ("ValueError", "line 1"));
+    assert_eq!(error.inner, [remote]);
 }
 
 #[test]

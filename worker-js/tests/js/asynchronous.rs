@@ -108,6 +108,9 @@ fn c5_a_failed_call_is_a_call_error() {
         _ => {
             let mut error = GuestError::new("ValueError", "not like this").with_stack("File x.py");
             error.code = Some("E7".to_owned());
+            let mut cause = GuestError::new("OSError", "no disk").with_stack("deeper");
+            cause.inner = vec![GuestError::new("One", "1"), GuestError::new("Two", "2")];
+            error.inner = vec![cause];
             Err(error.into())
         }
     });
@@ -157,6 +160,10 @@ fn c5_a_failed_call_is_a_call_error() {
     assert_eq!(error.code.as_deref(), Some("E7"));
     assert_eq!(error.inner[0].type_name, "ValueError");
     assert_eq!(error.inner[0].stack, "File x.py");
+    let cause = &error.inner[0].inner[0];
+    assert_eq!((&*cause.message, &*cause.stack), ("no disk", "deeper"));
+    let causes: Vec<_> = cause.inner.iter().map(|cause| &*cause.type_name).collect();
+    assert_eq!(causes, ["One", "Two"]);
     assert_eq!(guest(bundle.call::<_, ()>("test@1", "bad", ())).type_name, "TypeError");
     assert_eq!(guest(bundle.call::<_, ()>("test@1", "worse", ())).type_name, "TypeError");
 }

@@ -35,7 +35,28 @@ def _describe(error, prefix, depth):
         _attribute(error, "code"),
         _attribute(error, "help"),
         _attribute(error, "url"),
-        [_describe(cause, prefix, depth - 1) for cause in inner],
+        _remote(error) + [_describe(cause, prefix, depth - 1) for cause in inner],
+    )
+
+
+def _remote(error):
+    """The error of the callee that a `CallError` carries, in a list, or none."""
+    menagerie = sys.modules["menagerie"]
+    if not isinstance(error, menagerie.CallError):
+        return []
+    return [_told(error.remote)] if isinstance(error.remote, menagerie.RemoteError) else []
+
+
+def _told(remote):
+    """It came as such a tuple."""
+    return (
+        remote.type,
+        remote.message,
+        remote.stack,
+        remote.code,
+        remote.help,
+        remote.url,
+        [_told(cause) for cause in remote.causes],
     )
 
 

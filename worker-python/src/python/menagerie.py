@@ -9,7 +9,28 @@
 
 import _menagerie
 
-__all__ = ["CallError", "Cancelled", "Context", "call", "call_async", "export", "log"]
+__all__ = [
+    "CallError", "Cancelled", "Context", "RemoteError", "call", "call_async", "export", "log",
+]
+
+
+class RemoteError:
+    """What the callee's own code raised, in its own words.
+
+    `code`, `help` and `url` are None where it gave none; `causes` are such
+    errors too, outermost first.
+    """
+
+    __slots__ = ("type", "message", "stack", "code", "help", "url", "causes")
+
+    def __init__(self, type, message, stack="", code=None, help=None, url=None, causes=()):
+        self.type = type
+        self.message = message
+        self.stack = stack
+        self.code = code
+        self.help = help
+        self.url = url
+        self.causes = list(causes)
 
 
 class CallError(Exception):
@@ -17,18 +38,20 @@ class CallError(Exception):
 
     `kind` says how: "Guest" for an error that the callee's own code raised,
     else the failure's name, such as "NoSuchContract" or "DeadlineExceeded".
-    For "Guest", `remote_type`, `remote_message` and `remote_stack` are the
-    callee's own words; otherwise they are None.
+    For "Guest", `remote` is that error, a `RemoteError`, and `remote_type`,
+    `remote_message` and `remote_stack` are its; otherwise they are None. Who
+    lets it through passes it on, as the cause of this one.
     """
 
-    def __init__(self, kind, message, remote_type=None, remote_message=None, remote_stack=None):
+    def __init__(self, kind, message, remote=None):
         super().__init__(message)
         self.kind = kind
         self.code = kind
         self.message = message
-        self.remote_type = remote_type
-        self.remote_message = remote_message
-        self.remote_stack = remote_stack
+        self.remote = remote
+        self.remote_type = None if remote is None else remote.type
+        self.remote_message = None if remote is None else remote.message
+        self.remote_stack = None if remote is None else remote.stack
 
 
 class Cancelled(BaseException):

@@ -305,6 +305,67 @@ def ping(): return 1
     }
 }
 
+/// Caught, it is there to be looked at; let through, it is the cause of the bundle's own.
+#[test]
+fn c3_the_callees_error_is_kept_whole() {
+    let harness = harness();
+    let remote = GuestError {
+        type_name: "KeyError".to_owned(),
+        message: "gone".to_owned(),
+        stack: "at the other end".to_owned(),
+        code: Some("E1".to_owned()),
+        help: Some("look again".to_owned()),
+        url: Some("about:keys".to_owned()),
+        inner: vec![
+            GuestError::new("OSError", "no disk").with_stack("deeper"),
+            GuestError::new("TimeoutError", ""),
+        ],
+    };
+    let raised = remote.clone();
+    harness.on_call(move |_, _, _| Err(raised.clone().into()));
+    let bundle = code(
+        &harness,
+        "lets-through",
+        "
+@menagerie.export('t@1')
+def through(): return menagerie.call('kv@1', 'get')
+
+@menagerie.export('t@1')
+async def through_later(): return await menagerie.call_async('kv@1', 'get')
+
+@menagerie.export('t@1')
+def wrapped():
+    try:
+        menagerie.call('kv@1', 'get')
+    except menagerie.CallError as error:
+        raise RuntimeError('outer') from error
+
+@menagerie.export('t@1')
+def caught():
+    try:
+        menagerie.call('kv@1', 'get')
+    except menagerie.CallError as error:
+        remote = error.remote
+        return [error.code, remote.type, remote.message, remote.stack, remote.code, remote.help,
+                remote.url, *(cause.type for cause in remote.causes)]
+",
+    )
+    .unwrap();
+    for function in ["through", "through_later"] {
+        let error = guest_error(call::<_, ()>(&bundle, function, ()).unwrap_err());
+        assert_eq!(error.type_name, "menagerie.CallError");
+        assert_eq!(error.code.as_deref(), Some("Guest"));
+        assert_eq!(error.inner, std::slice::from_ref(&remote));
+    }
+    let error = guest_error(call::<_, ()>(&bundle, "wrapped", ()).unwrap_err());
+    assert_eq!(error.type_name, "RuntimeError");
+    assert_eq!(error.inner[0].inner, [remote]);
+    let caught: Vec<String> = call(&bundle, "caught", ()).unwrap();
+    let told = ["Guest", "KeyError", "gone", "at the other end", "E1", "look again", "about:keys"];
+    assert_eq!(caught[..7], told);
+    assert_eq!(caught[7..], ["OSError", "TimeoutError"]);
+}
+
 #[test]
 fn async_calls_to_others_interleave() {
     let harness = harness();
