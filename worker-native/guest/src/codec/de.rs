@@ -19,6 +19,9 @@ pub(crate) struct Decoder<'de> {
 /// Integers beyond this are not all exact as `f64`.
 const EXACT: u64 = 1 << 53;
 
+/// The same of `f32`.
+const EXACT_F32: u64 = 1 << 24;
+
 impl<'de> Decoder<'de> {
     pub(crate) const fn new(bytes: &'de [u8]) -> Self {
         Self { rest: bytes, depth: 0 }
@@ -143,8 +146,19 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         }
     }
 
+    /// Who declares an `f32` wants its precision; its range is another matter.
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, CodecError> {
-        self.deserialize_f64(visitor)
+        #[allow(clippy::cast_possible_truncation, reason = "only to see what comes of it")]
+        let fits = |value: f64| (value as f32).is_infinite() == value.is_infinite();
+        let token = next(&mut self.rest)?;
+        match token {
+            Token::Int(value) if value.unsigned_abs() <= EXACT_F32 => self.visit(token, visitor),
+            Token::Float(value) if fits(value) => visitor.visit_f64(value),
+            other => Err(CodecError::invalid_type(
+                other.unexpected(),
+                &"a float within the range of 32 bits, or an integer that one holds exactly",
+            )),
+        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, CodecError> {

@@ -117,6 +117,24 @@ fn c1_codec_keeps_numbers_exact() {
 }
 
 #[test]
+fn c1_an_f32_is_rounded_and_keeps_its_value() {
+    assert_eq!(decoded::<f32>(&encoded(&0.1_f64)).unwrap(), 0.1_f32);
+    assert_eq!(decoded::<f32>(&encoded(&f64::from(f32::MAX))).unwrap(), f32::MAX);
+    assert_eq!(decoded::<f32>(&encoded(&f64::NEG_INFINITY)).unwrap(), f32::NEG_INFINITY);
+    assert!(decoded::<f32>(&encoded(&f64::NAN)).unwrap().is_nan());
+    for beyond in [1e300, -1e300, 3.5e38] {
+        assert!(decoded::<f32>(&encoded(&beyond)).is_err(), "{beyond}");
+    }
+    for exact in [1_i64 << 24, -(1 << 24)] {
+        assert_eq!(f64::from(decoded::<f32>(&encoded(&exact)).unwrap()), exact as f64);
+    }
+    for inexact in [(1_i64 << 24) + 1, -(1 << 24) - 1, 1 << 53, i64::MAX] {
+        assert!(decoded::<f32>(&encoded(&inexact)).is_err(), "{inexact}");
+    }
+    assert!(decoded::<f32>(&encoded(&u64::MAX)).is_err());
+}
+
+#[test]
 fn codec_bounds_depth_both_ways() {
     let mut value = Value::Null;
     for _ in 0..MAX_DEPTH {
