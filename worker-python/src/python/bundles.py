@@ -150,6 +150,12 @@ class Bundle:
             return original(name, globals, locals, fromlist, level)
         top = name.partition(".")[0]
         if not self._owns(top):
+            if top != self.prefix and _is_prefix(top):
+                raise ImportError(
+                    f"{name!r} is a module of another generation or bundle: a pickle of "
+                    "a bundle's own classes cannot be read by another one; leave plain values",
+                    name=name,
+                )
             try:
                 return original(name, globals, locals, fromlist, 0)
             except ModuleNotFoundError as error:
@@ -243,6 +249,11 @@ class Bundle:
         # `Optional[SomeClass]` is remembered by typing's caches.
         for clear in getattr(sys.modules.get("typing"), "_cleanups", ()):
             clear()
+
+
+def _is_prefix(name):
+    """Whether this is the name of a bundle's package, be it loaded or not."""
+    return name.startswith("_bundle") and name[7:].partition("_")[0].isdecimal()
 
 
 def collect():

@@ -314,6 +314,54 @@ def told(): return seen
     assert_eq!(told, Value::Array(vec!["hooks".into(), 2.into(), state]));
 }
 
+/// It names the modules of the generation that made it, and those go with it.
+#[test]
+fn l6_a_pickle_of_the_bundles_own_classes_is_no_state() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "pickles",
+        "
+import pickle
+
+class Thing:
+    def __init__(self): self.n = 7
+
+thing = Thing()
+plain = False
+
+def on_load(context):
+    global thing
+    if isinstance(context.state, dict):
+        thing = Thing()
+        vars(thing).update(context.state)
+    elif context.state is not None:
+        thing = pickle.loads(context.state)
+
+def on_unload():
+    return vars(thing) if plain else pickle.dumps(thing)
+
+@menagerie.export('t@1')
+def is_own(): return type(thing) is Thing and thing.n
+
+@menagerie.export('t@1')
+def use_plain():
+    global plain
+    plain = True
+    # Its own it can read.
+    return pickle.loads(pickle.dumps(thing)).n
+",
+    )
+    .unwrap();
+    let Err(LoaderError::InitFailed { step, error, .. }) = bundle.reload() else { panic!() };
+    assert_eq!((&*step, &*error.type_name), ("run on_load", "ImportError"));
+    assert!(error.message.contains("plain values"), "{}", error.message);
+    assert_eq!(call::<_, u8>(&bundle, "is_own", ()).unwrap(), 7);
+    assert_eq!(call::<_, u8>(&bundle, "use_plain", ()).unwrap(), 7);
+    bundle.reload().unwrap();
+    assert_eq!(call::<_, u8>(&bundle, "is_own", ()).unwrap(), 7);
+}
+
 #[test]
 fn hooks_that_raise_fail_the_step() {
     let harness = harness();
