@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use menagerie_protocol::message::LogLevel;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::broadcast;
 
 use crate::config::Config;
@@ -19,16 +20,51 @@ use crate::tally::Tally;
 /// Events that a slow receiver may fall behind before it misses some.
 const BACKLOG: usize = 1024;
 
-/// An event with its number and time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An event with its number and time. As JSON it is one object, which has beside
+/// these two what the kind has.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// Counts up from 1.
     pub id: u64,
-    /// When it happened, in milliseconds since the Unix epoch.
+    /// When it happened, in milliseconds since the Unix epoch. A crash's is that of its
+    /// report, and the JSON has it once.
     pub time_ms: u64,
     /// What happened.
-    #[serde(flatten)]
     pub kind: EventKind,
+}
+
+impl Serialize for Event {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            id: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            time_ms: Option<u64>,
+            #[serde(flatten)]
+            kind: &'a EventKind,
+        }
+        let Self { id, time_ms, kind } = self;
+        // A report brings its own: a key that stood there twice could not be read.
+        let time_ms = (!matches!(kind, EventKind::WorkerCrashed(_))).then_some(*time_ms);
+        Written { id: *id, time_ms, kind }.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Event {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Read {
+            id: u64,
+            time_ms: u64,
+            #[serde(flatten)]
+            kind: serde_json::Map<String, serde_json::Value>,
+        }
+        let Read { id, time_ms, mut kind } = Read::deserialize(from)?;
+        // For a report: the other kinds do not look at it.
+        kind.insert("time_ms".to_owned(), time_ms.into());
+        let kind = EventKind::deserialize(serde_json::Value::Object(kind));
+        Ok(Self { id, time_ms, kind: kind.map_err(D::Error::custom)? })
+    }
 }
 
 /// What happened.
@@ -342,7 +378,11 @@ impl EventBus {
         let (worker, bundle) = (field("worker"), field("bundle"));
         self.logs.push(level, worker.as_deref(), bundle.as_deref(), "supervisor", &text);
         let make = |id| {
-            let event = Event { id, time_ms: now_ms(), kind };
+            let time_ms = match &kind {
+                EventKind::WorkerCrashed(report) => report.time_ms,
+                _ => now_ms(),
+            };
+            let event = Event { id, time_ms, kind };
             let json = serde_json::to_string(&event).unwrap_or_default();
             let bytes = u64::try_from(json.len()).unwrap_or(u64::MAX);
             (KeptEvent { event, json, worker, bundle }, bytes)

@@ -78,3 +78,118 @@ fn s10_an_event_is_found_by_its_worker_and_its_bundle() {
     let read: Event = serde_json::from_str(&kept.json).unwrap();
     assert_eq!((&read, &read.kind), (&kept.event, &kind));
 }
+
+/// One of each kind: each is followed by the next, so that one without an arm does not
+/// compile.
+fn one_of_each() -> impl Iterator<Item = EventKind> {
+    let first = EventKind::WorkerState {
+        worker: "lua".to_owned(),
+        state: WorkerState::Ready,
+        incarnation: 1,
+        pid: Some(4),
+    };
+    std::iter::successors(Some(first), |kind| {
+        let (worker, loader) = ("lua".to_owned(), "lua".to_owned());
+        let (bundle, reason) = ("greeter".to_owned(), "it was so".to_owned());
+        Some(match kind {
+            EventKind::WorkerState { .. } => EventKind::WorkerCrashed(Box::new(crash())),
+            EventKind::WorkerCrashed(_) => EventKind::WorkerUnresponsive { worker, missed: 3 },
+            EventKind::WorkerUnresponsive { .. } => EventKind::StartFailed { worker, reason },
+            EventKind::StartFailed { .. } => {
+                EventKind::BundleLoaded { bundle, worker, generation: 1 }
+            }
+            EventKind::BundleLoaded { .. } => EventKind::BundleReloaded { bundle, generation: 2 },
+            EventKind::BundleReloaded { .. } => {
+                EventKind::BundleFailed { bundle, step: "load".to_owned(), reason }
+            }
+            EventKind::BundleFailed { .. } => EventKind::BundleUnverified { bundle, reason },
+            EventKind::BundleUnverified { .. } => {
+                EventKind::BundleQuarantined { bundle, crashes: 3 }
+            }
+            EventKind::BundleQuarantined { .. } => {
+                EventKind::BundleIsolated { bundle, from: worker, to: "lua/greeter".to_owned() }
+            }
+            EventKind::BundleIsolated { .. } => EventKind::StandbyReady { loader, pid: 5 },
+            EventKind::StandbyReady { .. } => {
+                EventKind::StandbyDied { loader, pid: None, cause: reason }
+            }
+            EventKind::StandbyDied { .. } => EventKind::WorkerRecycled { worker, reason },
+            EventKind::WorkerRecycled { .. } => {
+                EventKind::WorkerReplaced { worker, from: 4, to: 5 }
+            }
+            EventKind::WorkerReplaced { .. } => EventKind::BundleUnloaded { bundle },
+            EventKind::BundleUnloaded { .. } => {
+                EventKind::DeadlineExceeded { bundle, function: "greet".to_owned() }
+            }
+            EventKind::DeadlineExceeded { .. } => EventKind::PeerRefused { pid: Some(6), reason },
+            EventKind::PeerRefused { .. } => return None,
+        })
+    })
+}
+
+fn crash() -> CrashReport {
+    let report = serde_json::json!({
+        "worker": "lua", "time_ms": 1_760_000_000_000_u64, "pid": 4, "incarnation": 1,
+        "cause": "signal 6 (SIGABRT)", "signal": 6, "exit_code": null, "reason": null,
+        "running": [{ "bundle": "greeter", "contract": "greeter@1", "function": "greet",
+            "age_ms": 3 }],
+        "stderr": ["the last line"], "uptime_ms": 9,
+    });
+    serde_json::from_value(report).unwrap()
+}
+
+/// The keys of an object in the order of the text, as often as they stand there.
+fn keys_as_written(json: &str) -> Vec<String> {
+    struct Keys;
+    impl<'de> serde::de::Visitor<'de> for Keys {
+        type Value = Vec<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+        fn visit_map<A: serde::de::MapAccess<'de>>(
+            self,
+            mut map: A,
+        ) -> Result<Vec<String>, A::Error> {
+            let mut keys = Vec::new();
+            while let Some((key, serde::de::IgnoredAny)) = map.next_entry()? {
+                keys.push(key);
+            }
+            Ok(keys)
+        }
+    }
+    serde::Deserializer::deserialize_map(&mut serde_json::Deserializer::from_str(json), Keys)
+        .unwrap()
+}
+
+#[test]
+fn s10_an_event_of_any_kind_is_read_as_it_was_written() {
+    let bus = EventBus::new(&Config::default());
+    for kind in one_of_each() {
+        bus.emit(kind);
+    }
+    let kept = bus.history.after(0, usize::MAX).items;
+    assert_eq!(kept.len(), one_of_each().count());
+    for KeptEvent { event, json, .. } in kept.iter().map(|kept| &**kept) {
+        let mut keys = keys_as_written(json);
+        keys.sort_unstable();
+        let written = keys.len();
+        keys.dedup();
+        assert_eq!(keys.len(), written, "a key stands there twice: {json}");
+        assert!(keys.contains(&"time_ms".to_owned()), "{json}");
+        assert_eq!(&serde_json::from_str::<Event>(json).unwrap(), event, "{json}");
+        let value = serde_json::to_value(event).unwrap();
+        assert_eq!(&serde_json::from_value::<Event>(value).unwrap(), event, "{json}");
+    }
+}
+
+#[test]
+fn s10_what_is_no_event_is_refused() {
+    for (wrong, told) in [
+        (r#"{"id":1,"event":"bundle_unloaded","bundle":"a"}"#, "missing field `time_ms`"),
+        (r#"{"id":1,"time_ms":2,"event":"worker_crashed","worker":"lua"}"#, "missing field `"),
+        (r#"{"id":1,"time_ms":2,"event":"of_later","bundle":"a"}"#, "unknown variant `of_later`"),
+    ] {
+        let error = serde_json::from_str::<Event>(wrong).unwrap_err().to_string();
+        assert!(error.contains(told), "{wrong}: {error}");
+    }
+}

@@ -60,8 +60,40 @@ fn g_events_and_crashes_are_kept_and_chosen() {
     }
     let grave = running.lines(&["events", "--json", "--no-follow", "--level", "error"]);
     assert_eq!(grave.len(), 1, "{grave:?}");
+    let told = running.menagerie(&["events", "--no-follow", "--level", "error"]);
+    let (told, errors) = (String::from_utf8_lossy(&told.stdout), &told.stderr);
+    assert!(told.contains("UTC: worker lua died of signal 9 (SIGKILL)"), "{told}");
+    assert!(errors.is_empty(), "{}", String::from_utf8_lossy(errors));
     let of_one = running.lines(&["events", "--json", "--no-follow", "--bundle", "greeter-lua"]);
     assert!(of_one.iter().all(|event| event["bundle"] == "greeter-lua"), "{of_one:?}");
+}
+
+/// A later supervisor may say what this program does not know.
+#[test]
+fn s10_an_event_that_cannot_be_read_is_shown_as_it_came_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let unknown = r#"{"id":1,"time_ms":0,"event":"of_later"}"#;
+    let server = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = BufReader::new(&stream).lines().map(Result::unwrap);
+        assert!(head.take_while(|line| !line.is_empty()).count() > 0);
+        let known = r#"{"id":2,"time_ms":0,"event":"bundle_unloaded","bundle":"a"}"#;
+        let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close";
+        write!(stream, "{answer}\r\n\r\ndata: {unknown}\n\ndata: {known}\n\n").unwrap();
+    });
+    let output = std::process::Command::new(super::common::MENAGERIE)
+        .args(["events", "--no-follow", "--socket"])
+        .arg(&socket)
+        .output()
+        .unwrap();
+    server.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(shown, format!("{unknown}\n00:00:00 UTC: bundle a unloaded\n"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("unknown variant `of_later`") && said.lines().count() == 1, "{said}");
 }
 
 #[test]

@@ -69,10 +69,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
         Command::Events { about, level, no_follow } => {
             let query = Query::about(&about).level(level);
             let query = if no_follow { query.and("follow", "false") } else { query };
-            let line = |data: &str| match serde_json::from_str(data) {
-                Ok(event) if !json => render::event(&event),
-                _ => render::line(data),
-            };
+            let line = |data: &str| item(data, json, render::event);
             let path = query.path("/v1/events");
             if no_follow {
                 follow::once(&client, &path, line).await
@@ -89,10 +86,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 _ => query,
             };
             let query = if go_on { query } else { query.and("follow", "false") };
-            let line = |data: &str| match serde_json::from_str(data) {
-                Ok(entry) if !json => render::log_entry(&entry),
-                _ => render::line(data),
-            };
+            let line = |data: &str| item(data, json, render::log_entry);
             let path = query.path("/v1/logs");
             if go_on {
                 follow::follow(&client, &path, line).await
@@ -251,6 +245,20 @@ async fn show<T: DeserializeOwned>(
         render(&serde_json::from_str(&text).map_err(unreadable)?);
     }
     Ok(())
+}
+
+/// Shows an event or a log entry to people or as it is; false if nobody reads it any
+/// more. A supervisor of another version may say what we do not know.
+fn item<T: DeserializeOwned>(data: &str, as_json: bool, render: impl Fn(&T) -> bool) -> bool {
+    if !as_json {
+        match serde_json::from_str(data) {
+            Ok(item) => return render(&item),
+            Err(error) => {
+                render::note(&format!("menagerie: shown as it came: it cannot be read: {error}"));
+            }
+        }
+    }
+    render::line(data)
 }
 
 /// Says that an operation is done.
