@@ -17,12 +17,34 @@ use crate::status::{BundleState, BundleStatus, CallStatus, ReplicaStatus};
 /// Bundles that were found and could not be loaded, by folder.
 pub(crate) type Broken = BTreeMap<PathBuf, BundleStatus>;
 
+/// A load that is about to begin, among several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadStep<'a> {
+    /// The bundle's name.
+    pub bundle: &'a str,
+    /// The how manieth it is, from 1.
+    pub number: usize,
+    /// How many there are. Bundles that cannot be loaded whatever is done, as their
+    /// manifests show, are not counted.
+    pub count: usize,
+}
+
 /// What became of each bundle.
 pub(crate) type Outcomes = Vec<(PathBuf, Result<BundleStatus, RuntimeError>)>;
 
 impl Core {
     /// Loads the bundles of several paths in the order of their dependencies.
     pub(crate) async fn load_all(&self, paths: &[PathBuf]) -> Outcomes {
+        self.load_all_with(paths, |_| {}).await
+    }
+
+    /// As that; `before` is told of each load before it begins.
+    pub(crate) async fn load_all_with(
+        &self,
+        paths: &[PathBuf],
+        mut before: impl FnMut(LoadStep<'_>),
+    ) -> Outcomes {
         let mut outcomes = Outcomes::new();
         let mut found = Vec::new();
         for path in paths {
@@ -68,8 +90,10 @@ impl Core {
                 }
             }
         };
-        for at in order {
+        let count = order.len();
+        for (number, at) in (1..).zip(order) {
             let (dir, manifest) = &whole[at];
+            before(LoadStep { bundle: &manifest.name, number, count });
             let outcome = self.load_dir(dir).await;
             if let Err(error) = &outcome {
                 self.list_broken(dir, Some(manifest), error);

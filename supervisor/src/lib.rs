@@ -50,6 +50,7 @@ pub use builder::{StartError, SupervisorBuilder};
 pub use call::Contract;
 pub use config::file::{ConfigFile, FileError};
 pub use config::{Config, ConfigError, units};
+pub use discovery::LoadStep;
 pub use events::{Event, EventKind, Events, NextEvent};
 pub use host::{HostContract, HostContractError, HostError, HostFunction, IntoAnswer, Returned};
 pub use http::{Access, BindError, StatusConfig, StatusSocket, default_socket};

@@ -12,6 +12,7 @@ use crate::builder::SupervisorBuilder;
 use crate::call::Contract;
 use crate::config::Config;
 use crate::core::{Core, SHUTDOWN_LIMIT};
+use crate::discovery::LoadStep;
 use crate::events::{Event, EventKind, Events, NextEvent, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
@@ -161,6 +162,17 @@ impl Supervisor {
         paths: &[PathBuf],
     ) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
         self.core().load_all(paths).await
+    }
+
+    /// As [`load_all`](Self::load_all), and `before` is told of each load before it
+    /// begins: the loads come one after the other, and each may take
+    /// [`load_timeout`](crate::Config::load_timeout).
+    pub async fn load_all_with(
+        &self,
+        paths: &[PathBuf],
+        before: impl FnMut(LoadStep<'_>),
+    ) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
+        self.core().load_all_with(paths, before).await
     }
 
     /// Makes what is loaded what a changed list of bundles says, each path a

@@ -1,5 +1,6 @@
 //! What it says as a service of systemd's, and the sample unit.
 
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,13 +36,78 @@ fn g_the_sample_unit_fits_the_program() {
     }
 }
 
+/// The test plays systemd: a socket, and what has been heard at it.
+struct Systemd {
+    socket: UnixDatagram,
+    heard: String,
+}
+
+impl Systemd {
+    fn at(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        Self { socket, heard: String::new() }
+    }
+
+    /// The next message with this line; those before it are passed over.
+    fn wait_for(&mut self, what: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut buffer = [0; 512];
+        loop {
+            assert!(Instant::now() < deadline, "no {what} in:\n{}", self.heard);
+            // A machine that was stopped for a while interrupts a wait with a limit.
+            let len = match self.socket.recv(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                received => received.unwrap(),
+            };
+            let said = String::from_utf8(buffer[..len].to_vec()).unwrap();
+            self.heard.push_str(&said);
+            self.heard.push('\n');
+            if said.lines().any(|line| line == what) {
+                return said;
+            }
+        }
+    }
+}
+
+/// Bundles that take their time while they load, one after the other, must not end a
+/// start by systemd's own limit on it.
+#[test]
+fn g_systemd_is_told_to_wait_while_bundles_are_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, code) in [("first", "return { exports = {} }"), ("hangs", "while true do end")] {
+        let bundle = dir.path().join("bundles").join(name);
+        std::fs::create_dir_all(&bundle).unwrap();
+        let manifest =
+            format!("name = '{name}'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n");
+        std::fs::write(bundle.join("manifest.toml"), manifest).unwrap();
+        std::fs::write(bundle.join("main.lua"), code).unwrap();
+    }
+    let mut systemd = Systemd::at(&dir.path().join("notify"));
+    let process = Command::new(MENAGERIE)
+        .args(["run", "--log", "error", "--bundles"])
+        .arg(dir.path().join("bundles"))
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .env("NOTIFY_SOCKET", dir.path().join("notify"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let _running = Running { child: process, dir };
+    for step in ["first (1 of 2)", "hangs (2 of 2)", "hangs (2 of 2)"] {
+        let said = systemd.wait_for(&format!("STATUS=loading {step}"));
+        let usec = said.lines().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="));
+        assert!(usec.unwrap().parse::<u64>().unwrap() >= 30_000_000, "{said}");
+    }
+    assert!(!systemd.heard.contains("READY=1"), "{}", systemd.heard);
+}
+
 /// What a service of systemd's says (sd_notify(3)): here the test plays systemd.
 #[test]
 fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
-    let systemd = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    systemd.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let mut systemd = Systemd::at(&path);
     let process = Command::new(MENAGERIE)
         .args(["run", "--log", "error", "--isolation", "bundle", "--standby", "1", "--bundles"])
         .arg(bundles().join("greeter-lua"))
@@ -53,31 +119,12 @@ fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
         .spawn()
         .unwrap();
     let mut running = Running { child: process, dir };
-    let mut heard = String::new();
-    let mut wait_for = |what: &str| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let mut buffer = [0; 512];
-        loop {
-            assert!(Instant::now() < deadline, "no {what} in:\n{heard}");
-            // A machine that was stopped for a while interrupts a wait with a limit.
-            let len = match systemd.recv(&mut buffer) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                received => received.unwrap(),
-            };
-            let said = String::from_utf8(buffer[..len].to_vec()).unwrap();
-            heard.push_str(&said);
-            heard.push('\n');
-            if said.lines().any(|line| line == what) {
-                return said;
-            }
-        }
-    };
-    let ready = wait_for("READY=1");
+    let ready = systemd.wait_for("READY=1");
     assert!(ready.contains("STATUS=1 of 1 bundles loaded"), "{ready}");
-    wait_for("WATCHDOG=1");
-    wait_for("WATCHDOG=1");
+    systemd.wait_for("WATCHDOG=1");
+    systemd.wait_for("WATCHDOG=1");
     // For `systemctl status`, now and then.
-    wait_for("STATUS=1 of 1 bundles ready, 1 workers, 0 restarts");
+    systemd.wait_for("STATUS=1 of 1 bundles ready, 1 workers, 0 restarts");
     let worker = running.worker();
     assert_eq!(worker["name"], "lua/greeter-lua");
     assert_eq!(running.json(&["status", "--json"])["isolation"], "bundle");
@@ -86,6 +133,6 @@ fn g_systemd_is_told_of_the_beginning_the_health_and_the_end() {
     assert_ne!(running.worker()["pid"], worker["pid"]);
     let own = Pid::from_raw(i32::try_from(running.child.id()).unwrap());
     kill(own, Signal::SIGTERM).unwrap();
-    wait_for("STOPPING=1");
+    systemd.wait_for("STOPPING=1");
     assert!(ended(&mut running).success());
 }

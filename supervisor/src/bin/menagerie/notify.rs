@@ -10,6 +10,10 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
+/// How much longer systemd shall wait whenever it hears that something goes on: many
+/// times what it takes until it hears so again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Tells systemd how we are. Without systemd it says nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Notifier {
@@ -41,6 +45,12 @@ impl Notifier {
     /// Everything is started.
     pub(crate) fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}\nMAINPID={}", std::process::id()));
+    }
+
+    /// The start goes on, whatever `TimeoutStartSec=` says: what hangs in it has limits
+    /// of its own.
+    pub(crate) fn starting(&self, status: &str) {
+        self.say(&format!("STATUS={status}\nEXTEND_TIMEOUT_USEC={}", PATIENCE.as_micros()));
     }
 
     /// A line for `systemctl status`.
@@ -108,6 +118,8 @@ mod tests {
             let len = systemd.recv(&mut buffer).unwrap();
             String::from_utf8(buffer[..len].to_vec()).unwrap()
         };
+        notifier.starting("loading greeter (1 of 2)");
+        assert_eq!(next(), "STATUS=loading greeter (1 of 2)\nEXTEND_TIMEOUT_USEC=60000000");
         notifier.ready("2 bundles");
         let expected = format!("READY=1\nSTATUS=2 bundles\nMAINPID={}", std::process::id());
         assert_eq!(next(), expected);

@@ -1,12 +1,13 @@
 //! `menagerie run`: a supervisor as a program.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, ConfigFile, FileError, Isolation, StartError, Status, StatusSocket, Supervisor,
-    WatchSettings,
+    BundleState, BundleStatus, ConfigFile, FileError, Isolation, LoadStep, RuntimeError,
+    StartError, Status, StatusSocket, Supervisor, WatchSettings,
 };
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -81,6 +82,28 @@ impl Request {
     }
 }
 
+/// Loads the bundles. systemd is told whose turn it is, and that it has to wait: each of
+/// the loads may take its time.
+async fn load(
+    supervisor: &Supervisor,
+    bundles: &[PathBuf],
+    notifier: &Notifier,
+) -> Vec<(PathBuf, Result<BundleStatus, RuntimeError>)> {
+    let step = RefCell::new("loading bundles".to_owned());
+    let loading =
+        supervisor.load_all_with(bundles, |LoadStep { bundle, number, count, .. }| {
+            *step.borrow_mut() = format!("loading {bundle} ({number} of {count})");
+            notifier.starting(&step.borrow());
+        });
+    tokio::pin!(loading);
+    loop {
+        tokio::select! {
+            outcomes = &mut loading => return outcomes,
+            () = tokio::time::sleep(STATUS_EVERY) => notifier.starting(&step.borrow()),
+        }
+    }
+}
+
 pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let (json, watch) = (request.json, request.watch);
     let settings = request.settings().map_err(|e| CommandError::Usage(e.to_string()))?;
@@ -141,7 +164,8 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     let bundles = settings.bundles.clone();
     let mut hangup = Hangup::new(request, settings, watch, move |new| filter.reload(new).is_ok());
     let loading = async {
-        let outcomes = render::patiently("loading bundles", supervisor.load_all(&bundles)).await;
+        let load = load(&supervisor, &bundles, &notifier);
+        let outcomes = render::patiently("loading bundles", load).await;
         let count = outcomes.len();
         let mut ready = Ready {
             socket: status.path().to_owned(),
