@@ -422,6 +422,21 @@ pub enum LoaderError {
         /// `is none of the trusted keys`, …
         problem: String,
     },
+    /// Whether the bundle's key is trusted cannot be looked up: the supervisor's own
+    /// store of keys is at fault, and not the bundle (R5).
+    #[error(
+        "whether the key of bundle '{bundle}' is trusted cannot be looked up: {}: {problem}; let the supervisor's user write it and its folder, or change `trust_store` under [signatures]", .path.display()
+    )]
+    TrustStoreUnusable {
+        /// The bundle.
+        bundle: String,
+        /// The key that has signed it.
+        key: String,
+        /// The store, or the lock beside it.
+        path: PathBuf,
+        /// The system's own words, or what is wrong with the store.
+        problem: String,
+    },
 }
 
 impl LoaderError {

@@ -222,7 +222,8 @@ impl Core {
         if let RuntimeError::Loader(
             LoaderError::UnsignedBundle { bundle }
             | LoaderError::SignatureVerificationFailed { bundle, .. }
-            | LoaderError::UntrustedSigningKey { bundle, .. },
+            | LoaderError::UntrustedSigningKey { bundle, .. }
+            | LoaderError::TrustStoreUnusable { bundle, .. },
         ) = error
         {
             self.load_failed(bundle, error);

@@ -8,7 +8,7 @@ use crate::sources::{tests, workspace};
 
 /// Enum, variant, the file of the test, the test.
 #[rustfmt::skip]
-const PROVOKED: [(&str, &str, &str, &str); 48] = [
+const PROVOKED: [(&str, &str, &str, &str); 49] = [
     ("Failure", "Guest", "tests/integration/conformance.rs", "c3_the_guests_own_error"),
     ("Failure", "BadArguments", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "DeadlineExceeded", "tests/integration/conformance.rs", "s6_a_call_that_spins_meets_its_deadline"),
@@ -45,6 +45,7 @@ const PROVOKED: [(&str, &str, &str, &str); 48] = [
     ("LoaderError", "UnsignedBundle", "tests/integration/signatures.rs", "r5_an_unsigned_bundle_is_refused"),
     ("LoaderError", "SignatureVerificationFailed", "tests/integration/signatures.rs", "r5_what_was_checked_is_served_whatever_becomes_of_the_files"),
     ("LoaderError", "UntrustedSigningKey", "tests/integration/signatures.rs", "r5_a_foreign_key_is_refused"),
+    ("LoaderError", "TrustStoreUnusable", "supervisor/src/signature/tests.rs", "r5_a_store_that_cannot_be_used_is_no_key_that_is_not_trusted"),
     ("RuntimeError", "Loader", "tests/integration/bad_input/manifests.rs", "l4_sources_that_a_loader_does_not_take"),
     ("RuntimeError", "DependencyCycle", "tests/integration/rules.rs", "r3_a_ring_of_dependencies_is_refused_with_its_names"),
     ("RuntimeError", "HotReloadDisabled", "tests/integration/rules.rs", "l3_no_reload_where_the_configuration_forbids_it"),

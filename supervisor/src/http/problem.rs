@@ -75,7 +75,11 @@ impl From<RuntimeError> for Problem {
             RuntimeError::AlreadyLoaded { .. } | RuntimeError::DependencyInUse { .. } => {
                 (StatusCode::CONFLICT, "conflict")
             }
-            RuntimeError::Loader(LoaderError::Io { .. } | LoaderError::RuntimeMissing { .. })
+            RuntimeError::Loader(
+                LoaderError::Io { .. }
+                | LoaderError::RuntimeMissing { .. }
+                | LoaderError::TrustStoreUnusable { .. },
+            )
             | RuntimeError::WorkerNotFound { .. }
             | RuntimeError::WorkerUnavailable { .. }
             | RuntimeError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "not available"),

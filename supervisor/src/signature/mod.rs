@@ -59,7 +59,8 @@ impl SignatureStatus {
         let (state, key) = match error {
             LoaderError::UnsignedBundle { .. } => (SignatureState::Unsigned, None),
             LoaderError::SignatureVerificationFailed { .. } => (SignatureState::Invalid, None),
-            LoaderError::UntrustedSigningKey { key, .. } => {
+            LoaderError::UntrustedSigningKey { key, .. }
+            | LoaderError::TrustStoreUnusable { key, .. } => {
                 let id = key.parse::<PublicKey>().ok().map(|key| key.short_id());
                 (SignatureState::Untrusted, id)
             }
@@ -118,7 +119,8 @@ impl SignatureConfig {
     ///
     /// [`LoaderError::UnsignedBundle`],
     /// [`LoaderError::SignatureVerificationFailed`], and, unless the policy is
-    /// `off`, [`LoaderError::UntrustedSigningKey`].
+    /// `off`, [`LoaderError::UntrustedSigningKey`] and
+    /// [`LoaderError::TrustStoreUnusable`].
     pub fn examine(&self, dir: &Path) -> Result<SignatureStatus, LoaderError> {
         let name = fetch::name_of(dir);
         let found = files::hash_all(dir).map_err(|flaw| flaw.of(&name))?;

@@ -184,14 +184,40 @@ fn r5_the_first_key_of_a_name_is_remembered() {
     let alone = SignatureConfig { trust_store: None, ..pinned };
     judge(&alone, "a", &two, FirstUse::Remember).unwrap();
     assert!(judge(&alone, "a", &one, FirstUse::Remember).is_err());
-    // A store that others may write, or that is none, is not relied on.
-    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let error = judge(&config, "a", &one, FirstUse::Remember).unwrap_err().to_string();
-    assert!(error.contains("chmod 600"), "{error}");
-    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o600)).unwrap();
-    std::fs::write(&store, "a = 'nonsense'").unwrap();
-    let error = judge(&config, "a", &one, FirstUse::Remember).unwrap_err().to_string();
-    assert!(error.contains("is no store of keys"), "{error}");
+}
+
+/// The bundle and its key may be as they should; it is the supervisor's own file that is
+/// not.
+#[test]
+fn r5_a_store_that_cannot_be_used_is_no_key_that_is_not_trusted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("trusted.toml");
+    let config = SignatureConfig { trust_store: Some(store.clone()), ..SignatureConfig::default() };
+    let key = SigningKey::generate().public();
+    let unusable = |config: &SignatureConfig, first_use, told: &str| {
+        let error = judge(config, "a", &key, first_use).unwrap_err();
+        assert!(matches!(error, LoaderError::TrustStoreUnusable { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(told) && text.contains("`trust_store` under [signatures]"), "{text}");
+        let status = SignatureStatus::of_error(&error).unwrap();
+        assert_eq!((status.state, status.key), (SignatureState::Untrusted, Some(key.short_id())));
+        text
+    };
+    judge(&config, "a", &key, FirstUse::Remember).unwrap();
+    for first_use in [FirstUse::Accept, FirstUse::Remember] {
+        // One that others may write, or that is none, is not relied on.
+        std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o666)).unwrap();
+        unusable(&config, first_use, "trusted.toml: others may write it (mode 0666); chmod 600 it");
+        std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let kept = std::fs::read(&store).unwrap();
+        std::fs::write(&store, "a = 'nonsense'").unwrap();
+        unusable(&config, first_use, "trusted.toml: is no store of keys");
+        std::fs::write(&store, kept).unwrap();
+    }
+    // Where nothing can be written; also for root, who may do all else.
+    let below = store.join("below/trusted.toml");
+    let nowhere = SignatureConfig { trust_store: Some(below), ..config };
+    unusable(&nowhere, FirstUse::Remember, "trusted.toml.lock: Not a directory");
 }
 
 #[test]

@@ -39,12 +39,30 @@ pub(super) fn judge(
         return Err(untrusted("is none of the trusted keys".to_owned()));
     };
     match known_key(store, bundle, key, first_use) {
-        Err(error) => Err(untrusted(format!("cannot be looked up: {error}"))),
+        Err(Unusable { path, problem }) => Err(LoaderError::TrustStoreUnusable {
+            bundle: bundle.to_owned(),
+            key: key.to_string(),
+            path,
+            problem,
+        }),
         Ok(Some(known)) if known != *key => Err(untrusted(format!(
             "is not the one that it had before, {known}; if that is meant, remove its line from {}",
             store.display()
         ))),
         _ => Ok(()),
+    }
+}
+
+/// Why the store cannot be used.
+struct Unusable {
+    /// The store, or the lock beside it.
+    path: PathBuf,
+    problem: String,
+}
+
+impl Unusable {
+    fn new(path: &Path, problem: &dyn std::fmt::Display) -> Self {
+        Self { path: path.to_owned(), problem: problem.to_string() }
     }
 }
 
@@ -54,7 +72,7 @@ fn known_key(
     bundle: &str,
     key: &PublicKey,
     first_use: FirstUse,
-) -> Result<Option<PublicKey>, LoaderError> {
+) -> Result<Option<PublicKey>, Unusable> {
     // Several supervisors may share a store, and loads run side by side.
     let _lock = (first_use == FirstUse::Remember).then(|| Lock::take(store)).transpose()?;
     let mut keys = read(store)?;
@@ -63,26 +81,26 @@ fn known_key(
     }
     if first_use == FirstUse::Remember {
         keys.insert(bundle.to_owned(), *key);
-        write(store, &keys).map_err(|error| LoaderError::io(store, &error))?;
+        write(store, &keys).map_err(|error| Unusable::new(store, &error))?;
         tracing::info!(bundle, %key, "the key of a bundle is seen for the first time, and trusted");
     }
     Ok(None)
 }
 
-fn read(store: &Path) -> Result<BTreeMap<String, PublicKey>, LoaderError> {
-    let problem = |problem: String| LoaderError::Io { path: store.to_owned(), problem };
+fn read(store: &Path) -> Result<BTreeMap<String, PublicKey>, Unusable> {
+    let unusable = |problem: &dyn std::fmt::Display| Unusable::new(store, problem);
     let text = match std::fs::read_to_string(store) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(LoaderError::io(store, &error)),
+        Err(error) => return Err(unusable(&error)),
     };
-    let mode = std::fs::metadata(store).map_err(|error| LoaderError::io(store, &error))?.mode();
+    let mode = std::fs::metadata(store).map_err(|error| unusable(&error))?.mode();
     if mode & 0o022 != 0 {
         let mode = mode & 0o7777;
-        return Err(problem(format!("others may write it (mode {mode:04o}); chmod 600 it")));
+        return Err(unusable(&format!("others may write it (mode {mode:04o}); chmod 600 it")));
     }
     toml::from_str(&text)
-        .map_err(|error| problem(format!("is no store of keys: {}", error.message())))
+        .map_err(|error| unusable(&format!("is no store of keys: {}", error.message())))
 }
 
 /// Writes it in one step: a reader sees the old one or the new one.
@@ -110,15 +128,17 @@ fn beside(store: &Path, suffix: &str) -> PathBuf {
 struct Lock(#[allow(dead_code, reason = "it is held")] Flock<File>);
 
 impl Lock {
-    fn take(store: &Path) -> Result<Self, LoaderError> {
+    fn take(store: &Path) -> Result<Self, Unusable> {
         let path = beside(store, ".lock");
-        let io = |error: &std::io::Error| LoaderError::io(&path, error);
+        let io = |error: &dyn std::fmt::Display| Unusable::new(&path, error);
         if let Some(folder) = store.parent() {
             std::fs::create_dir_all(folder).map_err(|error| io(&error))?;
         }
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(|error| io(&error))?;
-        Flock::lock(file, FlockArg::LockExclusive).map(Self).map_err(|(_, error)| io(&error.into()))
+        Flock::lock(file, FlockArg::LockExclusive)
+            .map(Self)
+            .map_err(|(_, error)| io(&std::io::Error::from(error)))
     }
 }

@@ -23,6 +23,17 @@ fn g_the_sample_unit_fits_the_program() {
     assert_eq!(setting("KillSignal"), "SIGTERM");
     assert_eq!(setting("ExecReload"), "/bin/kill -HUP $MAINPID");
     assert!(setting("WatchdogSec").parse::<u64>().unwrap() > 0);
+    // It may write where the documents put the store of keys, and nowhere else.
+    assert_eq!(
+        (setting("ProtectSystem"), setting("StateDirectory")),
+        ("strict".into(), "menagerie".into())
+    );
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for file in ["menagerie.toml", "operating.md"] {
+        let text = std::fs::read_to_string(docs.join(file)).unwrap();
+        let store = text.lines().find(|line| line.contains("trust_store =")).unwrap();
+        assert!(store.contains("\"/var/lib/menagerie/"), "{file}: {store}");
+    }
     let config = menagerie_supervisor::Config::default();
     let stop = config.drain + config.term_timeout * 2;
     assert!(setting("TimeoutStopSec").parse::<u64>().unwrap() > stop.as_secs());
