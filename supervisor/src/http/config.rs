@@ -34,6 +34,10 @@ pub struct StatusConfig {
     /// How long a request's head, and then its body, may take to arrive.
     #[serde(with = "units::time")]
     pub request_timeout: Duration,
+    /// How long a client may read nothing while an answer, or what it follows, waits for
+    /// it: then its connection ends.
+    #[serde(with = "units::time")]
+    pub answer_timeout: Duration,
     /// A loopback address to serve the same on by TCP, for browsers and
     /// Prometheus; `None` for none. Whoever knows the token may use it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +57,7 @@ impl Default for StatusConfig {
             max_request: None,
             max_connections: 64,
             request_timeout: Duration::from_secs(10),
+            answer_timeout: Duration::from_secs(30),
             tcp: None,
             token_file: None,
         }
@@ -72,6 +77,9 @@ impl StatusConfig {
         }
         if self.request_timeout.is_zero() {
             return invalid("request_timeout", "must not be zero");
+        }
+        if self.answer_timeout.is_zero() {
+            return invalid("answer_timeout", "must not be zero");
         }
         if self.max_request.is_some_and(|bytes| bytes < 1024) {
             return invalid("max_request", "must be at least 1024 bytes");

@@ -3,6 +3,7 @@
 mod config;
 mod metrics;
 mod page;
+mod patience;
 mod problem;
 mod routes;
 mod serve;
@@ -172,6 +173,7 @@ impl StatusSocket {
             max_request: config.max_request.unwrap_or(payload / 3 * 4 + (64 << 10)),
             max_connections: config.max_connections,
             request_timeout: config.request_timeout,
+            answer_timeout: config.answer_timeout,
         };
         let tcp = config.tcp.map(listen).transpose()?;
         let tokens = Tokens::new();

@@ -19,6 +19,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::patience::Patience;
 use super::problem::Problem;
 use super::{Access, Peer, Right};
 use crate::lane::lock;
@@ -38,6 +39,7 @@ pub(super) struct Limits {
     pub(super) max_request: u64,
     pub(super) max_connections: u32,
     pub(super) request_timeout: Duration,
+    pub(super) answer_timeout: Duration,
 }
 
 /// The connections that there are, by user.
@@ -144,6 +146,7 @@ impl Server {
             });
             return;
         };
+        let stream = Patience::new(stream, self.limits.answer_timeout);
         let service = TowerToHyperService::new(self.router.clone().layer(Extension(peer)));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

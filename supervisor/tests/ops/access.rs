@@ -1,10 +1,13 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use super::common::{PATIENCE, Response, Running, exchange, read_response};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::common::{PATIENCE, Response, Running, exchange, read_response, until};
 
 #[test]
 fn g_a_request_that_is_too_large_is_413() {
@@ -113,6 +116,38 @@ impl Tcp<'_> {
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::read_to_string(path).unwrap().trim().to_owned()
     }
+}
+
+/// Who asks for much and reads nothing of it does not keep its place.
+#[test]
+fn g_clients_that_read_nothing_lock_nobody_out() {
+    let running = Running::start("[status]\nmax_connections = 5\nanswer_timeout = \"100ms\"");
+    let mut events = running.following(&["events", "--json", "--since", "1h"]);
+    events.wait_for("bundle_loaded");
+    // More than the kernel keeps for a socket.
+    let large = format!("\"{}\"", "x".repeat(4 << 20));
+    let body = format!(r#"{{"contract":"probe@1","function":"echo","args":[{large}]}}"#);
+    let clients: Vec<UnixStream> = (0..4).map(|_| running.connect()).collect();
+    for mut client in &clients {
+        let head = format!("POST /v1/call HTTP/1.1\r\nhost: a\r\ncontent-length: {}", body.len());
+        write!(client, "{head}\r\n\r\n{body}").unwrap();
+    }
+    until(|| running.menagerie(&["status"]).status.success());
+    for mut client in clients {
+        let let_go = || {
+            let mut states = [PollFd::new(client.as_fd(), PollFlags::empty())];
+            poll(&mut states, PollTimeout::ZERO).unwrap();
+            states[0].revents().unwrap().contains(PollFlags::POLLHUP)
+        };
+        until(let_go);
+        let mut answer = Vec::new();
+        drop(client.read_to_end(&mut answer));
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.len() < large.len());
+    }
+    // Who follows, and reads, has been there all the time.
+    assert!(running.menagerie(&["reload", "greeter-lua"]).status.success());
+    events.wait_for("bundle_reloaded");
+    assert_eq!(events.times("has gone"), 0, "{}", events.said);
 }
 
 #[test]
