@@ -295,7 +295,11 @@ fn call_body(
         }
     }
     // The arguments go in as they were written: nothing is lost on numbers.
-    let timeout = timeout.map(|t| format!(",\"timeout_ms\":{}", t.as_millis())).unwrap_or_default();
+    let timeout = timeout
+        // Up: what is less than one must not become 0, which is no limit at all.
+        .map(|time| time.as_nanos().div_ceil(1_000_000))
+        .map(|ms| format!(",\"timeout_ms\":{ms}"))
+        .unwrap_or_default();
     Ok(format!(
         "{{\"contract\":{},\"function\":{},\"args\":[{}]{timeout}}}",
         json!(contract),
@@ -332,6 +336,8 @@ fn told(error: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -348,6 +354,18 @@ mod tests {
             "stack": "E: one\n\nThe above exception was the direct cause", "inner": [
                 { "type_name": "E", "message": "one", "stack": "E: one" }]
         });
+    #[test]
+    fn s6_a_timeout_below_a_millisecond_is_one_and_none_at_all_is_zero() {
+        let body = |timeout: Option<Duration>| {
+            let body = call_body("greeter@1", "greet", &["1".to_owned()], timeout).unwrap();
+            serde_json::from_str::<Value>(&body).unwrap()["timeout_ms"].clone()
+        };
+        assert_eq!(body(None), Value::Null);
+        for (nanos, ms) in [(0, 0), (1, 1), (500_000, 1), (1_000_000, 1), (1_000_001, 2)] {
+            assert_eq!(body(Some(Duration::from_nanos(nanos))), json!(ms), "{nanos} ns");
+        }
+    }
+
         assert_eq!(told(&python), python["stack"].as_str().unwrap_or_default());
         assert_eq!(told(&json!(null)), "");
     }
