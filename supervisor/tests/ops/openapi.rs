@@ -132,6 +132,7 @@ fn g_openapi_is_what_the_service_does() {
     assert_eq!(ask("POST", "/v1/bundles", &broken), 422);
     assert_eq!(ask("POST", "/v1/bundles/greeter-lua/reload", ""), 200);
     assert_eq!(ask("POST", "/v1/bundles/nothing/reload", ""), 404);
+    assert_eq!(ask("POST", "/v1/bundles/%ff/reload", ""), 400);
     let own = running.dir.path().join("own");
     std::fs::create_dir(&own).unwrap();
     let manifest = "name = \"own\"\nloader = \"lua\"\nfile = \"a.lua\"\nprovides = [\"own@1\"]";
