@@ -1,8 +1,13 @@
 //! What needs no supervisor, and what is no command.
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
 use serde_json::Value;
 
-use super::running::{Running, bundles, menagerie, stderr};
+use super::running::{MENAGERIE, Running, bundles, menagerie, stderr};
 
 #[test]
 fn g_with_no_supervisor_it_is_3_and_one_line() {
@@ -58,4 +63,85 @@ fn g_doctor_tells_what_it_found() {
     let lua = report["workers"].as_array().unwrap().iter().find(|w| w["loader"] == "lua").unwrap();
     assert!(lua["version"].as_str().unwrap().contains("Lua"), "{report}");
     assert!(output.status.success(), "{report}");
+}
+
+/// What a path is called that is no UTF-8 can be shown, though not sent.
+#[test]
+fn g_paths_that_are_no_text_are_told_and_nothing_panics() {
+    let running = Running::start();
+    let socket = running.dir.path().join("s.sock");
+    let odd = running.dir.path().join(OsStr::from_bytes(b"x\xff"));
+    std::fs::create_dir(&odd).unwrap();
+    let run = |args: &[&str], socket: &std::path::Path| {
+        let mut command = Command::new(MENAGERIE);
+        command.args(args).arg(&odd).arg("--socket").arg(socket).output().unwrap()
+    };
+    let output = run(&["load"], &socket);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(stderr(&output).contains("x\u{fffd}: the path is no UTF-8"), "{output:?}");
+    let output = run(&["check", "--json"], &socket);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(findings["dir"].as_str().unwrap().ends_with("x\u{fffd}"), "{findings}");
+    let output = run(&["new", "lua", "--json"], &odd.join("s.sock"));
+    assert!(output.status.success(), "{output:?}");
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(made["dir"].as_str().unwrap().ends_with("x\u{fffd}"), "{made}");
+    let mut keygen = Command::new(MENAGERIE);
+    let output = keygen.args(["keygen", "--json", "--out"]).arg(odd.join("key")).output().unwrap();
+    let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(made["file"].as_str().unwrap().ends_with("x\u{fffd}/key"), "{made}");
+}
+
+/// One folder with an odd name costs `run --json` no ready line.
+#[test]
+fn g_run_is_ready_in_json_whatever_paths_are_called() {
+    use std::io::BufRead;
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join(OsStr::from_bytes(b"x\xff"));
+    let mut child = Command::new(MENAGERIE)
+        .args(["run", "--json", "--bundles"])
+        .arg(&odd)
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
+    assert!(ready["failed"][0]["path"].as_str().unwrap().ends_with("x\u{fffd}"), "{ready}");
+}
+
+/// A reader that has gone is no error; a full disk is one.
+#[test]
+fn g_output_that_cannot_be_written_is_1_and_told() {
+    let running = Running::start();
+    let socket = running.dir.path().join("s.sock");
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for args in [
+        &["status"][..],
+        &["status", "--json"],
+        &["events", "--since", "1h"],
+        &["logs"],
+        &["call", "greeter@1", "greet", "\"Ada\""],
+        &["doctor", "--json"],
+        &["completions", "bash"],
+    ] {
+        let mut command = Command::new(MENAGERIE);
+        command.args(args).arg("--socket").arg(&socket).stdout(full());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {output:?}");
+        let told = "standard output cannot be written: No space left on device";
+        assert_eq!(stderr(&output).matches(told).count(), 1, "{args:?}: {output:?}");
+    }
+    let mut command = Command::new(MENAGERIE);
+    command.args(["events", "--since", "1h"]).arg("--socket").arg(&socket);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command.stdout(writer).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }

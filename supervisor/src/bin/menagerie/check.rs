@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::client::{Client, CommandError};
+use crate::render;
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -21,6 +22,7 @@ pub(crate) struct Findings {
     pub(crate) dir: PathBuf,
     pub(crate) name: Option<String>,
     /// What is known of its signature, once its manifest could be read.
+    #[serde(serialize_with = "render::path")]
     pub(crate) signature: Option<SignatureStatus>,
     /// What would keep it from working.
     pub(crate) problems: Vec<String>,

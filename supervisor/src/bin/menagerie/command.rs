@@ -113,7 +113,11 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
         Command::Load { dir } => {
             let dir = std::path::absolute(&dir)
                 .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
-            let body = json!({ "path": dir }).to_string();
+            let path = dir.to_str().ok_or_else(|| {
+                let text = "the path is no UTF-8, and JSON can have no other; rename it";
+                CommandError::Usage(format!("{}: {text}", dir.display()))
+            })?;
+            let body = json!({ "path": path }).to_string();
             let what = format!("loading {}", dir.display());
             let answer = client.text(Method::POST, "/v1/bundles", Some(body));
             done(&render::patiently(&what, answer).await?, json, |answer| {

@@ -24,7 +24,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     // clap ends the process itself with 2 for usage, and 0 for help.
     let args = args::Args::parse();
-    match command::execute(args) {
+    match command::execute(args).and_then(|()| render::written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             render::complain(&error);

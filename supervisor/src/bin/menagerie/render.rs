@@ -1,6 +1,8 @@
 //! What people see.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table};
@@ -9,17 +11,34 @@ use menagerie_supervisor::doctor::Report;
 use menagerie_supervisor::{
     BundleStatus, CrashReport, Event, LogEntry, ReplicaStatus, Status, WorkerState, WorkerStatus,
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::check::Findings;
 use crate::client::CommandError;
 use crate::new::Made;
 
-/// Writes a line to standard output. Returns false if nobody reads it any more,
-/// which is no error: `menagerie events | head -1` is done then.
+/// Why something that should have been written has not been: the first reason.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
+
+/// Writes a line to standard output. Returns false if there is no use in more of them.
+/// That nobody reads it any more is no error: `menagerie events | head -1` is done then.
+/// What else may be, [`written`] tells.
 pub(crate) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+    let written = writeln!(out, "{text}").and_then(|()| out.flush());
+    if let Err(error) = &written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        UNWRITTEN.get_or_init(|| error.to_string());
+    }
+    written.is_ok()
+}
+
+/// Whether everything that somebody could have read has been written.
+pub(crate) fn written() -> Result<(), CommandError> {
+    UNWRITTEN.get().map_or(Ok(()), |why| {
+        Err(CommandError::Failed(format!("standard output cannot be written: {why}")))
+    })
 }
 
 /// Writes one line to standard error.
@@ -33,7 +52,24 @@ pub(crate) fn note(text: &str) {
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) {
-    line(&serde_json::to_string_pretty(value).unwrap_or_default());
+    show_json(serde_json::to_string_pretty(value));
+}
+
+/// As [`json`], in one line.
+pub(crate) fn json_line<T: Serialize>(value: &T) {
+    show_json(serde_json::to_string(value));
+}
+
+fn show_json(text: serde_json::Result<String>) {
+    match text {
+        Ok(text) => drop(line(&text)),
+        Err(error) => drop(UNWRITTEN.get_or_init(|| error.to_string())),
+    }
+}
+
+/// A path as JSON has it: what is no UTF-8 in it is replaced.
+pub(crate) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(&path.display())
 }
 
 /// A spinner on standard error that shows itself when the step takes longer
@@ -272,7 +308,7 @@ pub(crate) fn log_entry(entry: &LogEntry) -> bool {
 
 pub(crate) fn made(made: &Made) {
     for file in &made.files {
-        line(&format!("  {}", file.display()));
+        line(&format!("  {file}"));
     }
     let dir = made.dir.display();
     if made.ready {

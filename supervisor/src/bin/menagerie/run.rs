@@ -50,9 +50,9 @@ pub(crate) struct Request {
 /// What `--json` prints when everything is loaded.
 #[derive(Debug, Serialize)]
 struct Ready {
-    socket: PathBuf,
+    socket: String,
     tcp: Option<SocketAddr>,
-    token_file: Option<PathBuf>,
+    token_file: Option<String>,
     loaded: Vec<String>,
     failed: Vec<FailedLoad>,
 }
@@ -60,7 +60,7 @@ struct Ready {
 /// A bundle that could not be loaded.
 #[derive(Debug, Serialize)]
 struct FailedLoad {
-    path: PathBuf,
+    path: String,
     problem: String,
 }
 
@@ -168,9 +168,9 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
         let outcomes = render::patiently("loading bundles", load).await;
         let count = outcomes.len();
         let mut ready = Ready {
-            socket: status.path().to_owned(),
+            socket: status.path().display().to_string(),
             tcp: status.tcp_address(),
-            token_file: status.token_file().map(Path::to_owned),
+            token_file: status.token_file().map(|file| file.display().to_string()),
             loaded: Vec::new(),
             failed: Vec::new(),
         };
@@ -178,15 +178,20 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
             match outcome {
                 Ok(bundle) => ready.loaded.push(bundle.name),
                 Err(error) => {
-                    render::note(&format!("menagerie: {}: {error}", path.display()));
-                    ready.failed.push(FailedLoad { path, problem: error.to_string() });
+                    let (path, problem) = (path.display().to_string(), error.to_string());
+                    render::note(&format!("menagerie: {path}: {problem}"));
+                    ready.failed.push(FailedLoad { path, problem });
                 }
             }
         }
         let what = format!("{} of {count} bundles loaded", ready.loaded.len());
         render::note(&format!("menagerie: ready at {} ({what})", status.path().display()));
         if json {
-            render::line(&serde_json::to_string(&ready).unwrap_or_default());
+            render::json_line(&ready);
+            // Who waits for this line learns why it does not come.
+            if let Err(error) = render::written() {
+                render::complain(&error);
+            }
         }
         notifier.ready(&what);
         loop {

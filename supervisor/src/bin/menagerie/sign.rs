@@ -6,10 +6,12 @@ use menagerie_supervisor::{PublicKey, SignedBundle, SigningKey, sign_bundle};
 use serde::Serialize;
 
 use crate::client::CommandError;
+use crate::render;
 
 /// A key that was made.
 #[derive(Debug, Serialize)]
 pub(crate) struct MadeKey {
+    #[serde(serialize_with = "render::path")]
     pub(crate) file: PathBuf,
     pub(crate) key: PublicKey,
 }

@@ -8,14 +8,16 @@ use serde::Serialize;
 
 use crate::args::Language;
 use crate::client::CommandError;
+use crate::render;
 use files::Template;
 
 /// What was made.
 #[derive(Debug, Serialize)]
 pub(crate) struct Made {
     pub(crate) name: String,
+    #[serde(serialize_with = "render::path")]
     pub(crate) dir: PathBuf,
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Vec<String>,
     /// Whether it can be loaded now: it needs no build, or was built.
     pub(crate) ready: bool,
 }
@@ -49,7 +51,7 @@ pub(crate) fn new(language: Language, dir: &Path, build: bool) -> Result<Made, C
             let mode = std::fs::Permissions::from_mode(0o755);
             std::fs::set_permissions(&path, mode).map_err(|error| failed(&path, error))?;
         }
-        files.push(path);
+        files.push(path.display().to_string());
     }
     let mut ready = true;
     if template.needs_build() {
@@ -63,7 +65,7 @@ pub(crate) fn new(language: Language, dir: &Path, build: bool) -> Result<Made, C
 
 /// A bundle's name from its folder's.
 fn name_of(dir: &Path) -> Result<String, CommandError> {
-    let last = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let last = dir.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let name: String = last
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
