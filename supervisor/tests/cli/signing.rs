@@ -1,12 +1,15 @@
 //! Keys, signatures and what is made of them (R5).
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::folders::folder_of_two;
-use super::running::{Running, menagerie, stderr, stdout};
+use super::running::{MENAGERIE, Running, menagerie, stderr, stdout};
 
 /// A folder with a bundle in Lua, a key of `menagerie keygen`, and settings
 /// that require its signature.
@@ -139,6 +142,62 @@ fn r5_check_remembers_no_key() {
     let (code, found) = signing.check(true);
     assert_eq!(code, Some(0), "{found}");
     assert!(!Path::new(&store).exists());
+}
+
+/// What `check` makes for itself goes with it, however it ends; and nothing that others
+/// have put there is in its way.
+#[test]
+fn r5_a_check_that_is_stopped_leaves_no_folder() {
+    let signing = Signing::new();
+    let settings = "[signatures]\npolicy = 'required'\ntrust_store = 'trusted.toml'\n";
+    std::fs::write(signing.path("menagerie.toml"), settings).unwrap();
+    let begun = signing.path("begun");
+    let code = format!(
+        "return {{ ['good@1'] = {{ say = function()\n\
+         io.open('{begun}', 'w'):close()\nwhile true do end end }} }}"
+    );
+    std::fs::write(signing.path("good/main.lua"), code).unwrap();
+    let tests = r#"[{ "contract": "good@1", "function": "say" }]"#;
+    std::fs::write(signing.path("good/tests.json"), tests).unwrap();
+    assert!(signing.sign("key").status.success());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let temporary = tempfile::tempdir().unwrap();
+        let child = Command::new(MENAGERIE)
+            .args(["check", &signing.path("good"), "--config", &signing.path("menagerie.toml")])
+            .env("TMPDIR", temporary.path())
+            .env_remove("XDG_RUNTIME_DIR")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !Path::new(&begun).exists() {
+            assert!(Instant::now() < deadline, "the call never began");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::fs::remove_file(&begun).unwrap();
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stderr(&output).contains(signal.as_str()), "{output:?}");
+        let left: Vec<_> = temporary.path().read_dir().unwrap().map(Result::unwrap).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn r5_check_names_the_file_where_no_folder_can_be_made() {
+    let signing = Signing::new();
+    let settings = "[signatures]\npolicy = 'required'\ntrust_store = 'trusted.toml'\n";
+    std::fs::write(signing.path("menagerie.toml"), settings).unwrap();
+    assert!(signing.sign("key").status.success());
+    let nowhere = signing.path("nowhere");
+    let output = Command::new(MENAGERIE)
+        .args(["check", &signing.path("good"), "--config", &signing.path("menagerie.toml")])
+        .env("TMPDIR", &nowhere)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains(&format!("{nowhere}/menagerie-check-")), "{output:?}");
 }
 
 #[test]

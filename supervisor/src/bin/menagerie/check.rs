@@ -1,7 +1,7 @@
 //! `menagerie check`: whether a bundle is as it should be, found out by doing
 //! with it what a supervisor does.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use hyper::Method;
@@ -14,15 +14,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::client::{Client, CommandError};
+use crate::ending::Ending;
 use crate::render;
+use crate::scratch::Scratch;
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Findings {
+    #[serde(serialize_with = "render::path")]
     pub(crate) dir: PathBuf,
     pub(crate) name: Option<String>,
     /// What is known of its signature, once its manifest could be read.
-    #[serde(serialize_with = "render::path")]
     pub(crate) signature: Option<SignatureStatus>,
     /// What would keep it from working.
     pub(crate) problems: Vec<String>,
@@ -75,7 +77,18 @@ pub(crate) struct Request {
     pub(crate) worker_dir: Option<PathBuf>,
 }
 
+/// Checks a bundle. What it has made for that goes with it, also when it is stopped.
 pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
+    let mut ending = Ending::new().map_err(|error| CommandError::Failed(error.to_string()))?;
+    tokio::select! {
+        findings = look(request) => findings,
+        name = ending.name() => {
+            Err(CommandError::Failed(format!("{name}: the check was stopped before its end")))
+        }
+    }
+}
+
+async fn look(request: Request) -> Result<Findings, CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Failed(error.to_string());
     let mut findings = Findings { dir: request.dir.clone(), ..Findings::default() };
     let parsed = match ManifestData::read(&request.dir) {
@@ -105,10 +118,10 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
         return Ok(findings);
     }
     // To look is not to trust: what is seen for the first time is forgotten.
-    let forgotten = settings.config.signatures.trust_store.take();
-    let forgotten = forgotten.map(|store| ForgottenStore::of(&store)).transpose();
-    let forgotten = forgotten.map_err(|error| failed(&error))?;
-    settings.config.signatures.trust_store = forgotten.as_ref().map(ForgottenStore::file);
+    let scratch = Scratch::new("check")?;
+    if let Some(store) = &mut settings.config.signatures.trust_store {
+        *store = copy_of(store, &scratch)?;
+    }
     let supervisor =
         Supervisor::builder().config(settings.config).start().map_err(|e| failed(&e))?;
     for (path, outcome) in supervisor.load_all(&request.with).await {
@@ -121,7 +134,7 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
         Err(error) => findings.problems.push(error.to_string()),
     }
     if findings.problems.is_empty() && !tests.is_empty() {
-        findings.tests = run_tests(&supervisor, tests).await?;
+        findings.tests = run_tests(&supervisor, tests, &scratch).await?;
     }
     supervisor.shutdown().await;
     Ok(findings)
@@ -153,27 +166,13 @@ fn examine_signature(config: &SignatureConfig, dir: &Path, findings: &mut Findin
 }
 
 /// A copy of a store of keys, for this check alone.
-struct ForgottenStore(PathBuf);
-
-impl ForgottenStore {
-    fn of(store: &Path) -> std::io::Result<Self> {
-        let folder = std::env::temp_dir().join(format!("menagerie-keys-{}", std::process::id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let copy = Self(folder);
-        match std::fs::copy(store, copy.file()) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(copy),
+fn copy_of(store: &Path, scratch: &Scratch) -> Result<PathBuf, CommandError> {
+    let copy = scratch.path().join("trusted.toml");
+    match std::fs::copy(store, &copy) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(CommandError::Failed(format!("{}: {error}", store.display())))
         }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.join("trusted.toml")
-    }
-}
-
-impl Drop for ForgottenStore {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
+        _ => Ok(copy),
     }
 }
 
@@ -209,7 +208,7 @@ fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
         Ok(text) => {
             serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
 }
@@ -219,9 +218,9 @@ fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
 async fn run_tests(
     supervisor: &Supervisor,
     tests: Vec<Test>,
+    scratch: &Scratch,
 ) -> Result<Vec<TestOutcome>, CommandError> {
-    let folder = Scratch::new()?;
-    let socket = folder.0.join("s");
+    let socket = scratch.path().join("s");
     let mut service = menagerie_supervisor::StatusConfig::default();
     service.socket = Some(socket.clone());
     let _service = StatusSocket::serve(supervisor.clone(), &service)
@@ -246,25 +245,4 @@ async fn run_tests(
         outcomes.push(TestOutcome { call, ok: detail.is_none(), detail });
     }
     Ok(outcomes)
-}
-
-/// A folder of our own, gone when it is dropped.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, CommandError> {
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let nanos = since.unwrap_or_default().subsec_nanos();
-        let name = format!("menagerie-check-{}-{nanos}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
-        made.map_err(|error| CommandError::Failed(format!("{}: {error}", path.display())))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
 }

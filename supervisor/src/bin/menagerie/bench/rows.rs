@@ -17,7 +17,9 @@ use super::in_process::InProcess;
 use super::peer::{Mode, Peer};
 use super::report::{Report, Row, Turn, Unit, median, row};
 use super::{Options, Problem, crashes, idle, nanos};
+use crate::ending::Ending;
 use crate::render;
+use crate::scratch::Scratch;
 
 /// Calls between two looks at the clock.
 const BATCH: u32 = 32;
@@ -50,10 +52,11 @@ pub(super) struct Bench {
 }
 
 pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Problem> {
-    let scratch = Scratch::new()?;
-    let (subjects, mut left_out) = find(&options.bundles, &scratch.0)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let scratch = Scratch::new("bench").map_err(|error| Problem::new("a folder", &error))?;
+    leave_nothing(&runtime, &scratch)?;
+    let (subjects, mut left_out) = find(&options.bundles, scratch.path())?;
     let mut config = Config::default();
     config.worker_dir.clone_from(&options.worker_dir);
     // Crashes are provoked here, one after the other, and each is one in a row
@@ -103,21 +106,17 @@ pub(super) fn start(
         .map_err(|error| Problem::new("supervisor", &error))
 }
 
-/// A folder that goes with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self, Problem> {
-        let dir = std::env::temp_dir().join(format!("menagerie-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
+/// Whoever stops it finds nothing left of it.
+fn leave_nothing(runtime: &tokio::runtime::Runtime, scratch: &Scratch) -> Result<(), Problem> {
+    let _guard = runtime.enter();
+    let (mut ending, folder) = (Ending::new()?, scratch.path().to_owned());
+    runtime.spawn(async move {
+        let name = ending.name().await;
+        drop(std::fs::remove_dir_all(folder));
+        render::note(&format!("menagerie: {name}: stopped before the end"));
+        std::process::exit(1);
+    });
+    Ok(())
 }
 
 impl Bench {
