@@ -16,6 +16,7 @@ use crate::signature::SignatureConfig;
 #[cfg(test)]
 mod defaults;
 pub(crate) mod file;
+pub(crate) mod log;
 pub mod units;
 
 /// The settings of a supervisor. The defaults are those of `DESIGN.md`.

@@ -49,6 +49,7 @@ mod worker;
 pub use builder::{StartError, SupervisorBuilder};
 pub use call::Contract;
 pub use config::file::{ConfigFile, FileError};
+pub use config::log::check_log;
 pub use config::{Config, ConfigError, units};
 pub use discovery::LoadStep;
 pub use events::{Event, EventKind, Events, NextEvent};

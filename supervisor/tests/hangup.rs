@@ -67,6 +67,14 @@ impl Running {
         }
     }
 
+    /// The next line for `systemctl status`.
+    fn status(&self) -> String {
+        let mut buffer = [0; 2048];
+        let len = self.systemd.recv(&mut buffer).unwrap();
+        let said = String::from_utf8(buffer[..len].to_vec()).unwrap();
+        said.strip_prefix("STATUS=").unwrap_or_else(|| panic!("{said}")).to_owned()
+    }
+
     /// Sends SIGHUP with these settings, and waits until they are applied.
     /// Returns the status that systemd is told.
     fn hangup(&self, settings: &str) -> String {
@@ -181,14 +189,23 @@ fn g_at_sighup_a_broken_file_changes_nothing_and_is_told_with_its_line() {
         ("bundles = []\ndeadline = 5", "menagerie.toml:2:12: invalid type"),
         ("bundles = []\n\nheartbeet = '1s'", "menagerie.toml:3:1: there is no setting `heartbeet`"),
         ("bundles = [\n", "menagerie.toml:"),
-        ("bundles = []\nlog = 'a=b=c'", "log = \"a=b=c\": "),
+        ("bundles = []\nlog = 'a=b=c'", "menagerie.toml:2:1: log: 'b=c' is no level"),
+        ("bundles = []\nlog = 'inf'", "menagerie.toml:2:1: log: 'inf' is no level"),
     ] {
         let told = running.hangup(settings);
         assert!(told.contains(place) && told.ends_with("nothing has changed"), "{told}");
         assert_eq!(running.bundles(), ["base ready", "user ready"]);
     }
+    // `systemctl status` has it until a reload succeeds, whatever is said in between.
+    for _ in 0..2 {
+        let status = running.status();
+        assert!(status.starts_with("2 of 2 bundles ready"), "{status}");
+        let failed = "; the last reload failed: ";
+        assert!(status.contains(failed) && status.contains("menagerie.toml:2:1: log"), "{status}");
+    }
     let told = running.hangup("bundles = ['bundles', 'alone']");
     assert_eq!(told, "1 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(running.status(), "3 of 3 bundles ready, 1 workers, 0 restarts");
 }
 
 #[test]

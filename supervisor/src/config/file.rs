@@ -123,9 +123,13 @@ impl ConfigFile {
         let checked = config
             .check()
             .map_err(|error| (error, None))
-            .and_then(|()| status.check().map_err(|error| (error, Some("status"))));
-        if let Err((error, table)) = checked {
-            let message = error.to_string();
+            .and_then(|()| status.check().map_err(|error| (error, Some("status"))))
+            .map_err(|(error, table)| (error.to_string(), table))
+            .and_then(|()| {
+                let log = log.as_deref().unwrap_or_default();
+                super::log::check_log(log).map_err(|error| (format!("log: {error}"), None))
+            });
+        if let Err((message, table)) = checked {
             let span = find(document.get_ref(), &message, table).unwrap_or(0..0);
             return Err(at(span, message));
         }

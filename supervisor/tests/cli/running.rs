@@ -29,16 +29,21 @@ impl Running {
     /// ready, and `expected`.
     pub(super) fn with(args: &[&str], bundles: &[PathBuf], expected: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        #[allow(clippy::zombie_processes, reason = "waited for when `Running` is dropped")]
-        let mut child = Command::new(MENAGERIE)
+        let mut command = Command::new(MENAGERIE);
+        command
             .args(["run", "--log", "warn"])
             .args(args)
             .args(bundles.iter().flat_map(|dir| [Path::new("--bundles"), dir]))
             .arg("--socket")
-            .arg(dir.path().join("s.sock"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .arg(dir.path().join("s.sock"));
+        let child = Self::ready(&mut command, expected);
+        Self { child, dir }
+    }
+
+    /// Starts it, until it says that it is ready, and `expected`.
+    pub(super) fn ready(command: &mut Command, expected: &str) -> Child {
+        #[allow(clippy::zombie_processes, reason = "waited for by whoever has it")]
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut seen = String::new();
         for line in BufReader::new(child.stderr.take().unwrap()).lines() {
             let line = line.unwrap();
@@ -46,7 +51,7 @@ impl Running {
             seen.push('\n');
             if line.contains("ready at") {
                 assert!(line.contains(expected), "{seen}");
-                return Self { child, dir };
+                return child;
             }
         }
         panic!("it was never ready:\n{seen}");

@@ -65,6 +65,30 @@ fn g_doctor_tells_what_it_found() {
     assert!(output.status.success(), "{report}");
 }
 
+/// A mistyped level would be taken for the name of a module, and nothing be logged.
+#[test]
+fn g_a_log_that_names_no_level_is_2_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, file) = (dir.path().join("s.sock"), dir.path().join("menagerie.toml"));
+    for (log, told) in [
+        ("inf", "'inf' is no level; did you mean 'info'?"),
+        ("warning", "'warning' is no level; did you mean 'warn'?"),
+        ("loud", "'loud' is no level; there are error, warn, info, debug, trace and off"),
+        ("info,hyper=wran", "'wran' is no level; did you mean 'warn'?"),
+        ("nonsense=[", "'[' is no level"),
+        ("info, hyper=warn", "' hyper=warn' has a blank beside it"),
+    ] {
+        let output = menagerie(&socket, &["run", "--log", log]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains(&format!("--log, or RUST_LOG: {told}")), "{output:?}");
+        std::fs::write(&file, format!("deadline = '1s'\nlog = '{log}'\n")).unwrap();
+        let output = menagerie(&socket, &["run", "--config", file.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let told = format!("menagerie.toml:2:1: log: {told}");
+        assert!(stderr(&output).contains(&told), "{told}: {output:?}");
+    }
+}
+
 /// What a path is called that is no UTF-8 can be shown, though not sent.
 #[test]
 fn g_paths_that_are_no_text_are_told_and_nothing_panics() {
@@ -144,4 +168,38 @@ fn g_output_that_cannot_be_written_is_1_and_told() {
     drop(reader);
     let output = command.stdout(writer).output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+/// `run` prefers what is closest to it: its argument, its file, the environment.
+#[test]
+fn g_the_files_socket_wins_over_the_environments() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = |name: &str| dir.path().join(name);
+    std::fs::write(named("with.toml"), "[status]\nsocket = 'file.sock'\n").unwrap();
+    std::fs::write(named("without.toml"), "").unwrap();
+    for (file, args, expected) in [
+        ("with.toml", None, "file.sock"),
+        ("without.toml", None, "environment.sock"),
+        ("with.toml", Some("argument.sock"), "argument.sock"),
+    ] {
+        let mut command = Command::new(MENAGERIE);
+        command.args(["run", "--log", "error", "--config"]).arg(named(file));
+        if let Some(socket) = args {
+            command.arg("--socket").arg(named(socket));
+        }
+        command.env("MENAGERIE_SOCKET", named("environment.sock"));
+        let mut program = super::running::Running::ready(&mut command, "ready at");
+        assert!(named(expected).exists(), "{file}: no {expected}");
+        program.kill().unwrap();
+        program.wait().unwrap();
+        std::fs::remove_file(named(expected)).unwrap();
+    }
+    // Who looks finds it by the variable.
+    let output = Command::new(MENAGERIE)
+        .arg("status")
+        .env("MENAGERIE_SOCKET", named("nobody.sock"))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(stderr(&output).contains("nobody.sock"), "{output:?}");
 }

@@ -17,8 +17,9 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 
     /// The supervisor's status socket [default: $XDG_RUNTIME_DIR/menagerie.sock,
-    /// else /tmp/menagerie-<uid>/menagerie.sock]
-    #[arg(long, global = true, env = "MENAGERIE_SOCKET", value_name = "PATH")]
+    /// else /tmp/menagerie-<uid>/menagerie.sock] [env: MENAGERIE_SOCKET]
+    // Not by `env`: what a file of settings says wins over it.
+    #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
     /// Print JSON, for programs

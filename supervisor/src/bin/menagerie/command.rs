@@ -1,5 +1,7 @@
 //! What each command does.
 
+use std::path::PathBuf;
+
 use hyper::Method;
 use menagerie_supervisor::{Config, SignedBundle, default_socket, doctor};
 use serde::de::DeserializeOwned;
@@ -38,7 +40,8 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
 
 async fn dispatch(args: Args) -> Result<(), CommandError> {
     let Args { command, socket, json, verbose } = args;
-    let client = Client::new(&socket.clone().unwrap_or_else(default_socket));
+    let looked_for = socket.clone().or_else(socket_of_environment).unwrap_or_else(default_socket);
+    let client = Client::new(&looked_for);
     match command {
         Command::Run { config, bundles, watch, worker_dir, isolation, standby, replicas, log } => {
             let request = run::Request {
@@ -232,6 +235,11 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
     }
 }
 
+/// Where the environment says that the socket is.
+pub(crate) fn socket_of_environment() -> Option<PathBuf> {
+    std::env::var_os("MENAGERIE_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 /// Fetches something, and shows it to people or as it is.
 async fn show<T: DeserializeOwned>(
     client: &Client,
@@ -345,6 +353,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn s6_a_timeout_below_a_millisecond_is_one_and_none_at_all_is_zero() {
+        let body = |timeout: Option<Duration>| {
+            let body = call_body("greeter@1", "greet", &["1".to_owned()], timeout).unwrap();
+            serde_json::from_str::<Value>(&body).unwrap()["timeout_ms"].clone()
+        };
+        assert_eq!(body(None), Value::Null);
+        for (nanos, ms) in [(0, 0), (1, 1), (500_000, 1), (1_000_000, 1), (1_000_001, 2)] {
+            assert_eq!(body(Some(Duration::from_nanos(nanos))), json!(ms), "{nanos} ns");
+        }
+    }
+
+    #[test]
     fn causes_are_told_once() {
         let error = json!({
             "stack": "at outer\n", "inner": [
@@ -358,18 +378,6 @@ mod tests {
             "stack": "E: one\n\nThe above exception was the direct cause", "inner": [
                 { "type_name": "E", "message": "one", "stack": "E: one" }]
         });
-    #[test]
-    fn s6_a_timeout_below_a_millisecond_is_one_and_none_at_all_is_zero() {
-        let body = |timeout: Option<Duration>| {
-            let body = call_body("greeter@1", "greet", &["1".to_owned()], timeout).unwrap();
-            serde_json::from_str::<Value>(&body).unwrap()["timeout_ms"].clone()
-        };
-        assert_eq!(body(None), Value::Null);
-        for (nanos, ms) in [(0, 0), (1, 1), (500_000, 1), (1_000_000, 1), (1_000_001, 2)] {
-            assert_eq!(body(Some(Duration::from_nanos(nanos))), json!(ms), "{nanos} ns");
-        }
-    }
-
         assert_eq!(told(&python), python["stack"].as_str().unwrap_or_default());
         assert_eq!(told(&json!(null)), "");
     }

@@ -8,7 +8,7 @@ use menagerie_supervisor::{ConfigFile, RuntimeError, Supervisor, Watch, WatchSet
 use tracing_subscriber::EnvFilter;
 
 use crate::render;
-use crate::run::{DEFAULT_LOG, Request};
+use crate::run::{DEFAULT_LOG, Request, log_filter};
 
 /// What runs, and where it was read.
 pub(crate) struct Hangup {
@@ -33,17 +33,11 @@ impl Hangup {
         Self { request, running, left_over, watch, set_log }
     }
 
-    /// Reads the settings again and applies them; what came of it, in a line.
-    pub(crate) async fn apply(&mut self, supervisor: &Supervisor) -> String {
-        let new = match self.request.settings() {
-            Ok(new) => new,
-            Err(error) => return format!("{error}; nothing has changed"),
-        };
-        let log = new.log.as_deref().unwrap_or(DEFAULT_LOG);
-        let filter = match EnvFilter::try_new(log) {
-            Ok(filter) => filter,
-            Err(error) => return format!("log = \"{log}\": {error}; nothing has changed"),
-        };
+    /// Reads the settings again and applies them; what came of it, in a line. After an
+    /// error nothing has changed.
+    pub(crate) async fn apply(&mut self, supervisor: &Supervisor) -> Result<String, String> {
+        let new = self.request.settings().map_err(|error| error.to_string())?;
+        let filter = log_filter(new.log.as_deref().unwrap_or(DEFAULT_LOG))?;
         if new.log != self.running.log && (self.set_log)(filter) {
             self.running.log.clone_from(&new.log);
         }
@@ -66,6 +60,7 @@ impl Hangup {
             render::note(&format!("menagerie: {}: {error}", path.display()));
         }
         let (loaded, unloaded) = (done.loaded.len(), done.unloaded.len());
-        format!("{loaded} bundles loaded, {unloaded} unloaded, {} problems", done.failed.len())
+        let problems = done.failed.len();
+        Ok(format!("{loaded} bundles loaded, {unloaded} unloaded, {problems} problems"))
     }
 }

@@ -44,18 +44,20 @@ impl Notifier {
 
     /// Everything is started.
     pub(crate) fn ready(&self, status: &str) {
+        let status = one_line(status);
         self.say(&format!("READY=1\nSTATUS={status}\nMAINPID={}", std::process::id()));
     }
 
     /// The start goes on, whatever `TimeoutStartSec=` says: what hangs in it has limits
     /// of its own.
     pub(crate) fn starting(&self, status: &str) {
+        let status = one_line(status);
         self.say(&format!("STATUS={status}\nEXTEND_TIMEOUT_USEC={}", PATIENCE.as_micros()));
     }
 
     /// A line for `systemctl status`.
     pub(crate) fn status(&self, status: &str) {
-        self.say(&format!("STATUS={status}"));
+        self.say(&format!("STATUS={}", one_line(status)));
     }
 
     /// The watchdog need not bite.
@@ -84,6 +86,11 @@ impl Notifier {
             tracing::warn!("systemd cannot be told: {error}");
         }
     }
+}
+
+/// A line of its own would be another message.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
 }
 
 fn open(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
@@ -120,7 +127,7 @@ mod tests {
         };
         notifier.starting("loading greeter (1 of 2)");
         assert_eq!(next(), "STATUS=loading greeter (1 of 2)\nEXTEND_TIMEOUT_USEC=60000000");
-        notifier.ready("2 bundles");
+        notifier.ready("2\nbundles");
         let expected = format!("READY=1\nSTATUS=2 bundles\nMAINPID={}", std::process::id());
         assert_eq!(next(), expected);
         notifier.alive();

@@ -2,18 +2,20 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use menagerie_supervisor::{
     BundleState, BundleStatus, ConfigFile, FileError, Isolation, LoadStep, RuntimeError,
-    StartError, Status, StatusSocket, Supervisor, WatchSettings,
+    StartError, Status, StatusSocket, Supervisor, WatchSettings, check_log,
 };
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::client::CommandError;
+use crate::command::socket_of_environment;
+use crate::ending::Ending;
 use crate::hangup::Hangup;
 use crate::notify::Notifier;
 use crate::render;
@@ -24,12 +26,13 @@ pub(crate) const DEFAULT_LOG: &str = "info";
 /// How often systemd is told how we are.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 
-/// A line for `systemctl status`.
-fn summary(status: &Status) -> String {
+/// A line for `systemctl status`; `failed` is why the last reload has changed nothing.
+fn summary(status: &Status, failed: Option<&str>) -> String {
     let ready = status.bundles.iter().filter(|b| b.state == BundleState::Ready).count();
     let restarts: u64 = status.workers.iter().map(|worker| worker.restarts).sum();
     let (bundles, workers) = (status.bundles.len(), status.workers.len());
-    format!("{ready} of {bundles} bundles ready, {workers} workers, {restarts} restarts")
+    let failed = failed.map(|why| format!("; the last reload failed: {why}")).unwrap_or_default();
+    format!("{ready} of {bundles} bundles ready, {workers} workers, {restarts} restarts{failed}")
 }
 
 /// What the command line says. It wins over the file of settings.
@@ -73,13 +76,20 @@ impl Request {
         };
         settings.bundles.extend(self.bundles.iter().cloned());
         settings.log = self.log.clone().or(settings.log);
-        settings.status.socket = self.socket.clone().or(settings.status.socket);
+        let socket = self.socket.clone().or(settings.status.socket);
+        settings.status.socket = socket.or_else(socket_of_environment);
         settings.config.worker_dir = self.worker_dir.clone().or(settings.config.worker_dir);
         settings.config.isolation = self.isolation.unwrap_or(settings.config.isolation);
         settings.config.standby = self.standby.unwrap_or(settings.config.standby);
         settings.config.replicas.extend(self.replicas.iter().cloned());
         Ok(settings)
     }
+}
+
+/// What to log. The text of a file was checked when it was read, with its line.
+pub(crate) fn log_filter(text: &str) -> Result<EnvFilter, String> {
+    check_log(text).map_err(|error| format!("--log, or RUST_LOG: {error}"))?;
+    EnvFilter::try_new(text).map_err(|error| format!("log {text:?}: {error}"))
 }
 
 /// Loads the bundles. systemd is told whose turn it is, and that it has to wait: each of
@@ -112,13 +122,7 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
         return Err(CommandError::Usage(text.to_owned()));
     }
     let log = settings.log.as_deref().unwrap_or(DEFAULT_LOG);
-    let filter = EnvFilter::try_new(log).map_err(|error| {
-        let of = match (&request.config, &request.log) {
-            (Some(file), None) => format!("{}: log = {log:?}", file.display()),
-            _ => format!("--log {log}"),
-        };
-        CommandError::Usage(format!("{of}: {error}"))
-    })?;
+    let filter = log_filter(log).map_err(CommandError::Usage)?;
     let logging = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         // Whoever read our standard error may be gone: that is no reason to fail.
@@ -130,8 +134,7 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     logging.init();
     let failed = |error: &dyn std::error::Error| CommandError::Failed(error.to_string());
     // From here on the signals end us in an orderly way, whenever they come.
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| failed(&e))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed(&e))?;
+    let mut ending = Ending::new().map_err(|e| failed(&e))?;
     let mut hangups = signal(SignalKind::hangup()).map_err(|e| failed(&e))?;
     let builder = Supervisor::builder().config(settings.config.clone());
     let supervisor = builder.start().map_err(|error| match error {
@@ -151,12 +154,6 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
         loop {
             beats.tick().await;
             notifier.alive();
-        }
-    };
-    let signalled = async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
         }
     };
     // Before anything is loaded: what changes from here on is seen.
@@ -194,22 +191,25 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
             }
         }
         notifier.ready(&what);
+        let mut failed = None;
         loop {
             tokio::select! {
                 Some(()) = hangups.recv() => {
                     notifier.reloading();
-                    let what = hangup.apply(&supervisor).await;
+                    let outcome = hangup.apply(&supervisor).await;
+                    failed = outcome.as_ref().err().cloned();
+                    let what = outcome.unwrap_or_else(|why| format!("{why}; nothing has changed"));
                     render::note(&format!("menagerie: SIGHUP: {what}"));
                     notifier.ready(&what);
                 }
                 () = tokio::time::sleep(STATUS_EVERY) => {
-                    notifier.status(&summary(&supervisor.status()));
+                    notifier.status(&summary(&supervisor.status(), failed.as_deref()));
                 }
             }
         }
     };
     let name = tokio::select! {
-        name = signalled => name,
+        name = ending.name() => name,
         () = loading => "",
         () = watchdog => "",
     };
