@@ -118,3 +118,34 @@ fn s7_no_worker_outlives_a_host_that_is_killed() {
     wait_until_gone(worker);
     drop(spinning.wait());
 }
+
+/// Figures take minutes: whoever has seen enough finds no folder.
+#[test]
+fn g_a_bench_that_is_stopped_leaves_no_folder() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        // No sample is built there: it writes its own.
+        let (temporary, samples) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = || {
+            let entries = temporary.path().read_dir().unwrap().map(|entry| entry.unwrap().path());
+            entries.into_iter().find(|path| path.to_string_lossy().contains("menagerie-bench-"))
+        };
+        let mut child = Command::new(MENAGERIE)
+            .args(["bench", "--only", "null", "--bundles"])
+            .arg(samples.path())
+            .env("TMPDIR", temporary.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // The last that it makes there.
+        while !folder().is_some_and(|folder| folder.join("probe-dotnet").exists()) {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
+            assert!(Instant::now() < deadline, "it never began");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "{signal}");
+        assert_eq!(folder(), None);
+    }
+}

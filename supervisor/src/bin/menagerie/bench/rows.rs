@@ -54,8 +54,9 @@ pub(super) struct Bench {
 pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Problem> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let ending = runtime.block_on(async { Ending::new() })?;
     let scratch = Scratch::new("bench").map_err(|error| Problem::new("a folder", &error))?;
-    leave_nothing(&runtime, &scratch)?;
+    runtime.spawn(leave_nothing(ending, scratch.path().to_owned()));
     let (subjects, mut left_out) = find(&options.bundles, scratch.path())?;
     let mut config = Config::default();
     config.worker_dir.clone_from(&options.worker_dir);
@@ -107,16 +108,11 @@ pub(super) fn start(
 }
 
 /// Whoever stops it finds nothing left of it.
-fn leave_nothing(runtime: &tokio::runtime::Runtime, scratch: &Scratch) -> Result<(), Problem> {
-    let _guard = runtime.enter();
-    let (mut ending, folder) = (Ending::new()?, scratch.path().to_owned());
-    runtime.spawn(async move {
-        let name = ending.name().await;
-        drop(std::fs::remove_dir_all(folder));
-        render::note(&format!("menagerie: {name}: stopped before the end"));
-        std::process::exit(1);
-    });
-    Ok(())
+async fn leave_nothing(mut ending: Ending, scratch: PathBuf) {
+    let name = ending.name().await;
+    drop(std::fs::remove_dir_all(scratch));
+    render::note(&format!("menagerie: {name}: stopped before the end"));
+    std::process::exit(1);
 }
 
 impl Bench {
