@@ -53,11 +53,15 @@ impl Lane {
         mut wanted: bool,
     ) {
         loop {
-            // Who wanted to lead may have been woken for what is there.
-            if wanted && let Read::More = self.read(&mut receiving, None) {
-                drop(receiving);
-                self.peer.read_on(self);
-                return;
+            if wanted {
+                // Who wanted to lead may have been woken for what is there, and is woken
+                // for a position once only: there has to be word of the next one.
+                receiving.disarm();
+                if let Read::More = self.read(&mut receiving, None) {
+                    drop(receiving);
+                    self.peer.read_on(self);
+                    return;
+                }
             }
             if !self.cover(&mut receiving) {
                 drop(receiving);

@@ -421,20 +421,4 @@ impl LaneContract {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn contract_finds_functions_by_their_whole_names() {
-        let functions: Vec<String> =
-            ["greet", "greet_all", "greet_allo", "g", ""].map(str::to_owned).to_vec();
-        let id = "greeter@1".parse().unwrap();
-        let contract = LaneContract::new(id, functions, 10);
-        for (at, name) in (10..).zip(["greet", "greet_all", "greet_allo", "g", ""]) {
-            assert_eq!(contract.function(name), Some(at), "{name}");
-        }
-        for none in ["gree", "greeting", "greet_alm", "greet_all_", "h", "\0"] {
-            assert_eq!(contract.function(none), None, "{none}");
-        }
-    }
-}
+mod tests;
