@@ -16,6 +16,11 @@ use super::{Lane, Receiving, Ticket};
 /// answer, and bounded, so that a slow call does not burn a CPU.
 pub(crate) const PATIENCE: u32 = 64;
 
+/// How long a leader sleeps without a look at whether its lane has ended. What wakes
+/// it is memory that the worker can reach as well, who could requeue the sleeper to
+/// another word (`FUTEX_REQUEUE`), where nobody wakes it.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+
 /// What a look from a task has found.
 #[derive(Debug)]
 pub(crate) enum Look {
@@ -200,7 +205,8 @@ impl Lane {
         }
     }
 
-    /// Sleeps until a frame is there, or for so long. Returns how long that was.
+    /// Sleeps until a frame is there, or for so long, or until it is time to look
+    /// around. Returns how long that was.
     pub(super) fn sleep_leading(
         &self,
         receiving: &mut Receiving,
@@ -209,7 +215,7 @@ impl Lane {
         self.leader_at.store(receiving.rx.position(), Ordering::SeqCst);
         // The end of the lane sets `dead`, then wakes who sleeps here,
         // again and again until it has the lead.
-        receiving.rx.sleep(time)
+        receiving.rx.sleep(Some(time.map_or(MAX_SLEEP, |time| time.min(MAX_SLEEP))))
     }
 
     /// A blocking leader that leaves hands over to another one that is parked:

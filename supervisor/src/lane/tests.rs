@@ -4,8 +4,9 @@
 use std::os::fd::AsFd;
 use std::task::{Context, Waker};
 
+use menagerie_protocol::Failure;
 use menagerie_protocol::lane::wait::drain_wakes;
-use menagerie_protocol::ring::{FrameHead, Kind};
+use menagerie_protocol::ring::{FrameHead, Kind, Memory};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
@@ -108,6 +109,43 @@ fn lead_that_comes_back_leaves_nobody_asleep() {
     assert!(rig.wakes_pump(), "nobody is woken for the last answer");
     lane.pump();
     assert!(rig.has_ended(&b));
+}
+
+/// Moves whoever sleeps on the frame at the ring's beginning to another word of the
+/// same memory, by a mapping of the worker's. Returns how many those were.
+fn requeue(memory: &LaneMemory) -> i64 {
+    let ring = memory.up_ring(Shape::new(LIMITS.ring_slots.into()));
+    let (from, to) = (ring.ring()[0].as_ptr(), ring.ring()[8].as_ptr());
+    // SAFETY: both words are mapped for as long as `ring` lives; FUTEX_REQUEUE takes
+    // their addresses only, and wakes none of those that it moves.
+    unsafe { libc::syscall(libc::SYS_futex, from, libc::FUTEX_REQUEUE, 0, i64::from(i32::MAX), to) }
+}
+
+#[test]
+fn s2_a_worker_that_moves_its_sleepers_does_not_outlive_its_end() {
+    let rig = Rig::new();
+    let asleep = {
+        let lane = Arc::clone(&rig.lane);
+        std::thread::spawn(move || {
+            let mut own = Own::new(Looks::Always(Nap::SHORT));
+            lane.call_small(&mut own, 0, &[0x90]).unwrap();
+            assert!(lane.wait_blocking(&mut own, &mut |_| None));
+            matches!(own.outcome, Some(Outcome::NotBegun))
+        })
+    };
+    wait_for("a sleeper", || requeue(&rig.memory) == 1);
+    let ending = std::thread::spawn(move || rig.lane.end(|| Failure::Cancelled));
+    wait_for("the end of the lane", || ending.is_finished());
+    wait_for("the end of the call", || asleep.is_finished());
+    assert!(asleep.join().unwrap());
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !is_there() {
+        assert!(Instant::now() < until, "no sign of {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]
