@@ -8,36 +8,48 @@ use menagerie_protocol::loader::manifest::{ContractDependency, DependencyKind};
 use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{Compatibility, Failure, ManifestData, lane};
 
+use crate::bundle::Bundle;
 use crate::call::Contract;
 use crate::core::Core;
-use crate::lane::{Refused, lock};
+use crate::lane::{OutcallHead, Refused, lock};
 use crate::waits::{Parent, Wait};
 use crate::worker::process::Outcall;
 
 /// Carries a guest's call out, and answers it on its lane. If the caller's
 /// process ends meanwhile, nobody waits for the answer any more: the call is
-/// cancelled.
-pub(crate) async fn route(core: Arc<Core>, mut outcall: Outcall) {
-    let mut dead = outcall.dead.clone();
+/// cancelled. So it is when nobody waits for the one that it is made for: a guest
+/// whose thread waits for it can end then.
+pub(crate) async fn route(core: Arc<Core>, outcall: Outcall) {
+    let Outcall { mut open, mut dead, bundle, manifest, head, payload } = outcall;
+    let call = Call { bundle: &bundle, manifest: &manifest, head, payload: &payload };
     let result = tokio::select! {
         biased;
-        _ = dead.wait_for(|dead| *dead) => return outcall.lane.outcall_ended(),
-        result = carry_out(&core, &outcall) => result,
+        _ = dead.wait_for(|dead| *dead) => return,
+        () = open.abandoned() => Err(Failure::Cancelled),
+        result = carry_out(&core, call) => result,
     };
-    outcall.payload = Vec::new();
+    drop(payload);
     loop {
-        match outcall.lane.send_answer(outcall.head.call, &result) {
+        match open.lane().send_answer(head.call, &result) {
             Ok(()) | Err(Refused::Dead) => break,
             Err(Refused::Busy | Refused::Overloaded) => {
                 tokio::time::sleep(Duration::from_micros(200)).await;
             }
         }
     }
-    outcall.lane.outcall_ended();
 }
 
-async fn carry_out(core: &Arc<Core>, outcall: &Outcall) -> Result<Vec<u8>, Failure> {
-    let Outcall { bundle, manifest, head, payload, .. } = outcall;
+/// What a guest asks for.
+struct Call<'c> {
+    bundle: &'c Bundle,
+    manifest: &'c ManifestData,
+    head: OutcallHead,
+    /// Contract, function and arguments.
+    payload: &'c [u8],
+}
+
+async fn carry_out(core: &Arc<Core>, call: Call<'_>) -> Result<Vec<u8>, Failure> {
+    let Call { bundle, manifest, head, payload } = call;
     let (contract, function, args) =
         lane::parse_outcall(&mut Reader::new(payload)).ok_or_else(|| Failure::BadArguments {
             message: "the call cannot be decoded".to_owned(),

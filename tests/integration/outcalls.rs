@@ -8,7 +8,7 @@ use menagerie_supervisor::{Contract, Failure, HostError, RuntimeError, Superviso
 use menagerie_tests::Language;
 use rmpv::Value;
 
-use crate::support::{Bundle, config, run, slay, start, start_with, wait_for};
+use crate::support::{Bundle, PATIENCE, config, run, slay, start, start_with, wait_for};
 
 const KV: &str = "[[dependency]]\nkind = 'host'\ncontract = 'kv'\nmin_version = '1.0'";
 
@@ -146,6 +146,50 @@ async fn c5_a_chain_that_comes_back_is_a_cycle_at_once(suffix: &str) {
     supervisor.shutdown().await;
 }
 
+/// A guest that waits for another bundle is not to blame for it: what it waits for ends
+/// with its own call, and nobody has to die.
+async fn s6_a_deadline_reaches_what_the_guest_waits_for(suffix: &str) {
+    let mut config = config();
+    // So long that nothing but the caller's deadline can have ended it.
+    config.grace = Duration::from_secs(3600);
+    config.deadline = Duration::ZERO;
+    let supervisor = start_with(config);
+    let other = if suffix == "lua" { "js" } else { "lua" };
+    let victim = Bundle::copy_of(&Language::of(other).bundle("probe"), "victim", "");
+    supervisor.load(victim.path()).await.unwrap();
+    let needs = "[[dependency]]\ncontract = 'probe@1'\nbundle = 'victim'";
+    let (_bundle, probe) = probe(&supervisor, suffix, needs).await;
+    let asleep = Value::Array(vec![
+        "victim/probe@1".into(),
+        "sleep_ms".into(),
+        Value::Array(vec![600_000.into()]),
+    ]);
+    let hasty = probe.clone().with_timeout(Duration::from_millis(200));
+    let outcome = hasty.call_value("call", &asleep).await;
+    assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+    let victim = supervisor.contract("victim/probe@1").unwrap();
+    for bundle in [&probe, &victim] {
+        let bundle = bundle.clone().with_timeout(PATIENCE);
+        assert_eq!(bundle.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    }
+    // So does a call that is cancelled.
+    let (again, second) = (probe.clone(), asleep.clone());
+    let cancelled = tokio::spawn(async move { again.call_value("call", &second).await });
+    wait_for("the call to be there", || {
+        let status = supervisor.status();
+        let victim = status.bundles.iter().find(|bundle| bundle.name == "victim")?;
+        (victim.calls.in_flight == 1).then_some(())
+    })
+    .await;
+    cancelled.abort();
+    for bundle in [&probe, &victim] {
+        let bundle = bundle.clone().with_timeout(PATIENCE);
+        assert_eq!(bundle.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    }
+    assert!(supervisor.crashes().is_empty());
+    supervisor.shutdown().await;
+}
+
 macro_rules! outcalls {
     ($($language:ident),*; $cases:tt) => {
         $(outcalls!(@ $language $cases);)*
@@ -168,6 +212,7 @@ outcalls!(rust, c, py, lua, js, dotnet; {
     c5_a_host_contract_that_is_not_there_is_refused_at_load,
     c5_a_provider_that_dies_is_a_typed_error_in_its_caller,
     c5_a_chain_that_comes_back_is_a_cycle_at_once,
+    s6_a_deadline_reaches_what_the_guest_waits_for,
 });
 
 /// An async bundle with three functions: `slow` waits at the gate, `go` and

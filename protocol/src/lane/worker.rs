@@ -93,7 +93,7 @@ pub struct WorkerLane {
     bulk_calls: RefCell<HashMap<u64, Arc<Segment>>>,
     /// Calls of the guest that are not answered yet.
     outcalls: RefCell<HashMap<u64, OnReply>>,
-    next_outcall: Cell<u64>,
+    next_outcall: Cell<u32>,
     /// Frames that arrived while the guest waited for an answer.
     stash: RefCell<VecDeque<(FrameHead, Vec<u8>)>>,
     /// Answers to be handed over when no guest code runs.
@@ -506,21 +506,28 @@ impl WorkerLane {
         if size > self.max_payload {
             return Err(Failure::PayloadTooLarge { size, limit: self.max_payload });
         }
-        let call = self.next_outcall.get();
-        self.next_outcall.set(call + 1);
-        self.outcalls.borrow_mut().insert(call, then);
-        // The low half names a call among those in flight.
-        #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
-        let function = if parent == 0 { 0 } else { (parent as u32).wrapping_add(1) };
-        let flags = if blocks { FLAG_BLOCKS } else { 0 };
-        let head = FrameHead { kind: Kind::Call, flags, function, call };
+        let head = self.outcall_head(if blocks { FLAG_BLOCKS } else { 0 }, parent);
+        self.outcalls.borrow_mut().insert(head.call, then);
         if payload.len() <= INLINE_MAX {
             self.send(head, &[&payload]);
         } else {
-            let head = FrameHead { flags: flags | FLAG_BULK, ..head };
+            let head = FrameHead { flags: head.flags | FLAG_BULK, ..head };
             self.send_bulk(head, &[&payload], payload.len());
         }
         Ok(())
+    }
+
+    /// The head of a call of the guest's own, with an id that none has which is open.
+    fn outcall_head(&self, flags: u8, parent: u64) -> FrameHead {
+        let outcalls = self.outcalls.borrow();
+        loop {
+            let number = self.next_outcall.get();
+            self.next_outcall.set(number.wrapping_add(1));
+            let head = FrameHead::outcall(flags, parent, number);
+            if !outcalls.contains_key(&head.call) {
+                return head;
+            }
+        }
     }
 
     /// As [`call`](Self::call), but `then` is run by the lane's loop, when no

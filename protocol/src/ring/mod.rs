@@ -90,8 +90,31 @@ pub struct FrameHead {
     /// more than the low half of the id of the call that it serves by them, or
     /// 0 where that is not known.
     pub function: u32,
-    /// The call, chosen by its caller; the reply repeats it.
+    /// The call, chosen by its caller; the reply repeats it. In calls that a guest
+    /// makes its high half is that of the id of the call that it serves.
     pub call: u64,
+}
+
+const HIGH_HALF: u64 = 0xffff_ffff << 32;
+
+impl FrameHead {
+    /// A call that a guest makes: its number among those that serve `parent`, 0 where
+    /// that is not known.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    pub const fn outcall(flags: u8, parent: u64, number: u32) -> Self {
+        let function = if parent == 0 { 0 } else { (parent as u32).wrapping_add(1) };
+        Self { kind: Kind::Call, flags, function, call: (parent & HIGH_HALF) | number as u64 }
+    }
+
+    /// The call that a guest serves by this one of its own, as far as its worker knows.
+    #[must_use]
+    pub const fn serves(self) -> Option<u64> {
+        match self.function.checked_sub(1) {
+            Some(low) => Some((self.call & HIGH_HALF) | low as u64),
+            None => None,
+        }
+    }
 }
 
 impl FrameHead {

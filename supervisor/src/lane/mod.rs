@@ -15,6 +15,7 @@ mod call;
 mod decode;
 mod lead;
 mod nap;
+mod outcalls;
 mod payload;
 mod pump;
 mod receive;
@@ -26,6 +27,7 @@ pub(crate) use call::{Outcome, Refused};
 pub(crate) use decode::decode;
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use nap::Nap;
+pub(crate) use outcalls::OpenOutcall;
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
 pub(crate) use receive::{Looks, Own};
@@ -52,6 +54,7 @@ use menagerie_protocol::shm::Mapping;
 use crate::config::Config;
 use crate::counters::{Counters, FunctionCounters, LaneCounts};
 use bulk::DownPool;
+use outcalls::Outcalls;
 use slots::Slots;
 
 /// A reason to take no calls: a hand-over, or an unload.
@@ -82,7 +85,7 @@ pub(crate) trait LanePeer: Send + Sync {
     /// There is more to read than one turn takes: the lane's pump is to go on.
     fn read_on(&self, lane: &Arc<Lane>);
     /// Hands over a call that a guest made.
-    fn outcall(&self, lane: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>);
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>);
 }
 
 /// What a worker says of a call that a guest made.
@@ -163,7 +166,7 @@ pub(crate) struct Lane {
     /// Calls that have ended so far, written by who holds `rx`.
     answered: AtomicU64,
     /// Calls of guests that are not answered yet.
-    outcalls: AtomicU32,
+    outcalls: Outcalls,
     /// Whether somebody looks whether it begins calls.
     watched: AtomicBool,
     /// Not zero while no calls are taken: [`CLOSED`], [`BROKEN`], [`DEAD`].
@@ -270,7 +273,7 @@ impl Draft {
             slots: self.slots,
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            outcalls: AtomicU32::new(0),
+            outcalls: Outcalls::default(),
             watched: AtomicBool::new(false),
             closed: AtomicU8::new(0),
             leader_at: AtomicU64::new(0),

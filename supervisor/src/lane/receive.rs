@@ -129,9 +129,6 @@ fn no_value() -> Failure {
     Failure::BadValue { message: "the call has no value".to_owned() }
 }
 
-/// Calls that a guest may have open at once.
-const MAX_OUTCALLS: u32 = 1024;
-
 /// Frames that are read in one go, at most. A worker that never stops sending
 /// would keep its reader for ever otherwise, beyond every deadline.
 const MAX_FRAMES: u32 = 4096;
@@ -281,19 +278,14 @@ impl Lane {
                 if frame.head.flags & FLAG_BULK != 0 {
                     payload = self.copy_bulk(&payload)?;
                 }
-                let (function, flags, call) =
-                    (frame.head.function, frame.head.flags, frame.head.call);
+                let head = frame.head;
                 receiving.rx.release(frame);
-                if self.outcalls.fetch_add(1, Ordering::Relaxed) >= MAX_OUTCALLS {
-                    return Err(Violation::TooManyOutcalls(MAX_OUTCALLS));
-                }
-                let parent = function.checked_sub(1);
-                let head = OutcallHead {
-                    call,
-                    origin: parent.and_then(|index| self.slots.origin(index)),
-                    blocks: flags & FLAG_BLOCKS != 0,
-                };
-                self.peer.outcall(self, head, payload);
+                let parent = head.serves().map(Ticket::from_wire);
+                // One that has ended is none.
+                let origin = parent.and_then(|parent| self.slots.origin(parent));
+                let open = self.open_outcall(head.call, parent.filter(|_| origin.is_some()))?;
+                let blocks = head.flags & FLAG_BLOCKS != 0;
+                self.peer.outcall(open, OutcallHead { call: head.call, origin, blocks }, payload);
                 Ok(())
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),
@@ -318,11 +310,6 @@ impl Lane {
     #[inline]
     fn values(&self, function: u32) -> Option<&AtomicU64> {
         self.counts.get()?.values(function)
-    }
-
-    /// A call that the guest made has been answered.
-    pub(crate) fn outcall_ended(&self) {
-        self.outcalls.fetch_sub(1, Ordering::Relaxed);
     }
 
     #[inline]
@@ -424,7 +411,11 @@ impl Lane {
     pub(crate) fn abandon(&self, ticket: Ticket) -> bool {
         let begun = self.memory.begun().load(Ordering::Relaxed);
         let running = self.slots.is_running(ticket, begun);
-        self.slots.abandon(ticket) && running
+        let in_flight = self.slots.abandon(ticket);
+        if in_flight {
+            self.outcalls.abandon(ticket);
+        }
+        in_flight && running
     }
 
     /// Whether the worker has begun the call and not answered it.

@@ -522,11 +522,18 @@ impl Slots {
             && slot.number.load(Relaxed) < begun
     }
 
-    /// What the call in flight in a slot was made for; `None` if there is none.
-    pub(crate) fn origin(&self, index: u32) -> Option<u64> {
-        let slot = self.get(index)?;
-        matches!(slot.state().phase, Phase::Sent | Phase::Asleep | Phase::Abandoned)
-            .then(|| slot.origin.load(Relaxed))
+    /// What a call was made for; `None` if it is not in flight.
+    pub(crate) fn origin(&self, ticket: Ticket) -> Option<u64> {
+        let slot = self.get(ticket.index)?;
+        let State { generation, phase } = slot.state();
+        let in_flight = matches!(phase, Phase::Sent | Phase::Asleep | Phase::Abandoned);
+        (generation == ticket.generation && in_flight).then(|| slot.origin.load(Relaxed))
+    }
+
+    /// Whether a call is in flight that nobody waits for any more.
+    pub(crate) fn is_abandoned(&self, ticket: Ticket) -> bool {
+        let abandoned = State { generation: ticket.generation, phase: Phase::Abandoned };
+        self.get(ticket.index).is_some_and(|slot| slot.state() == abandoned)
     }
 
     /// The function of the call in a slot; 0 where there is no such slot.

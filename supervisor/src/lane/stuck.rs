@@ -18,7 +18,7 @@ impl Lane {
         let ended = self.ended_calls();
         let begun = self.memory.begun().load(Ordering::Relaxed);
         let waits = self.is_open() && self.in_flight() > 0;
-        let at_none = begun <= ended && self.outcalls.load(Ordering::Relaxed) == 0;
+        let at_none = begun <= ended && self.outcalls.count() == 0;
         (waits && at_none).then_some(begun)
     }
 

@@ -4,6 +4,7 @@
 use std::os::fd::AsFd;
 use std::task::{Context, Waker};
 
+use futures_util::FutureExt;
 use menagerie_protocol::Failure;
 use menagerie_protocol::lane::wait::drain_wakes;
 use menagerie_protocol::ring::{FrameHead, Kind, Memory};
@@ -17,7 +18,7 @@ const LIMITS: LaneLimits = LaneLimits { ring_slots: 256, max_in_flight: 64, max_
 #[derive(Default)]
 struct Peer {
     violations: Mutex<Vec<Violation>>,
-    outcalls: Mutex<Vec<(OutcallHead, Vec<u8>)>>,
+    outcalls: Mutex<Vec<(OpenOutcall, OutcallHead, Vec<u8>)>>,
 }
 
 impl LanePeer for Peer {
@@ -33,8 +34,8 @@ impl LanePeer for Peer {
 
     fn read_on(&self, _: &Arc<Lane>) {}
 
-    fn outcall(&self, _: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>) {
-        lock(&self.outcalls).push((head, payload));
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>) {
+        lock(&self.outcalls).push((open, head, payload));
     }
 }
 
@@ -109,6 +110,40 @@ fn lead_that_comes_back_leaves_nobody_asleep() {
     assert!(rig.wakes_pump(), "nobody is woken for the last answer");
     lane.pump();
     assert!(rig.has_ended(&b));
+}
+
+#[tokio::test]
+async fn c7_a_call_that_nobody_waits_for_ends_what_is_made_for_it() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    let (gone, stays) = (rig.sleeping_task(), rig.sleeping_task());
+    for (number, own) in (5..).zip([&gone, &stays, &gone]) {
+        let head = FrameHead::outcall(0, own.ticket.wire(), number);
+        rig.tx.send(head, &[&[0x93]]).unwrap();
+    }
+    lane.pump();
+    lane.abandon(gone.ticket);
+    // Made for a call that is abandoned already.
+    rig.tx.send(FrameHead::outcall(0, gone.ticket.wire(), 8), &[&[0x93]]).unwrap();
+    lane.pump();
+    let made = std::mem::take(&mut *lock(&rig.peer.outcalls));
+    assert_eq!(lane.outcalls.count(), 4);
+    let [mut first, mut second, mut third, mut fourth] = made.try_into().unwrap();
+    first.0.abandoned().await;
+    third.0.abandoned().await;
+    fourth.0.abandoned().await;
+    assert!(second.0.abandoned().now_or_never().is_none());
+    drop((first, second, third, fourth));
+    assert_eq!(lane.outcalls.count(), 0);
+    // The slot has another call now, which has nothing to do with the first one's.
+    rig.answer(&gone);
+    lane.pump();
+    let next = rig.sleeping_task();
+    assert_eq!(next.ticket.index, gone.ticket.index);
+    rig.tx.send(FrameHead::outcall(0, gone.ticket.wire(), 9), &[&[0x93]]).unwrap();
+    lane.pump();
+    let (_, head, _) = lock(&rig.peer.outcalls).pop().unwrap();
+    assert_eq!(head.origin, None);
 }
 
 /// Moves whoever sleeps on the frame at the ring's beginning to another word of the

@@ -29,7 +29,7 @@ use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::events::EventBus;
-use crate::lane::{Draft, Lane, LanePeer, OutcallHead, Pump, lock};
+use crate::lane::{Draft, Lane, LanePeer, OpenOutcall, OutcallHead, Pump, lock};
 use crate::status::{Activity, RunningCall};
 
 /// A call that a guest has made.
@@ -39,8 +39,8 @@ pub(crate) struct Outcall {
     pub(crate) bundle: Arc<Bundle>,
     /// The manifest of the generation that calls.
     pub(crate) manifest: Arc<ManifestData>,
-    /// Where its answer goes.
-    pub(crate) lane: Arc<Lane>,
+    /// Where its answer goes, and whether anybody waits for that.
+    pub(crate) open: OpenOutcall,
     /// Its number there, and what it is made for.
     pub(crate) head: OutcallHead,
     /// Contract, function and arguments.

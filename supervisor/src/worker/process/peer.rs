@@ -10,7 +10,7 @@ use menagerie_protocol::message::{LaneId, ToWorker};
 
 use super::super::condition::{Condition, CpuSample, LaneThread};
 use super::{Outcall, Process};
-use crate::lane::{Lane, LanePeer, OutcallHead, Ticket, Violation, lock};
+use crate::lane::{Lane, LanePeer, OpenOutcall, OutcallHead, Ticket, Violation, lock};
 
 impl LanePeer for Process {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
@@ -70,12 +70,12 @@ impl LanePeer for Process {
         self.runtime.spawn(async move { lane.pump() });
     }
 
-    fn outcall(&self, lane: &Arc<Lane>, head: OutcallHead, payload: Vec<u8>) {
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>) {
         let caller = lock(&self.lanes)
-            .get(&lane.id)
+            .get(&open.lane().id)
             .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
-        let Some((bundle, manifest)) = caller else { return lane.outcall_ended() };
-        let (lane, dead) = (Arc::clone(lane), self.dead.subscribe());
-        (self.router)(Outcall { bundle, manifest, lane, head, payload, dead });
+        let Some((bundle, manifest)) = caller else { return };
+        let dead = self.dead.subscribe();
+        (self.router)(Outcall { bundle, manifest, open, head, payload, dead });
     }
 }

@@ -1,0 +1,102 @@
+//! The calls of its own that a lane's guest has open: how many, and which of the
+//! bundle's calls they are made for.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+use super::{Lane, Ticket, Violation, lock};
+
+/// Calls that a guest may have open at once.
+const MAX_OUTCALLS: u32 = 1024;
+
+/// Those of one lane.
+#[derive(Debug, Default)]
+pub(super) struct Outcalls(Mutex<Open>);
+
+#[derive(Debug, Default)]
+struct Open {
+    count: u32,
+    /// By their numbers: the call that each is made for, and who is told when nobody
+    /// waits for that any more.
+    served: HashMap<u64, (Ticket, oneshot::Sender<()>)>,
+}
+
+impl Outcalls {
+    /// How many there are.
+    pub(super) fn count(&self) -> u32 {
+        lock(&self.0).count
+    }
+
+    /// Nobody waits for a call any more: nor for those that are made for it.
+    pub(super) fn abandon(&self, parent: Ticket) {
+        let mut open = lock(&self.0);
+        let gone = open.served.extract_if(|_, (served, _)| *served == parent);
+        for (_, (_, told)) in gone {
+            let _ = told.send(());
+        }
+    }
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct OpenOutcall {
+    lane: Arc<Lane>,
+    call: u64,
+    abandoned: Option<oneshot::Receiver<()>>,
+}
+
+impl OpenOutcall {
+    /// Where it was made, and where its answer goes.
+    pub(crate) const fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Waits until nobody waits for the call any more that this one is made for; for
+    /// ever, if it is made for none.
+    pub(crate) async fn abandoned(&mut self) {
+        if let Some(abandoned) = &mut self.abandoned
+            && abandoned.await.is_ok()
+        {
+            return;
+        }
+        pending().await
+    }
+}
+
+impl Drop for OpenOutcall {
+    fn drop(&mut self) {
+        let mut open = lock(&self.lane.outcalls.0);
+        open.count -= 1;
+        open.served.remove(&self.call);
+    }
+}
+
+impl Lane {
+    /// The guest makes a call, for one of its bundle's in flight or for none that is
+    /// known.
+    pub(super) fn open_outcall(
+        self: &Arc<Self>,
+        call: u64,
+        parent: Option<Ticket>,
+    ) -> Result<OpenOutcall, Violation> {
+        let mut open = lock(&self.outcalls.0);
+        if open.count >= MAX_OUTCALLS {
+            return Err(Violation::TooManyOutcalls(MAX_OUTCALLS));
+        }
+        open.count += 1;
+        let abandoned = parent.map(|parent| {
+            let (told, abandoned) = oneshot::channel();
+            open.served.insert(call, (parent, told));
+            abandoned
+        });
+        drop(open);
+        // `abandon` changes the slot before it looks here.
+        if let Some(parent) = parent.filter(|parent| self.slots.is_abandoned(*parent)) {
+            self.outcalls.abandon(parent);
+        }
+        Ok(OpenOutcall { lane: Arc::clone(self), call, abandoned })
+    }
+}
