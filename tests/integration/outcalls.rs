@@ -156,9 +156,14 @@ async fn s6_a_deadline_reaches_what_the_guest_waits_for(suffix: &str) {
     let supervisor = start_with(config);
     let other = if suffix == "lua" { "js" } else { "lua" };
     let victim = Bundle::copy_of(&Language::of(other).bundle("probe"), "victim", "");
+    supervisor.load(Language::of("lua").bundle("greeter")).await.unwrap();
     supervisor.load(victim.path()).await.unwrap();
-    let needs = "[[dependency]]\ncontract = 'probe@1'\nbundle = 'victim'";
-    let (_bundle, probe) = probe(&supervisor, suffix, needs).await;
+    let at_gate = provide_gate(&supervisor, &Arc::new(tokio::sync::Semaphore::new(0)));
+    let needs = "[[dependency]]\ncontract = 'probe@1'\nbundle = 'victim'\n\
+                 [[dependency]]\nkind = 'host'\ncontract = 'gate@1'";
+    let bundle = Bundle::copy_of(&Language::of(suffix).bundle("probe"), "caller", needs);
+    supervisor.load(bundle.path()).await.unwrap();
+    let probe = supervisor.contract("caller/probe@1").unwrap();
     let asleep = Value::Array(vec![
         "victim/probe@1".into(),
         "sleep_ms".into(),
@@ -172,20 +177,16 @@ async fn s6_a_deadline_reaches_what_the_guest_waits_for(suffix: &str) {
         let bundle = bundle.clone().with_timeout(PATIENCE);
         assert_eq!(bundle.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
     }
-    // So does a call that is cancelled.
-    let (again, second) = (probe.clone(), asleep.clone());
-    let cancelled = tokio::spawn(async move { again.call_value("call", &second).await });
-    wait_for("the call to be there", || {
-        let status = supervisor.status();
-        let victim = status.bundles.iter().find(|bundle| bundle.name == "victim")?;
-        (victim.calls.in_flight == 1).then_some(())
-    })
-    .await;
-    cancelled.abort();
-    for bundle in [&probe, &victim] {
-        let bundle = bundle.clone().with_timeout(PATIENCE);
-        assert_eq!(bundle.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
-    }
+    // So it is with a call that is cancelled.
+    let waiting = tokio::spawn({
+        let probe = probe.clone();
+        async move { probe.call::<_, Value>("call", ("gate@1", "wait", [0; 0])).await }
+    });
+    wait_for("the call to be at the gate", || (at_gate.load(Ordering::SeqCst) == 1).then_some(()))
+        .await;
+    waiting.abort();
+    let probe = probe.with_timeout(PATIENCE);
+    assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
     assert!(supervisor.crashes().is_empty());
     supervisor.shutdown().await;
 }
@@ -319,6 +320,76 @@ fn provide_gate(supervisor: &Supervisor, open: &Arc<tokio::sync::Semaphore>) -> 
     at_it
 }
 
+/// A bundle whose function `flood` makes so many calls at once, and says how many ended
+/// with a value and how many as `Overloaded`; and `churn`, which has as many open all the
+/// time as it may.
+fn flood(language: &str) -> Bundle {
+    let (loader, file, code) = match language {
+        "py" => (
+            "python",
+            "main.py",
+            "import asyncio, menagerie\n\
+             @menagerie.export('flood@1')\n\
+             async def flood(count: int) -> list:\n\
+             \x20   calls = (menagerie.call_async('gate@1', 'wait') for _ in range(count))\n\
+             \x20   ended = await asyncio.gather(*calls, return_exceptions=True)\n\
+             \x20   kinds = [getattr(end, 'kind', end) for end in ended]\n\
+             \x20   return [kinds.count(True), kinds.count('Overloaded')]\n\
+             @menagerie.export('flood@1')\n\
+             async def churn(width: int, each: int) -> None:\n\
+             \x20   async def some():\n\
+             \x20       for _ in range(each):\n\
+             \x20           await menagerie.call_async('gate@1', 'wait')\n\
+             \x20   await asyncio.gather(*(some() for _ in range(width)))\n",
+        ),
+        _ => (
+            "js",
+            "main.js",
+            "import { call } from 'menagerie';\n\
+             const wait = () => call('gate@1', 'wait');\n\
+             export default { 'flood@1': {\n\
+               async flood(count) {\n\
+                 const caught = (error) => error.kind;\n\
+                 const calls = Array.from({ length: count }, () => wait().catch(caught));\n\
+                 const ended = await Promise.all(calls);\n\
+                 const of = (what) => ended.filter((end) => end === what).length;\n\
+                 return [of(true), of('Overloaded')];\n\
+               },\n\
+               async churn(width, each) {\n\
+                 const some = async () => { for (let n = 0; n < each; n++) await wait(); };\n\
+                 await Promise.all(Array.from({ length: width }, some));\n\
+               },\n\
+             } };\n",
+        ),
+    };
+    let manifest = format!(
+        "name = 'flood'\nversion = '1.0.0'\nloader = '{loader}'\nfile = '{file}'\n\
+         provides = ['flood@1']\n[[dependency]]\nkind = 'host'\ncontract = 'gate@1'\n"
+    );
+    Bundle::of(&[("manifest.toml", &manifest), (file, code)])
+}
+
+async fn c7_calls_beyond_the_bound_are_refused_in_the_guest(language: &str) {
+    let supervisor = start();
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let at_gate = provide_gate(&supervisor, &open);
+    let bundle = flood(language);
+    supervisor.load(bundle.path()).await.unwrap();
+    let flood = supervisor.contract("flood@1").unwrap().with_timeout(PATIENCE);
+    let flooding = {
+        let flood = flood.clone();
+        tokio::spawn(async move { flood.call::<_, (u32, u32)>("flood", (3000,)).await })
+    };
+    wait_for("calls to be at the gate", || (at_gate.load(Ordering::SeqCst) == 1024).then_some(()))
+        .await;
+    open.add_permits(1 << 20);
+    assert_eq!(flooding.await.unwrap().unwrap(), (1024, 3000 - 1024));
+    // Each answer makes room for the next call at once.
+    flood.call::<_, ()>("churn", (1024, 10)).await.unwrap();
+    assert!(supervisor.crashes().is_empty());
+    supervisor.shutdown().await;
+}
+
 /// Two async bundles call each other at the same time, in chains of their own.
 /// Each can answer while it waits, so that is no cycle; by bundle it would be.
 async fn c5_async_bundles_are_told_apart_by_chain(language: &str) {
@@ -354,6 +425,16 @@ mod chains {
     #[test]
     fn c5_async_bundles_are_told_apart_by_chain_in_js() {
         super::run(super::c5_async_bundles_are_told_apart_by_chain("js"));
+    }
+
+    #[test]
+    fn c7_calls_beyond_the_bound_are_refused_in_js() {
+        super::run(super::c7_calls_beyond_the_bound_are_refused_in_the_guest("js"));
+    }
+
+    #[test]
+    fn c7_calls_beyond_the_bound_are_refused_in_py() {
+        super::run(super::c7_calls_beyond_the_bound_are_refused_in_the_guest("py"));
     }
 
     #[test]

@@ -46,6 +46,7 @@ pub(crate) fn call_async(
     let lane = current(py)?;
     let mut bytes = Vec::new();
     encode_args(args, &mut bytes)?;
+    let at_once = resolve.clone_ref(py);
     let then = Box::new(move |answer: Result<Vec<u8>, Failure>| {
         // The lane's own loop calls this, detached.
         Python::attach(|py| {
@@ -64,7 +65,11 @@ pub(crate) fn call_async(
     lane.host
         .for_call(serving)
         .call_async(contract, function, &bytes, then)
-        .or_else(|failure| Err(call_error(py, &failure)?))
+        // The call's end like any other.
+        .or_else(|failure| {
+            let error = call_error(py, &failure)?.into_value(py);
+            at_once.call1(py, (error, py.None())).map(drop)
+        })
 }
 
 /// Receives answers for a hook that awaits them: `wait` is called with the descriptor

@@ -46,6 +46,10 @@ pub const DEFAULT_SLOTS: u32 = 1024;
 /// --only bytes`).
 pub const INLINE_MAX: usize = 512;
 
+/// Calls of its own that a bundle may have open at once: a worker refuses the next one as
+/// `Overloaded` (C7), and does not send it.
+pub const MAX_OUTCALLS: u32 = 1024;
+
 /// The size of one of a lane's memfds in bytes.
 #[must_use]
 pub const fn memory_len(shape: Shape) -> usize {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::link::{Rx, Side, Tx};
-use super::{BulkRef, INLINE_MAX, LaneMemory, LaneWord};
+use super::{BulkRef, INLINE_MAX, LaneMemory, LaneWord, MAX_OUTCALLS};
 use crate::codec;
 use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
@@ -77,6 +77,7 @@ const MAX_UP_SEGMENTS: usize = 8;
 /// The worker's side of a lane. It belongs to the lane's thread.
 pub struct WorkerLane {
     id: LaneId,
+    bundle: String,
     tx: RefCell<Tx>,
     rx: RefCell<Rx>,
     begun: Cell<u64>,
@@ -111,6 +112,8 @@ impl fmt::Debug for WorkerLane {
 pub struct LaneParts {
     /// Its number.
     pub id: LaneId,
+    /// The bundle's name.
+    pub bundle: String,
     /// Its memory.
     pub memory: LaneMemory,
     /// Its rings' shape.
@@ -133,6 +136,7 @@ impl WorkerLane {
     pub fn new(parts: LaneParts, outbox: Outbox) -> Self {
         let LaneParts {
             id,
+            bundle,
             memory,
             shape,
             supervisor_event,
@@ -143,6 +147,7 @@ impl WorkerLane {
         } = parts;
         Self {
             id,
+            bundle,
             tx: RefCell::new(Tx::new(&memory, shape, Side::Worker, Arc::new(supervisor_event))),
             rx: RefCell::new(Rx::new(&memory, shape, Side::Worker, Arc::new(lane_event))),
             begun: Cell::new(0),
@@ -496,6 +501,9 @@ impl WorkerLane {
         blocks: bool,
         then: OnReply,
     ) -> Result<(), Failure> {
+        if self.outcalls.borrow().len() >= MAX_OUTCALLS as usize {
+            return Err(Failure::Overloaded { bundle: self.bundle.clone(), limit: MAX_OUTCALLS });
+        }
         let mut payload = Vec::with_capacity(args.len() + contract.len() + function.len() + 16);
         let mut writer = Writer::new(&mut payload);
         writer.array(3);

@@ -160,6 +160,7 @@ fn stand(
     let outbox: Outbox = Arc::new(|_| {});
     let parts = LaneParts {
         id: 1,
+        bundle: manifest.name.clone(),
         memory: memory.clone(),
         shape,
         supervisor_event,

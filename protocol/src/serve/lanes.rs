@@ -303,6 +303,7 @@ impl LaneThread {
         };
         let parts = LaneParts {
             id,
+            bundle: request.manifest.name.clone(),
             memory,
             shape,
             supervisor_event,

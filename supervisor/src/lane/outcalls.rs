@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::{Arc, Mutex};
 
+use menagerie_protocol::lane::MAX_OUTCALLS;
 use tokio::sync::oneshot;
 
 use super::{Lane, Ticket, Violation, lock};
 
-/// Calls that a guest may have open at once.
-const MAX_OUTCALLS: u32 = 1024;
+/// What ends a worker. An honest one refuses the call after [`MAX_OUTCALLS`] itself; it
+/// may have read an answer, and made the next call, before we have counted the answer.
+const TOO_MANY: u32 = 2 * MAX_OUTCALLS;
 
 /// Those of one lane.
 #[derive(Debug, Default)]
@@ -83,8 +85,8 @@ impl Lane {
         parent: Option<Ticket>,
     ) -> Result<OpenOutcall, Violation> {
         let mut open = lock(&self.outcalls.0);
-        if open.count >= MAX_OUTCALLS {
-            return Err(Violation::TooManyOutcalls(MAX_OUTCALLS));
+        if open.count >= TOO_MANY {
+            return Err(Violation::TooManyOutcalls(TOO_MANY));
         }
         open.count += 1;
         let abandoned = parent.map(|parent| {

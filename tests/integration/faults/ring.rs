@@ -57,7 +57,7 @@ faults! { is_a_violation:
     s2_a_failure_that_announces_too_much("ring:failure-bomb", "a failure that cannot be decoded");
     s2_a_failure_that_is_nested_too_deep("ring:failure-deep", "a failure that cannot be decoded");
     s2_padding_without_end("ring:pads", "there is no frame kind 3");
-    s2_calls_of_its_own_without_end("ring:calls", "more than 1024 calls of its own at once");
+    s2_calls_of_its_own_without_end("ring:calls", "more than 2048 calls of its own at once");
 }
 
 faults! { is_a_violation_of_a_large_call:
