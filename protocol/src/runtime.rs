@@ -250,47 +250,7 @@ impl Runtime {
     /// Checks what was registered against the manifest: every contract that it
     /// provides and no other, and its `function_count`.
     pub(crate) fn check_against(&self, manifest: &ManifestData) -> Result<(), LoaderError> {
-        let registered = self.registered.borrow();
-        let mismatch = |contract: &str, problem: &str| LoaderError::ContractMismatch {
-            bundle: self.bundle.clone(),
-            contract: contract.to_owned(),
-            problem: problem.to_owned(),
-        };
-        let mut exported = Vec::new();
-        for interface in &registered.contracts {
-            let id: ContractId = interface
-                .contract
-                .parse()
-                .map_err(|_| mismatch(&interface.contract, "is no contract name"))?;
-            exported.push((id, interface));
-        }
-        for provided in &manifest.provides {
-            if !exported.iter().any(|(id, _)| id.same_major(provided)) {
-                let problem = "is in the manifest's provides, but the code does not export it";
-                return Err(mismatch(&provided.to_string(), problem));
-            }
-        }
-        for (id, interface) in &exported {
-            if !manifest.provides.iter().any(|provided| provided.same_major(id)) {
-                let problem = "is exported by the code, but not in the manifest's provides";
-                return Err(mismatch(&interface.contract, problem));
-            }
-            if let Some(expected) = manifest.function_count_of(id) {
-                let found = u32::try_from(interface.functions.len()).unwrap_or(u32::MAX);
-                if found != expected {
-                    return Err(LoaderError::FunctionCountMismatch {
-                        bundle: self.bundle.clone(),
-                        contract: id.name.clone(),
-                        expected,
-                        found,
-                    });
-                }
-            }
-        }
-        if registered.instance.is_none() {
-            return Err(mismatch("", "was loaded without an instance: a bug of the loader"));
-        }
-        Ok(())
+        manifest.check_exports(&self.registered.borrow().contracts)
     }
 }
 

@@ -2,7 +2,7 @@
 //! reads its lane; everything else is done for failures, and for the calls whose
 //! time is taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -247,14 +247,17 @@ impl Counters {
     fn values(&self) -> Vec<(Arc<FunctionCounters>, u64)> {
         let mut lanes = lock(&self.lanes);
         settle(&mut lanes);
+        let mut on_lanes = HashMap::<_, u64>::new();
+        for lane in &*lanes {
+            for (counters, values) in lane.functions.iter().zip(&lane.values) {
+                *on_lanes.entry(Arc::as_ptr(counters)).or_default() +=
+                    values.load(Ordering::Relaxed);
+            }
+        }
         let functions = lock(&self.functions);
         let of = |counters: &Arc<FunctionCounters>| {
-            let on = |lane: &Arc<LaneCounts>| {
-                let at = lane.functions.iter().position(|other| Arc::ptr_eq(other, counters));
-                at.map_or(0, |at| lane.values[at].load(Ordering::Relaxed))
-            };
-            let before = counters.ok.load(Ordering::Relaxed);
-            (Arc::clone(counters), before + lanes.iter().map(on).sum::<u64>())
+            let now = on_lanes.get(&Arc::as_ptr(counters)).copied().unwrap_or_default();
+            (Arc::clone(counters), counters.ok.load(Ordering::Relaxed) + now)
         };
         functions.values().map(of).collect()
     }

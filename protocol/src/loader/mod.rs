@@ -2,6 +2,7 @@
 
 pub mod bundle_source;
 mod demand;
+mod exports;
 mod file;
 pub mod manifest;
 mod manifest_file;
@@ -16,6 +17,7 @@ use manifest::ManifestData;
 pub type Prepared = Box<dyn std::any::Any>;
 
 pub use demand::Demand;
+pub use exports::MAX_FUNCTIONS;
 pub use file::{contained, read_contained, read_file};
 pub use private_copy::{PrivateCopy, Stamp};
 

@@ -31,6 +31,10 @@ faults! { is_a_violation:
     s2_a_load_that_is_answered_for_another_lane("on-load:another-lane", "an answer that nobody asked for");
     s2_a_load_with_the_answer_to_another_question("on-load:another-answer", "an answer that nobody asked for");
     s2_a_load_with_contracts_that_are_none("on-load:odd-contracts", "'!@#' is no contract");
+    s2_a_load_with_contracts_that_nobody_promised("on-load:strange-contract", "'strange@1' is exported by the code, but not in");
+    s2_a_load_with_a_contract_twice("on-load:contract-twice", "'probe@1' is exported twice");
+    s2_a_load_with_a_function_of_an_odd_name("on-load:odd-function", "'Not a name'");
+    s2_a_load_with_a_million_functions("on-load:functions", "more functions than a bundle may have (4096)");
     s2_a_load_error_that_is_nested_too_deep("on-load:deep-error", "the message cannot be decoded");
     s2_answers_that_nobody_asked_for("loaded:answers", "an answer that nobody asked for");
     s2_an_answer_to_a_heartbeat_that_was_never_sent("loaded:pong", "a heartbeat that was never sent");

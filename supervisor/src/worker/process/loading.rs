@@ -5,7 +5,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::codec::{CodecError, MAX_MESSAGE};
-use menagerie_protocol::contract::ContractId;
 use menagerie_protocol::message::{LaneCommand, ToSupervisor};
 use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError};
 use tokio::sync::oneshot;
@@ -159,10 +158,10 @@ impl Process {
         loading.answer = None;
         let contracts = match answer? {
             ToSupervisor::Loaded { contracts, .. } => {
-                let odd = contracts.iter().find(|c| c.contract.parse::<ContractId>().is_err());
-                if let Some(odd) = odd {
-                    let name: String = odd.contract.chars().take(64).collect();
-                    self.kill(format!("protocol violation on lane {id}: '{name}' is no contract"));
+                // The worker has checked the same, if it is honest.
+                if let Err(odd) = loading.content.manifest.check_exports(&contracts) {
+                    let odd: String = odd.to_string().chars().take(300).collect();
+                    self.kill(format!("protocol violation on lane {id}: {odd}"));
                     return Err(self.gone());
                 }
                 contracts

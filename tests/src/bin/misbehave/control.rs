@@ -9,7 +9,7 @@ use menagerie_protocol::control::{Connection, ControlError, Inbox};
 use menagerie_protocol::message::{
     LaneId, LoadRequest, LogLevel, LogRecord, ToSupervisor, ToWorker,
 };
-use menagerie_protocol::{GuestError, LoaderError, codec};
+use menagerie_protocol::{ContractInterface, GuestError, LoaderError, codec};
 
 use crate::greeting::{self, Greeting, framed};
 use crate::honest;
@@ -71,7 +71,14 @@ impl Control {
     }
 
     pub(crate) fn loaded(&self, lane: LaneId) {
-        self.tell(&ToSupervisor::Loaded { lane, contracts: honest::contracts() });
+        self.loaded_with(lane, |_| {});
+    }
+
+    /// The same, of contracts that are not quite honest.
+    fn loaded_with(&self, lane: LaneId, change: impl FnOnce(&mut Vec<ContractInterface>)) {
+        let mut contracts = honest::contracts();
+        change(&mut contracts);
+        self.tell(&ToSupervisor::Loaded { lane, contracts });
     }
 
     /// Goes on honestly in the background: heartbeats are answered, unless
@@ -162,13 +169,24 @@ pub(crate) fn on_load(mut control: Control, how: &str) -> Control {
         "garbage" => control.raw(&framed(&[1, 0xfd, 0xff])),
         "another-lane" => control.loaded(lane + 1),
         "another-answer" => control.tell(&ToSupervisor::Unloaded { lane }),
-        "odd-contracts" => {
-            let mut contracts = honest::contracts();
-            for contract in &mut contracts {
+        "odd-contracts" => control.loaded_with(lane, |contracts| {
+            for contract in contracts {
                 contract.contract = "!@#".to_owned();
             }
-            control.tell(&ToSupervisor::Loaded { lane, contracts });
+        }),
+        "strange-contract" => control.loaded_with(lane, |contracts| {
+            let contract = "strange@1".to_owned();
+            contracts.push(ContractInterface { contract, functions: Vec::new() });
+        }),
+        "contract-twice" => {
+            control.loaded_with(lane, |contracts| contracts.extend(honest::contracts()));
         }
+        "odd-function" => control.loaded_with(lane, |contracts| {
+            contracts[0].functions.push("Not a name".to_owned());
+        }),
+        "functions" => control.loaded_with(lane, |contracts| {
+            contracts[0].functions.extend((0..1_000_000).map(|n| format!("f{n}")));
+        }),
         "deep-error" => {
             let error = LoaderError::init(manifest.name, "compile", GuestError::default());
             let shallow = ToSupervisor::LoadFailed { lane, error };
