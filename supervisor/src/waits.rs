@@ -40,11 +40,83 @@ pub(crate) struct Wait {
     pub(crate) blocks: bool,
 }
 
-/// All waits of this moment. Pure.
+/// Waits, by something that several of them have in common.
+#[derive(Debug)]
+struct Index<K>(BTreeMap<K, BTreeSet<WaitId>>);
+
+impl<K> Default for Index<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Index<K> {
+    fn add(&mut self, key: K, id: WaitId) {
+        self.0.entry(key).or_default().insert(id);
+    }
+
+    fn remove(&mut self, key: &K, id: WaitId) {
+        if let Some(waits) = self.0.get_mut(key) {
+            waits.remove(&id);
+            if waits.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn of(&self, key: &K) -> impl Iterator<Item = WaitId> {
+        self.0.get(key).into_iter().flatten().copied()
+    }
+}
+
+/// All waits of this moment. Pure. What it costs to enter one is linear in the number
+/// of those that hang together with it: a guest may have a thousand, and all bundles'
+/// calls come by here.
 #[derive(Debug, Default)]
 struct Graph {
     waits: BTreeMap<WaitId, Wait>,
     last: WaitId,
+    /// By the bundle that is waited for.
+    to: Index<Arc<str>>,
+    /// By the bundle that waits: those that keep its thread.
+    blocking: Index<Arc<str>>,
+    /// By the bundle that waits: those that may serve any of its calls.
+    vague: Index<Arc<str>>,
+    /// By the wait that they say they serve.
+    serving: Index<WaitId>,
+}
+
+/// A search along waits: each is looked at once, with the one that it was found from.
+#[derive(Debug, Default)]
+struct Search {
+    seen: BTreeSet<WaitId>,
+    path: Vec<(WaitId, Option<usize>)>,
+    open: Vec<(WaitId, Option<usize>)>,
+}
+
+impl Search {
+    /// Found from the one that was looked at last, or from none.
+    fn find(&mut self, waits: impl Iterator<Item = WaitId>) {
+        let from = self.path.len().checked_sub(1);
+        self.open.extend(waits.map(|id| (id, from)));
+    }
+
+    fn next(&mut self) -> Option<WaitId> {
+        let (id, from) =
+            std::iter::from_fn(|| self.open.pop()).find(|(id, _)| self.seen.insert(*id))?;
+        self.path.push((id, from));
+        Some(id)
+    }
+
+    /// The way to the one that was looked at last, from there to the first.
+    fn way_back(&self) -> impl Iterator<Item = WaitId> {
+        let mut at = self.path.last();
+        std::iter::from_fn(move || {
+            let (id, from) = at?;
+            at = from.and_then(|from| self.path.get(from));
+            Some(*id)
+        })
+    }
 }
 
 impl Graph {
@@ -54,40 +126,63 @@ impl Graph {
             return Err(chain.iter().map(ToString::to_string).collect());
         }
         self.last += 1;
-        self.waits.insert(self.last, wait);
-        Ok(self.last)
+        let (id, from) = (self.last, &wait.from);
+        self.to.add(Arc::clone(&wait.to), id);
+        if wait.blocks {
+            self.blocking.add(Arc::clone(from), id);
+        }
+        match wait.parent {
+            Parent::None => {}
+            Parent::Wait(parent) => self.serving.add(parent, id),
+            Parent::Unknown => self.vague.add(Arc::clone(from), id),
+        }
+        self.waits.insert(id, wait);
+        Ok(id)
     }
 
     fn leave(&mut self, id: WaitId) {
-        self.waits.remove(&id);
+        let Some(wait) = self.waits.remove(&id) else { return };
+        self.to.remove(&wait.to, id);
+        self.blocking.remove(&wait.from, id);
+        self.vague.remove(&wait.from, id);
+        if let Parent::Wait(parent) = wait.parent {
+            self.serving.remove(&parent, id);
+        }
     }
 
     /// The waits for `wait.from` that may be those that `wait` serves.
-    fn served_by<'g>(&'g self, wait: &'g Wait) -> impl Iterator<Item = WaitId> + 'g {
-        let is_it = move |id: WaitId, other: &Wait| match wait.parent {
-            Parent::None => false,
-            Parent::Wait(parent) => id == parent && other.to == wait.from,
-            Parent::Unknown => other.to == wait.from,
+    fn served_by(&self, wait: &Wait) -> impl Iterator<Item = WaitId> {
+        let (said, any) = match wait.parent {
+            Parent::None => (None, None),
+            Parent::Wait(parent) => (Some(parent), None),
+            Parent::Unknown => (None, Some(self.to.of(&wait.from))),
         };
-        self.waits.iter().filter(move |(id, other)| is_it(**id, other)).map(|(id, _)| *id)
+        let is_it = |id: &WaitId| self.waits.get(id).is_some_and(|other| other.to == wait.from);
+        said.filter(is_it).into_iter().chain(any.into_iter().flatten())
     }
 
     /// The chain from `wait.to` down to itself, if it waits for this call.
     fn coming_back(&self, wait: &Wait) -> Option<Vec<Arc<str>>> {
-        let end = || vec![Arc::clone(&wait.from), Arc::clone(&wait.to)];
+        let end = [Arc::clone(&wait.from), Arc::clone(&wait.to)];
         if wait.from == wait.to {
-            return Some(end());
+            return Some(end.to_vec());
         }
-        let mut seen = BTreeSet::new();
-        let mut open: Vec<(WaitId, Vec<Arc<str>>)> =
-            self.served_by(wait).map(|id| (id, end())).collect();
-        while let Some((id, mut chain)) = open.pop() {
-            let Some(above) = self.waits.get(&id).filter(|_| seen.insert(id)) else { continue };
-            chain.insert(0, Arc::clone(&above.from));
-            if above.from == wait.to {
-                return Some(chain);
+        let mut search = Search::default();
+        // Bundles any of whose calls may be meant, and are looked at already.
+        let mut vague = BTreeSet::new();
+        let mut further = |search: &mut Search, wait: &Wait| {
+            if wait.parent != Parent::Unknown || vague.insert(Arc::clone(&wait.from)) {
+                search.find(self.served_by(wait));
             }
-            open.extend(self.served_by(above).map(|id| (id, chain.clone())));
+        };
+        further(&mut search, wait);
+        while let Some(id) = search.next() {
+            let Some(above) = self.waits.get(&id) else { continue };
+            if above.from == wait.to {
+                let chain = search.way_back().filter_map(|id| self.waits.get(&id));
+                return Some(chain.map(|above| Arc::clone(&above.from)).chain(end).collect());
+            }
+            further(&mut search, above);
         }
         None
     }
@@ -96,29 +191,35 @@ impl Graph {
     /// has ended itself.
     fn standstill(&self, wait: &Wait) -> Option<Vec<Arc<str>>> {
         let served: BTreeSet<WaitId> = self.served_by(wait).collect();
-        let mut seen = BTreeSet::new();
+        let mut search = Search::default();
+        // Bundles that are looked at already.
+        let mut seen = BTreeSet::from([&wait.to]);
         // What has to end before a call of this bundle can begin.
-        let in_the_way = |bundle: &Arc<str>| {
-            let bundle = Arc::clone(bundle);
-            self.waits.iter().filter(move |(_, other)| other.blocks && other.from == bundle)
-        };
-        // What has to end before the call of this wait can end.
-        let below = |id: WaitId| {
-            self.waits.iter().filter(move |(_, other)| self.served_by(other).any(|it| it == id))
-        };
-        let start = vec![Arc::clone(&wait.from), Arc::clone(&wait.to)];
-        let mut open: Vec<(WaitId, Vec<Arc<str>>)> =
-            in_the_way(&wait.to).map(|(id, _)| (*id, start.clone())).collect();
-        while let Some((id, mut chain)) = open.pop() {
-            let Some(next) = self.waits.get(&id).filter(|_| seen.insert(id)) else { continue };
-            chain.push(Arc::clone(&next.to));
+        search.find(self.blocking.of(&wait.to));
+        let mut vague = BTreeSet::new();
+        while let Some(id) = search.next() {
+            let Some(next) = self.waits.get(&id) else { continue };
             // The thread of `from` will be busy with waiting; or it is the very
             // call that this wait serves.
             if (wait.blocks && next.to == wait.from) || served.contains(&id) {
+                let mut chain: Vec<_> = search
+                    .way_back()
+                    .filter_map(|id| self.waits.get(&id))
+                    .map(|next| Arc::clone(&next.to))
+                    .collect();
+                chain.extend([Arc::clone(&wait.to), Arc::clone(&wait.from)]);
+                chain.reverse();
                 return Some(chain);
             }
-            let further = in_the_way(&next.to).chain(below(id));
-            open.extend(further.map(|(id, _)| (*id, chain.clone())));
+            if seen.insert(&next.to) {
+                search.find(self.blocking.of(&next.to));
+            }
+            // What has to end before the call of this wait can end.
+            let is_there = |id: &WaitId| self.waits.get(id).is_some_and(|it| it.from == next.to);
+            search.find(self.serving.of(&id).filter(is_there));
+            if vague.insert(&next.to) {
+                search.find(self.vague.of(&next.to));
+            }
         }
         None
     }
@@ -259,7 +360,31 @@ mod tests {
         assert!(waits.enter(wait("b", "a", Parent::Wait(ab.id()), true)).is_err());
         drop(ab);
         drop(waits.enter(wait("b", "a", Parent::None, true)).unwrap());
-        assert!(lock(&waits.0).waits.is_empty());
+        let graph = lock(&waits.0);
+        assert!(graph.waits.is_empty() && graph.serving.0.is_empty());
+        assert!(graph.to.0.is_empty() && graph.blocking.0.is_empty() && graph.vague.0.is_empty());
+    }
+
+    #[test]
+    fn c5_many_waits_are_looked_at_once_each() {
+        /// What would take hours if each were looked at for each other.
+        const MANY: u32 = 20_000;
+        let name = |n: u32| format!("b{n}");
+        let mut chains = Chains::default();
+        for n in 0..MANY {
+            chains.blocking(&name(n), &name(n + 1), Parent::None);
+        }
+        let ring = chains.refused(&name(MANY), &name(0), Parent::None, true);
+        assert_eq!(ring.len(), MANY as usize + 2);
+        // Calls that many wait for, and none of which is said to be meant.
+        let mut chains = Chains::default();
+        for n in 0..MANY {
+            chains.awaiting(&name(n), "hub", Parent::None);
+        }
+        for n in 0..50 {
+            chains.awaiting("hub", &format!("c{n}"), Parent::Unknown);
+        }
+        assert_eq!(chains.refused("hub", "b7", Parent::Unknown, false), ["b7", "hub", "b7"]);
     }
 
     proptest::proptest! {
