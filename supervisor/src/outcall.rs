@@ -15,25 +15,36 @@ use crate::lane::{OutcallHead, Refused, lock};
 use crate::waits::{Parent, Wait};
 use crate::worker::process::Outcall;
 
+/// How long an answer waits at most before its lane is looked at again, which was full.
+const MAX_PAUSE: Duration = Duration::from_millis(10);
+
 /// Carries a guest's call out, and answers it on its lane. If the caller's
 /// process ends meanwhile, nobody waits for the answer any more: the call is
 /// cancelled. So it is when nobody waits for the one that it is made for: a guest
 /// whose thread waits for it can end then.
 pub(crate) async fn route(core: Arc<Core>, outcall: Outcall) {
     let Outcall { mut open, mut dead, bundle, manifest, head, payload } = outcall;
-    let call = Call { bundle: &bundle, manifest: &manifest, head, payload: &payload };
-    let result = tokio::select! {
-        biased;
-        _ = dead.wait_for(|dead| *dead) => return,
-        () = open.abandoned() => Err(Failure::Cancelled),
-        result = carry_out(&core, call) => result,
+    let result = match &payload {
+        None => Err(Failure::Overloaded { bundle: bundle.name.clone(), limit: open.of_lane() }),
+        Some(payload) => {
+            let call = Call { bundle: &bundle, manifest: &manifest, head, payload };
+            tokio::select! {
+                biased;
+                _ = dead.wait_for(|dead| *dead) => return,
+                () = open.abandoned() => Err(Failure::Cancelled),
+                result = carry_out(&core, call) => result,
+            }
+        }
     };
     drop(payload);
+    let mut pause = Duration::from_micros(200);
     loop {
         match open.lane().send_answer(head.call, &result) {
             Ok(()) | Err(Refused::Dead) => break,
             Err(Refused::Busy | Refused::Overloaded) => {
-                tokio::time::sleep(Duration::from_micros(200)).await;
+                open.is_answered();
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
             }
         }
     }

@@ -207,6 +207,8 @@ impl Lane {
         let segment = if payload.len() <= INLINE_MAX {
             None
         } else {
+            // A worker that reads nothing would have it copied with each try.
+            self.check_room(&mut self.tx.lock().tx, BulkRef::BYTES)?;
             Some(self.down_copy(payload).map_err(|_| Refused::Busy)?)
         };
         let mut sending = self.tx.lock();

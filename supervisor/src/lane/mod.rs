@@ -84,8 +84,9 @@ pub(crate) trait LanePeer: Send + Sync {
     fn stuck(&self, lane: &Arc<Lane>);
     /// There is more to read than one turn takes: the lane's pump is to go on.
     fn read_on(&self, lane: &Arc<Lane>);
-    /// Hands over a call that a guest made.
-    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>);
+    /// Hands over a call that a guest made; without its payload, if its lane has no room
+    /// for that.
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>);
 }
 
 /// What a worker says of a call that a guest made.
@@ -210,6 +211,8 @@ struct Receiving {
     armed: bool,
     /// Nothing is read any more after a violation.
     broken: bool,
+    /// Bytes that were copied from segments in this go.
+    copied: u64,
 }
 
 impl fmt::Debug for Lane {
@@ -269,7 +272,7 @@ impl Draft {
             limits: self.limits,
             memory: self.made,
             tx: parking_lot::Mutex::new(Sending { tx, lent: Vec::new() }),
-            rx: HandOver::new(Receiving { rx, armed: false, broken: false }),
+            rx: HandOver::new(Receiving { rx, armed: false, broken: false, copied: 0 }),
             slots: self.slots,
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),

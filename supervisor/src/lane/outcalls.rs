@@ -14,6 +14,11 @@ use super::{Lane, Ticket, Violation, lock};
 /// may have read an answer, and made the next call, before we have counted the answer.
 const TOO_MANY: u32 = 2 * MAX_OUTCALLS;
 
+/// What the arguments of a lane's open calls may take together, in payloads of the largest
+/// size (256 MiB, unless configured): each is copied here, and a worker need not have as
+/// much memory to make them, as all may stand in one segment.
+const MAX_PAYLOADS: u64 = 4;
+
 /// Those of one lane.
 #[derive(Debug, Default)]
 pub(super) struct Outcalls(Mutex<Open>);
@@ -21,15 +26,20 @@ pub(super) struct Outcalls(Mutex<Open>);
 #[derive(Debug, Default)]
 struct Open {
     count: u32,
+    /// What their arguments take.
+    bytes: u64,
+    /// Those whose answers are there, and have no room in the ring.
+    answered: u32,
     /// By their numbers: the call that each is made for, and who is told when nobody
     /// waits for that any more.
     served: HashMap<u64, (Ticket, oneshot::Sender<()>)>,
 }
 
 impl Outcalls {
-    /// How many there are.
-    pub(super) fn count(&self) -> u32 {
-        lock(&self.0).count
+    /// Whether the guest waits for an answer that is not there yet.
+    pub(super) fn are_due(&self) -> bool {
+        let open = lock(&self.0);
+        open.count > open.answered
     }
 
     /// Nobody waits for a call any more: nor for those that are made for it.
@@ -48,6 +58,8 @@ pub(crate) struct OpenOutcall {
     lane: Arc<Lane>,
     call: u64,
     abandoned: Option<oneshot::Receiver<()>>,
+    is_answered: bool,
+    bytes: u64,
 }
 
 impl OpenOutcall {
@@ -66,12 +78,38 @@ impl OpenOutcall {
         }
         pending().await
     }
+
+    /// Takes note of its arguments, before they are copied; unless they are more than the
+    /// lane may have.
+    pub(super) fn has_room(&mut self, bytes: u64) -> bool {
+        let mut open = lock(&self.lane.outcalls.0);
+        let all = open.bytes.saturating_add(bytes);
+        let has_room = all <= self.lane.limits.max_payload.saturating_mul(MAX_PAYLOADS);
+        if has_room {
+            (open.bytes, self.bytes) = (all, bytes);
+        }
+        has_room
+    }
+
+    /// How many the lane has open.
+    pub(crate) fn of_lane(&self) -> u32 {
+        lock(&self.lane.outcalls.0).count
+    }
+
+    /// Its answer is there, and the worker only has to make room for it.
+    pub(crate) fn is_answered(&mut self) {
+        if !std::mem::replace(&mut self.is_answered, true) {
+            lock(&self.lane.outcalls.0).answered += 1;
+        }
+    }
 }
 
 impl Drop for OpenOutcall {
     fn drop(&mut self) {
         let mut open = lock(&self.lane.outcalls.0);
         open.count -= 1;
+        open.bytes -= self.bytes;
+        open.answered -= u32::from(self.is_answered);
         open.served.remove(&self.call);
     }
 }
@@ -99,6 +137,7 @@ impl Lane {
         if let Some(parent) = parent.filter(|parent| self.slots.is_abandoned(*parent)) {
             self.outcalls.abandon(parent);
         }
-        Ok(OpenOutcall { lane: Arc::clone(self), call, abandoned })
+        let lane = Arc::clone(self);
+        Ok(OpenOutcall { lane, call, abandoned, is_answered: false, bytes: 0 })
     }
 }

@@ -1,5 +1,6 @@
 //! Reading what the worker has sent.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use menagerie_protocol::lane::BulkRef;
 use menagerie_protocol::ring::{
     FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, Frame, Kind, Shape, Small,
 };
+use menagerie_protocol::shm::Mapping;
 use serde::de::DeserializeOwned;
 
 use super::bulk::DownSegment;
@@ -133,6 +135,12 @@ fn no_value() -> Failure {
 /// would keep its reader for ever otherwise, beyond every deadline.
 const MAX_FRAMES: u32 = 4096;
 
+/// Bytes that are copied from segments in one go, about: they take 10 ms.
+const MAX_COPIED: u64 = 64 << 20;
+
+/// Bytes in a segment that the worker writes.
+type Bulk = (Arc<Mapping>, Range<usize>);
+
 /// How reading in one go has ended.
 #[derive(Debug)]
 pub(super) enum Read {
@@ -156,6 +164,14 @@ impl Receiving {
             self.rx.disarm();
             self.armed = false;
         }
+    }
+
+    /// Copies bytes that the worker may write: once, into memory of our own.
+    fn copy_bulk(&mut self, (mapping, range): Bulk) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        mapping.copy_out(range.start, range.len(), &mut bytes);
+        self.copied += range.len() as u64;
+        bytes
     }
 }
 
@@ -200,9 +216,13 @@ impl Lane {
         receiving: &mut Receiving,
         mut own: Option<&mut Own>,
     ) -> Read {
+        receiving.copied = 0;
         for _ in 0..MAX_FRAMES {
             if receiving.broken {
                 return Read::All;
+            }
+            if receiving.copied >= MAX_COPIED {
+                break;
             }
             let frame = match receiving.rx.peek() {
                 Ok(None) => return Read::All,
@@ -273,17 +293,22 @@ impl Lane {
                 Ok(())
             }
             Kind::Call => {
-                let mut payload = Vec::new();
-                receiving.rx.copy_payload(&frame, &mut payload);
-                if frame.head.flags & FLAG_BULK != 0 {
-                    payload = self.copy_bulk(&payload)?;
-                }
                 let head = frame.head;
-                receiving.rx.release(frame);
                 let parent = head.serves().map(Ticket::from_wire);
                 // One that has ended is none.
                 let origin = parent.and_then(|parent| self.slots.origin(parent));
-                let open = self.open_outcall(head.call, parent.filter(|_| origin.is_some()))?;
+                let parent = parent.filter(|_| origin.is_some());
+                let mut open = self.open_outcall(head.call, parent)?;
+                let mut payload = Vec::new();
+                receiving.rx.copy_payload(&frame, &mut payload);
+                let bulk =
+                    if head.flags & FLAG_BULK == 0 { None } else { Some(self.bulk(&payload)?) };
+                let len = bulk.as_ref().map_or(payload.len(), |(_, range)| range.len());
+                let payload = open.has_room(len as u64).then(|| match bulk {
+                    None => payload,
+                    Some(bulk) => receiving.copy_bulk(bulk),
+                });
+                receiving.rx.release(frame);
                 let blocks = head.flags & FLAG_BLOCKS != 0;
                 self.peer.outcall(open, OutcallHead { call: head.call, origin, blocks }, payload);
                 Ok(())
@@ -315,7 +340,7 @@ impl Lane {
     #[inline]
     fn outcome(
         &self,
-        receiving: &Receiving,
+        receiving: &mut Receiving,
         frame: &Frame,
         function: u32,
         segment: Option<&DownSegment>,
@@ -332,7 +357,7 @@ impl Lane {
     #[inline(never)]
     fn large_outcome(
         &self,
-        receiving: &Receiving,
+        receiving: &mut Receiving,
         frame: &Frame,
         function: u32,
         segment: Option<&DownSegment>,
@@ -352,7 +377,8 @@ impl Lane {
             self.count_value(function);
             return Ok(Outcome::Value(Payload::Echo { start, len }));
         }
-        let bytes = if flags & FLAG_BULK == 0 { inline } else { self.copy_bulk(&inline)? };
+        let bytes =
+            if flags & FLAG_BULK == 0 { inline } else { receiving.copy_bulk(self.bulk(&inline)?) };
         if flags & FLAG_FAILURE == 0 {
             self.count_value(function);
             return Ok(Outcome::Value(Payload::Heap(bytes)));
@@ -361,9 +387,8 @@ impl Lane {
         Ok(Outcome::Failed(Box::new(failure)))
     }
 
-    /// Copies what stands in a segment that the worker writes: once, into
-    /// memory of our own.
-    fn copy_bulk(&self, reference: &[u8]) -> Result<Vec<u8>, Violation> {
+    /// What stands in a segment that the worker writes.
+    fn bulk(&self, reference: &[u8]) -> Result<Bulk, Violation> {
         let bulk = BulkRef::from_bytes(reference).ok_or(Violation::Bulk("nothing"))?;
         if bulk.len > self.limits.max_payload {
             return Err(Violation::Bulk("a payload beyond the limit"));
@@ -371,9 +396,7 @@ impl Lane {
         let mapping = lock(&self.up_segments).get(&bulk.segment).map(Arc::clone);
         let mapping = mapping.ok_or(Violation::Bulk("a segment that does not exist"))?;
         let range = bulk.range(mapping.len()).ok_or(Violation::Bulk("a range outside"))?;
-        let mut bytes = Vec::new();
-        mapping.copy_out(range.start, range.len(), &mut bytes);
-        Ok(bytes)
+        Ok((mapping, range))
     }
 
     /// The worker is dead, and nothing is sent any more: reads what it had

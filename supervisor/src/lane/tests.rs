@@ -6,23 +6,34 @@ use std::task::{Context, Waker};
 
 use futures_util::FutureExt;
 use menagerie_protocol::Failure;
+use menagerie_protocol::lane::BulkRef;
 use menagerie_protocol::lane::wait::drain_wakes;
-use menagerie_protocol::ring::{FrameHead, Kind, Memory};
+use menagerie_protocol::ring::{FLAG_BULK, FrameHead, Kind, Memory};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
 
-const LIMITS: LaneLimits = LaneLimits { ring_slots: 256, max_in_flight: 64, max_payload: 64 << 20 };
+const LIMITS: LaneLimits = LaneLimits { ring_slots: 256, max_in_flight: 64, max_payload: 1 << 20 };
+
+/// A call that the guest has made.
+type Made = (OpenOutcall, OutcallHead, Option<Vec<u8>>);
 
 /// What a lane has asked of its worker's side.
 #[derive(Default)]
 struct Peer {
+    sent: Mutex<Vec<(ToWorker, Vec<OwnedFd>)>>,
     violations: Mutex<Vec<Violation>>,
-    outcalls: Mutex<Vec<(OpenOutcall, OutcallHead, Vec<u8>)>>,
+    outcalls: Mutex<Vec<Made>>,
+    /// Whether they end at once instead.
+    ends_outcalls: AtomicBool,
+    /// How often it was asked to read on.
+    read_on: AtomicU32,
 }
 
 impl LanePeer for Peer {
-    fn send(&self, _: ToWorker, _: Vec<OwnedFd>) {}
+    fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
+        lock(&self.sent).push((message, fds));
+    }
 
     fn violation(&self, _: LaneId, what: Violation) {
         lock(&self.violations).push(what);
@@ -32,9 +43,14 @@ impl LanePeer for Peer {
 
     fn stuck(&self, _: &Arc<Lane>) {}
 
-    fn read_on(&self, _: &Arc<Lane>) {}
+    fn read_on(&self, _: &Arc<Lane>) {
+        self.read_on.fetch_add(1, Ordering::Relaxed);
+    }
 
-    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>) {
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>) {
+        if self.ends_outcalls.load(Ordering::Relaxed) {
+            return;
+        }
         lock(&self.outcalls).push((open, head, payload));
     }
 }
@@ -127,14 +143,14 @@ async fn c7_a_call_that_nobody_waits_for_ends_what_is_made_for_it() {
     rig.tx.send(FrameHead::outcall(0, gone.ticket.wire(), 8), &[&[0x93]]).unwrap();
     lane.pump();
     let made = std::mem::take(&mut *lock(&rig.peer.outcalls));
-    assert_eq!(lane.outcalls.count(), 4);
+    assert!(lane.outcalls.are_due());
     let [mut first, mut second, mut third, mut fourth] = made.try_into().unwrap();
     first.0.abandoned().await;
     third.0.abandoned().await;
     fourth.0.abandoned().await;
     assert!(second.0.abandoned().now_or_never().is_none());
     drop((first, second, third, fourth));
-    assert_eq!(lane.outcalls.count(), 0);
+    assert!(!lane.outcalls.are_due());
     // The slot has another call now, which has nothing to do with the first one's.
     rig.answer(&gone);
     lane.pump();
@@ -144,6 +160,89 @@ async fn c7_a_call_that_nobody_waits_for_ends_what_is_made_for_it() {
     lane.pump();
     let (_, head, _) = lock(&rig.peer.outcalls).pop().unwrap();
     assert_eq!(head.origin, None);
+}
+
+/// Fills the ring to the worker, which reads nothing, to the last slot.
+fn fill(lane: &Lane) {
+    while lane.send_answer(0, &Ok(vec![0; 8])).is_ok() {}
+}
+
+#[test]
+fn s6_a_large_answer_without_room_is_not_copied() {
+    let rig = Rig::new();
+    fill(&rig.lane);
+    for _ in 0..3 {
+        let sent = rig.lane.send_answer(7, &Ok(vec![0; 1 << 20]));
+        assert!(matches!(sent, Err(Refused::Busy)), "{sent:?}");
+    }
+    assert!(lock(&rig.peer.sent).is_empty(), "a segment was made");
+}
+
+#[test]
+fn s6_a_worker_that_takes_no_answers_begins_nothing() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    let _waits = rig.sleeping_task();
+    assert_eq!(lane.begins_nothing(), Some(0));
+    // A call of its own, for none of ours.
+    rig.tx.send(FrameHead::outcall(0, 0, 1), &[&[0x93]]).unwrap();
+    lane.pump();
+    assert_eq!(lane.begins_nothing(), None);
+    let (mut open, ..) = lock(&rig.peer.outcalls).pop().unwrap();
+    open.is_answered();
+    open.is_answered();
+    assert_eq!(lane.begins_nothing(), Some(0));
+    drop(open);
+    assert_eq!(lane.begins_nothing(), Some(0));
+}
+
+impl Rig {
+    /// Makes a call whose arguments are the whole of a segment.
+    fn call_with(&mut self, number: u32, segment: u32) {
+        let head = FrameHead::outcall(FLAG_BULK, 0, number);
+        let bulk = BulkRef { segment, offset: 0, len: LIMITS.max_payload };
+        self.tx.send(head, &[&bulk.to_bytes()]).unwrap();
+    }
+}
+
+#[test]
+fn c7_arguments_beyond_what_a_lane_may_hold_are_not_copied() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    lane.grant_up_segment(LIMITS.max_payload).unwrap();
+    for number in 0..6 {
+        rig.call_with(number, 1);
+    }
+    lane.pump();
+    let mut made = std::mem::take(&mut *lock(&rig.peer.outcalls));
+    let copied: Vec<_> = made.iter().map(|(.., payload)| payload.is_some()).collect();
+    assert_eq!(copied, [true, true, true, true, false, false]);
+    // Those that hold nothing make no room when they end.
+    made.truncate(4);
+    rig.call_with(6, 1);
+    lane.pump();
+    assert!(lock(&rig.peer.outcalls).pop().unwrap().2.is_none());
+    made.pop();
+    rig.call_with(7, 1);
+    lane.pump();
+    assert!(lock(&rig.peer.outcalls).pop().unwrap().2.is_some());
+    assert!(lock(&rig.peer.violations).is_empty());
+}
+
+#[test]
+fn s6_reading_pauses_after_so_many_bytes() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    rig.peer.ends_outcalls.store(true, Ordering::Relaxed);
+    lane.grant_up_segment(LIMITS.max_payload).unwrap();
+    for number in 0..100 {
+        rig.call_with(number, 1);
+    }
+    lane.pump();
+    assert_eq!(rig.peer.read_on.load(Ordering::Relaxed), 1);
+    lane.pump();
+    assert_eq!(rig.peer.read_on.load(Ordering::Relaxed), 1);
+    assert!(lock(&rig.peer.violations).is_empty());
 }
 
 /// Moves whoever sleeps on the frame at the ring's beginning to another word of the

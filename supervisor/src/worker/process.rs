@@ -43,8 +43,8 @@ pub(crate) struct Outcall {
     pub(crate) open: OpenOutcall,
     /// Its number there, and what it is made for.
     pub(crate) head: OutcallHead,
-    /// Contract, function and arguments.
-    pub(crate) payload: Vec<u8>,
+    /// Contract, function and arguments, if its lane has room for them.
+    pub(crate) payload: Option<Vec<u8>>,
     /// True when the caller's process has ended.
     pub(crate) dead: watch::Receiver<bool>,
 }

@@ -70,7 +70,7 @@ impl LanePeer for Process {
         self.runtime.spawn(async move { lane.pump() });
     }
 
-    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Vec<u8>) {
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>) {
         let caller = lock(&self.lanes)
             .get(&open.lane().id)
             .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
