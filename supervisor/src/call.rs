@@ -311,12 +311,16 @@ impl Contract {
     }
 
     /// The caller no longer waits. If the guest is at it, it is asked to stop,
-    /// and killed when `left` and the grace have passed; never for `None`.
+    /// and killed when `left` and the grace have passed; never for `None`. If it is
+    /// begun later, it has the time then that it would have had.
     fn give_up(&self, lane: &Arc<Lane>, ticket: Ticket, left: Option<Duration>) {
+        let begun = lane.is_running(ticket);
         if lane.abandon(ticket) {
+            let left = left.map(|left| if begun { left } else { self.deadline });
             let until_kill = left.map(|left| left + self.core.config.grace);
             lane.peer.overdue(lane, ticket, until_kill);
-        } else if left == Some(Duration::ZERO) && lane.begins_nothing().is_some() {
+        }
+        if !begun && left == Some(Duration::ZERO) && lane.begins_nothing().is_some() {
             lane.peer.stuck(lane);
         }
     }

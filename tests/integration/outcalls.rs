@@ -390,6 +390,39 @@ async fn c7_calls_beyond_the_bound_are_refused_in_the_guest(language: &str) {
     supervisor.shutdown().await;
 }
 
+/// A call whose caller has gone before it was begun is begun all the same, as its worker
+/// cannot know. It is asked to stop then; a worker where that does not help is ended.
+async fn s6_a_call_that_begins_too_late_is_ended_as_well(language: &str, how: &str) {
+    let mut config = config();
+    if how == "softly" {
+        config.grace = Duration::from_secs(3600);
+    }
+    let supervisor = start_with(config);
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let at_gate = provide_gate(&supervisor, &open);
+    let needs = "[[dependency]]\nkind = 'host'\ncontract = 'gate@1'";
+    let (_bundle, probe) = probe(&supervisor, language, needs).await;
+    let probe = probe.with_timeout(PATIENCE);
+    let first = tokio::spawn({
+        let probe = probe.clone();
+        async move { probe.call::<_, Value>("call", ("gate@1", "wait", [0; 0])).await }
+    });
+    wait_for("the call to be at the gate", || (at_gate.load(Ordering::SeqCst) == 1).then_some(()))
+        .await;
+    let hasty = probe.clone().with_timeout(Duration::from_millis(200));
+    let outcome = if how == "softly" {
+        hasty.call::<_, Value>("sleep_ms", (600_000,)).await
+    } else {
+        hasty.call::<_, Value>("spin", ()).await
+    };
+    assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+    open.add_permits(1);
+    first.await.unwrap().unwrap();
+    assert_eq!(probe.call::<_, i64>("inc", (1,)).await.unwrap(), 2);
+    assert_eq!(supervisor.crashes().is_empty(), how == "softly");
+    supervisor.shutdown().await;
+}
+
 /// Two async bundles call each other at the same time, in chains of their own.
 /// Each can answer while it waits, so that is no cycle; by bundle it would be.
 async fn c5_async_bundles_are_told_apart_by_chain(language: &str) {
@@ -425,6 +458,21 @@ mod chains {
     #[test]
     fn c5_async_bundles_are_told_apart_by_chain_in_js() {
         super::run(super::c5_async_bundles_are_told_apart_by_chain("js"));
+    }
+
+    #[test]
+    fn s6_a_call_that_begins_too_late_is_ended_in_lua() {
+        super::run(super::s6_a_call_that_begins_too_late_is_ended_as_well("lua", "softly"));
+    }
+
+    #[test]
+    fn s6_a_call_that_begins_too_late_is_ended_in_py() {
+        super::run(super::s6_a_call_that_begins_too_late_is_ended_as_well("py", "softly"));
+    }
+
+    #[test]
+    fn s6_a_call_that_begins_too_late_is_ended_in_c() {
+        super::run(super::s6_a_call_that_begins_too_late_is_ended_as_well("c", "the hard way"));
     }
 
     #[test]

@@ -76,8 +76,8 @@ pub(crate) trait LanePeer: Send + Sync {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>);
     /// Reports that the worker does not keep the protocol.
     fn violation(&self, lane: LaneId, what: Violation);
-    /// A caller has gone while its call runs: the guest is asked to stop, and
-    /// if it still runs after `until_kill` the worker is killed.
+    /// A caller has gone before its call has ended: when it runs the guest is asked to
+    /// stop, and if it still runs after `until_kill` the worker is killed.
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>);
     /// A caller's time was up before the worker had begun its call, and the worker
     /// is at no other: if that stays so, it is killed.

@@ -430,15 +430,29 @@ impl Lane {
         failed
     }
 
-    /// The caller has gone. Returns whether the worker was running the call.
+    /// The caller has gone. Returns whether the call was still in flight.
     pub(crate) fn abandon(&self, ticket: Ticket) -> bool {
-        let begun = self.memory.begun().load(Ordering::Relaxed);
-        let running = self.slots.is_running(ticket, begun);
         let in_flight = self.slots.abandon(ticket);
         if in_flight {
             self.outcalls.abandon(ticket);
         }
-        in_flight && running
+        in_flight
+    }
+
+    /// Waits until the worker has begun a call that nobody waits for any more, if it has
+    /// not yet: it cannot know that it need not. False if that will not be.
+    pub(crate) async fn begins_abandoned(&self, ticket: Ticket) -> bool {
+        /// Each look is a wake-up.
+        const MAX_PAUSE: Duration = Duration::from_millis(100);
+        let mut pause = Duration::from_millis(1);
+        while !self.is_running(ticket) {
+            if self.is_dead() || !self.slots.is_abandoned(ticket) {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        true
     }
 
     /// Whether the worker has begun the call and not answered it.

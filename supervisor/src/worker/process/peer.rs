@@ -26,6 +26,9 @@ impl LanePeer for Process {
         let Some(process) = self.this.upgrade() else { return };
         let lane = Arc::clone(lane);
         self.runtime.spawn(async move {
+            if !lane.begins_abandoned(ticket).await {
+                return;
+            }
             process.send(&ToWorker::Interrupt { lane: lane.id, call: ticket.wire() });
             let Some(until_kill) = until_kill else { return };
             let bundle = process.bundle_of(lane.id);
