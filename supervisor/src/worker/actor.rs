@@ -129,6 +129,7 @@ impl Actor {
             let dies = matches!(happening, Happening::Dying);
             if self.crash_is_told && !dies && !matches!(happening, Happening::Ended(_)) {
                 // What everybody knows comes first.
+                self.choose_next();
                 self.see_end().await;
             }
             self.handle(happening);
@@ -154,7 +155,8 @@ impl Actor {
             Happening::Launched(outcome) => self.launched(*outcome),
             Happening::Ended(ended) => self.died(ended),
             Happening::Dying => {
-                self.dies();
+                self.tell();
+                self.choose_next();
                 Action::None
             }
             Happening::NextLaunched(outcome) => self.next_launched(*outcome),

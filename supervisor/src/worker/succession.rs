@@ -39,15 +39,19 @@ impl Actor {
         }
     }
 
-    /// The process that serves has begun to die: what will be started when it has
-    /// ended is started now, or chosen, unless it was already.
-    pub(super) fn dies(&mut self) {
+    /// The process that serves has begun to die, and nobody has told it: who has noticed it
+    /// found this actor at work.
+    pub(super) fn tell(&mut self) {
         if let Some(alive) = &self.alive {
-            // Whoever has noticed it found this actor at work.
             self.foretell(alive);
             alive.child.obituary.publish();
             self.crash_is_told = alive.child.obituary.withdraw();
         }
+    }
+
+    /// The process that serves has begun to die: what will be started when it has
+    /// ended is started now, or chosen, unless it was already.
+    pub(super) fn choose_next(&mut self) {
         self.take_begun();
         if !self.starts_next() {
             self.early = None;

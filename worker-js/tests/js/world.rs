@@ -141,7 +141,8 @@ fn timers_fire_in_order_and_can_be_cleared() {
         &harness,
         "async order() {
             const seen = [];
-            setTimeout(() => seen.push('late'), 20);
+            // Long enough for any machine to have come to the others before.
+            const late = new Promise((resolve) => setTimeout(() => { seen.push('late'); resolve(); }, 500));
             setTimeout((x) => seen.push(x), 0, 'first');
             clearTimeout(setTimeout(() => seen.push('never'), 1));
             clearTimeout(12345); clearTimeout(undefined);
@@ -150,7 +151,7 @@ fn timers_fire_in_order_and_can_be_cleared() {
             await new Promise((resolve) => {
               const every = setInterval(() => { seen.push('every'); if (++n === 3) { clearInterval(every); resolve(); } }, 1);
             });
-            await new Promise((resolve) => setTimeout(resolve, 25));
+            await late;
             return seen;
          }",
     );
