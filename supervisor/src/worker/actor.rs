@@ -410,7 +410,7 @@ impl Actor {
                 self.up(launched);
                 Action::None
             }
-            Err(LaunchError::Impossible(error)) => self.cannot_start(error),
+            Err(LaunchError::NotStarted(error)) => self.cannot_start(error),
             Err(LaunchError::Died { child, ended, reason }) => {
                 let incarnation = self.life.incarnation();
                 let death = crash::unserved(&self.name, incarnation, *child, ended, reason);

@@ -48,8 +48,8 @@ pub(crate) struct Launched {
 /// Why there is none.
 #[derive(Debug)]
 pub(crate) enum LaunchError {
-    /// It cannot be started, and trying again would not help.
-    Impossible(RuntimeError),
+    /// There was no process, or none that could run its program; that may pass.
+    NotStarted(RuntimeError),
     /// It ended before it had said hello, or was ended for a reason.
     Died { child: Box<Child>, ended: Ended, reason: Option<String> },
 }
@@ -84,7 +84,7 @@ impl Order {
     /// For a worker of this loader. A standby learns that it is one.
     pub(super) fn new(core: &Core, loader: &str, standby: bool) -> Result<Self, LaunchError> {
         let program =
-            locate::worker_program(&core.config, loader).map_err(LaunchError::Impossible)?;
+            locate::worker_program(&core.config, loader).map_err(LaunchError::NotStarted)?;
         let env = Environment::new(&core.config, core.control.path(), standby);
         Ok(Self { loader: loader.to_owned(), standby, program, env })
     }
@@ -209,7 +209,7 @@ impl Begun {
 }
 
 fn unavailable(loader: &str, problem: String) -> LaunchError {
-    LaunchError::Impossible(RuntimeError::WorkerUnavailable { worker: loader.to_owned(), problem })
+    LaunchError::NotStarted(RuntimeError::WorkerUnavailable { worker: loader.to_owned(), problem })
 }
 
 /// A token that is waited for; no longer when this is dropped.
@@ -300,15 +300,14 @@ fn check_hello(loader: &str, child: &Child, connected: Connected) -> Result<Conn
 const LOADER_FAILED: i32 = 127;
 
 /// Whether the process ended because the system's loader did not find a library
-/// that the program is linked with, such as libpython: starting it again would
-/// not help.
+/// that the program is linked with, such as libpython: that is not a crash.
 async fn unloadable(loader: &str, mut child: Child, ended: Ended) -> LaunchError {
     let lines = child.stderr_lines().await;
     let problem = lines.into_iter().find(|line| line.contains("shared libraries"));
     let Some(problem) = problem else {
         return LaunchError::Died { child: Box::new(child), ended, reason: None };
     };
-    LaunchError::Impossible(RuntimeError::Loader(LoaderError::RuntimeMissing {
+    LaunchError::NotStarted(RuntimeError::Loader(LoaderError::RuntimeMissing {
         runtime: format!("the library that the worker '{loader}' is linked with"),
         problem,
         remedy: "Install it, or build the worker again; `menagerie doctor` says more".to_owned(),
@@ -340,7 +339,7 @@ mod tests {
         ahead();
         std::fs::remove_file(&program).unwrap();
         let problem = planned().unwrap_err();
-        let LaunchError::Impossible(RuntimeError::WorkerNotFound { looked_in, .. }) = problem
+        let LaunchError::NotStarted(RuntimeError::WorkerNotFound { looked_in, .. }) = problem
         else {
             panic!("{problem:?}")
         };

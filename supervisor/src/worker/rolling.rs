@@ -70,7 +70,7 @@ impl Actor {
                     }
                 });
             }
-            Err(LaunchError::Impossible(error)) => self.give_up_rolling(&error),
+            Err(LaunchError::NotStarted(error)) => self.give_up_rolling(&error),
             Err(LaunchError::Died { child, ended, reason }) => {
                 let death = crash::unserved(&self.name, incarnation, *child, ended, reason);
                 let error =

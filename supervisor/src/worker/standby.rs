@@ -125,7 +125,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
             Err(error) => {
                 failures += 1;
                 let (pid, cause) = match error {
-                    LaunchError::Impossible(error) => (None, error.to_string()),
+                    LaunchError::NotStarted(error) => (None, error.to_string()),
                     LaunchError::Died { child, ended, reason } => {
                         (Some(child.pid), before_hello(ended.end, reason.as_deref()))
                     }
