@@ -357,9 +357,7 @@ impl Core {
         // process as after a crash.
         bundle.content().artifact.give_back().await;
     }
-}
 
-impl Core {
     /// The worker of a seat stops: its calls wait until it comes back, unless the bundle is
     /// quarantined or was unloaded.
     pub(crate) fn let_wait(&self, bundle: &Arc<Bundle>, seat: &Seat, comes_back: bool) {

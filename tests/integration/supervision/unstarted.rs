@@ -41,6 +41,29 @@ fn slay_worker(supervisor: &Supervisor) {
     slay(worker(supervisor, "lua").unwrap().pid.unwrap());
 }
 
+/// A supervisor whose worker has died, and has no program to be started again by.
+struct Lost {
+    supervisor: Supervisor,
+    events: Recorder,
+    program: Program,
+    /// What the worker had loaded.
+    one: Guest,
+}
+
+impl Lost {
+    async fn begin(change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = config();
+        let program = Program::of(&mut config);
+        change(&mut config);
+        let supervisor = start_with(config);
+        let events = Recorder::of(&supervisor);
+        let one = load(&supervisor, lua("one")).await;
+        program.put_away();
+        slay_worker(&supervisor);
+        Self { supervisor, events, program, one }
+    }
+}
+
 fn failed_starts(events: &Recorder) -> usize {
     let failed = |event: &&EventKind| matches!(event, EventKind::StartFailed { .. });
     events.all().iter().filter(failed).count()
@@ -55,17 +78,13 @@ async fn call_later(one: &Guest) -> tokio::task::JoinHandle<Result<i64, Failure>
 #[test]
 fn s3_a_program_that_was_away_is_started_when_it_is_there_again() {
     run(async {
-        let mut config = config();
-        let program = Program::of(&mut config);
-        // However often it fails here.
-        config.restart.limit = 1000;
-        config.restart.window = Duration::from_secs(3600);
-        config.restart.max_delay = Duration::from_millis(200);
-        let supervisor = start_with(config);
-        let events = Recorder::of(&supervisor);
-        let one = load(&supervisor, lua("one")).await;
-        program.put_away();
-        slay_worker(&supervisor);
+        let Lost { supervisor, events, program, one } = Lost::begin(|config| {
+            // However often it fails here.
+            config.restart.limit = 1000;
+            config.restart.window = Duration::from_secs(3600);
+            config.restart.max_delay = Duration::from_millis(200);
+        })
+        .await;
         wait_for("a second start to fail", || (failed_starts(&events) > 1).then_some(())).await;
         let shown = worker(&supervisor, "lua").unwrap();
         assert!(shown.problem.unwrap().contains("not found"));
@@ -88,15 +107,12 @@ fn s3_a_program_that_was_away_is_started_when_it_is_there_again() {
 #[test]
 fn s3_a_program_that_stays_away_quarantines_its_worker_until_a_trial_start() {
     run(async {
-        let mut config = config();
-        let program = Program::of(&mut config);
-        config.restart.limit = 2;
-        config.restart.initial_delay = Duration::from_millis(10);
-        config.restart.trial_interval = Duration::from_secs(1);
-        let supervisor = start_with(config);
-        let one = load(&supervisor, lua("one")).await;
-        program.put_away();
-        slay_worker(&supervisor);
+        let Lost { supervisor, program, one, .. } = Lost::begin(|config| {
+            config.restart.limit = 2;
+            config.restart.initial_delay = Duration::from_millis(10);
+            config.restart.trial_interval = Duration::from_secs(1);
+        })
+        .await;
         // A call that waits learns why it has waited.
         let Err(Failure::BundleUnavailable { bundle, problem }) =
             call_later(&one).await.await.unwrap()
@@ -147,16 +163,12 @@ fn s5_a_quarantined_bundle_stays_so_when_its_worker_cannot_be_started() {
 #[test]
 fn c3_a_shutdown_ends_calls_and_loads_that_wait_for_a_worker_in_backoff() {
     run(async {
-        let mut config = config();
-        let program = Program::of(&mut config);
-        config.restart.initial_delay = Duration::from_secs(5);
-        config.restart.window = Duration::from_secs(3600);
-        config.restart.max_delay = Duration::from_secs(60);
-        let supervisor = start_with(config);
-        let events = Recorder::of(&supervisor);
-        let one = load(&supervisor, lua("one")).await;
-        program.put_away();
-        slay_worker(&supervisor);
+        let Lost { supervisor, events, one, program: _away } = Lost::begin(|config| {
+            config.restart.initial_delay = Duration::from_secs(5);
+            config.restart.window = Duration::from_secs(3600);
+            config.restart.max_delay = Duration::from_secs(60);
+        })
+        .await;
         wait_for("a start to fail", || (failed_starts(&events) == 1).then_some(())).await;
         let called = call_later(&one).await;
         wait_for("the worker to wait", || {
