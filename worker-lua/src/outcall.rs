@@ -134,8 +134,16 @@ fn describe_guest(lua: &Lua, error: &GuestError) -> mlua::Result<Table> {
     table.raw_set("code", error.code.as_deref())?;
     table.raw_set("help", error.help.as_deref())?;
     table.raw_set("url", error.url.as_deref())?;
-    if let Some(cause) = error.inner.first() {
-        table.raw_set("cause", describe_guest(lua, cause)?)?;
+    match &error.inner[..] {
+        [] => {}
+        [cause] => table.raw_set("cause", describe_guest(lua, cause)?)?,
+        causes => {
+            let errors = lua.create_table_with_capacity(causes.len(), 0)?;
+            for cause in causes {
+                errors.raw_push(describe_guest(lua, cause)?)?;
+            }
+            table.raw_set("errors", errors)?;
+        }
     }
     Ok(table)
 }

@@ -8,14 +8,18 @@ const TYPE: &str = "error";
 
 /// How many causes of causes are told.
 const MAX_CAUSES: usize = 8;
+/// How many causes an error has at most: some are their own causes, in more than one
+/// way at each level.
+const MOST_CAUSES: usize = 64;
 
 /// The error that the prelude's handler caught; anything else if it could not
 /// run, for want of stack for example.
 pub(crate) fn caught(info: &Value) -> GuestError {
-    let Value::Table(info) = info else { return from_value(info, 0) };
+    let mut left = MOST_CAUSES;
+    let Value::Table(info) = info else { return from_value(info, MAX_CAUSES, &mut left) };
     let value = info.raw_get::<Value>("error").unwrap_or(Value::Nil);
     let stack = info.raw_get::<Value>("stack").ok().and_then(|v| text(&v)).unwrap_or_default();
-    let mut error = from_value(&value, 0);
+    let mut error = from_value(&value, MAX_CAUSES, &mut left);
     if error.stack.is_empty() {
         error.stack = trim(&stack);
     }
@@ -39,25 +43,31 @@ pub(crate) fn from_mlua(error: &Error) -> GuestError {
 }
 
 /// `error("text")` and `error { type = ..., message = ... }`.
-fn from_value(value: &Value, depth: usize) -> GuestError {
+fn from_value(value: &Value, depth: usize, left: &mut usize) -> GuestError {
     match value {
         Value::Error(error) => from_mlua(error),
-        Value::Table(table) => from_table(table, depth),
+        Value::Table(table) => from_table(table, depth, left),
         other => GuestError::new(TYPE, text(other).unwrap_or_else(|| other.type_name().to_owned())),
     }
 }
 
-fn from_table(table: &Table, depth: usize) -> GuestError {
+fn from_table(table: &Table, depth: usize, left: &mut usize) -> GuestError {
     // A field may come from a class, so `__index` counts; one that raises
     // itself is taken for absent.
     let field = |name: &str| table.get::<Value>(name).ok().as_ref().and_then(text);
     let message = field("message").or_else(|| Value::Table(table.clone()).to_string().ok());
-    let mut inner = Vec::new();
-    if depth < MAX_CAUSES {
-        match table.get::<Value>("cause") {
-            Ok(Value::Nil) | Err(_) => {}
-            Ok(cause) => inner.push(from_value(&cause, depth + 1)),
+    let mut causes = Vec::new();
+    if depth > 0 {
+        causes.extend(table.get("cause").ok().filter(|cause: &Value| !cause.is_nil()));
+        if let Ok(errors) = table.get::<Table>("errors") {
+            causes.extend(errors.sequence_values().map_while(Result::ok).take(*left));
         }
+    }
+    let mut inner = Vec::new();
+    for cause in causes {
+        let Some(rest) = left.checked_sub(1) else { break };
+        *left = rest;
+        inner.push(from_value(&cause, depth - 1, left));
     }
     GuestError {
         type_name: field("type").unwrap_or_else(|| TYPE.to_owned()),

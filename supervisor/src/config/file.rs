@@ -145,19 +145,21 @@ impl ConfigFile {
 
     /// Makes relative paths absolute.
     fn resolve(&mut self, folder: &Path) {
+        for path in self.paths() {
+            *path = folder.join(&*path);
+        }
+    }
+
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let config = &mut self.config;
-        let paths = self
-            .bundles
+        self.bundles
             .iter_mut()
             .chain(config.worker_dir.as_mut())
             .chain(config.worker_programs.values_mut())
             .chain(config.python_venv.as_mut())
             .chain(config.signatures.trust_store.as_mut())
             .chain(self.status.socket.as_mut())
-            .chain(self.status.token_file.as_mut());
-        for path in paths {
-            *path = folder.join(&*path);
-        }
+            .chain(self.status.token_file.as_mut())
     }
 }
 

@@ -1,13 +1,14 @@
 //! The supervisor's end of a control channel.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::control::{ControlError, Inbox, frame, send_some};
 use menagerie_protocol::message::{ToSupervisor, ToWorker};
+use nix::errno::Errno;
 use nix::sys::socket::{Shutdown, shutdown};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -33,6 +34,8 @@ const MAX_OUTGOING: usize = 1 << 16;
 /// Descriptors on their way to a worker, at most, once it has read nothing for [`STUCK`]:
 /// the host has no more than 1024 of them, as Linux comes (getrlimit(2)).
 const MAX_DESCRIPTORS: usize = 256;
+/// How long to wait before what the machine had too little for is sent again.
+const SHORTAGE: Duration = Duration::from_millis(10);
 /// Many at once are no fault of a worker's that has not had the time to read them.
 const STUCK: Duration = Duration::from_secs(2);
 
@@ -151,18 +154,40 @@ impl Channel {
 }
 
 async fn write(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+    write_by(socket, bytes, fds, send_some).await
+}
+
+async fn write_by(
+    socket: &AsyncFd<OwnedFd>,
+    bytes: &[u8],
+    fds: &[OwnedFd],
+    mut send: impl FnMut(BorrowedFd<'_>, &[u8], &[RawFd]) -> io::Result<usize>,
+) -> io::Result<()> {
     let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let mut rights = &raw[..];
     let mut rest = bytes;
     while !rest.is_empty() {
-        let sent = socket
-            .async_io(Interest::WRITABLE, |socket| send_some(socket.as_fd(), rest, rights))
-            .await?;
+        let sent =
+            socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), rest, rights)).await;
+        let sent = match sent {
+            Err(error) if is_shortage(&error) => {
+                tokio::time::sleep(SHORTAGE).await;
+                continue;
+            }
+            sent => sent?,
+        };
         // The descriptors went with the first byte.
         rights = &[];
         rest = &rest[sent..];
     }
     Ok(())
+}
+
+/// Whether it is the machine that has too little of something now: memory, or
+/// descriptors on their way of all of the user's processes (unix(7), `ETOOMANYREFS`).
+fn is_shortage(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw);
+    matches!(number, Some(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM))
 }
 
 #[cfg(test)]
@@ -203,6 +228,25 @@ mod tests {
         while lock(&sender.backlog).descriptors > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn s4_what_the_machine_has_too_little_for_is_sent_again() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let channel = Channel::new(ours.into()).unwrap();
+        let bytes = frame(&ToWorker::Ping { nonce: 7 }).unwrap();
+        let fds = [File::open("/dev/null").unwrap().into()];
+        let mut shortages = vec![Errno::ETOOMANYREFS, Errno::ENOBUFS, Errno::ENOMEM];
+        let send = |socket: BorrowedFd<'_>, bytes: &[u8], rights: &[RawFd]| match shortages.pop() {
+            Some(shortage) => Err(shortage.into()),
+            None => send_some(socket, bytes, rights),
+        };
+        write_by(&channel.socket, &bytes, &fds, send).await.unwrap();
+        assert!(shortages.is_empty());
+        let mut inbox = Inbox::default();
+        let message: ToWorker = Connection::new(theirs.into()).receive(&mut inbox).unwrap();
+        assert!(matches!(message, ToWorker::Ping { nonce: 7 }), "{message:?}");
+        assert!(inbox.has_descriptors());
     }
 
     #[tokio::test]

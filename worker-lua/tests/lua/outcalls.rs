@@ -34,6 +34,49 @@ fn call_passes_values_both_ways() {
 }
 
 #[test]
+fn c3_an_error_of_several_causes_goes_through_whole() {
+    let (harness, bundle) = probe(
+        "function probe.through() menagerie.call('kv@1', 'get') end
+         function probe.caught()
+           local _, e = pcall(menagerie.call, 'kv@1', 'get')
+           return { e.cause.errors[1].message, e.cause.errors[2].cause.message }
+         end
+         function probe.own()
+           error { message = 'a', cause = 'first', errors = { { message = 'b' }, 'c' } }
+         end
+         function probe.ring()
+           local e = { message = 'ring' }
+           e.cause, e.errors = e, { e, e }
+           error(e)
+         end",
+    );
+    let causes = |error: &GuestError| -> Vec<String> {
+        error.inner.iter().map(|cause| cause.message.clone()).collect()
+    };
+    harness.on_call(|_, _, _| {
+        let (mut all, mut two) = (GuestError::new("Group", "all"), GuestError::new("E", "two"));
+        two.inner = vec![GuestError::new("E", "three")];
+        all.inner = vec![GuestError::new("E", "one"), two];
+        Err(all.into())
+    });
+    let caught = bundle.call::<_, (String, String)>("probe@1", "caught", ());
+    assert_eq!(caught, Ok(("one".to_owned(), "three".to_owned())));
+    let error = guest_error(bundle.call::<_, ()>("probe@1", "through", ()));
+    assert_eq!(causes(&error.inner[0]), ["one", "two"]);
+    assert_eq!(causes(&error.inner[0].inner[1]), ["three"]);
+
+    let error = guest_error(bundle.call::<_, ()>("probe@1", "own", ()));
+    assert_eq!(causes(&error), ["first", "b", "c"]);
+    let error = guest_error(bundle.call::<_, ()>("probe@1", "ring", ()));
+    let (mut count, mut rest) = (0, error.inner);
+    while let Some(cause) = rest.pop() {
+        count += 1;
+        rest.extend(cause.inner);
+    }
+    assert_eq!(count, 64);
+}
+
+#[test]
 fn a_failed_call_raises_a_call_error() {
     let (harness, bundle) = probe(
         "function probe.caught()

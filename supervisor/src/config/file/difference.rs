@@ -9,6 +9,7 @@ use super::{ConfigFile, PYTHON};
 
 /// The names, as the file has them: `deadline`, `restart.limit`.
 pub(super) fn of(one: &ConfigFile, other: &ConfigFile) -> Vec<String> {
+    let (one, other) = (&comparable(one), &comparable(other));
     let mut names = Vec::new();
     let pairs = [
         ("", object(&one.config), object(&other.config)),
@@ -23,6 +24,15 @@ pub(super) fn of(one: &ConfigFile, other: &ConfigFile) -> Vec<String> {
     }
     names.sort_unstable();
     names
+}
+
+/// With paths that JSON can hold: those that are no UTF-8 are written with escapes.
+fn comparable(file: &ConfigFile) -> ConfigFile {
+    let mut file = file.clone();
+    for path in file.paths() {
+        *path = format!("{path:?}").into();
+    }
+    file
 }
 
 fn object(settings: &impl Serialize) -> Map<String, Value> {

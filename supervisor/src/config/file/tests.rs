@@ -1,3 +1,5 @@
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use super::*;
@@ -154,6 +156,17 @@ fn g_differences_are_named_as_the_file_has_them() {
     );
     assert_eq!(other.differences(&one), names);
     assert!(one.differences(&one).is_empty());
+}
+
+#[test]
+fn g_differences_are_named_beside_paths_that_are_no_utf_8() {
+    let socket = |name: &[u8]| Some(PathBuf::from(OsStr::from_bytes(name)));
+    let (mut one, mut other) = (parse("").unwrap(), parse("deadline = \"5s\"").unwrap());
+    one.config.worker_dir = socket(b"\xff");
+    other.config.worker_dir = socket(b"\xff");
+    one.status.socket = socket(b"\xfe");
+    other.status.socket = socket(b"\xff");
+    assert_eq!(one.differences(&other), ["deadline", "status.socket"]);
 }
 
 #[test]

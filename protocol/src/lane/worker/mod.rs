@@ -1,5 +1,7 @@
 //! The worker's side of a lane: the loop on the lane's thread.
 
+mod outcalls;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -9,18 +11,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::link::{Rx, Side, Tx};
-use super::{BulkRef, INLINE_MAX, LaneMemory, LaneWord, MAX_OUTCALLS};
 use crate::codec;
 use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
+use crate::lane::link::{Rx, Side, Tx};
+use crate::lane::{BulkRef, INLINE_MAX, LaneMemory, LaneWord};
 use crate::message::{LaneCommand, LaneId, MAX_STATE, ToSupervisor};
-use crate::msgpack::Writer;
-use crate::ring::{
-    FLAG_BLOCKS, FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Plain, Shape,
-};
+use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Plain, Shape};
 use crate::runtime::{InterruptSlot, OnReply, Reply};
 use crate::shm::{Access, Segment};
+use outcalls::Answered;
 
 /// Where a lane's messages to the supervisor go.
 pub type Outbox = Arc<dyn Fn(ToSupervisor) + Send + Sync>;
@@ -66,9 +66,6 @@ struct UpSegment {
     /// when the supervisor has read that far.
     busy_until: u64,
 }
-
-/// An answer, and what is to be done with it.
-type Answered = (OnReply, Result<Vec<u8>, Failure>);
 
 /// The most segments that a lane asks for; with all of them busy it waits for
 /// the supervisor to read.
@@ -188,7 +185,7 @@ impl WorkerLane {
                     Kind::Reply => self.resolve(head, &payload, true),
                     Kind::Command => match codec::decode(&payload) {
                         Ok(LaneCommand::Finish) => {
-                            let state = last_words(instance).map_err(GuestError::cut);
+                            let state = finish(instance).map_err(GuestError::cut);
                             // One that has failed goes on, as if it had not been asked.
                             finished = state.is_ok();
                             (self.outbox)(ToSupervisor::Finished { lane: self.id, state });
@@ -490,135 +487,11 @@ impl WorkerLane {
     pub(crate) fn current(&self) -> u64 {
         self.current.get()
     }
-
-    /// Begins a call of the guest's own; `then` gets the answer as soon as it
-    /// is read from the ring. `parent` is the call that is served by it, or 0;
-    /// with `blocks` this thread is going to wait for the answer.
-    pub(crate) fn call(
-        &self,
-        (contract, function, args): (&str, &str, &[u8]),
-        parent: u64,
-        blocks: bool,
-        then: OnReply,
-    ) -> Result<(), Failure> {
-        if self.outcalls.borrow().len() >= MAX_OUTCALLS as usize {
-            return Err(Failure::Overloaded { bundle: self.bundle.clone(), limit: MAX_OUTCALLS });
-        }
-        let mut payload = Vec::with_capacity(args.len() + contract.len() + function.len() + 16);
-        let mut writer = Writer::new(&mut payload);
-        writer.array(3);
-        writer.str(contract);
-        writer.str(function);
-        writer.raw(args);
-        let size = payload.len() as u64;
-        if size > self.max_payload {
-            return Err(Failure::PayloadTooLarge { size, limit: self.max_payload });
-        }
-        let head = self.outcall_head(if blocks { FLAG_BLOCKS } else { 0 }, parent);
-        self.outcalls.borrow_mut().insert(head.call, then);
-        if payload.len() <= INLINE_MAX {
-            self.send(head, &[&payload]);
-        } else {
-            let head = FrameHead { flags: head.flags | FLAG_BULK, ..head };
-            self.send_bulk(head, &[&payload], payload.len());
-        }
-        Ok(())
-    }
-
-    /// The head of a call of the guest's own, with an id that none has which is open.
-    fn outcall_head(&self, flags: u8, parent: u64) -> FrameHead {
-        let outcalls = self.outcalls.borrow();
-        loop {
-            let number = self.next_outcall.get();
-            self.next_outcall.set(number.wrapping_add(1));
-            let head = FrameHead::outcall(flags, parent, number);
-            if !outcalls.contains_key(&head.call) {
-                return head;
-            }
-        }
-    }
-
-    /// As [`call`](Self::call), but `then` is run by the lane's loop, when no
-    /// guest code runs.
-    pub(crate) fn call_deferred(
-        self: &Rc<Self>,
-        what: (&str, &str, &[u8]),
-        parent: u64,
-        then: OnReply,
-    ) -> Result<(), Failure> {
-        let lane = Rc::downgrade(self);
-        let later: OnReply = Box::new(move |result| {
-            if let Some(lane) = lane.upgrade() {
-                lane.deferred.borrow_mut().push((then, result));
-            }
-        });
-        self.call(what, parent, false, later)
-    }
-
-    fn run_deferred(&self) {
-        // `then` may make further calls, so the list is taken before it runs.
-        let deferred = std::mem::take(&mut *self.deferred.borrow_mut());
-        for (then, result) in deferred {
-            then(result);
-        }
-    }
-
-    /// Waits for frames while the guest waits for an answer; everything else
-    /// that arrives is kept for later.
-    pub(crate) fn wait_for_reply(&self) -> Result<(), Failure> {
-        loop {
-            match self.receive_aside() {
-                Some(Kind::Reply) => return Ok(()),
-                Some(_) => {}
-                None => {
-                    let mut rx = self.rx.borrow_mut();
-                    if !rx.spin() {
-                        rx.sleep(None);
-                    }
-                }
-            }
-        }
-    }
-
-    /// As [`wait_for_reply`](Self::wait_for_reply), but by `wait`, which may end
-    /// without a frame; answers to [`call_deferred`](Self::call_deferred) are handed
-    /// over as well.
-    pub(crate) fn wait_for_replies(&self, wait: impl FnOnce(BorrowedFd<'_>)) {
-        self.wait_on_socket(wait);
-        while self.receive_aside().is_some() {}
-        self.run_deferred();
-    }
-
-    /// Receives a frame while the lane's loop does not: an answer is handed over,
-    /// anything else is kept for that loop.
-    fn receive_aside(&self) -> Option<Kind> {
-        let mut payload = Vec::new();
-        let head = self.receive(&mut payload)?;
-        if head.kind == Kind::Reply {
-            self.resolve(head, &payload, false);
-        } else {
-            self.stash.borrow_mut().push_back((head, payload));
-        }
-        Some(head.kind)
-    }
-
-    fn resolve(&self, head: FrameHead, payload: &[u8], run_deferred: bool) {
-        let Some(then) = self.outcalls.borrow_mut().remove(&head.call) else { return };
-        let result = if head.flags & FLAG_FAILURE == 0 {
-            Ok(payload.to_vec())
-        } else {
-            Err(codec::decode(payload).unwrap_or_else(|e| corrupt(&e)))
-        };
-        then(result);
-        if run_deferred {
-            self.run_deferred();
-        }
-    }
 }
 
 /// Runs `on_unload`. A state that no message can carry is given back to the bundle
 /// at once, as at any other reload that fails after its `on_unload`.
-fn last_words(instance: &mut dyn Instance) -> Result<Option<Vec<u8>>, GuestError> {
+fn finish(instance: &mut dyn Instance) -> Result<Option<Vec<u8>>, GuestError> {
     let state = instance.on_unload()?;
     let size = state.as_ref().map_or(0, Vec::len);
     if size <= MAX_STATE {
