@@ -9,7 +9,10 @@ const LANGUAGES: [&str; 6] = ["rust", "c", "py", "lua", "js", "dotnet"];
 // Which tests there are.
 mod sources;
 
-// `docs/contract.md`: rule by language, each cell a test.
+// The rules, and which tests hold them.
+mod rules;
+
+// `docs/contract.md`, written from both.
 mod contract;
 
 // Every variant of the public errors, and the test that provokes it.
