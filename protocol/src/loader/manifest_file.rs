@@ -340,10 +340,19 @@ impl Reader<'_> {
         let mut out = Vec::new();
         for item in self.list(key, value)? {
             let text = self.string(key, item)?;
-            let (bundle, version) = text.split_once('@').unwrap_or((text, ""));
+            let (bundle, version) = match text.split_once('@') {
+                Some((bundle, version)) => (bundle, Some(version)),
+                None => (text, None),
+            };
             if bundle.is_empty() {
                 return Err(self.error(key, item, "expected NAME or NAME@VERSION"));
             }
+            // One that nobody can read would be met by every version.
+            if version.is_some_and(|version| !is_least_version(version)) {
+                let message = format!("'{text}': expected NAME or NAME@MAJOR[.MINOR[.PATCH]]");
+                return Err(self.error(key, item, message));
+            }
+            let version = version.unwrap_or_default();
             out.push(BundleDependency { bundle: bundle.to_owned(), version: version.to_owned() });
         }
         Ok(out)
@@ -386,7 +395,7 @@ impl Reader<'_> {
     fn dependency(&mut self, item: &Value<'_>) -> Result<ContractDependency, LoaderError> {
         let mut kind = DependencyKind::Guest;
         let mut contract: Option<ContractRequest> = None;
-        let mut min_version: Option<(u32, u32, u32)> = None;
+        let mut min_version = None;
         let mut bundle = None;
         for (key, value) in self.table("dependency", item)? {
             let span = key.span();
@@ -407,9 +416,10 @@ impl Reader<'_> {
                 }
                 "min_version" => {
                     let text = self.string(&full, value)?;
-                    min_version = Some(parse_version(text).ok_or_else(|| {
+                    let least = parse_version(text).ok_or_else(|| {
                         self.error(&full, value, "expected MAJOR[.MINOR[.PATCH]]")
-                    })?);
+                    })?;
+                    min_version = Some((text, least, value));
                 }
                 "bundle" => bundle = Some(self.string(&full, value)?.to_owned()),
                 "contract_id" | "bundle_id" => {
@@ -420,10 +430,18 @@ impl Reader<'_> {
         }
         let mut contract =
             contract.ok_or_else(|| self.error("dependency.contract", item, "is missing"))?;
-        if let Some((major, minor, patch)) = min_version {
-            contract.major.get_or_insert(major);
-            contract.minor.get_or_insert(minor);
-            contract.patch.get_or_insert(patch);
+        if let Some((text, (major, minor, patch), value)) = min_version {
+            if *contract.major.get_or_insert(major) == major {
+                let named = (contract.minor.unwrap_or(0), contract.patch.unwrap_or(0));
+                let (minor, patch) = named.max((minor, patch));
+                (contract.minor, contract.patch) = (Some(minor), Some(patch));
+            } else {
+                let place = format!("{}:{}", self.file.display(), self.line(&value.span()));
+                self.warnings.push(format!(
+                    "{place}: min_version '{text}' is of another major version than '{contract}', \
+                     and does not count"
+                ));
+            }
         }
         Ok(ContractDependency { kind, contract, bundle })
     }
@@ -431,6 +449,14 @@ impl Reader<'_> {
 
 fn base_name(contract: &str) -> &str {
     contract.split_once('@').map_or(contract, |(name, _)| name)
+}
+
+/// A version that another bundle's must reach: numbers, as polyplug has them, perhaps with
+/// what people write around them where it changes nothing: `v1.2`, `^1.2`, `1.2.0-rc.1`.
+fn is_least_version(text: &str) -> bool {
+    let text = text.strip_prefix(['v', '^']).unwrap_or(text);
+    let numbers = text.split_once(['-', '+']).map_or(text, |(numbers, _)| numbers);
+    parse_version(numbers).is_some()
 }
 
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {

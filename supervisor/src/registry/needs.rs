@@ -41,8 +41,9 @@ impl Need<'_> {
     }
 }
 
-/// Whether a bundle's version will do for one that was asked for. What is no
-/// version is not held against anybody.
+/// Whether a bundle's version will do for one that was asked for, which is empty where
+/// any will do: its manifest's reader takes nothing else that is no version. A bundle may
+/// call its own version what it likes; what is none is not held against it.
 pub(super) fn version_will_do(asked: &str, found: &str, rule: Compatibility) -> bool {
     match (version(asked), version(found)) {
         (Some((major, minor)), Some((found, found_minor))) => {
@@ -52,13 +53,13 @@ pub(super) fn version_will_do(asked: &str, found: &str, rule: Compatibility) -> 
     }
 }
 
-/// `1`, `1.2`, `1.2.3`, `1.2.3-rc1`, `v1.2`: major, and minor if it is there.
+/// `1`, `1.2`, `1.2.3`, `1.2.3-rc1`, `v1.2`, `^1.2`: major, and minor if it is there.
 fn version(text: &str) -> Option<(u32, Option<u32>)> {
     let digits = |text: &str| {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         text[..end].parse::<u32>().ok()
     };
-    let mut parts = text.trim_start_matches(['v', '=', '^', '~', ' ']).split('.');
+    let mut parts = text.trim_start_matches(['v', '^', ' ']).split('.');
     let major = digits(parts.next()?)?;
     Some((major, parts.next().and_then(digits)))
 }
@@ -78,7 +79,8 @@ mod tests {
             ("1.3", "1.2.9", Relaxed, true),
             ("2.0", "1.2.9", Relaxed, false),
             ("2.0", "1.2.9", Yolo, true),
-            ("latest", "1.2.9", Strict, true),
+            ("1.2", "nightly", Strict, true),
+            ("v1.2", "v1.3", Strict, true),
         ] {
             assert_eq!(version_will_do(asked, found, rule), will_do, "{asked} {found} {rule:?}");
         }

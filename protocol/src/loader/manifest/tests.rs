@@ -103,6 +103,7 @@ fn b1_wrong_types_name_file_key_and_line() {
         ("dependency = [{ min_version = \"1\" }]", "dependency.contract"),
         ("dependency = [{ contract = \"a\", min_version = \"x\" }]", "dependency.min_version"),
         ("bundle_dependencies = [\"@1\"]", "bundle_dependencies"),
+        ("bundle_dependencies = [\"a@latest\"]", "bundle_dependencies"),
         ("id = \"7\"", "id"),
     ] {
         match parse(&format!("{MINIMAL}{addition}\n")) {
@@ -283,6 +284,71 @@ windows.x86_64 = "reporter.dll"
     let text = format!("{text}id = 7\n").replace("bundle_id", "id = 7\nbundle_id");
     let text = text.trim_end_matches("id = 7\n");
     assert!(matches!(parse(text), Err(LoaderError::BundleTampered { .. })));
+}
+
+/// What cannot be held against a bundle's version is refused, and not met by any.
+#[test]
+fn r1_a_version_that_is_asked_for_can_be_read() {
+    let of = |version: &str| {
+        parse(&format!("{MINIMAL}bundle_dependencies = [\"ok\", \"dep@{version}\"]\n"))
+    };
+    for version in ["1", "1.2", "1.2.3", "0.0.0", "v1.2", "^1.2", "1.2.0-rc.1", "1.2.0+b7"] {
+        let dependencies = of(version).unwrap().manifest.bundle_dependencies;
+        assert_eq!(dependencies[1].version, version);
+    }
+    for version in [
+        "",
+        " ",
+        ">=2.0",
+        "~> 2.0",
+        "~2.0",
+        "=2.0",
+        "x2",
+        "2.x",
+        "*",
+        "latest",
+        "2.",
+        "2..0",
+        "99999999999.0",
+        "1.99999999999",
+        "1.2.3.4",
+        " 1.0",
+        "1.0 ",
+        "-1",
+        "1.0,<2",
+        "1.0@2",
+    ] {
+        match of(version) {
+            Err(LoaderError::ManifestInvalid { line, key, message, .. }) => {
+                assert_eq!((line, key.as_str()), (Some(3), "bundle_dependencies"), "{version}");
+                let told = format!("'dep@{version}'");
+                assert!(message.contains(&told) && message.contains("MAJOR"), "{message}");
+            }
+            other => panic!("{version}: {other:?}"),
+        }
+    }
+}
+
+/// `min_version` says how new the contract must be, and never makes another one of it.
+#[test]
+fn r1_min_version_counts_within_the_contracts_major() {
+    for (contract, least, asked, warns) in [
+        ("mv", "1.5.0", "mv@1.5.0", false),
+        ("mv@1", "1.5", "mv@1.5.0", false),
+        ("mv@1.2", "1.5.1", "mv@1.5.1", false),
+        ("mv@1.7.3", "1.5.9", "mv@1.7.3", false),
+        ("mv@2", "1.5.0", "mv@2", true),
+        ("mv@2.1", "1.5.0", "mv@2.1", true),
+        ("mv@1", "2.0", "mv@1", true),
+    ] {
+        let text = format!(
+            "{MINIMAL}[[dependency]]\ncontract = \"{contract}\"\nmin_version = \"{least}\"\n"
+        );
+        let ParsedManifest { manifest, warnings } = parse(&text).unwrap();
+        assert_eq!(manifest.dependencies[0].contract.to_string(), asked, "{contract} {least}");
+        assert_eq!(!warnings.is_empty(), warns, "{contract} {least}: {warnings:?}");
+        assert!(warnings.iter().all(|w| w.starts_with("manifest.toml:5: ")), "{warnings:?}");
+    }
 }
 
 #[test]
