@@ -30,8 +30,9 @@ pub struct SignatureConfig {
     /// Keys that may sign any bundle.
     pub trusted_keys: Vec<PublicKey>,
     /// A file that remembers the key of each bundle, by its name, from the
-    /// first time on that it is seen; another key is not trusted then. `None`:
-    /// the trusted keys and no other.
+    /// first time on that it is seen; another key is not trusted then. A bundle
+    /// that a trusted key has signed is remembered as one of the trusted keys'.
+    /// `None`: the trusted keys and no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trust_store: Option<PathBuf>,
 }

@@ -186,6 +186,88 @@ fn r5_the_first_key_of_a_name_is_remembered() {
     assert!(judge(&alone, "a", &one, FirstUse::Remember).is_err());
 }
 
+/// A store beside the trusted keys is for the bundles of others: it opens no way to
+/// those that a trusted key has signed.
+#[test]
+fn r5_what_a_trusted_key_has_signed_no_other_takes_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("trusted.toml");
+    let [one, two, foreign, other] = [(); 4].map(|()| SigningKey::generate().public());
+    let config = SignatureConfig {
+        trusted_keys: vec![one, two],
+        trust_store: Some(store.clone()),
+        ..SignatureConfig::default()
+    };
+    let remember = |config: &SignatureConfig, bundle: &str, key: &PublicKey| {
+        judge(config, bundle, key, FirstUse::Remember)
+    };
+    let refused = |config: &SignatureConfig, key: &PublicKey| {
+        for first_use in [FirstUse::Accept, FirstUse::Remember] {
+            let error = judge(config, "a", key, first_use).unwrap_err();
+            assert!(matches!(error, LoaderError::UntrustedSigningKey { .. }), "{error:?}");
+            let told = error.to_string();
+            assert!(told.contains("trusted keys") && told.contains("trusted.toml"), "{told}");
+        }
+    };
+    // To look remembers nothing.
+    judge(&config, "a", &one, FirstUse::Accept).unwrap();
+    assert!(!store.exists());
+    remember(&config, "a", &one).unwrap();
+    refused(&config, &foreign);
+    // Any of the trusted keys may follow any other, and there and back.
+    remember(&config, "a", &two).unwrap();
+    remember(&config, "a", &one).unwrap();
+    refused(&config, &foreign);
+    // One that is not trusted any more is as foreign as others are.
+    let revoked = SignatureConfig { trusted_keys: vec![two], ..config.clone() };
+    refused(&revoked, &one);
+    remember(&revoked, "a", &two).unwrap();
+    // Others' bundles have the store, as without trusted keys, until a trusted key
+    // has signed them.
+    remember(&config, "b", &foreign).unwrap();
+    remember(&config, "b", &foreign).unwrap();
+    assert!(remember(&config, "b", &other).is_err());
+    remember(&config, "b", &two).unwrap();
+    assert!(remember(&config, "b", &foreign).is_err());
+    // Who removes the line means it.
+    let text = std::fs::read_to_string(&store).unwrap();
+    std::fs::write(&store, text.replace("a = ", "c = ")).unwrap();
+    remember(&config, "a", &foreign).unwrap();
+    refused_by_first_use(&config, "a", &other);
+}
+
+fn refused_by_first_use(config: &SignatureConfig, bundle: &str, key: &PublicKey) {
+    let told = judge(config, bundle, key, FirstUse::Accept).unwrap_err().to_string();
+    assert!(told.contains("is not the one that it had before"), "{told}");
+}
+
+/// What is remembered already needs the store to be read, and no more; what is not is
+/// not passed over in silence.
+#[test]
+fn r5_a_trusted_key_needs_a_store_that_it_can_be_remembered_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("trusted.toml");
+    let key = SigningKey::generate().public();
+    let config = SignatureConfig {
+        trusted_keys: vec![key],
+        trust_store: Some(store.clone()),
+        ..SignatureConfig::default()
+    };
+    judge(&config, "a", &key, FirstUse::Remember).unwrap();
+    // As on a file system that has become read-only; also for root, who may do all else.
+    let lock = dir.path().join("trusted.toml.lock");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    judge(&config, "a", &key, FirstUse::Remember).unwrap();
+    let error = judge(&config, "b", &key, FirstUse::Remember).unwrap_err();
+    assert!(matches!(error, LoaderError::TrustStoreUnusable { .. }), "{error:?}");
+    std::fs::write(&store, "a = 'nonsense'").unwrap();
+    let error = judge(&config, "a", &key, FirstUse::Remember).unwrap_err();
+    assert!(matches!(error, LoaderError::TrustStoreUnusable { .. }), "{error:?}");
+    // To look is to ask for the key, which is trusted in any case.
+    judge(&config, "a", &key, FirstUse::Accept).unwrap();
+}
+
 /// The bundle and its key may be as they should; it is the supervisor's own file that is
 /// not.
 #[test]
@@ -217,7 +299,7 @@ fn r5_a_store_that_cannot_be_used_is_no_key_that_is_not_trusted() {
     // Where nothing can be written; also for root, who may do all else.
     let below = store.join("below/trusted.toml");
     let nowhere = SignatureConfig { trust_store: Some(below), ..config };
-    unusable(&nowhere, FirstUse::Remember, "trusted.toml.lock: Not a directory");
+    unusable(&nowhere, FirstUse::Remember, "trusted.toml: Not a directory");
 }
 
 #[test]
