@@ -131,6 +131,19 @@ fn g_json_has_lost_no_key_of_its_version() {
     assert_eq!(version, "1", "a new version: begin its list of keys");
     assert!(lost.is_empty(), "keys of version 1 have gone: {lost:#?}");
     assert!(first.lines().count() > 200);
+/// Keys stand in the order of the service's answer, and not in that of the alphabet: the
+/// crate asks for that itself, whatever else is built with it.
+#[test]
+fn g_json_keeps_the_order_of_keys() {
+    let running = Running::start("");
+    let served = running.get("/v1/status").body;
+    let printed = running.text(&["status", "--json"]);
+    for text in [&served, &printed] {
+        let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
+        assert!(at("version") < at("pid") && at("pid") < at("workers"), "{text}");
+    }
+}
+
 }
 
 /// The published figures have the documented shape, and nothing in them tells of
