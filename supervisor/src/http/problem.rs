@@ -23,6 +23,15 @@ impl Problem {
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad request", detail)
     }
+
+    /// A result whose JSON has so many bytes.
+    pub(super) fn answer_too_large(size: u64, limit: u64) -> Self {
+        let detail = format!(
+            "the result takes {size} bytes as JSON, over the limit of {limit} bytes, which is \
+             four times max_payload; return less, or lists of numbers as bytes"
+        );
+        Self { detail, ..Failure::PayloadTooLarge { size, limit }.into() }
+    }
 }
 
 impl IntoResponse for Problem {

@@ -16,14 +16,21 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use super::results::{NoJson, to_json};
 use super::serve::{self, Limits};
 use super::stream::{self, Choice, choice};
-use super::values::{AsJson, FromJson, oversized_integer};
+use super::values::{FromJson, oversized_integer};
 use super::{Gate, Peer, Right, metrics, page};
 use crate::Supervisor;
 use crate::logs::Logs;
 use menagerie_protocol::message::LogLevel;
 
+use menagerie_protocol::{Failure, RuntimeError};
+
+/// An answer to a call has so many times the bytes of the largest payload at most: room
+/// for any list of numbers. JSON may take more still, for nulls, booleans and control
+/// characters, of which a bundle can return millions in no time.
+const JSON_FACTOR: u64 = 4;
 /// What the service is described by: `docs/openapi.json`, which a test holds
 /// against [`endpoints`].
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -250,25 +257,59 @@ async fn call(
     State(supervisor): State<Supervisor>,
     body: Bytes,
 ) -> Result<impl IntoResponse, Problem> {
-    let CallBody { contract, function, args, timeout_ms } = parse(&body)?;
-    if let Some(integer) = oversized_integer(&body) {
+    let (asked, args) = aside(body.len(), move || read_call(&body)).await?;
+    let mut contract = supervisor.contract(&asked.contract)?;
+    if let Some(timeout) = asked.timeout_ms {
+        contract = contract.with_timeout(Duration::from_millis(timeout));
+    }
+    let value = contract.call_raw(&asked.function, &args).await?;
+    let limit = supervisor.config().max_payload.saturating_mul(JSON_FACTOR);
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let body = aside(value.len(), move || {
+        to_json(&value, limit).map_err(|error| match error {
+            NoJson::NoValue(error) => {
+                let message = format!("the result does not fit JSON: {error}");
+                Failure::BadValue { message }.into()
+            }
+            NoJson::TooLarge(size) => Problem::answer_too_large(size, limit as u64),
+        })
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], body.await?))
+}
+
+/// What a call asks for, and its arguments as MessagePack.
+fn read_call(body: &Bytes) -> Result<(CallBody, Vec<u8>), Problem> {
+    let mut asked: CallBody = parse(body)?;
+    if let Some(integer) = oversized_integer(body) {
         let problem = format!("{integer} fits neither a signed nor an unsigned integer of 64 bits");
         return Err(Problem::bad_request(problem));
     }
-    let mut contract = supervisor.contract(&contract)?;
-    if let Some(timeout) = timeout_ms {
-        contract = contract.with_timeout(Duration::from_millis(timeout));
-    }
-    let args = rmpv::Value::Array(args.into_iter().map(|FromJson(value)| value).collect());
-    let value = contract.call_value(&function, &args).await?;
-    let body = serde_json::to_string(&AsJson::new(&value))
-        .map_err(|error| Problem::new(StatusCode::BAD_GATEWAY, "no JSON", error.to_string()))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], body))
+    let args = std::mem::take(&mut asked.args).into_iter().map(|FromJson(value)| value);
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, &rmpv::Value::Array(args.collect()))
+        .map_err(|error| Problem::bad_request(error.to_string()))?;
+    Ok((asked, bytes))
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
+/// What is read or written on the runtime's own thread, in bytes; more takes long.
+const AT_ONCE: usize = 64 << 10;
+
+/// Does what takes long for many bytes where it holds up nobody.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= AT_ONCE {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    // It is not awaited to its end only when the runtime ends.
+    done.unwrap_or_else(|_| Err(RuntimeError::ShuttingDown.into()))
+}
+
 }
 
 #[cfg(test)]

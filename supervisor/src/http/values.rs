@@ -8,120 +8,27 @@
 //! | a float that is no number | `{"$float": "NaN"}`, `"Infinity"`, `"-Infinity"` |
 //! | a map with keys that are no strings, or the same one twice | `{"$map": [[key, value], …]}` |
 //!
-//! A map that would look like one of these is written as a `$map` too.
+//! A map that would look like one of these is written as a `$map` too. Results are
+//! written by [`results`](super::results).
 
 use std::collections::HashSet;
 use std::fmt;
 
 use base64::Engine as _;
+use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
-use base64::engine::{DecodePaddingMode, general_purpose};
-use menagerie_protocol::msgpack::MAX_DEPTH;
 use rmpv::Value;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde::ser::{Error as _, Serialize, SerializeMap, Serializer};
 
-const BYTES: &str = "$bytes";
-const FLOAT: &str = "$float";
-const MAP: &str = "$map";
+pub(super) const BYTES: &str = "$bytes";
+pub(super) const FLOAT: &str = "$float";
+pub(super) const MAP: &str = "$map";
 
 /// What people paste has its padding or has not.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-
-/// A value on its way out, as JSON.
-#[derive(Debug)]
-pub(super) struct AsJson<'a> {
-    value: &'a Value,
-    depth: usize,
-}
-
-impl<'a> AsJson<'a> {
-    pub(super) const fn new(value: &'a Value) -> Self {
-        Self { value, depth: 0 }
-    }
-
-    const fn inner<'b>(&self, value: &'b Value) -> AsJson<'b> {
-        AsJson { value, depth: self.depth + 1 }
-    }
-}
-
-impl Serialize for AsJson<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.depth > MAX_DEPTH {
-            return Err(S::Error::custom("lists and maps are nested too deep"));
-        }
-        match self.value {
-            Value::Nil => to.serialize_unit(),
-            Value::Boolean(value) => to.serialize_bool(*value),
-            Value::Integer(value) => match (value.as_i64(), value.as_u64()) {
-                (Some(signed), _) => to.serialize_i64(signed),
-                (None, Some(unsigned)) => to.serialize_u64(unsigned),
-                (None, None) => Err(S::Error::custom("an integer of more than 64 bits")),
-            },
-            Value::F32(value) => float(f64::from(*value), to),
-            Value::F64(value) => float(*value, to),
-            Value::String(value) => match value.as_str() {
-                Some(text) => to.serialize_str(text),
-                None => Err(S::Error::custom("a string that is not valid UTF-8")),
-            },
-            Value::Binary(bytes) => tagged(to, BYTES, &general_purpose::STANDARD.encode(bytes)),
-            Value::Array(items) => to.collect_seq(items.iter().map(|item| self.inner(item))),
-            Value::Map(pairs) => match plain_keys(pairs) {
-                Some(keys) => {
-                    let mut map = to.serialize_map(Some(pairs.len()))?;
-                    for (key, (_, value)) in keys.into_iter().zip(pairs) {
-                        map.serialize_entry(key, &self.inner(value))?;
-                    }
-                    map.end()
-                }
-                None => tagged(to, MAP, &Pairs(self, pairs)),
-            },
-            Value::Ext(kind, _) => {
-                let problem = format!("a MessagePack extension (type {kind}) has no JSON form");
-                Err(S::Error::custom(problem))
-            }
-        }
-    }
-}
-
-fn tagged<S: Serializer>(to: S, tag: &str, value: &impl Serialize) -> Result<S::Ok, S::Error> {
-    let mut map = to.serialize_map(Some(1))?;
-    map.serialize_entry(tag, value)?;
-    map.end()
-}
-
-fn float<S: Serializer>(value: f64, to: S) -> Result<S::Ok, S::Error> {
-    if value.is_finite() {
-        return to.serialize_f64(value);
-    }
-    let name = match (value.is_nan(), value.is_sign_positive()) {
-        (true, _) => "NaN",
-        (false, true) => "Infinity",
-        (false, false) => "-Infinity",
-    };
-    tagged(to, FLOAT, &name)
-}
-
-/// The keys, if the map can be a JSON object and cannot be mistaken.
-fn plain_keys(pairs: &[(Value, Value)]) -> Option<Vec<&str>> {
-    let keys: Vec<&str> = pairs.iter().map(|(key, _)| key.as_str()).collect::<Option<_>>()?;
-    if let [BYTES | FLOAT | MAP] = keys[..] {
-        return None;
-    }
-    let distinct: HashSet<&str> = keys.iter().copied().collect();
-    (distinct.len() == keys.len()).then_some(keys)
-}
-
-struct Pairs<'a>(&'a AsJson<'a>, &'a [(Value, Value)]);
-
-impl Serialize for Pairs<'_> {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_seq(self.1.iter().map(|(key, value)| (self.0.inner(key), self.0.inner(value))))
-    }
-}
 
 /// A value on its way in, from JSON.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,16 +112,6 @@ fn bytes(value: &Value) -> Result<Value, String> {
     LENIENT.decode(text).map(Value::Binary).map_err(|error| format!("$bytes: {error}"))
 }
 
-    /// The parser's shorter way is off by the last bit for one number in some: which way
-    /// it goes is a feature of serde_json that this crate has to ask for itself.
-    #[test]
-    fn c1_floats_are_read_to_the_last_bit() {
-        for text in ["182.19916586263525", "1.7976931348623157e308", "5e-324", "-0.0"] {
-            let Value::F64(value) = from_json(text).unwrap() else { panic!("{text}") };
-            assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
-        }
-    }
-
 fn special_float(value: &Value) -> Result<Value, &'static str> {
     match value.as_str() {
         Some("NaN") => Ok(Value::F64(f64::NAN)),
@@ -270,10 +167,15 @@ pub(super) fn oversized_integer(json: &[u8]) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH};
+
+    use super::super::results::{self, NoJson};
     use super::*;
 
-    fn to_json(value: &Value) -> Result<String, String> {
-        serde_json::to_string(&AsJson::new(value)).map_err(|error| error.to_string())
+    fn to_json(value: &Value) -> Result<String, NoJson> {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value(&mut bytes, value).unwrap();
+        results::to_json(&bytes, usize::MAX).map(|json| String::from_utf8(json).unwrap())
     }
 
     fn from_json(json: &str) -> Result<Value, String> {
@@ -303,6 +205,16 @@ mod tests {
         assert!(from_json(r#"{"$float":"NaN"}"#).unwrap().as_f64().unwrap().is_nan());
     }
 
+    /// The parser's shorter way is off by the last bit for one number in some: which way
+    /// it goes is a feature of serde_json that this crate has to ask for itself.
+    #[test]
+    fn c1_floats_are_read_to_the_last_bit() {
+        for text in ["182.19916586263525", "1.7976931348623157e308", "5e-324", "-0.0"] {
+            let Value::F64(value) = from_json(text).unwrap() else { panic!("{text}") };
+            assert_eq!(value.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
+        }
+    }
+
     #[test]
     fn c1_maps_keep_their_order_and_every_key() {
         let pairs = |pairs: &[(Value, i64)]| {
@@ -320,12 +232,24 @@ mod tests {
 
     #[test]
     fn values_without_a_json_form_are_errors() {
-        let ext = to_json(&Value::Ext(1, vec![2])).unwrap_err();
-        assert!(ext.contains("extension"), "{ext}");
-        let deep = (0..=MAX_DEPTH).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
-        assert!(to_json(&deep).unwrap_err().contains("nested"), "too deep");
-        let text = rmpv::decode::read_value(&mut &[0xa1, 0xff][..]).unwrap();
-        assert!(to_json(&text).unwrap_err().contains("UTF-8"));
+        let nested = |depth| (0..depth).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
+        let deep = to_json(&nested(MAX_DEPTH)).unwrap();
+        assert_eq!(deep, format!("{}null{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH)));
+        for (value, error) in [
+            (Value::Ext(1, vec![2]), DecodeError::UnsupportedType { marker: 0xd4 }),
+            (nested(MAX_DEPTH + 1), DecodeError::TooDeep),
+            (Value::Map(vec![(nested(MAX_DEPTH), Value::Nil)]), DecodeError::TooDeep),
+        ] {
+            assert_eq!(to_json(&value), Err(NoJson::NoValue(error)));
+        }
+        for (bytes, error) in [
+            (&[0xa1, 0xff][..], DecodeError::InvalidUtf8),
+            (&[0x81, 0xa1, 0xff, 0xc0], DecodeError::InvalidUtf8),
+            (&[0x92, 0xc0], DecodeError::Truncated),
+            (&[], DecodeError::Truncated),
+        ] {
+            assert_eq!(results::to_json(bytes, 100), Err(NoJson::NoValue(error)), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,30 @@ fn g_a_request_that_is_too_large_is_413() {
     assert_eq!(read_response(stream).status, 413);
 }
 
+/// A result within the limit of payloads may take several times its bytes as JSON.
+#[test]
+fn c2_an_answer_that_is_too_large_as_json_is_413() {
+    let settings = "max_payload = \"128KiB\"\n[status]\nmax_request = \"2MiB\"";
+    let running = Running::start(settings);
+    let echo = |count: usize| {
+        let list = format!("[{}]", vec!["true"; count].join(","));
+        let body = format!(r#"{{"contract":"probe@1","function":"echo","args":[{list}]}}"#);
+        (list, running.post("/v1/call", &body))
+    };
+    let (list, response) = echo(100_000);
+    assert_eq!((response.status, response.body.len()), (200, list.len()));
+    assert!(response.body == list);
+    let (list, response) = echo(125_000);
+    assert_eq!(response.status, 413, "{response:?}");
+    let error = &response.json()["error"]["PayloadTooLarge"];
+    assert_eq!((&error["size"], &error["limit"]), (&list.len().into(), &(512 << 10).into()));
+    assert!(response.json()["detail"].as_str().unwrap().contains("as JSON"), "{response:?}");
+    // One that is too large as a value is told as before.
+    let (_, response) = echo(140_000);
+    assert_eq!(response.status, 413, "{response:?}");
+    assert_eq!(response.json()["error"]["PayloadTooLarge"]["limit"], 128 << 10);
+}
+
 #[test]
 fn g_slow_clients_are_let_go() {
     let running = Running::start("[status]\nrequest_timeout = \"300ms\"");
