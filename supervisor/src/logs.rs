@@ -78,7 +78,8 @@ impl Logs {
     }
 }
 
-fn cut(text: &str, most: usize) -> &str {
+/// At most so many bytes of a text.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -22,15 +22,16 @@ use super::stream::{self, Choice, choice};
 use super::values::{FromJson, oversized_integer};
 use super::{Gate, Peer, Right, metrics, page};
 use crate::Supervisor;
-use crate::logs::Logs;
+use crate::logs::cut;
+use crate::worker::gate::{self, Verdict};
 use menagerie_protocol::message::LogLevel;
-
 use menagerie_protocol::{Failure, RuntimeError};
 
 /// An answer to a call has so many times the bytes of the largest payload at most: room
 /// for any list of numbers. JSON may take more still, for nulls, booleans and control
 /// characters, of which a bundle can return millions in no time.
 const JSON_FACTOR: u64 = 4;
+
 /// What the service is described by: `docs/openapi.json`, which a test holds
 /// against [`endpoints`].
 const OPENAPI: &str = include_str!("../../../docs/openapi.json");
@@ -61,7 +62,8 @@ pub(super) fn endpoints() -> Vec<(&'static str, &'static str, MethodRouter<Super
 }
 
 pub(super) fn router(supervisor: Supervisor, gate: Gate, limits: Limits) -> Router {
-    let guard = Arc::new(Guard { gate, supervisor: supervisor.clone() });
+    let refusals = gate::Gate::new(&gate::REFUSALS);
+    let guard = Arc::new(Guard { gate, refusals, supervisor: supervisor.clone() });
     endpoints()
         .into_iter()
         .fold(Router::new(), |router, (_, path, handler)| router.route(path, handler))
@@ -83,6 +85,8 @@ pub(super) fn router(supervisor: Supervisor, gate: Gate, limits: Limits) -> Rout
 /// What the check of rights needs.
 struct Guard {
     gate: Gate,
+    /// How many refusals are logged.
+    refusals: gate::Gate,
     supervisor: Supervisor,
 }
 
@@ -112,7 +116,7 @@ async fn check(
         Peer::Tcp if right == Right::None => "a client without a token".to_owned(),
         Peer::Tcp => "the bearer of the token for reading".to_owned(),
     };
-    refused(&guard.supervisor.core().events.logs, &who, peer, &request);
+    guard.log_refusal(&who, peer, &request);
     if matches!(peer, Peer::Tcp) && right == Right::None {
         let detail = "show the token: Authorization: Bearer <token>";
         let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
@@ -122,16 +126,35 @@ async fn check(
     Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).into_response()
 }
 
-/// Each refusal is logged.
-fn refused(logs: &Logs, who: &str, peer: Peer, request: &Request) {
-    let (method, path) = (request.method(), request.uri().path());
-    tracing::warn!(?peer, %method, path, "refused on the status socket");
-    let process = match peer {
-        Peer::User { pid: Some(pid), .. } => format!(" (process {pid})"),
-        _ => String::new(),
-    };
-    let text = format!("refused on the status socket: {who}{process}: {method} {path}");
-    logs.push(LogLevel::Warn, None, None, "supervisor", &text);
+/// Of the method and of the path of a request that is refused, so many bytes are logged.
+const LOGGED: (usize, usize) = (20, 200);
+
+impl Guard {
+    /// Each refusal is logged, unless there are too many: whoever may do nothing here may
+    /// not drive out of the log what others have said either.
+    fn log_refusal(&self, who: &str, peer: Peer, request: &Request) {
+        let method = cut(request.method().as_str(), LOGGED.0);
+        let path = cut(request.uri().path(), LOGGED.1);
+        let process = match peer {
+            Peer::User { pid: Some(pid), .. } => format!(" (process {pid})"),
+            _ => String::new(),
+        };
+        let text = format!("refused on the status socket: {who}{process}: {method} {path}");
+        let Verdict { passes, dropped } = self.refusals.judge(text.len(), Instant::now());
+        if let Some(count) = dropped {
+            tracing::warn!(count, "refused on the status socket, and not logged one by one");
+            self.log(&format!("refused on the status socket: {count} more, not logged one by one"));
+        }
+        if passes {
+            tracing::warn!(?peer, method, path, "refused on the status socket");
+            self.log(&text);
+        }
+    }
+
+    fn log(&self, text: &str) {
+        let logs = &self.supervisor.core().events.logs;
+        logs.push(LogLevel::Warn, None, None, "supervisor", text);
+    }
 }
 
 async fn openapi() -> impl IntoResponse {
@@ -253,6 +276,22 @@ struct CallBody {
     timeout_ms: Option<u64>,
 }
 
+/// What is read or written on the runtime's own thread, in bytes; more takes long.
+const AT_ONCE: usize = 64 << 10;
+
+/// Does what takes long for many bytes where it holds up nobody.
+async fn aside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= AT_ONCE {
+        return work();
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    // It is not awaited to its end only when the runtime ends.
+    done.unwrap_or_else(|_| Err(RuntimeError::ShuttingDown.into()))
+}
+
 async fn call(
     State(supervisor): State<Supervisor>,
     body: Bytes,
@@ -294,22 +333,6 @@ fn read_call(body: &Bytes) -> Result<(CallBody, Vec<u8>), Problem> {
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
-/// What is read or written on the runtime's own thread, in bytes; more takes long.
-const AT_ONCE: usize = 64 << 10;
-
-/// Does what takes long for many bytes where it holds up nobody.
-async fn aside<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    if bytes <= AT_ONCE {
-        return work();
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    // It is not awaited to its end only when the runtime ends.
-    done.unwrap_or_else(|_| Err(RuntimeError::ShuttingDown.into()))
-}
-
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -23,6 +23,7 @@ use super::patience::Patience;
 use super::problem::Problem;
 use super::{Access, Peer, Right};
 use crate::lane::lock;
+use crate::worker::gate::{Gate, REFUSALS, Verdict};
 
 /// What a request's head may have, in bytes.
 const MAX_HEAD: usize = 32 << 10;
@@ -89,6 +90,8 @@ pub(super) struct Server {
     connections: JoinSet<()>,
     /// Room for those that are told that there is none.
     told: Arc<Semaphore>,
+    /// How many that are one too many are logged.
+    refusals: Gate,
 }
 
 impl Server {
@@ -99,6 +102,7 @@ impl Server {
             open: Arc::default(),
             connections: JoinSet::new(),
             told: Arc::new(Semaphore::new(MAX_TOLD)),
+            refusals: Gate::new(&REFUSALS),
         }
     }
 
@@ -132,7 +136,11 @@ impl Server {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Some(counted) = self.open.enter(peer, self.limits.max_connections) else {
-            tracing::warn!(?peer, "too many connections to the status service");
+            let Verdict { passes, dropped } = self.refusals.judge(0, Instant::now());
+            if passes || dropped.is_some() {
+                let more = dropped.unwrap_or(0);
+                tracing::warn!(?peer, more, "too many connections to the status service");
+            }
             let Ok(room) = Arc::clone(&self.told).try_acquire_owned() else { return };
             self.connections.spawn(async move {
                 // A client expects no answer before it has asked.

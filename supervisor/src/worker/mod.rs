@@ -12,7 +12,7 @@ mod crash;
 mod dying;
 mod environment;
 mod first_load;
-mod gate;
+pub(crate) mod gate;
 pub(crate) mod handle;
 mod heard;
 mod heartbeat;

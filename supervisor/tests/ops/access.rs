@@ -142,6 +142,24 @@ impl Tcp<'_> {
     }
 }
 
+/// Who may do nothing here may not drive out what others have logged, either.
+#[test]
+fn g_refusals_leave_the_logs_alone() {
+    let running = Running::start("log_bytes = \"64KiB\"\n[status]\ntcp = \"127.0.0.1:0\"");
+    let address = running.said.split_once("http://").unwrap().1.split_once('/').unwrap().0;
+    let tcp = Tcp { running: &running, address: address.to_owned() };
+    assert_eq!(tcp.ask("GET", "/first", None).status, 401);
+    let long = format!("/{}", "x".repeat(15 << 10));
+    for _ in 0..300 {
+        assert_eq!(tcp.ask("GET", &long, None).status, 401);
+    }
+    let logs = running.lines(&["logs", "--json"]);
+    let said: Vec<&str> = logs.iter().map(|entry| entry["message"].as_str().unwrap()).collect();
+    assert!(said.iter().any(|line| line.ends_with("GET /first")), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("not logged one by one")), "{said:?}");
+    assert!(said.len() < 150 && said.iter().all(|line| line.len() < 400), "{said:?}");
+}
+
 /// Who asks for much and reads nothing of it does not keep its place.
 #[test]
 fn g_clients_that_read_nothing_lock_nobody_out() {
