@@ -35,6 +35,27 @@ fn g_calls_answer_in_json_and_failures_in_one_line() {
     }
 }
 
+/// Whatever is JSON is an argument, also what begins like an option; an option may
+/// follow it.
+#[test]
+fn c1_negative_numbers_are_arguments() {
+    let running = Running::start();
+    for number in ["-0.0", "-5", "-9223372036854775808", "-1.5e300", "-1e-5", "-2.5E+3"] {
+        let output = running.menagerie(&["call", "probe@1", "echo", number, "--timeout", "60s"]);
+        assert_eq!(output.status.code(), Some(0), "{number}: {output:?}");
+        let (sent, back) = (number.parse::<f64>().unwrap(), stdout(&output));
+        let back: f64 = back.trim().parse().unwrap();
+        assert_eq!(back.to_bits(), sent.to_bits(), "{number}");
+    }
+    let exact = running.menagerie(&["call", "probe@1", "echo", "-9223372036854775807"]);
+    assert_eq!(stdout(&exact).trim(), "-9223372036854775807");
+    for wrong in ["-", "-1x", "--5", "-x"] {
+        let output = running.menagerie(&["call", "probe@1", "echo", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {output:?}");
+        assert!(stderr(&output).contains(wrong), "{wrong}: {output:?}");
+    }
+}
+
 #[test]
 fn s3_a_killed_worker_is_ready_again_with_the_counts_one_higher() {
     let running = Running::start();

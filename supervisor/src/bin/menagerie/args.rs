@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -257,6 +258,24 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR")]
         worker_dir: Option<PathBuf>,
     },
+}
+
+/// The command line as clap is to see it. An argument of `call` may be a negative number,
+/// which looks like an option and is none: no option of ours begins with a digit. With a
+/// blank before it, it is the same JSON. (clap's own way knows no `-1e-5`.)
+pub(crate) fn plain(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut is_call = false;
+    args.map(move |arg| {
+        is_call |= arg == "call";
+        match arg.as_encoded_bytes() {
+            [b'-', b'0'..=b'9', ..] if is_call => {
+                let mut plain = OsString::from(" ");
+                plain.push(arg);
+                plain
+            }
+            _ => arg,
+        }
+    })
 }
 
 /// Reads `python=3`. Whether there is such a loader, and may be so many workers,

@@ -302,7 +302,8 @@ fn call_body(
     for argument in arguments {
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(argument) {
             let hint = "a string needs quotes of its own, for example '\"Ada\"'";
-            let message = format!("the argument {argument} is no JSON ({error}); {hint}");
+            let shown = argument.trim();
+            let message = format!("the argument {shown} is no JSON ({error}); {hint}");
             return Err(CommandError::Usage(message));
         }
     }

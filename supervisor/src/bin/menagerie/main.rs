@@ -25,7 +25,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     // clap ends the process itself with 2 for usage, and 0 for help.
-    let args = args::Args::parse();
+    let args = args::Args::parse_from(args::plain(std::env::args_os()));
     match command::execute(args).and_then(|()| render::written()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
