@@ -343,6 +343,7 @@ impl Config {
             ("start_timeout", self.start_timeout),
             ("slow_start_timeout", self.slow_start_timeout),
             ("heartbeat", self.heartbeat),
+            ("bundle_crash_window", self.bundle_crash_window),
             // A worker that stops as soon as it is started serves nobody.
             ("idle_stop", self.idle_stop.unwrap_or(LONGEST)),
         ];
@@ -353,9 +354,6 @@ impl Config {
             ("term_timeout", self.term_timeout),
         ];
         let invalid = |setting, problem| Err(ConfigError::Invalid { setting, problem });
-        if self.bundle_crash_window.is_zero() {
-            return invalid("bundle_crash_window", "must not be zero");
-        }
         if let Some((setting, _)) = never_zero.iter().find(|(_, time)| time.is_zero()) {
             return invalid(setting, "must not be zero");
         }
@@ -417,7 +415,10 @@ mod tests {
 
     #[test]
     fn config_times_are_no_longer_than_clocks_go() {
-        let times: [fn(&mut Config) -> &mut Duration; 10] = [
+        let times: [fn(&mut Config) -> &mut Duration; 13] = [
+            |c| &mut c.bundle_crash_window,
+            |c| &mut c.restart.window,
+            |c| &mut c.restart.reset_after,
             |c| &mut c.deadline,
             |c| &mut c.grace,
             |c| &mut c.load_timeout,

@@ -86,10 +86,12 @@ impl RestartPolicy {
         if self.max_delay < self.initial_delay {
             return invalid("max_delay", "is shorter than initial_delay");
         }
-        // Windows are only compared with; these are waited for.
-        for (field, time) in
-            [("max_delay", self.max_delay), ("trial_interval", self.trial_interval)]
-        {
+        for (field, time) in [
+            ("max_delay", self.max_delay),
+            ("reset_after", self.reset_after),
+            ("window", self.window),
+            ("trial_interval", self.trial_interval),
+        ] {
             if time > LONGEST {
                 return invalid(field, TOO_LONG);
             }

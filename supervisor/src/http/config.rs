@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
-use crate::config::{ConfigError, units};
+use crate::config::{ConfigError, LONGEST, TOO_LONG, units};
 
 /// How the status service is served, and to whom: the table `[status]` of a
 /// [`ConfigFile`](crate::ConfigFile).
@@ -75,11 +75,15 @@ impl StatusConfig {
         if !(2..=4096).contains(&self.max_connections) {
             return invalid("max_connections", "must be from 2 to 4096");
         }
-        if self.request_timeout.is_zero() {
-            return invalid("request_timeout", "must not be zero");
-        }
-        if self.answer_timeout.is_zero() {
-            return invalid("answer_timeout", "must not be zero");
+        for (setting, time) in
+            [("request_timeout", self.request_timeout), ("answer_timeout", self.answer_timeout)]
+        {
+            if time.is_zero() {
+                return invalid(setting, "must not be zero");
+            }
+            if time > LONGEST {
+                return invalid(setting, TOO_LONG);
+            }
         }
         if self.max_request.is_some_and(|bytes| bytes < 1024) {
             return invalid("max_request", "must be at least 1024 bytes");
@@ -115,4 +119,23 @@ fn users<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u32>, D::Error> {
         },
     };
     users.into_iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_status_times_are_no_longer_than_clocks_go() {
+        let times: [fn(&mut StatusConfig) -> &mut Duration; 2] =
+            [|c| &mut c.request_timeout, |c| &mut c.answer_timeout];
+        for time in times {
+            let mut config = StatusConfig::default();
+            *time(&mut config) = LONGEST;
+            config.check().unwrap();
+            *time(&mut config) = LONGEST + Duration::from_nanos(1);
+            let refused = config.check().unwrap_err().to_string();
+            assert!(refused.contains(TOO_LONG), "{refused}");
+        }
+    }
 }

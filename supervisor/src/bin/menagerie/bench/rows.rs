@@ -64,7 +64,7 @@ pub(super) fn measure(options: &Options, report: &mut Report) -> Result<(), Prob
     // of its own: what is measured is the first restart.
     config.restart.reset_after = Duration::from_millis(1);
     config.restart.limit = 10_000;
-    config.restart.window = Duration::from_secs(1_000_000_000);
+    config.restart.window = Duration::from_secs(10_000_000);
     let supervisor = start(&runtime, &config)?;
     let mut usable = Vec::new();
     for subject in subjects {
