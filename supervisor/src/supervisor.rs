@@ -440,6 +440,7 @@ impl Supervisor {
         let bundles = lock(&core.registry).all();
         let mut bundles: Vec<BundleStatus> = bundles.iter().map(|bundle| bundle.status()).collect();
         bundles.extend(lock(&core.broken).values().cloned());
+        // Of those of one name, those that run stay first.
         bundles.sort_by(|a, b| a.name.cmp(&b.name));
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -191,7 +191,10 @@ fn of_bundles(status: &Status, tally: &Tally) -> Vec<Family> {
     );
     let mut generation =
         Family::gauge("bundle_generation", "The generation that serves, or that did last.");
-    for bundle in &status.bundles {
+    // What could not be loaded goes by its folder's name, which another one may have, and
+    // which may be that of a bundle that runs: that one stands first.
+    for same in status.bundles.chunk_by(|one, next| one.name == next.name) {
+        let bundle = &same[0];
         let name = ("bundle", bundle.name.as_str());
         for state in BundleState::ALL {
             let value = if bundle.state == state { 1.0 } else { 0.0 };

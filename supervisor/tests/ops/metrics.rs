@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 
-use super::common::{Running, until};
+use super::common::{MENAGERIE, Program, Running, exchange, sample, until};
 
 /// A sample of Prometheus's text format, version 0.0.4.
 #[derive(Debug)]
@@ -168,6 +170,35 @@ fn g_metrics_are_well_formed_and_true() {
         of("menagerie_bundle_state", &[("bundle", "probe-lua"), ("state", "ready")]),
         Some(1.0)
     );
+}
+
+/// A bundle that loads, and two folders of its name whose manifests cannot be read: the
+/// status has all three, the metrics have one, which is that which runs.
+#[test]
+fn g_bundles_of_one_name_have_one_series() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(MENAGERIE);
+    command.args(["run", "--log", "error", "--bundles"]).arg(sample("greeter-lua"));
+    for (place, name) in [("a", "greeter-lua"), ("b", "greeter-lua"), ("c", "x"), ("d", "x")] {
+        let broken = dir.path().join(place).join(name);
+        std::fs::create_dir_all(&broken).unwrap();
+        std::fs::write(broken.join("manifest.toml"), "nonsense").unwrap();
+        command.arg("--bundles").arg(broken);
+    }
+    let socket = dir.path().join("s.sock");
+    let mut program = Program::start(command.arg("--socket").arg(&socket));
+    program.wait_for("ready at");
+    let get = |path| exchange(UnixStream::connect(&socket).unwrap(), "GET", path, &[], b"");
+    assert_eq!(get("/v1/bundles").json().as_array().unwrap().len(), 5);
+    let samples = parse(&get("/metrics").body).1;
+    let state = |name, state| {
+        value(&samples, "menagerie_bundle_state", &[("bundle", name), ("state", state)])
+    };
+    assert_eq!(
+        (state("greeter-lua", "ready"), state("greeter-lua", "failed")),
+        (Some(1.0), Some(0.0))
+    );
+    assert_eq!((state("x", "ready"), state("x", "failed")), (Some(0.0), Some(1.0)));
 }
 
 #[test]
