@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use tokio::net::UnixListener;
 
 use crate::random;
@@ -156,11 +157,8 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Bind
             if !metadata.file_type().is_socket() {
                 return Err(BindError::NoSocket { path: path.to_owned() });
             }
-            match UnixStream::connect(path) {
-                // Only this says that nobody listens.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-                Ok(_) => return Err(BindError::InUse { path: path.to_owned() }),
-                Err(error) => return Err(system(error)),
+            if listens(path).map_err(system)? {
+                return Err(BindError::InUse { path: path.to_owned() });
             }
         }
     }
@@ -180,6 +178,26 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Bind
     let (path, owner) = (path.to_owned(), std::process::id());
     let file = identity(&path);
     Ok((listener, Bound { path, file, owner }))
+}
+
+/// Whether somebody listens at a socket. It does not wait: one that accepts nobody, as
+/// a stopped process does, has a queue that is full in the end, and who waits for a
+/// place in it waits for ever, with the folder's lock.
+fn listens(path: &Path) -> io::Result<bool> {
+    let address = UnixAddr::new(path)?;
+    match connect(stream_socket()?.as_raw_fd(), &address) {
+        // The latter: its queue is full (unix(7)).
+        Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+        // Only this says that nobody does.
+        Err(Errno::ECONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// One that does not block.
+fn stream_socket() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
 }
 
 fn private_folder(folder: &Path) -> Result<(), BindError> {
@@ -230,7 +248,7 @@ mod tests {
         let room = MAX_SOCKET_PATH - dir.path().as_os_str().len() - 1;
         let path = dir.path().join("x".repeat(room));
         let bound = bind(&path, 0o600).unwrap();
-        UnixStream::connect(&path).unwrap();
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
         drop(bound);
         let path = dir.path().join("x".repeat(room + 1));
         assert!(matches!(bind(&path, 0o600), Err(BindError::TooLong { .. })));
@@ -268,6 +286,32 @@ mod tests {
         for refused in bound.iter().filter_map(|bound| bound.as_ref().err()) {
             assert!(matches!(refused, BindError::InUse { .. }), "{refused}");
         }
+    }
+
+    /// As a supervisor that has been stopped looks after a while: clients have filled
+    /// its queue, and it takes none of them.
+    #[tokio::test]
+    async fn g_a_socket_whose_owner_accepts_nobody_is_in_use() {
+        use nix::sys::socket::{Backlog, UnixAddr, listen};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.sock");
+        let owner = stream_socket().unwrap();
+        let address = UnixAddr::new(&path).unwrap();
+        nix::sys::socket::bind(owner.as_raw_fd(), &address).unwrap();
+        listen(&owner, Backlog::new(0).unwrap()).unwrap();
+        let mut clients = Vec::new();
+        let full = loop {
+            let client = stream_socket().unwrap();
+            match connect(client.as_raw_fd(), &address) {
+                Ok(()) => clients.push(client),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, Errno::EAGAIN);
+        assert!(matches!(bind(&path, 0o600), Err(BindError::InUse { .. })));
+        // When it has gone, so has its queue.
+        drop((owner, clients));
+        bind(&path, 0o600).unwrap();
     }
 
     #[tokio::test]
