@@ -45,7 +45,37 @@ fn g_top_once_is_a_picture() {
     }
     // Without a terminal there is nothing to be live on.
     assert_eq!(running.menagerie(&["top"]).status.code(), Some(2));
-    assert_eq!(running.menagerie(&["top", "--once", "--json"]).status.code(), Some(2));
+}
+
+/// For programs: a status in each line, as often as it looks; with `--once` one.
+#[test]
+fn g_top_in_json_is_a_status_in_each_line() {
+    let running = Running::start("");
+    let once = running.lines(&["top", "--once", "--json", "--every", "1h"]);
+    assert_eq!((once.len(), &once[0]["workers"][0]["name"]), (1, &"lua".into()));
+    let mut live = running.following(&["top", "--json", "--every", "50ms"]);
+    for _ in 0..3 {
+        let line = live.wait_for("uptime_ms");
+        let status: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(status["bundles"].as_array().unwrap().len(), 2, "{line}");
+    }
+}
+
+/// Whoever reads it may be in another folder.
+#[test]
+fn g_check_names_the_folder_by_its_whole_path() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("b")).unwrap();
+    for given in ["b", "./b", "nothing"] {
+        let output = Command::new(MENAGERIE)
+            .args(["check", given, "--json"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let findings: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let whole = dir.path().join(given.trim_start_matches("./"));
+        assert_eq!(findings["dir"], whole.to_str().unwrap(), "{output:?}");
+    }
 }
 
 #[test]

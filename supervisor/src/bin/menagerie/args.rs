@@ -235,7 +235,7 @@ pub(crate) enum Command {
         /// How often to look
         #[arg(long, value_parser = units::duration, value_name = "TIME", default_value = "1s")]
         every: Duration,
-        /// Print one picture, and end
+        /// Print one picture, or one status with --json, and end
         #[arg(long)]
         once: bool,
     },

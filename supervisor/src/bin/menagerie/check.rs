@@ -90,7 +90,9 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
 
 async fn look(request: Request) -> Result<Findings, CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Failed(error.to_string());
-    let mut findings = Findings { dir: request.dir.clone(), ..Findings::default() };
+    // Whoever reads it may be in another folder.
+    let dir = std::path::absolute(&request.dir).unwrap_or_else(|_| request.dir.clone());
+    let mut findings = Findings { dir, ..Findings::default() };
     let parsed = match ManifestData::read(&request.dir) {
         Ok(parsed) => parsed,
         Err(error) => {

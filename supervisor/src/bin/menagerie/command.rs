@@ -204,10 +204,7 @@ async fn dispatch(args: Args) -> Result<(), CommandError> {
                 Err(CommandError::Failed(format!("{what}: the bundle is not as it should be")))
             }
         }
-        Command::Top { .. } if json => {
-            let text = "top is for people; for programs: menagerie status --json";
-            Err(CommandError::Usage(text.to_owned()))
-        }
+        Command::Top { every, once } if json => top::lines(&client, every, once).await,
         Command::Top { every, once } => top::top(&client, every, once).await,
         Command::Completions { shell } => {
             render::line(generate::completions(shell).trim_end());

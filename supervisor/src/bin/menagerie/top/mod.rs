@@ -48,6 +48,21 @@ pub(crate) async fn top(client: &Client, every: Duration, once: bool) -> Result<
     outcome
 }
 
+/// For programs: what it would show, as the service has it, in a line for each look.
+pub(crate) async fn lines(
+    client: &Client,
+    every: Duration,
+    once: bool,
+) -> Result<(), CommandError> {
+    loop {
+        let status = client.text(Method::GET, "/v1/status", None).await?;
+        if !render::line(&status) || once {
+            return Ok(());
+        }
+        tokio::time::sleep(every.max(SHORTEST)).await;
+    }
+}
+
 async fn look(client: &Client, model: &mut Model) -> Result<(), CommandError> {
     model.update(status(client).await?, Instant::now());
     Ok(())
