@@ -117,29 +117,6 @@ fn g_paths_that_are_no_text_are_told_and_nothing_panics() {
     assert!(made["file"].as_str().unwrap().ends_with("x\u{fffd}/key"), "{made}");
 }
 
-/// One folder with an odd name costs `run --json` no ready line.
-#[test]
-fn g_run_is_ready_in_json_whatever_paths_are_called() {
-    use std::io::BufRead;
-    let dir = tempfile::tempdir().unwrap();
-    let odd = dir.path().join(OsStr::from_bytes(b"x\xff"));
-    let mut child = Command::new(MENAGERIE)
-        .args(["run", "--json", "--bundles"])
-        .arg(&odd)
-        .arg("--socket")
-        .arg(dir.path().join("s.sock"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let ready: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line:?}"));
-    assert!(ready["failed"][0]["path"].as_str().unwrap().ends_with("x\u{fffd}"), "{ready}");
-}
-
 /// A reader that has gone is no error; a full disk is one.
 #[test]
 fn g_output_that_cannot_be_written_is_1_and_told() {

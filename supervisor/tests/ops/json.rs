@@ -1,8 +1,13 @@
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use super::common::{Running, docs, sample, until};
+use super::common::{MENAGERIE, PATIENCE, Running, docs, sample, until};
 
 /// The keys of a value, at every depth; of a list, those of all its items.
 fn keys(value: &Value, at: &str, into: &mut BTreeSet<String>) {
@@ -19,38 +24,51 @@ fn keys(value: &Value, at: &str, into: &mut BTreeSet<String>) {
     }
 }
 
+/// The line that `menagerie run --json` prints when it is ready, in a folder; then it is
+/// ended.
+fn ready(dir: &Path, args: &[&OsStr]) -> Value {
+    let mut child = Command::new("timeout")
+        .args([&PATIENCE.as_secs().to_string(), MENAGERIE, "run", "--json"])
+        .args(args)
+        .arg("--socket")
+        .arg(dir.join("s.sock"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // `timeout` hands the signal on, and the supervisor ends in an orderly way.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    child.wait().unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+}
+
 /// What `menagerie run --json` prints when it is ready has the documented keys.
 #[test]
 fn g_run_says_in_json_when_it_is_ready() {
-    use std::io::BufRead;
     let text = std::fs::read_to_string(docs().join("json.md")).unwrap();
     let block =
         text.split_once("<!-- run -->\n```json\n").unwrap().1.split_once("\n```").unwrap().0;
     let dir = tempfile::tempdir().unwrap();
     let settings = dir.path().join("menagerie.toml");
     std::fs::write(&settings, "[status]\ntcp = \"127.0.0.1:0\"\n").unwrap();
-    let mut child = std::process::Command::new("timeout")
-        .args([&super::common::PATIENCE.as_secs().to_string(), super::common::MENAGERIE, "run"])
-        .args(["--json", "--bundles", "/nonexistent", "--bundles"])
-        .arg(sample("greeter-lua"))
-        .arg("--config")
-        .arg(settings)
-        .arg("--socket")
-        .arg(dir.path().join("s.sock"))
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    // `timeout` hands the signal on, and the supervisor ends in an orderly way.
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    child.wait().unwrap();
-    let (mut documented, mut real) = (BTreeSet::new(), BTreeSet::new());
-    keys(&serde_json::from_str(block).unwrap(), "", &mut documented);
-    keys(&serde_json::from_str(&line).unwrap(), "", &mut real);
-    assert_eq!(documented, real, "{line}");
+    let greeter = sample("greeter-lua");
+    let args = ["--bundles", "/nonexistent", "--bundles"].map(OsStr::new);
+    let more = [greeter.as_os_str(), OsStr::new("--config"), settings.as_os_str()];
+    let said = ready(dir.path(), &[&args[..], &more].concat());
+    let documented = keys_of(&serde_json::from_str(block).unwrap());
+    assert_eq!(documented, keys_of(&said), "{said}");
+}
+
+/// One folder with an odd name costs `run --json` no ready line.
+#[test]
+fn g_run_is_ready_in_json_whatever_paths_are_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let odd = dir.path().join(OsStr::from_bytes(b"x\xff"));
+    let said = ready(dir.path(), &[OsStr::new("--bundles"), odd.as_os_str()]);
+    assert!(said["failed"][0]["path"].as_str().unwrap().ends_with("x\u{fffd}"), "{said}");
 }
 
 /// The examples of docs/json.md: command, and what it prints.
@@ -113,6 +131,19 @@ fn g_json_is_as_documented() {
     assert_eq!(commands, BTreeSet::from(all));
 }
 
+/// Keys stand in the order of the service's answer, and not in that of the alphabet: the
+/// crate asks for that itself, whatever else is built with it.
+#[test]
+fn g_json_keeps_the_order_of_keys() {
+    let running = Running::start("");
+    let served = running.get("/v1/status").body;
+    let printed = running.text(&["status", "--json"]);
+    for text in [&served, &printed] {
+        let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
+        assert!(at("version") < at("pid") && at("pid") < at("workers"), "{text}");
+    }
+}
+
 /// Within a version keys are only added: those that version 1 began with are all
 /// there.
 #[test]
@@ -131,19 +162,6 @@ fn g_json_has_lost_no_key_of_its_version() {
     assert_eq!(version, "1", "a new version: begin its list of keys");
     assert!(lost.is_empty(), "keys of version 1 have gone: {lost:#?}");
     assert!(first.lines().count() > 200);
-/// Keys stand in the order of the service's answer, and not in that of the alphabet: the
-/// crate asks for that itself, whatever else is built with it.
-#[test]
-fn g_json_keeps_the_order_of_keys() {
-    let running = Running::start("");
-    let served = running.get("/v1/status").body;
-    let printed = running.text(&["status", "--json"]);
-    for text in [&served, &printed] {
-        let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
-        assert!(at("version") < at("pid") && at("pid") < at("workers"), "{text}");
-    }
-}
-
 }
 
 /// The published figures have the documented shape, and nothing in them tells of
@@ -166,12 +184,12 @@ fn g_bench_json_is_as_documented() {
 fn g_bench_leaves_out_no_more_than_it_says() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("menagerie");
-    let built = std::path::Path::new(super::common::MENAGERIE);
+    let built = Path::new(MENAGERIE);
     std::fs::copy(built, &program).unwrap();
     // Beside the program, for its only worker.
     let worker = "menagerie-worker-native";
     std::fs::copy(built.with_file_name(worker), dir.path().join(worker)).unwrap();
-    let output = std::process::Command::new(&program)
+    let output = Command::new(&program)
         .args(["bench", "--quick", "--only", "noticed", "--json", "--bundles"])
         .arg(sample(""))
         .env("PATH", "/nonexistent")
