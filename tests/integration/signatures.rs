@@ -202,11 +202,23 @@ async fn r5_a_foreign_key_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn r5_after_the_first_use_another_key_is_refused() {
+    let key = SigningKey::generate();
+    another_key_is_refused(&key, &[]).await;
+}
+
+/// A store beside the trusted keys takes nobody in for what they have signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn r5_after_a_trusted_key_another_key_is_refused() {
+    let key = SigningKey::generate();
+    another_key_is_refused(&key, &[key.public()]).await;
+}
+
+async fn another_key_is_refused(key: &SigningKey, trusted: &[PublicKey]) {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("trusted.toml");
-    let (key, other) = (SigningKey::generate(), SigningKey::generate());
-    let bundle = signed(&key);
-    let start = || start_with(with(SignaturePolicy::Required, &[], Some(store.clone())));
+    let other = SigningKey::generate();
+    let bundle = signed(key);
+    let start = || start_with(with(SignaturePolicy::Required, trusted, Some(store.clone())));
     let supervisor = start();
     supervisor.load(bundle.path()).await.unwrap();
     // A reload with another key changes nothing.
@@ -223,7 +235,7 @@ async fn r5_after_the_first_use_another_key_is_refused() {
     let supervisor = start();
     let error = supervisor.load(bundle.path()).await.unwrap_err();
     assert!(untrusted(&error), "{error}");
-    sign_bundle(&bundle.path(), &key).unwrap();
+    sign_bundle(&bundle.path(), key).unwrap();
     supervisor.load(bundle.path()).await.unwrap();
     supervisor.shutdown().await;
 }
