@@ -14,6 +14,8 @@ use mlua::{
     Variadic,
 };
 
+use crate::stack::collect;
+
 /// From this size on an argument is not copied but seen where it lies.
 pub(crate) const VIEW_FROM: usize = 4096;
 
@@ -80,6 +82,14 @@ impl std::ops::Deref for Slice<'_> {
     }
 }
 
+/// How many bytes lie where Lua's collector does not see them, since it last heard of
+/// any: it takes them for as small as their handles, and would let gigabytes pile up.
+#[derive(Debug, Default)]
+pub(crate) struct Unseen(Cell<usize>);
+
+/// From so many on the collector hears of them: less would cost each small one a step.
+const TELL_FROM: usize = 64 << 10;
+
 /// The userdata behind `menagerie.bytes`.
 #[derive(Debug)]
 pub(crate) struct Bytes(Memory);
@@ -106,6 +116,25 @@ impl Bytes {
             made: now.0.get(),
             now: now.clone(),
         }))
+    }
+
+    /// Hands them to Lua, whose collector then works as if it had allocated them.
+    pub(crate) fn create(self, lua: &Lua) -> mlua::Result<AnyUserData> {
+        let unseen = if let Memory::Own(bytes) = &self.0 { bytes.len() } else { 0 };
+        let bytes = lua.create_userdata(self)?;
+        let told = match lua.app_data_ref::<Unseen>() {
+            Some(all) => {
+                let sum = all.0.get().saturating_add(unseen);
+                let told = if sum < TELL_FROM { 0 } else { sum };
+                all.0.set(sum - told);
+                told
+            }
+            None => unseen,
+        };
+        if told > 0 {
+            collect(lua, told)?;
+        }
+        Ok(bytes)
     }
 
     /// How many there are.
@@ -141,7 +170,7 @@ pub(crate) fn make(lua: &Lua, value: Value) -> mlua::Result<AnyUserData> {
             return Err(mlua::Error::runtime(problem));
         }
     };
-    lua.create_userdata(bytes)
+    bytes.create(lua)
 }
 
 /// Lua's `i`, `j`, counted from 1 or from the end, as a range from 0.
@@ -177,7 +206,7 @@ impl UserData for Bytes {
             let mut out = Vec::new();
             append(&mut out, &a)?;
             append(&mut out, &b)?;
-            lua.create_userdata(Self(Memory::Own(out.into())))
+            Self(Memory::Own(out.into())).create(lua)
         });
         methods.add_meta_function(MetaMethod::Eq, |_, (a, b): (AnyUserData, AnyUserData)| {
             let (Ok(a), Ok(b)) = (a.borrow::<Self>(), b.borrow::<Self>()) else {
@@ -187,7 +216,7 @@ impl UserData for Bytes {
         });
         methods.add_method("sub", |lua, this, (i, j): (i64, Option<i64>)| {
             let range = range(this.len(), i, j.unwrap_or(-1));
-            lua.create_userdata(this.read(|bytes| Self::copy(&bytes[range]))?)
+            this.read(|bytes| Self::copy(&bytes[range]))?.create(lua)
         });
         methods.add_method("byte", |_, this, (i, j): (Option<i64>, Option<i64>)| {
             let i = i.unwrap_or(1);

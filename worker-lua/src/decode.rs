@@ -37,7 +37,7 @@ pub(crate) fn objects(
                     }
                     _ => Bytes::copy(bytes),
                 };
-                Value::UserData(lua.create_userdata(bytes)?)
+                Value::UserData(bytes.create(lua)?)
             }
             Token::Int(v) if Wide::is_wide(v) => wide.make(lua, Int64::Signed(v))?,
             Token::UInt(v) => wide.make(lua, Int64::Unsigned(v))?,

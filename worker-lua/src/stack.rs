@@ -58,6 +58,27 @@ pub(crate) unsafe fn protected<R: FromLuaMulti>(
     unsafe { lua.exec_raw(args, |state| f(&Stack { state })) }
 }
 
+/// What `lua_gc` takes to ask whether the collector runs; `mlua` names it for PUC Lua
+/// only.
+const IS_RUNNING: c_int = 9;
+
+/// Runs the collector as far as an allocation of `bytes` would, unless the bundle has
+/// stopped it.
+pub(crate) fn collect(lua: &Lua, bytes: usize) -> mlua::Result<()> {
+    let kilobytes = c_int::try_from(bytes >> 10).unwrap_or(c_int::MAX);
+    let step = |stack: &Stack| {
+        // SAFETY: the state is live.
+        if unsafe { ffi::lua_gc(stack.state, IS_RUNNING, 0) } == 0 {
+            return;
+        }
+        // SAFETY: the state is live and in a protected call: a finalizer may raise, over
+        // frames that own nothing.
+        unsafe { ffi::lua_gc(stack.state, ffi::LUA_GCSTEP, kilobytes) };
+    };
+    // SAFETY: the closure owns nothing, and leaves the stack as it is.
+    unsafe { protected(lua, (), step) }
+}
+
 // Each method is sound by the promises that were given to `protected` or `of`:
 // the state is live and in a protected call, indices exist, there is room.
 impl Stack {

@@ -8,6 +8,7 @@ use menagerie_protocol::GuestError;
 use menagerie_protocol::msgpack::Reader;
 use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, ffi};
 
+use crate::bytes::Unseen;
 use crate::decode::{Shared, objects};
 use crate::encode::{EncodeError, Scratch, Splice, splice};
 use crate::interrupt::Interrupter;
@@ -65,6 +66,7 @@ impl Vm {
     /// A new state, in which no bundle's code has run, and nothing is any bundle's.
     pub(crate) fn new() -> mlua::Result<Self> {
         let lua = Lua::new_with(StdLib::ALL_SAFE, LuaOptions::default())?;
+        lua.set_app_data(Unseen::default());
         let interrupter = Arc::new(Interrupter::default());
         interrupter.install(&lua)?;
         let functions = lua.create_table()?;

@@ -300,6 +300,38 @@ fn c2_large_bytes_cross_both_ways() {
 }
 
 #[test]
+fn c2_bytes_that_nobody_holds_any_more_are_freed() {
+    const SIZE: usize = 1_000_000;
+    let (harness, bundle) = probe(
+        "local own = {}
+         for i = 1, 50000 do own[i] = { i } end
+         local function alive(make)
+           local all = setmetatable({}, { __mode = 'v' })
+           for i = 1, 400 do all[i] = make() end
+           local n = 0
+           for _ in pairs(all) do n = n + 1 end
+           return n
+         end
+         local one = menagerie.bytes(('x'):rep(1000000))
+         function probe.received()
+           return alive(function() return menagerie.call('blob@1', 'get') end)
+         end
+         function probe.joined() return alive(function() return one .. 'y' end) end
+         function probe.cut() return alive(function() return one:sub(2) end) end
+         function probe.copied() return alive(function() return menagerie.bytes(one) end) end
+         function probe.made()
+           local i = 0
+           return alive(function() i = i + 1; return menagerie.bytes(i .. ('x'):rep(1000000)) end)
+         end",
+    );
+    harness.on_call(|_, _, _| Ok(packed(|w| w.bin(&[7; SIZE]))));
+    for how in ["received", "joined", "cut", "copied", "made"] {
+        let alive: usize = bundle.call("probe@1", how, ()).unwrap();
+        assert!(alive < 100, "{how}: {alive} of 400 MB are not freed");
+    }
+}
+
+#[test]
 fn c2_a_view_of_an_earlier_call_is_refused() {
     let (_harness, bundle) = probe(
         "local kept
