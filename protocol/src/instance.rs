@@ -89,10 +89,11 @@ pub trait Instance {
 /// from the worker's control thread, so it touches the VM only by what its
 /// engine documents as callable from other threads.
 pub trait Interrupt: Send + Sync {
-    /// Makes the call that [`Instance::call`] is running now fail with
-    /// [`Failure::Cancelled`](crate::Failure::Cancelled). May be called when
-    /// nothing runs any more, which must have no effect on later calls.
-    fn interrupt(&self);
+    /// Makes `call`, which [`Instance::call`] is running now, fail with
+    /// [`Failure::Cancelled`](crate::Failure::Cancelled). May be called before any of
+    /// the bundle's code runs for it, and when none does any more, which must have no
+    /// effect on later calls.
+    fn interrupt(&self, call: u64);
 
     /// As [`interrupt`](Self::interrupt), for a call that has begun and has
     /// returned from [`Instance::call`]: its code runs from

@@ -80,7 +80,7 @@ impl InterruptControl {
         self.stopping.store(call, Ordering::SeqCst);
         // SYNC: call ended. With `end`.
         if self.current.load(Ordering::SeqCst) == call {
-            how.interrupt();
+            how.interrupt(call);
         } else {
             how.cancel(call);
         }

@@ -126,7 +126,7 @@ impl Gate {
 }
 
 impl Interrupt for Gate {
-    fn interrupt(&self) {
+    fn interrupt(&self, _: u64) {
         let state = self.state.load(Ordering::Acquire);
         if state & PHASE == CALL {
             self.terminate(state);

@@ -82,7 +82,7 @@ impl Interrupter {
 }
 
 impl Interrupt for Interrupter {
-    fn interrupt(&self) {
+    fn interrupt(&self, _: u64) {
         let hit =
             self.state.compare_exchange(RUNNING, STOP, Ordering::AcqRel, Ordering::Acquire).is_ok();
         if hit {

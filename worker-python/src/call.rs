@@ -33,7 +33,7 @@ pub(crate) fn run(
         Err(message) => return reply.fail(Failure::BadArguments { message }),
     };
     let mut decoder = Decoder::new(py, reader, args.segment);
-    let result = match invoke(py, lane, function, count, &mut decoder) {
+    let result = match invoke(py, lane, reply.call_id(), function, count, &mut decoder) {
         Ok(result) => result,
         Err(message) => return reply.fail(Failure::BadArguments { message }),
     };
@@ -57,6 +57,7 @@ pub(crate) fn run(
 fn invoke<'py>(
     py: Python<'py>,
     lane: &Lane,
+    call: u64,
     function: &Function,
     count: usize,
     decoder: &mut Decoder<'_, 'py>,
@@ -64,7 +65,9 @@ fn invoke<'py>(
     function.check_count(count)?;
     let mut next = |index| argument(py, function, index, decoder);
     let callable = function.callable.bind(py);
-    let guarded = |call: &dyn Fn() -> PyResult<Bound<'py, PyAny>>| lane.run(py, 0, call);
+    let guarded = |code: &dyn Fn() -> PyResult<Bound<'py, PyAny>>| {
+        lane.run(py, call, |stop| stop.map_or_else(code, Err))
+    };
     Ok(match count {
         0 => guarded(&|| callable.call0()),
         1 => {

@@ -149,7 +149,7 @@ fn run_hook<'py>(
     context: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = hook.py();
-    let value = lane.run(py, 0, || match context {
+    let value = lane.run(py, 0, |_| match context {
         Some(context) => hook.call1((context,)),
         None => hook.call0(),
     })?;

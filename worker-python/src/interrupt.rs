@@ -18,6 +18,11 @@ use crate::interpreter;
 /// raises only if the number is still the same. The lane's thread changes the
 /// number, and withdraws an exception that came too late, while it holds that
 /// lock as well.
+///
+/// An interrupt comes once. Where no code of its call runs at that moment (the lane
+/// waits for the interpreter lock, or runs a step of another call within this one's
+/// nested loop), the call's id stays noted, and the next stretch of its code begins
+/// with the exception.
 #[derive(Debug)]
 pub(crate) struct PythonInterrupt(Arc<Shared>);
 
@@ -25,10 +30,18 @@ pub(crate) struct PythonInterrupt(Arc<Shared>);
 struct Shared {
     thread: u64,
     stretch: AtomicU64,
-    /// The `async` call that the stretch is a step of, or 0.
+    /// The call that the stretch belongs to, or 0.
     current: AtomicU64,
-    /// Written and read under the interpreter lock only.
-    raised: AtomicBool,
+    /// The last call that was asked to stop while [`Instance::call`] ran it, until it
+    /// was told.
+    ///
+    /// [`Instance::call`]: menagerie_protocol::Instance::call
+    asked: AtomicU64,
+    /// The same of those that wait in the loop.
+    asked_later: AtomicU64,
+    /// Whether the stretch was told to stop; written and read under the interpreter
+    /// lock only.
+    told: AtomicBool,
     /// The lane's event loop, once it has one.
     driver: Mutex<Option<Py<PyAny>>>,
 }
@@ -40,29 +53,46 @@ impl PythonInterrupt {
             thread: thread_ident(),
             stretch: AtomicU64::new(0),
             current: AtomicU64::new(0),
-            raised: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            asked_later: AtomicU64::new(0),
+            told: AtomicBool::new(false),
             driver: Mutex::new(None),
         }))
     }
 
-    /// Guest code that may be interrupted begins: a step of the `async` call
-    /// `token`, or something else if that is 0. Called by the lane's thread,
-    /// attached.
-    pub(crate) fn begin(&self, _: Python<'_>, token: u64) {
+    /// Guest code that may be interrupted begins, for `call`, or for none if that is
+    /// 0. Called by the lane's thread, attached.
+    pub(crate) fn begin(&self, _: Python<'_>, call: u64) -> Begun {
         // Only this thread writes them, so loads and stores will do.
-        self.0.current.store(token, Ordering::Release);
         let stretch = self.0.stretch.load(Ordering::Relaxed);
-        self.0.stretch.store(stretch | 1, Ordering::Release);
+        let current = self.0.current.load(Ordering::Relaxed);
+        let asked = self.0.enter((stretch + 1) | 1, call);
+        self.0.told.store(asked, Ordering::Relaxed);
+        Begun { asked, outer: (stretch % 2 == 1).then_some(current) }
     }
 
     /// Guest code has ended. Called by the lane's thread, attached.
-    pub(crate) fn end(&self, _: Python<'_>) {
+    pub(crate) fn end(&self, py: Python<'_>, begun: &Begun) {
         let stretch = self.0.stretch.load(Ordering::Relaxed);
-        self.0.stretch.store((stretch | 1) + 1, Ordering::Release);
-        if self.0.raised.load(Ordering::Relaxed) {
-            self.0.raised.store(false, Ordering::Relaxed);
+        let outer_asked = match begun.outer {
+            Some(call) => self.0.enter(stretch + 2, call),
+            None => {
+                self.0.stretch.store(stretch + 1, Ordering::Release);
+                false
+            }
+        };
+        if self.0.told.load(Ordering::Relaxed) {
+            self.0.told.store(false, Ordering::Relaxed);
             raise(self.0.thread, std::ptr::null_mut());
         }
+        if outer_asked {
+            self.0.raise_cancelled(py);
+        }
+    }
+
+    /// Forgets that a call was asked to stop: it hears of it in another way.
+    pub(crate) fn forget(&self, call: u64) {
+        self.0.take_asked(call);
     }
 
     /// Where `async` calls run; `None` when the loop is closed.
@@ -77,40 +107,78 @@ impl PythonInterrupt {
     }
 }
 
-impl PythonInterrupt {
-    fn send(&self, stretch: u64, token: u64) {
-        let job = Job { shared: Arc::clone(&self.0), stretch, token };
+/// A stretch of guest code that has begun.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Begun {
+    /// Whether its call was asked to stop before: the code has to begin with that.
+    pub(crate) asked: bool,
+    /// The call, or 0, of the stretch that this one is within, in a nested loop.
+    outer: Option<u64>,
+}
+
+impl Shared {
+    /// Stops a call, of which `asked` is noted until it hears of it.
+    fn ask(self: &Arc<Self>, call: u64, asked: &AtomicU64) {
+        // SYNC: asked to stop. With `enter`.
+        asked.store(call, Ordering::SeqCst);
+        let stretch = self.stretch.load(Ordering::SeqCst);
+        let current = self.current.load(Ordering::Acquire);
+        let same = stretch == self.stretch.load(Ordering::Acquire);
+        let runs = same && stretch % 2 == 1 && current == call;
+        let job = Job { shared: Arc::clone(self), stretch: if runs { stretch } else { 0 }, call };
         // It fails only if there is no helper thread; the hard way is left.
         let _ = helper().send(job);
+    }
+
+    /// A stretch of `call`'s code begins or goes on; true if it was asked to stop
+    /// before, and did not hear of it.
+    fn enter(&self, stretch: u64, call: u64) -> bool {
+        self.current.store(call, Ordering::Release);
+        // SYNC: asked to stop. With `ask`: either that sees this stretch, or we see that
+        // its call was asked.
+        self.stretch.store(stretch, Ordering::SeqCst);
+        self.take_asked(call)
+    }
+
+    /// Whether a call was asked to stop and has not heard of it; now it has.
+    fn take_asked(&self, call: u64) -> bool {
+        let mut taken = false;
+        for asked in [&self.asked, &self.asked_later] {
+            // SYNC: asked to stop. With `enter`.
+            if call != 0 && asked.load(Ordering::SeqCst) == call {
+                let swap = asked.compare_exchange(call, 0, Ordering::AcqRel, Ordering::Relaxed);
+                taken |= swap.is_ok();
+            }
+        }
+        taken
+    }
+
+    /// Raises `menagerie.Cancelled` in the guest code that runs; attached.
+    fn raise_cancelled(&self, py: Python<'_>) {
+        if let Ok(cancelled) = interpreter::class(py, "Cancelled") {
+            self.told.store(true, Ordering::Relaxed);
+            raise(self.thread, cancelled.as_ptr());
+        }
     }
 }
 
 impl Interrupt for PythonInterrupt {
-    fn interrupt(&self) {
-        let stretch = self.0.stretch.load(Ordering::Acquire);
-        if stretch % 2 == 1 {
-            self.send(stretch, 0);
-        }
+    fn interrupt(&self, call: u64) {
+        self.0.ask(call, &self.0.asked);
     }
 
     fn cancel(&self, call: u64) {
-        let stretch = self.0.stretch.load(Ordering::Acquire);
-        let current = self.0.current.load(Ordering::Acquire);
-        let same = stretch == self.0.stretch.load(Ordering::Acquire);
-        // A step of it that runs is interrupted; otherwise it waits in the
-        // loop, which cancels it there.
-        let runs = same && stretch % 2 == 1 && current == call;
-        self.send(if runs { stretch } else { 0 }, call);
+        self.0.ask(call, &self.0.asked_later);
     }
 }
 
 /// An interrupt that waits for the interpreter lock.
 struct Job {
     shared: Arc<Shared>,
-    /// What ran, if it is odd.
+    /// What ran of the call, if it is odd.
     stretch: u64,
-    /// The `async` call that is meant, if it is not 0.
-    token: u64,
+    call: u64,
 }
 
 /// A thread that waits for the interpreter lock in the control thread's place:
@@ -132,20 +200,21 @@ fn helper() -> &'static Sender<Job> {
 
 impl Job {
     fn run(self, py: Python<'_>) {
-        let Self { shared, stretch, token } = self;
+        let Self { shared, stretch, call } = self;
         if stretch % 2 == 1 && shared.stretch.load(Ordering::Acquire) == stretch {
-            if let Ok(cancelled) = interpreter::class(py, "Cancelled") {
-                shared.raised.store(true, Ordering::Relaxed);
-                raise(shared.thread, cancelled.as_ptr());
+            shared.take_asked(call);
+            if !shared.told.load(Ordering::Relaxed) {
+                shared.raise_cancelled(py);
             }
-        } else if token != 0 {
-            let driver = {
-                let driver = shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
-                driver.as_ref().map(|driver| driver.clone_ref(py))
-            };
-            // It fails if the loop was closed meanwhile, and the call with it.
-            let _ = driver.map(|driver| driver.call_method1(py, "cancel", (token,)));
+            return;
         }
+        // If it waits in the loop, it is cancelled there.
+        let driver = {
+            let driver = shared.driver.lock().unwrap_or_else(PoisonError::into_inner);
+            driver.as_ref().map(|driver| driver.clone_ref(py))
+        };
+        // It fails if the loop was closed meanwhile, and the call with it.
+        let _ = driver.map(|driver| driver.call_method1(py, "cancel", (call,)));
     }
 }
 

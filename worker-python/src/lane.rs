@@ -11,6 +11,7 @@ use menagerie_protocol::{Host, Logger, Runtime};
 use pyo3::prelude::*;
 
 use crate::forks;
+use crate::interpreter;
 use crate::interrupt::PythonInterrupt;
 use crate::output;
 use crate::tasks::Tasks;
@@ -77,17 +78,18 @@ impl Lane {
         lane
     }
 
-    /// Runs guest code that may be interrupted: a step of the `async` call `token`, or
-    /// something else if that is 0.
+    /// Runs guest code that may be interrupted, for `call`, or for none if that is 0.
+    /// If the call was asked to stop before, `code` gets what to raise instead.
     pub(crate) fn run<T>(
         &self,
         py: Python<'_>,
-        token: u64,
-        code: impl FnOnce() -> PyResult<T>,
+        call: u64,
+        code: impl FnOnce(Option<PyErr>) -> PyResult<T>,
     ) -> PyResult<T> {
-        self.interrupt.begin(py, token);
-        let result = self.watch(code);
-        self.interrupt.end(py);
+        let begun = self.interrupt.begin(py, call);
+        let stop = begun.asked.then(|| cancelled(py));
+        let result = self.watch(|| code(stop));
+        self.interrupt.end(py, &begun);
         forks::check(py, &result);
         result
     }
@@ -113,4 +115,10 @@ impl Lane {
     pub(crate) fn current() -> Option<Rc<Self>> {
         CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
     }
+}
+
+/// `menagerie.Cancelled`.
+fn cancelled(py: Python<'_>) -> PyErr {
+    let cancelled = interpreter::class(py, "Cancelled").and_then(|class| class.call0());
+    cancelled.map_or_else(|error| error, PyErr::from_value)
 }

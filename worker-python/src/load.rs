@@ -95,7 +95,7 @@ impl Generation {
 
         let stem = Path::new(&manifest.file).file_stem().and_then(|stem| stem.to_str());
         let run = (stem.unwrap_or("main"), path, code);
-        let module = lane.run(py, 0, || bundle.call_method1("run", run));
+        let module = lane.run(py, 0, |_| bundle.call_method1("run", run));
         lane.loading.set(false);
         let module = module.map_err(|error| failed(step_of(py, &error), error))?;
 

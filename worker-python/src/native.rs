@@ -25,6 +25,7 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module.add_function(wrap_pyfunction!(write, &module)?)?;
     module.add_function(wrap_pyfunction!(flush, &module)?)?;
     module.add_function(wrap_pyfunction!(forked, &module)?)?;
+    module.add_function(wrap_pyfunction!(cancelling, &module)?)?;
     module.add_function(wrap_pyfunction!(finish, &module)?)?;
     module.add_function(wrap_pyfunction!(check_contained, &module)?)?;
     module.add_function(wrap_pyfunction!(read_contained, &module)?)?;
@@ -145,6 +146,14 @@ fn flush(which: usize) {
 #[pyfunction]
 fn forked() {
     forks::begun();
+}
+
+/// The loop cancels an `async` call: no step of it has to begin with the exception.
+#[pyfunction]
+fn cancelling(token: u64) {
+    if let Some(lane) = Lane::current() {
+        lane.interrupt.forget(token);
+    }
 }
 
 /// The end of an `async` call.

@@ -174,10 +174,16 @@ impl Step {
         // nobody else has a reference cannot be given up any more.
         let step = coroutine.bind(py).getattr(method)?;
         let result = match Lane::current() {
-            Some(lane) => lane.run(py, token, || {
-                lane.serving.set(token);
-                let result = step.call1(args);
-                lane.serving.set(0);
+            Some(lane) => lane.run(py, token, |stop| {
+                let outer = lane.serving.replace(token);
+                let result = match stop {
+                    // Where it waits, so that it can clean up.
+                    Some(stop) if method == "send" => {
+                        coroutine.bind(py).call_method1("throw", (stop.into_value(py),))
+                    }
+                    _ => step.call1(args),
+                };
+                lane.serving.set(outer);
                 result
             }),
             // A coroutine that another thread closes, or a process that was forked.

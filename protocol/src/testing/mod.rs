@@ -20,7 +20,7 @@ use crate::instance::ContractInterface;
 use crate::lane::link::{Rx, Side, Tx};
 use crate::lane::wait::wake_pair;
 use crate::lane::worker::Outbox;
-use crate::lane::{BulkRef, DEFAULT_SLOTS, INLINE_MAX, LaneMemory};
+use crate::lane::{BulkRef, DEFAULT_SLOTS, INLINE_MAX, LaneMemory, LaneWord};
 use crate::loader::BundleLoader;
 use crate::loader::bundle_source::BundleSource;
 use crate::loader::manifest::ManifestData;
@@ -222,6 +222,7 @@ impl Harness {
             manifest,
             source,
             contracts,
+            begun: made.memory.begun(),
             link: Mutex::new(Link {
                 tx,
                 rx,
@@ -286,6 +287,7 @@ struct TestLane {
     manifest: ManifestData,
     source: BundleSource,
     contracts: Vec<ContractInterface>,
+    begun: LaneWord,
     link: Mutex<Link>,
     /// Calls that have not ended.
     open: Mutex<BTreeSet<u64>>,
@@ -390,6 +392,17 @@ impl TestBundle {
         let bulk = BulkRef { segment, offset: offset as u64, len: payload.len() as u64 };
         let head = FrameHead { flags: head.flags | FLAG_BULK, ..head };
         link.tx.send(head, &[&bulk.to_bytes()]).expect("room in the ring");
+    }
+
+    /// Waits until the lane's thread has got to every call that was sent to it.
+    pub fn wait_until_begun(&self) {
+        let lane = self.lane();
+        let sent = lock(&lane.link).next_call - 1;
+        let deadline = Instant::now() + PATIENCE;
+        while lane.begun.load(Ordering::Relaxed) < sent {
+            assert!(Instant::now() < deadline, "the lane begins no call");
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for a call that was begun.

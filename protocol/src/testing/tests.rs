@@ -32,7 +32,7 @@ struct ToyInstance {
 struct Stop(Arc<AtomicBool>);
 
 impl Interrupt for Stop {
-    fn interrupt(&self) {
+    fn interrupt(&self, _: u64) {
         panic!("no call of the toy is interrupted while it runs");
     }
     fn cancel(&self, call: u64) {

@@ -79,6 +79,7 @@ class Driver:
     def _cancel(self, token):
         task = self._calls.get(token)
         if task is not None:
+            _menagerie.cancelling(token)
             task.cancel()
 
     def close(self):

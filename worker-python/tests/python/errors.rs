@@ -1,3 +1,7 @@
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+
 use menagerie_protocol::Failure;
 use menagerie_protocol::msgpack::encode_args;
 
@@ -170,6 +174,93 @@ def quick(): return sum(range(50))
         }
         assert_eq!(call::<_, u32>(&bundle, "quick", ()), Ok(1225), "round {round}");
     }
+}
+
+/// A bundle that keeps the interpreter lock until there is a byte to read.
+const HOLDER: &str = "
+import ctypes
+
+@menagerie.export('t@1')
+def hold(fd, said):
+    print(said)
+    ctypes.PyDLL(None).read(fd, ctypes.create_string_buffer(1), 1)
+";
+
+#[test]
+fn s6_an_interrupt_that_comes_before_the_code_stops_it() {
+    let harness = harness();
+    let holder = code(&harness, "holder", HOLDER).unwrap();
+    let bundle = code(
+        &harness,
+        "waits-for-the-lock",
+        "
+import asyncio
+
+@menagerie.export('t@1')
+def spin():
+    while True: pass
+
+@menagerie.export('t@1')
+async def spin_later():
+    while True: pass
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    for (round, function) in ["spin", "spin_later", "spin"].into_iter().enumerate() {
+        let (mut here, there) = UnixStream::pair().unwrap();
+        let said = format!("round {round}");
+        let mut args = Vec::new();
+        encode_args(&mut args, &(there.as_raw_fd(), &said)).unwrap();
+        let held = holder.begin(T, "hold", &args).unwrap();
+        harness.wait_for_log(|record| record.message == said);
+        // Nothing of it can run before it is asked to stop.
+        let running = bundle.begin(T, function, &[0x90]).unwrap();
+        bundle.wait_until_begun();
+        bundle.interrupt();
+        here.write_all(&[1]).unwrap();
+        assert_eq!(holder.finish(held), Ok(vec![0xc0]));
+        assert_eq!(bundle.finish(running), Err(Failure::Cancelled), "{function}");
+        assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
+    }
+}
+
+#[test]
+fn s6_a_call_with_a_nested_loop_can_be_interrupted() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "nested",
+        "
+import asyncio
+go = asyncio.Event()
+
+@menagerie.export('t@1')
+async def waits():
+    await go.wait()
+    return 'waited'
+
+@menagerie.export('t@1')
+def nested():
+    go.set()
+    asyncio.get_event_loop().run_until_complete(asyncio.sleep(0.01))
+    print('spins')
+    while True: pass
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    let waits = bundle.begin(T, "waits", &[0x90]).unwrap();
+    let nested = bundle.begin(T, "nested", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "spins");
+    assert!(bundle.finish(waits).is_ok());
+    bundle.interrupt();
+    assert_eq!(bundle.finish(nested), Err(Failure::Cancelled));
+    assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
 }
 
 #[test]
