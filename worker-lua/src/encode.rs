@@ -7,6 +7,7 @@ use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
 use mlua::{Table, UserDataRef, Value};
 
 use crate::bytes::{Bytes, STALE, Slice};
+use crate::interrupt::{CANCELLED, Interrupter};
 use crate::stack::{Kind, Stack};
 use crate::wide::{Int64, Wide};
 
@@ -14,6 +15,9 @@ use crate::wide::{Int64, Wide};
 /// that share parts may be small in Lua and endless on the wire. The lane's
 /// own, configured limit is far lower.
 const MAX_SIZE: usize = 1 << 30;
+
+/// How many values pass between two looks at whether the call is to stop.
+const LOOK_EVERY: usize = 4096;
 
 /// Why a Lua value has no MessagePack form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,7 @@ pub(crate) enum EncodeError {
     TooDeep,
     TooLarge,
     Stale,
+    Stopped,
 }
 
 impl EncodeError {
@@ -45,6 +50,7 @@ impl std::fmt::Display for EncodeError {
             Self::TooDeep => write!(f, "tables are nested deeper than {MAX_DEPTH} levels"),
             Self::TooLarge => write!(f, "the value is larger than {MAX_SIZE} bytes"),
             Self::Stale => f.write_str(STALE),
+            Self::Stopped => f.write_str(CANCELLED),
         }
     }
 }
@@ -59,6 +65,8 @@ pub(crate) struct Scratch {
     pub(crate) gaps: Vec<usize>,
     /// The tables that are being written, outermost first.
     path: Vec<*const c_void>,
+    /// How many values have been begun.
+    values: usize,
 }
 
 /// A buffer that grew beyond this by one large result is given back.
@@ -73,6 +81,7 @@ impl Scratch {
         self.out.clear();
         self.gaps.clear();
         self.path.clear();
+        self.values = 0;
     }
 }
 
@@ -86,6 +95,7 @@ pub(crate) struct Encoder<'a> {
     pub(crate) outbox: c_int,
     /// The metatable that makes a table a map.
     pub(crate) map_metatable: *const c_void,
+    pub(crate) interrupter: &'a Interrupter,
 }
 
 impl Encoder<'_> {
@@ -93,6 +103,11 @@ impl Encoder<'_> {
     pub(crate) fn value(&mut self) -> Result<(), EncodeError> {
         if self.scratch.out.len() > MAX_SIZE {
             return Err(EncodeError::TooLarge);
+        }
+        // No hook is called in here, and tables that share parts take long.
+        self.scratch.values += 1;
+        if self.scratch.values.is_multiple_of(LOOK_EVERY) && self.interrupter.is_stopped() {
+            return Err(EncodeError::Stopped);
         }
         let mut writer = Writer::new(&mut self.scratch.out);
         match self.stack.kind(-1) {
@@ -220,7 +235,7 @@ pub(crate) struct Splice {
 /// Reads the values that were set aside, and empties the outbox.
 pub(crate) fn splice(
     wide: &Wide,
-    gaps: &[usize],
+    Scratch { gaps, .. }: &Scratch,
     outbox: &Table,
 ) -> mlua::Result<Result<Vec<Splice>, EncodeError>> {
     if gaps.is_empty() {
@@ -275,5 +290,9 @@ pub(crate) fn with_pieces<R>(
     }
     pieces.push(&out[done..]);
     pieces.retain(|piece| !piece.is_empty());
+    // The same bytes may stand in it many times.
+    if pieces.iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len())) > MAX_SIZE {
+        return Err(EncodeError::TooLarge);
+    }
     Ok(f(&pieces))
 }

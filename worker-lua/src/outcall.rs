@@ -18,6 +18,7 @@ use crate::wide::Wide;
 pub(crate) struct Converter {
     pub(crate) wide: Wide,
     pub(crate) map_metatable: Table,
+    pub(crate) interrupter: Arc<Interrupter>,
 }
 
 impl Converter {
@@ -36,8 +37,9 @@ impl Converter {
         // one slot of its own beside what the encoder reserves.
         let (): () = unsafe {
             protected(lua, (&outbox, values), |stack| {
+                let interrupter = &self.interrupter;
                 let mut encoder =
-                    Encoder { stack, scratch: &mut scratch, outbox: 1, map_metatable };
+                    Encoder { stack, scratch: &mut scratch, outbox: 1, map_metatable, interrupter };
                 for index in 2..=stack.top() {
                     stack.push_copy(index);
                     result = encoder.value();
@@ -52,7 +54,7 @@ impl Converter {
         if let Err(error) = result {
             return Ok(Err(error));
         }
-        let splices = splice(&self.wide, &scratch.gaps, &outbox)?;
+        let splices = splice(&self.wide, &scratch, &outbox)?;
         Ok(splices
             .and_then(|splices| with_pieces(&scratch.out, &splices, |pieces| pieces.concat())))
     }
@@ -103,6 +105,7 @@ pub(crate) fn function(
         };
         let packed = match converter.encode(lua, args.collect())? {
             Ok(packed) => packed,
+            Err(EncodeError::Stopped) => return Err(mlua::Error::runtime(CANCELLED)),
             Err(error) => return refuse(&format!("call: {error}")),
         };
         let text = |text: &LuaString| text.to_string_lossy();

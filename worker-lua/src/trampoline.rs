@@ -8,6 +8,7 @@ use mlua::{Function, LightUserData, Lua, Table, ffi};
 
 use crate::decode::Decoder;
 use crate::encode::{EncodeError, Encoder, Scratch};
+use crate::interrupt::Interrupter;
 use crate::stack::{Stack, protected, upvalue};
 
 /// The bundle's exported functions and hooks, by number from 1.
@@ -59,6 +60,7 @@ pub(crate) struct Frame<'a> {
     pub(crate) arguments: Arguments<'a>,
     pub(crate) map_metatable: *const c_void,
     pub(crate) scratch: &'a mut Scratch,
+    pub(crate) interrupter: &'a Interrupter,
     pub(crate) outcome: Outcome,
 }
 
@@ -117,8 +119,13 @@ fn step(stack: &Stack, frame: &mut Frame<'_>) {
     }
     frame.outcome = Outcome::Raised;
     if stack.protected_call(count, 2) {
-        let map_metatable = frame.map_metatable;
-        let mut encoder = Encoder { stack, scratch: frame.scratch, outbox: OUTBOX, map_metatable };
+        let mut encoder = Encoder {
+            stack,
+            scratch: frame.scratch,
+            outbox: OUTBOX,
+            map_metatable: frame.map_metatable,
+            interrupter: frame.interrupter,
+        };
         frame.outcome = match encoder.value() {
             Ok(()) => Outcome::Done,
             Err(error) => Outcome::Result(error),

@@ -91,7 +91,11 @@ impl Vm {
         let on_error: Function = prelude.get("on_error")?;
         let map_metatable: Table = prelude.get("map_metatable")?;
         let trampoline = trampoline::create(&lua, &shelves, &map_metatable, &on_error)?;
-        let converter = Rc::new(Converter { wide: Wide::new(&prelude)?, map_metatable });
+        let converter = Rc::new(Converter {
+            wide: Wide::new(&prelude)?,
+            map_metatable,
+            interrupter: Arc::clone(&interrupter),
+        });
         native::fill_integers(&lua, &functions, &converter)?;
         Ok(Self {
             trampoline,
@@ -117,14 +121,14 @@ impl Vm {
     /// Runs the bundle's main chunk, and returns what it returns.
     pub(crate) fn run(&self, chunk: &Function) -> Result<Value, CallError> {
         self.interrupter.begin();
-        let result = self.xpcall.call::<(bool, Value)>((chunk, &self.on_error));
-        let stopped = self.interrupter.end();
-        match result {
+        // Telling an error runs the guest's code as well, `__index` and `__tostring`.
+        let result = match self.xpcall.call::<(bool, Value)>((chunk, &self.on_error)) {
             Ok((true, value)) => Ok(value),
-            _ if stopped => Err(CallError::Cancelled),
-            Ok((false, info)) => Err(CallError::Raised(raised::caught(&info))),
-            Err(error) => Err(CallError::Raised(raised::from_mlua(&error))),
-        }
+            Ok((false, info)) => Err(raised::caught(&info)),
+            Err(error) => Err(raised::from_mlua(&error)),
+        };
+        let stopped = self.interrupter.end();
+        result.map_err(|error| if stopped { CallError::Cancelled } else { CallError::Raised(error) })
     }
 
     /// Adds a function that [`call`](Self::call) can call, and returns its
@@ -184,29 +188,29 @@ impl Vm {
             arguments,
             map_metatable: self.map_metatable,
             scratch: &mut self.scratch,
+            interrupter: &self.interrupter,
             outcome: Outcome::Arguments,
         };
+        let Shelves { outbox, .. } = &self.shelves;
         self.interrupter.begin();
         let result = trampoline::call(&self.trampoline, &mut frame);
-        let stopped = self.interrupter.end();
         let outcome = frame.outcome;
-        let Shelves { outbox, .. } = &self.shelves;
-        match (result, outcome) {
-            (Ok(()), Outcome::Done) => {}
-            (result, outcome) => {
-                let info = outbox.raw_get::<Value>(1);
-                outbox.clear()?;
-                result?;
-                return Err(match outcome {
-                    _ if stopped => CallError::Cancelled,
-                    Outcome::Arguments => CallError::Arguments,
-                    Outcome::Result(error) => CallError::Result(error),
-                    _ => CallError::Raised(raised::caught(&info?)),
-                });
-            }
+        // Telling an error runs the guest's code as well, `__index` and `__tostring`.
+        let raised = (outcome == Outcome::Raised)
+            .then(|| outbox.raw_get::<Value>(1).map(|info| raised::caught(&info)));
+        let stopped = self.interrupter.end();
+        if result.is_err() || outcome != Outcome::Done {
+            outbox.clear()?;
+            result?;
+            return Err(match (outcome, raised) {
+                _ if stopped => CallError::Cancelled,
+                (Outcome::Result(error), _) => CallError::Result(error),
+                (_, Some(error)) => CallError::Raised(error?),
+                _ => CallError::Arguments,
+            });
         }
-        let gaps = &self.scratch.gaps;
-        let splices = splice(&self.converter.wide, gaps, outbox)?.map_err(CallError::Result)?;
+        let splices =
+            splice(&self.converter.wide, &self.scratch, outbox)?.map_err(CallError::Result)?;
         Ok(Encoded { out: &self.scratch.out, splices })
     }
 }

@@ -57,6 +57,28 @@ fn s6_a_coroutine_is_stopped() {
 }
 
 #[test]
+fn s6_an_error_that_loops_while_it_is_told_is_stopped() {
+    for name in ["__index", "__tostring"] {
+        let body = format!(
+            "error(setmetatable({{}}, {{ {name} = function() while true do end end }}))"
+        );
+        let (_harness, bundle) = spinner(&body);
+        let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
+        assert_eq!(stop(&bundle, call), Err(Failure::Cancelled), "{name}");
+        assert_eq!(bundle.call("probe@1", "inc", (1,)), Ok(2));
+    }
+}
+
+#[test]
+fn s6_a_result_that_shares_its_parts_is_stopped() {
+    // 2^26 values: too large for an answer, which one that goes on would end in.
+    let (_harness, bundle) =
+        spinner("local t = { true, true } for _ = 1, 25 do t = { t, t } end return t");
+    let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
+    assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
+}
+
+#[test]
 fn s6_a_sleeper_is_woken() {
     let (_harness, bundle) = spinner("");
     for function in ["nap", "sleep_for_ever"] {
