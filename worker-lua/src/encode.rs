@@ -1,9 +1,10 @@
 //! Lua's stack → MessagePack.
 
+use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
 
 use menagerie_protocol::GuestError;
-use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
+use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token, Writer};
 use mlua::{Table, UserDataRef, Value};
 
 use crate::bytes::{Bytes, STALE, Slice};
@@ -28,6 +29,7 @@ pub(crate) enum EncodeError {
     TooLarge,
     Stale,
     Stopped,
+    SameKey,
 }
 
 impl EncodeError {
@@ -51,6 +53,7 @@ impl std::fmt::Display for EncodeError {
             Self::TooLarge => write!(f, "the value is larger than {MAX_SIZE} bytes"),
             Self::Stale => f.write_str(STALE),
             Self::Stopped => f.write_str(CANCELLED),
+            Self::SameKey => f.write_str("two keys of a map are the same value"),
         }
     }
 }
@@ -67,6 +70,9 @@ pub(crate) struct Scratch {
     path: Vec<*const c_void>,
     /// How many values have been begun.
     values: usize,
+    /// Whether a map has keys that are objects: two of them, or one and a plain value,
+    /// differ in Lua and may be one key outside.
+    has_object_keys: bool,
 }
 
 /// A buffer that grew beyond this by one large result is given back.
@@ -82,6 +88,7 @@ impl Scratch {
         self.gaps.clear();
         self.path.clear();
         self.values = 0;
+        self.has_object_keys = false;
     }
 }
 
@@ -187,6 +194,8 @@ impl Encoder<'_> {
             self.stack.push_nil();
             while self.stack.next(-2) {
                 self.stack.push_copy(-2);
+                self.scratch.has_object_keys |=
+                    matches!(self.stack.kind(-1), Kind::Table | Kind::Userdata | Kind::Cdata);
                 self.value()?;
                 self.stack.pop();
                 self.value()?;
@@ -235,15 +244,53 @@ pub(crate) struct Splice {
 /// Reads the values that were set aside, and empties the outbox.
 pub(crate) fn splice(
     wide: &Wide,
-    Scratch { gaps, .. }: &Scratch,
+    Scratch { out, gaps, has_object_keys, .. }: &Scratch,
     outbox: &Table,
 ) -> mlua::Result<Result<Vec<Splice>, EncodeError>> {
-    if gaps.is_empty() {
+    if gaps.is_empty() && !has_object_keys {
         return Ok(Ok(Vec::new()));
     }
     let values = outbox.sequence_values::<Value>().collect::<mlua::Result<Vec<_>>>()?;
     outbox.clear()?;
-    Ok(gaps.iter().zip(values).map(|(&at, value)| splice_one(wide, at, &value)).collect())
+    let splices = gaps.iter().zip(values).map(|(&at, value)| splice_one(wide, at, &value));
+    let splices = splices.collect::<Result<Vec<_>, _>>();
+    if !has_object_keys {
+        return Ok(splices);
+    }
+    Ok(splices.and_then(|splices| {
+        let whole = with_pieces(out, &splices, |pieces| pieces.concat())?;
+        match keys_differ(&mut Reader::new(&whole)) {
+            Ok(false) => Err(EncodeError::SameKey),
+            _ => Ok(splices),
+        }
+    }))
+}
+
+/// Whether no map has a key twice.
+fn keys_differ(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
+    match reader.token()? {
+        Token::Array(len) => {
+            for _ in 0..len {
+                if !keys_differ(reader)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Token::Map(len) => {
+            let mut keys = HashSet::new();
+            for _ in 0..len {
+                let key = reader.rest();
+                if !keys_differ(reader)? || !keys.insert(&key[..key.len() - reader.rest().len()]) {
+                    return Ok(false);
+                }
+                if !keys_differ(reader)? {
+                    return Ok(false);
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(true)
 }
 
 fn splice_one(wide: &Wide, at: usize, value: &Value) -> Result<Splice, EncodeError> {

@@ -128,7 +128,8 @@ impl Vm {
             Err(error) => Err(raised::from_mlua(&error)),
         };
         let stopped = self.interrupter.end();
-        result.map_err(|error| if stopped { CallError::Cancelled } else { CallError::Raised(error) })
+        result
+            .map_err(|error| if stopped { CallError::Cancelled } else { CallError::Raised(error) })
     }
 
     /// Adds a function that [`call`](Self::call) can call, and returns its

@@ -59,9 +59,8 @@ fn s6_a_coroutine_is_stopped() {
 #[test]
 fn s6_an_error_that_loops_while_it_is_told_is_stopped() {
     for name in ["__index", "__tostring"] {
-        let body = format!(
-            "error(setmetatable({{}}, {{ {name} = function() while true do end end }}))"
-        );
+        let body =
+            format!("error(setmetatable({{}}, {{ {name} = function() while true do end end }}))");
         let (_harness, bundle) = spinner(&body);
         let call = bundle.begin("probe@1", "spin", &[0x90]).unwrap();
         assert_eq!(stop(&bundle, call), Err(Failure::Cancelled), "{name}");

@@ -252,6 +252,31 @@ fn c1_map_keys_that_lua_cannot_hold_are_refused() {
 }
 
 #[test]
+fn c1_a_key_that_would_leave_twice_is_refused() {
+    let (_harness, bundle) = probe(
+        "local b, u = menagerie.bytes, menagerie.uint64
+         function probe.wide() return { [u'18446744073709551615'] = 1, [u'18446744073709551615'] = 2 } end
+         function probe.plain() return { x = { { [u'18446744073709551615'] = 1, [7] = 3, [u'7'] = 2 } } } end
+         function probe.bytes() return { [b'k'] = 1, [b'k'] = 2 } end
+         function probe.tables() return { [{ 1 }] = 1, [{ 1 }] = 2 } end
+         function probe.argument()
+           local _, e = pcall(menagerie.call, 'kv@1', 'put', { [b'k'] = 1, [b'k'] = 2 })
+           return e
+         end
+         function probe.fine()
+           return { [b'k'] = 1, k = 2, [{ 1 }] = 3, [{ 2 }] = 4, [u'7'] = 5, [8] = { [b'k'] = 6 } }
+         end",
+    );
+    for function in ["wide", "plain", "bytes", "tables"] {
+        let error = guest_error(bundle.call_raw("probe@1", function, &[0x90]));
+        assert_eq!(error.message, "two keys of a map are the same value", "{function}");
+    }
+    let refused: String = bundle.call("probe@1", "argument", ()).unwrap();
+    assert!(refused.contains("two keys of a map are the same value"), "{refused}");
+    assert_eq!(bundle.call_raw("probe@1", "fine", &[0x90]).unwrap()[0], 0x86);
+}
+
+#[test]
 fn c1_strings_that_are_no_utf8_leave_as_bytes() {
     let (_harness, bundle) = probe(
         "function probe.text() return 'h\\195\\169' end
