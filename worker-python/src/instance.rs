@@ -129,7 +129,7 @@ impl Instance for PythonInstance {
                 polled.unwrap_or_else(|error| report(py, lane, error));
             });
         }
-        true
+        lane.tasks.has_loop()
     }
 
     fn wait(&mut self, wake: BorrowedFd<'_>) {

@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::Reply;
-use pyo3::exceptions::{PyKeyboardInterrupt, PySystemExit};
+use menagerie_protocol::message::LogLevel;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::{PyTraverseError, PyVisit};
 
+use crate::call;
 use crate::forks;
 use crate::interpreter;
 use crate::interrupt::PythonInterrupt;
@@ -53,13 +56,45 @@ impl Tasks {
     /// The event loop's driver; made when it is first asked for, since
     /// `asyncio` takes longer to import than the interpreter to start.
     fn driver<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        if let Some(driver) = &*self.driver.borrow() {
-            return Ok(driver.bind(py).clone());
+        if let Some(driver) = self.open_driver(py)? {
+            return Ok(driver);
         }
         let driver = interpreter::internal(py, "tasks")?.call_method0("Driver")?;
         self.interrupt.set_driver(Some(driver.clone().unbind()));
         *self.driver.borrow_mut() = Some(driver.clone().unbind());
         Ok(driver)
+    }
+
+    /// The driver, if there is one. A loop that the bundle has closed is given up: what
+    /// waits in it would never end.
+    fn open_driver<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let Some(driver) = self.driver.borrow().as_ref().map(|driver| driver.bind(py).clone())
+        else {
+            return Ok(None);
+        };
+        if !driver.call_method0(intern!(py, "is_closed"))?.is_truthy()? {
+            return Ok(Some(driver));
+        }
+        self.interrupt.set_driver(None);
+        // Not within the borrow: finalizers may run here.
+        drop(self.driver.take());
+        self.busy.set(false);
+        let pending = self.pending.take();
+        if let Some(lane) = Lane::current() {
+            let message = format!(
+                "the bundle has closed its event loop, in which {} calls waited; the next \
+                 async call makes a new one",
+                pending.len()
+            );
+            lane.logger.log(LogLevel::Warn, "asyncio", &message);
+            for pending in pending.into_values() {
+                let error = PyRuntimeError::new_err(
+                    "the bundle has closed its event loop, in which this call waited",
+                );
+                call::finish_pending(py, &lane, pending, Err(error));
+            }
+        }
+        Ok(None)
     }
 
     /// Begins a call.
@@ -103,7 +138,8 @@ impl Tasks {
 
     /// Runs what is ready.
     pub(crate) fn poll(&self, py: Python<'_>) -> PyResult<()> {
-        let busy = self.driver(py)?.call_method0("poll").and_then(|busy| busy.extract());
+        let Some(driver) = self.open_driver(py)? else { return Ok(()) };
+        let busy = driver.call_method0("poll").and_then(|busy| busy.extract());
         forks::check(py, &busy);
         self.busy.set(*busy.as_ref().unwrap_or(&true));
         self.polled.set(Instant::now());
@@ -112,7 +148,8 @@ impl Tasks {
 
     /// Runs the loop until `wake` is readable.
     pub(crate) fn wait(&self, py: Python<'_>, wake: BorrowedFd<'_>) -> PyResult<()> {
-        let waited = self.driver(py)?.call_method1("wait", (wake.as_raw_fd(),));
+        let Some(driver) = self.open_driver(py)? else { return Ok(()) };
+        let waited = driver.call_method1("wait", (wake.as_raw_fd(),));
         forks::check(py, &waited);
         waited.map(|_| ())
     }

@@ -21,6 +21,10 @@ class Driver:
         self._waiting = False
         _current.driver = self
 
+    def is_closed(self):
+        """Whether the bundle has closed the loop."""
+        return self.loop.is_closed()
+
     def start(self, token, coroutine):
         """Begins a call; `_menagerie.finish` is told when it has ended."""
         context = contextvars.copy_context()

@@ -1,4 +1,5 @@
 use menagerie_protocol::msgpack::encode_args;
+use menagerie_protocol::message::LogRecord;
 use menagerie_protocol::{Failure, GuestError};
 use rmpv::Value;
 
@@ -131,6 +132,49 @@ def other(): return 1
     while harness.logs().len() == before {
         assert_eq!(call::<_, u8>(&bundle, "other", ()).unwrap(), 1);
     }
+}
+
+#[test]
+fn c6_a_loop_that_the_bundle_closes_ends_what_waits_in_it_and_is_made_anew() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "closes",
+        "
+import asyncio
+
+@menagerie.export('t@1')
+async def waits():
+    await asyncio.Event().wait()
+
+@menagerie.export('t@1')
+def close():
+    asyncio.get_event_loop().close()
+
+@menagerie.export('t@1')
+async def later():
+    await asyncio.sleep(0)
+    return 'later'
+",
+    )
+    .unwrap();
+    for round in 0..3 {
+        let waits = bundle.begin(T, "waits", &[0x90]).unwrap();
+        let also = bundle.begin(T, "waits", &[0x90]).unwrap();
+        call::<_, ()>(&bundle, "close", ()).unwrap();
+        for call in [waits, also] {
+            let error = guest_error(bundle.finish(call).unwrap_err());
+            assert_eq!(error.type_name, "RuntimeError", "round {round}");
+            assert!(error.message.contains("closed its event loop"), "{}", error.message);
+        }
+        if round > 0 {
+            assert_eq!(call::<_, String>(&bundle, "later", ()).as_deref(), Ok("later"));
+        }
+    }
+    let said = |logs: &[LogRecord]| logs.iter().filter(|r| r.target == "asyncio").count();
+    assert_eq!(said(&harness.logs()), 3);
+    call::<_, ()>(&bundle, "close", ()).unwrap();
+    bundle.unload();
 }
 
 #[test]
