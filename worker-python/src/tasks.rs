@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::Reply;
 use menagerie_protocol::message::LogLevel;
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PySystemExit};
+use pyo3::exceptions::{PyAttributeError, PyKeyboardInterrupt, PyRuntimeError, PySystemExit};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::call;
@@ -183,7 +184,8 @@ impl Tasks {
 
 /// A coroutine that tells when its code runs, so that an interrupt hits the
 /// guest's code and never the event loop's. To `asyncio` it is a coroutine
-/// because it has these four methods.
+/// because it has these four methods; all else that one may look at is the
+/// guest's own.
 #[pyclass(module = "menagerie")]
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -264,6 +266,17 @@ impl Step {
 
     fn close(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         Self::run(slf, "close", ())
+    }
+
+    fn __getattr__<'py>(
+        &self,
+        py: Python<'py>,
+        name: &Bound<'py, PyString>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        match &self.coroutine {
+            Some(coroutine) => coroutine.bind(py).getattr(name),
+            None => Err(PyAttributeError::new_err(name.clone().unbind())),
+        }
     }
 
     fn __await__(slf: Py<Self>) -> Py<Self> {

@@ -15,11 +15,22 @@ _current = threading.local()
 class Driver:
     def __init__(self):
         self.loop = asyncio.new_event_loop()
+        # Not a task factory: that is the bundle's to set.
+        self._create_task = self.loop.create_task
+        self.loop.create_task = self._create_step
         asyncio.set_event_loop(self.loop)
         self.in_hook = False
         self._calls = {}
         self._waiting = False
         _current.driver = self
+
+    def _create_step(self, coroutine, **options):
+        """`create_task`, for a task whose code can be interrupted."""
+        if asyncio.iscoroutine(coroutine) and not isinstance(coroutine, _menagerie.Step):
+            context = options.get("context")
+            token = _serving.get() if context is None else context.get(_serving, 0)
+            coroutine = _menagerie.Step(coroutine, token)
+        return self._create_task(coroutine, **options)
 
     def is_closed(self):
         """Whether the bundle has closed the loop."""

@@ -1,5 +1,5 @@
-use menagerie_protocol::msgpack::encode_args;
 use menagerie_protocol::message::LogRecord;
+use menagerie_protocol::msgpack::encode_args;
 use menagerie_protocol::{Failure, GuestError};
 use rmpv::Value;
 
@@ -131,6 +131,81 @@ def other(): return 1
     let before = harness.logs().len();
     while harness.logs().len() == before {
         assert_eq!(call::<_, u8>(&bundle, "other", ()).unwrap(), 1);
+    }
+}
+
+#[test]
+fn s6_an_interrupt_reaches_the_tasks_that_a_call_has_started() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "starts-tasks",
+        "
+import asyncio
+
+async def spin(said):
+    await asyncio.sleep(0)
+    print(said)
+    while True: pass
+
+@menagerie.export('t@1')
+async def task(said): await asyncio.create_task(spin(said), name='spinner')
+
+@menagerie.export('t@1')
+async def gathered(said): await asyncio.gather(asyncio.sleep(0), spin(said))
+
+@menagerie.export('t@1')
+async def in_time(said): await asyncio.wait_for(spin(said), 0.5)
+
+@menagerie.export('t@1')
+async def grouped(said):
+    async with asyncio.TaskGroup() as group:
+        group.create_task(spin(said))
+
+@menagerie.export('t@1')
+async def by_a_factory(said):
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(lambda loop, coro, **rest: asyncio.Task(coro, loop=loop, **rest))
+    try:
+        await asyncio.create_task(spin(said))
+    finally:
+        loop.set_task_factory(None)
+
+@menagerie.export('t@1')
+async def looks():
+    # What can be seen of a task is the bundle's own coroutine.
+    async def named():
+        await asyncio.sleep(0)
+        return asyncio.current_task().get_name()
+    task = asyncio.create_task(named(), name='mine')
+    coro = task.get_coro()
+    seen = [coro.__name__, coro.cr_code.co_name, len(task.get_stack()), 'named()' in repr(task)]
+    seen.append(asyncio.iscoroutine(coro))
+    seen.append(await task)
+    try:
+        asyncio.create_task(7)
+    except TypeError as error:
+        seen.append(str(error))
+    return seen
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    type Seen = (String, String, usize, bool, bool, String, String);
+    let seen: Seen = call(&bundle, "looks", ()).unwrap();
+    let text = |text: &str| text.to_owned();
+    let refused = text("a coroutine was expected, got 7");
+    assert_eq!(seen, (text("named"), text("named"), 1, true, true, text("mine"), refused));
+    for function in ["task", "gathered", "in_time", "grouped", "by_a_factory"] {
+        let mut args = Vec::new();
+        encode_args(&mut args, &(function,)).unwrap();
+        let running = bundle.begin(T, function, &args).unwrap();
+        harness.wait_for_log(|record| record.message == function);
+        bundle.interrupt();
+        assert_eq!(bundle.finish(running), Err(Failure::Cancelled), "{function}");
+        assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
     }
 }
 
