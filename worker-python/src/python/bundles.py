@@ -216,12 +216,17 @@ class Bundle:
 
     def _names(self, folder):
         """The modules in a folder; listed again only when it has changed."""
-        changed = os.stat(folder).st_mtime_ns
         known = self._listing.get(folder)
-        if known is not None and known[0] == changed:
-            return known[1]
+        try:
+            changed = os.stat(folder).st_mtime_ns
+            if known is not None and known[0] == changed:
+                return known[1]
+            entries = os.listdir(folder)
+        except OSError:
+            # It has gone, or cannot be read any more: other modules can.
+            return () if known is None else known[1]
         names = set()
-        for entry in os.listdir(folder):
+        for entry in entries:
             if os.path.isfile(os.path.join(folder, entry, "__init__.py")):
                 names.add(entry)
             for suffix in (".py", *EXTENSION_SUFFIXES):

@@ -4,7 +4,7 @@ use std::path::Path;
 use menagerie_protocol::testing::Harness;
 use menagerie_worker_python::PythonLoader;
 
-use crate::support::{Folder, call, code, harness};
+use crate::support::{Folder, call, code, guest_error, harness};
 
 const MAIN: &str = "
 import importlib
@@ -203,6 +203,30 @@ def rewrite():
     let bundle = harness.load_dir(folder.path()).unwrap();
     assert_eq!(call::<_, u32>(&bundle, "write", ()).unwrap(), 1);
     assert_eq!(call::<_, u32>(&bundle, "rewrite", ()).unwrap(), 2);
+}
+
+#[test]
+fn a_bundle_whose_folder_has_gone_imports_what_it_knows() {
+    let harness = harness();
+    let main = "
+import menagerie, beside
+
+@menagerie.export('t@1')
+def standard():
+    import fractions, beside
+    return [str(fractions.Fraction(1, 2)), beside.NAME]
+
+@menagerie.export('t@1')
+def missing():
+    import never_read
+";
+    let files = [("main.py", main), ("beside.py", "NAME = 'beside'\n"), ("never_read.py", "")];
+    let folder = Folder::new("gone", &files);
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    drop(folder);
+    assert_eq!(call::<_, Vec<String>>(&bundle, "standard", ()).unwrap(), ["1/2", "beside"]);
+    let error = guest_error(call::<_, ()>(&bundle, "missing", ()).unwrap_err());
+    assert_eq!(error.type_name, "ModuleNotFoundError");
 }
 
 #[test]
