@@ -2,7 +2,7 @@
 
 use menagerie_protocol::{Failure, GuestError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyString, PyTuple};
 
 use crate::interpreter;
 
@@ -44,9 +44,9 @@ fn from_tuple(told: &Bound<'_, PyAny>) -> PyResult<GuestError> {
     let told = told.cast::<PyTuple>()?;
     let inner: Vec<Bound<'_, PyAny>> = told.get_item(6)?.extract()?;
     Ok(GuestError {
-        type_name: text(&told.get_item(0)?)?,
-        message: text(&told.get_item(1)?)?,
-        stack: text(&told.get_item(2)?)?,
+        type_name: text(told.get_item(0)?.cast()?)?,
+        message: text(told.get_item(1)?.cast()?)?,
+        stack: text(told.get_item(2)?.cast()?)?,
         code: optional(&told.get_item(3)?)?,
         help: optional(&told.get_item(4)?)?,
         url: optional(&told.get_item(5)?)?,
@@ -55,8 +55,7 @@ fn from_tuple(told: &Bound<'_, PyAny>) -> PyResult<GuestError> {
 }
 
 /// A str, which may hold lone surrogates that no Rust string can.
-fn text(value: &Bound<'_, PyAny>) -> PyResult<String> {
-    let text = value.cast::<pyo3::types::PyString>()?;
+pub(crate) fn text(text: &Bound<'_, PyString>) -> PyResult<String> {
     match text.to_str() {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => text
@@ -67,5 +66,5 @@ fn text(value: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 fn optional(value: &Bound<'_, PyAny>) -> PyResult<Option<String>> {
-    if value.is_none() { Ok(None) } else { text(value).map(Some) }
+    if value.is_none() { Ok(None) } else { text(value.cast()?).map(Some) }
 }

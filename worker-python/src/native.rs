@@ -6,11 +6,11 @@ use menagerie_protocol::loader;
 use menagerie_protocol::message::LogLevel;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyModule, PyTuple};
+use pyo3::types::{PyBytes, PyModule, PyString, PyTuple};
 
 use crate::lane::{Export, Lane};
 use crate::tasks::Step;
-use crate::{call, forks, host_call, interpreter, output};
+use crate::{call, forks, guest_error, host_call, interpreter, output};
 
 /// Builds the module.
 pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
@@ -101,7 +101,13 @@ fn wait_for_answers(py: Python<'_>, wait: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 #[pyfunction]
-fn log(py: Python<'_>, level: &str, target: &str, message: &str) -> PyResult<()> {
+fn log(
+    py: Python<'_>,
+    level: &str,
+    target: &str,
+    message: &Bound<'_, PyString>,
+) -> PyResult<()> {
+    let message = guest_error::text(message)?;
     let level = match level.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,
         "debug" => LogLevel::Debug,
@@ -115,7 +121,7 @@ fn log(py: Python<'_>, level: &str, target: &str, message: &str) -> PyResult<()>
         }
     };
     match output::logger(py)? {
-        Some(logger) => logger.log(level, &target.replace(&prefix(), ""), message),
+        Some(logger) => logger.log(level, &target.replace(&prefix(), ""), &message),
         None => output::write(py, 1, &format!("{target}: {message}\n"))?,
     }
     Ok(())
@@ -134,8 +140,8 @@ fn prefix() -> String {
 }
 
 #[pyfunction]
-fn write(py: Python<'_>, which: usize, text: &str) -> PyResult<()> {
-    output::write(py, which, text)
+fn write(py: Python<'_>, which: usize, text: &Bound<'_, PyString>) -> PyResult<()> {
+    output::write(py, which, &guest_error::text(text)?)
 }
 
 #[pyfunction]

@@ -26,7 +26,8 @@ class _Bytes(io.RawIOBase):
 
 class _Stream(io.TextIOBase):
     encoding = "utf-8"
-    errors = "replace"
+    # For lone surrogates, which no log can hold.
+    errors = "backslashreplace"
     newlines = None
 
     def __init__(self, name, fd):

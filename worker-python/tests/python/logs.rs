@@ -112,3 +112,35 @@ def f(): print('half a line', end='')
     bundle.unload();
     found(&harness.logs(), "unfinished", "stdout", "half a line");
 }
+
+#[test]
+fn lone_surrogates_are_written_as_they_are_escaped() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "surrogates",
+        "
+import sys, traceback, logging
+
+@menagerie.export('t@1')
+def write():
+    lone = chr(0xd800)
+    print('printed', lone)
+    print('to stderr', lone, file=sys.stderr)
+    logging.error('logged %s', lone)
+    menagerie.log('info', 'said ' + lone)
+    try:
+        raise ValueError(lone)
+    except ValueError:
+        traceback.print_exc()
+    return sys.stdout.errors
+",
+    )
+    .unwrap();
+    assert_eq!(call::<_, String>(&bundle, "write", ()).as_deref(), Ok("backslashreplace"));
+    let logs = harness.logs();
+    for text in ["printed", "to stderr", "logged", "said", "ValueError:"] {
+        let whole = format!("{text} \\ud800");
+        assert!(logs.iter().any(|log| log.message == whole), "{whole}: {logs:#?}");
+    }
+}
