@@ -149,6 +149,9 @@ fn answer(
             });
         }
         Ok(Some(bytes)) => reply.ok_parts(&[out, bytes.as_bytes()]),
-        Err(error) => reply.fail(guest_error::failure(py, error, &lane.prefix)),
+        Err(error) => {
+            let failure = guest_error::failure(py, lane, reply.call_id(), &error);
+            reply.fail(failure);
+        }
     }
 }

@@ -5,28 +5,45 @@ use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
 
 use crate::interpreter;
+use crate::lane::Lane;
 
-/// How a call ends that raised `error`. `prefix` is the name of the bundle's
-/// package, which is ours and not the guest's to see.
-pub(crate) fn failure(py: Python<'_>, error: PyErr, prefix: &str) -> Failure {
-    match described(py, &error, prefix) {
+/// How `call` ends, which raised `error`. To tell it may run the guest's code, its
+/// `__str__`.
+pub(crate) fn failure(py: Python<'_>, lane: &Lane, call: u64, error: &PyErr) -> Failure {
+    let told = lane.run(py, call, |stop| {
+        stop.map_or_else(|| described(py, error, &lane.prefix), |_| Ok(None))
+    });
+    ended(py, error, told)
+}
+
+/// The same where a cancellation is an error like any other: at load. `prefix` is the
+/// name of the bundle's package, which is ours and not the guest's to see.
+pub(crate) fn guest_error(py: Python<'_>, error: &PyErr, prefix: &str) -> GuestError {
+    match ended(py, error, described(py, error, prefix)) {
+        Failure::Guest(error) => *error,
+        other => GuestError::new("menagerie.Cancelled", other.to_string()),
+    }
+}
+
+fn ended(py: Python<'_>, error: &PyErr, told: PyResult<Option<GuestError>>) -> Failure {
+    match told {
         Ok(Some(error)) => error.into(),
         Ok(None) => Failure::Cancelled,
-        // Formatting failed: no memory, or the stack is used up.
-        Err(_) => {
-            let kind = error.get_type(py);
-            let name = kind.name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string());
-            GuestError::new(name, error.to_string()).into()
+        Err(again) if is_cancelled(py, &again) => Failure::Cancelled,
+        // No memory, or the stack is used up.
+        Err(again) => {
+            let name = |error: &PyErr| {
+                let kind = error.get_type(py);
+                kind.name().map_or_else(|_| "Exception".to_owned(), |name| name.to_string())
+            };
+            let message = format!("it cannot be told: {}", name(&again));
+            GuestError::new(name(error), message).into()
         }
     }
 }
 
-/// The same where a cancellation is an error like any other: at load.
-pub(crate) fn guest_error(py: Python<'_>, error: PyErr, prefix: &str) -> GuestError {
-    match failure(py, error, prefix) {
-        Failure::Guest(error) => *error,
-        other => GuestError::new("menagerie.Cancelled", other.to_string()),
-    }
+fn is_cancelled(py: Python<'_>, error: &PyErr) -> bool {
+    interpreter::class(py, "Cancelled").is_ok_and(|class| error.is_instance(py, &class))
 }
 
 fn described(py: Python<'_>, error: &PyErr, prefix: &str) -> PyResult<Option<GuestError>> {

@@ -97,7 +97,7 @@ impl Instance for PythonInstance {
                 run_hook(lane, hook.bind(py), Some(context))?;
                 Ok(())
             };
-            run().map_err(|error| guest_error(py, error, &lane.prefix))
+            run().map_err(|error| guest_error(py, &error, &lane.prefix))
         })
     }
 
@@ -114,7 +114,7 @@ impl Instance for PythonInstance {
                 encode(&state, &mut bytes)?;
                 Ok(Some(bytes))
             };
-            run().map_err(|error| guest_error(py, error, &lane.prefix))
+            run().map_err(|error| guest_error(py, &error, &lane.prefix))
         })
     }
 
@@ -159,7 +159,7 @@ fn run_hook<'py>(
 /// An exception that no call can be blamed for: a callback of the guest's
 /// raised it straight through the event loop.
 fn report(py: Python<'_>, lane: &Lane, error: PyErr) {
-    let error = guest_error(py, error, &lane.prefix);
+    let error = guest_error(py, &error, &lane.prefix);
     let message = format!("the event loop was left by an exception:\n{}", error.stack);
     lane.logger.log(LogLevel::Error, "asyncio", &message);
 }

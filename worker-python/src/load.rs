@@ -75,7 +75,7 @@ impl Generation {
     ) -> Result<(), LoaderError> {
         let lane = &self.lane;
         let failed = |step: &str, error: PyErr| {
-            let error = guest_error(py, error, &lane.prefix);
+            let error = guest_error(py, &error, &lane.prefix);
             LoaderError::init(&lane.bundle, step, error)
         };
         let (path, folders, code) = match main {
@@ -142,7 +142,7 @@ pub(crate) fn activate(py: Python<'_>, venv: &Path) -> Result<(), String> {
         Ok(None) => Ok(()),
         Ok(Some(problem)) => Err(problem),
         Err(error) => {
-            let error: GuestError = guest_error(py, error, "\0");
+            let error: GuestError = guest_error(py, &error, "\0");
             Err(format!("{}: {error}", venv.display()))
         }
     }

@@ -101,12 +101,7 @@ fn wait_for_answers(py: Python<'_>, wait: &Bound<'_, PyAny>) -> PyResult<()> {
 }
 
 #[pyfunction]
-fn log(
-    py: Python<'_>,
-    level: &str,
-    target: &str,
-    message: &Bound<'_, PyString>,
-) -> PyResult<()> {
+fn log(py: Python<'_>, level: &str, target: &str, message: &Bound<'_, PyString>) -> PyResult<()> {
     let message = guest_error::text(message)?;
     let level = match level.to_ascii_lowercase().as_str() {
         "trace" => LogLevel::Trace,

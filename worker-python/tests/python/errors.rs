@@ -2,8 +2,9 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 
-use menagerie_protocol::Failure;
+use menagerie_protocol::message::LogRecord;
 use menagerie_protocol::msgpack::encode_args;
+use menagerie_protocol::{Failure, GuestError};
 
 use crate::support::{Folder, T, call, code, guest_error, harness};
 
@@ -35,6 +36,13 @@ def caused():
 @menagerie.export('t@1')
 def group():
     raise ExceptionGroup('both', [ValueError('one'), TypeError('two')])
+
+class Numbered(Exception):
+    code = 404
+    help = 404
+
+@menagerie.export('t@1')
+def numbered(): raise Numbered('lost')
 
 @menagerie.export('t@1')
 def leave():
@@ -78,6 +86,9 @@ def draw():
     assert!(error.stack.contains("shapes.py\", line 8, in draw"), "{}", error.stack);
     assert!(error.stack.contains("\nshapes.ShapeError: it is round"), "{}", error.stack);
 
+    let error = fail("numbered");
+    assert_eq!((error.code.as_deref(), error.help), (Some("404"), None));
+
     let error = fail("caused");
     assert_eq!(error.inner.len(), 1);
     assert_eq!(error.inner[0].type_name, "KeyError");
@@ -90,6 +101,91 @@ def draw():
     let error = fail("leave");
     assert_eq!((error.type_name.as_str(), error.message.as_str()), ("SystemExit", "enough"));
     assert_eq!(fail("unprintable").type_name, "main.Unprintable");
+}
+
+#[test]
+fn c3_an_error_of_very_many_is_told_in_part() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "large-errors",
+        "
+@menagerie.export('t@1')
+def shared():
+    error = ValueError('leaf')
+    for _ in range(7): error = ExceptionGroup('group', [error] * 8)
+    raise error
+
+@menagerie.export('t@1')
+def chain():
+    error = None
+    for n in range(9):
+        outer = ValueError(str(n) + 'x' * 3_000_000)
+        outer.__cause__ = error
+        error = outer
+    raise error
+
+@menagerie.export('t@1')
+def ring():
+    one, two = ValueError('one'), ValueError('two')
+    one.__context__, two.__context__ = two, one
+    raise one
+
+@menagerie.export('t@1')
+def remote():
+    cause = menagerie.RemoteError('T', 'cause')
+    cause.causes = [cause] * 3
+    raise menagerie.CallError('Guest', 'called', cause)
+",
+    )
+    .unwrap();
+    fn count(error: &GuestError) -> usize {
+        1 + error.inner.iter().map(count).sum::<usize>()
+    }
+    fn size(error: &GuestError) -> usize {
+        error.message.len() + error.stack.len() + error.inner.iter().map(size).sum::<usize>()
+    }
+    for function in ["shared", "chain", "ring", "remote"] {
+        let error = guest_error(call::<_, ()>(&bundle, function, ()).unwrap_err());
+        assert!((2..=64).contains(&count(&error)), "{function}: {} errors", count(&error));
+        assert!(size(&error) < 3 << 20, "{function}: {} bytes", size(&error));
+        assert!(error.stack.contains(&format!("in {function}\n")), "{function}: {}", error.stack);
+    }
+}
+
+#[test]
+fn s6_an_interrupt_ends_the_telling_of_an_error() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "told-for-ever",
+        "
+class Endless(Exception):
+    def __str__(self):
+        print('is told')
+        while True: pass
+
+@menagerie.export('t@1')
+def now(): raise Endless()
+
+@menagerie.export('t@1')
+async def later(): raise Endless()
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    for (before, function) in ["now", "later"].into_iter().enumerate() {
+        let running = bundle.begin(T, function, &[0x90]).unwrap();
+        let told = |record: &LogRecord| record.message == "is told";
+        while harness.logs().iter().filter(|record| told(record)).count() <= before {
+            std::thread::yield_now();
+        }
+        bundle.interrupt();
+        assert_eq!(bundle.finish(running), Err(Failure::Cancelled), "{function}");
+        assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
+    }
 }
 
 #[test]
