@@ -79,7 +79,8 @@ impl Core {
             None => bundle.content(),
         };
         self.check_same(bundle, &content)?;
-        lock(&self.registry).check_reload(&content.manifest, self.host())?;
+        lock(&self.registry).begin_reload(bundle, &content.manifest, self.host())?;
+        let _begun = Begun { core: self, bundle, manifest: Arc::clone(&content.manifest) };
         let (mut seats, mut idle, mut builds) = (Vec::new(), Vec::new(), Vec::new());
         for ((seat, slot), up) in bundle.seats.iter().zip(slots).zip(up) {
             let serves = |old: &&Serving| !old.process.is_dead();
@@ -151,6 +152,19 @@ impl Core {
                 })
                 .into()),
         }
+    }
+}
+
+/// A reload that the registry knows of; it has ended when this is dropped.
+struct Begun<'c> {
+    core: &'c Core,
+    bundle: &'c Bundle,
+    manifest: Arc<ManifestData>,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        lock(&self.core.registry).end_reload(self.bundle, &self.manifest);
     }
 }
 

@@ -8,7 +8,7 @@ use menagerie_supervisor::{
 use menagerie_tests::Language;
 
 use crate::support::{
-    Bundle, Recorder, config, ready_after, slay, start, start_with, wait_for, worker,
+    Bundle, Gate, Recorder, config, ready_after, slay, start, start_with, wait_for, worker,
 };
 
 /// A bundle in Lua whose contract `CONTRACT` has one function, `who`, that
@@ -273,6 +273,61 @@ async fn r4_a_reload_that_takes_away_what_others_need_is_refused() {
     let error = supervisor.reload("provider").await.unwrap_err();
     assert!(matches!(error, RuntimeError::DependencyInUse { .. }), "{error:?}");
     assert_eq!(who(&supervisor, "c@1.1").await.unwrap(), "p");
+    supervisor.shutdown().await;
+}
+
+/// Whoever decides while a reload is under way counts on what both generations provide:
+/// it may fail, and it may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn r4_what_a_reload_is_about_to_take_away_is_not_counted_on() {
+    let supervisor = start();
+    let gate = Gate::new();
+    let provides = |contract: &str| format!("provides = ['{contract}']");
+    let [p1, p2] = ["p1", "p2"].map(|name| {
+        let bundle = gate.bundle(name, "", "");
+        bundle.write("main.lua", &gate.code_for(name, "", &["c@1"]));
+        Gate::write_manifest(&bundle, name, &provides("c@1"));
+        bundle
+    });
+    let needs = "[[dependency]]\ncontract = 'c@1'";
+    let user =
+        lua("user", "user@1", needs, "function() return menagerie.call('c@1', 'inc', 1) end");
+    for bundle in [&p1, &p2, &user] {
+        supervisor.load(bundle.path()).await.unwrap();
+    }
+    for (bundle, name) in [(&p1, "p1"), (&p2, "p2")] {
+        let code = gate.code_for(name, &format!("pass '{name} loaded'"), &["d@1"]);
+        bundle.write("main.lua", &code);
+        Gate::write_manifest(bundle, name, &provides("d@1"));
+    }
+    gate.close();
+    let reload = supervisor.clone();
+    let reload = tokio::spawn(async move { reload.reload("p1").await });
+    gate.noted("p1 loaded", 1).await;
+    let in_use = |outcome: Result<(), RuntimeError>| {
+        let Err(RuntimeError::DependencyInUse { dependents, .. }) = &outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(*dependents, ["user"]);
+    };
+    in_use(supervisor.unload("p2").await);
+    in_use(supervisor.reload("p2").await.map(drop));
+    // What is not there yet, or may be gone soon, is nothing to rely on.
+    for (contract, bundle) in [("d@1", "p1"), ("c@1", "p1")] {
+        let needs = format!("[[dependency]]\ncontract = '{contract}'\nbundle = '{bundle}'");
+        let hasty = lua("hasty", "hasty@1", &needs, &says("h"));
+        let outcome = supervisor.load(hasty.path()).await;
+        let lacks = |e: &RuntimeError| matches!(e, RuntimeError::UnsatisfiedCapability { .. });
+        assert!(outcome.as_ref().is_err_and(lacks), "{contract}: {outcome:?}");
+    }
+    gate.open();
+    reload.await.unwrap().unwrap();
+    let contract = supervisor.contract("user@1").unwrap();
+    assert_eq!(contract.call::<_, i64>("who", ()).await.unwrap(), 2);
+    // The reload is over: what it has brought counts.
+    in_use(supervisor.unload("p2").await);
+    supervisor.unload("user").await.unwrap();
+    supervisor.unload("p2").await.unwrap();
     supervisor.shutdown().await;
 }
 

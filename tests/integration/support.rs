@@ -1,5 +1,6 @@
 //! Starting supervisors, waiting for conditions, and what else all tests use.
 
+mod gate;
 mod setup;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
+pub(crate) use gate::Gate;
 pub(crate) use setup::{setup, setup_with};
 
 /// A test for each of these languages, by their suffixes, and cases, which are

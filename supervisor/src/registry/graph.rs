@@ -3,12 +3,58 @@
 
 use menagerie_protocol::{Compatibility, ManifestData, RuntimeError};
 
-use super::needs;
+use super::needs::{self, Need};
+
+/// A bundle as others have to reckon with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Party<'m> {
+    /// What serves.
+    pub(crate) now: &'m ManifestData,
+    /// What may serve soon, or may not: a reload is under way.
+    pub(crate) coming: Option<&'m ManifestData>,
+    /// Whether it is there for others. One that is being loaded may yet fail.
+    pub(crate) is_there: bool,
+}
+
+impl<'m> From<&'m ManifestData> for Party<'m> {
+    fn from(now: &'m ManifestData) -> Self {
+        Self { now, coming: None, is_there: true }
+    }
+}
+
+impl<'m> Party<'m> {
+    fn manifests(self) -> impl Iterator<Item = &'m ManifestData> {
+        std::iter::once(self.now).chain(self.coming)
+    }
+
+    /// Its version, and the one that it may have soon.
+    pub(super) fn versions(self) -> impl Iterator<Item = &'m str> {
+        self.manifests().map(|manifest| manifest.version.as_str())
+    }
+
+    /// What it needs, and may need soon.
+    pub(super) fn needs(self, rule: Compatibility) -> impl Iterator<Item = Need<'m>> {
+        self.manifests().flat_map(move |manifest| needs::of(manifest, rule))
+    }
+
+    /// Whether it meets a need, whatever comes of its reload.
+    pub(super) fn meets(self, need: Need<'_>, rule: Compatibility) -> bool {
+        self.is_there && self.manifests().all(|manifest| need.is_met_by(manifest, rule))
+    }
+
+    /// Whether a version of a bundle that it needs will not do.
+    pub(super) fn finds_too_old(self, other: &ManifestData, rule: Compatibility) -> bool {
+        self.manifests().flat_map(|manifest| &manifest.bundle_dependencies).any(|dependency| {
+            dependency.bundle == other.name
+                && !needs::version_will_do(&dependency.version, &other.version, rule)
+        })
+    }
+}
 
 /// A set of bundles, with who meets which need of whom.
 #[derive(Debug)]
 pub(crate) struct Graph<'m> {
-    manifests: Vec<&'m ManifestData>,
+    parties: Vec<Party<'m>>,
     /// For each bundle, for each of its needs, who of the set meets it. A need
     /// that nobody in the set meets is left out.
     needs: Vec<Vec<Vec<usize>>>,
@@ -16,24 +62,25 @@ pub(crate) struct Graph<'m> {
 
 impl<'m> Graph<'m> {
     pub(crate) fn new(
-        manifests: impl IntoIterator<Item = &'m ManifestData>,
+        parties: impl IntoIterator<Item = impl Into<Party<'m>>>,
         rule: Compatibility,
     ) -> Self {
-        let manifests: Vec<&ManifestData> = manifests.into_iter().collect();
-        let needs = manifests
+        let parties: Vec<Party<'_>> = parties.into_iter().map(Into::into).collect();
+        let needs = parties
             .iter()
-            .map(|manifest| {
-                needs::of(manifest, rule)
+            .map(|party| {
+                party
+                    .needs(rule)
                     .map(|need| {
-                        (0..manifests.len())
-                            .filter(|at| need.is_met_by(manifests[*at], rule))
+                        (0..parties.len())
+                            .filter(|at| parties[*at].meets(need, rule))
                             .collect::<Vec<usize>>()
                     })
                     .filter(|candidates| !candidates.is_empty())
                     .collect()
             })
             .collect();
-        Self { manifests, needs }
+        Self { parties, needs }
     }
 
     /// The order in which each bundle comes after what it depends on: after
@@ -45,7 +92,7 @@ impl<'m> Graph<'m> {
     /// [`RuntimeError::DependencyCycle`] with the first ring that no order can
     /// break (R3).
     pub(crate) fn load_order(&self) -> Result<Vec<usize>, RuntimeError> {
-        let count = self.manifests.len();
+        let count = self.parties.len();
         let mut loaded = vec![false; count];
         let mut order = Vec::with_capacity(count);
         while order.len() < count {
@@ -91,13 +138,13 @@ impl<'m> Graph<'m> {
             path.push(at);
             next = unmet(at);
         }
-        path.into_iter().map(|at| self.manifests[at].name.clone()).collect()
+        path.into_iter().map(|at| self.parties[at].now.name.clone()).collect()
     }
 
     /// Who could not do without those that are `gone`: of one need of theirs
     /// nobody would be left.
     pub(crate) fn bereft(&self, gone: &[usize]) -> Vec<usize> {
-        (0..self.manifests.len())
+        (0..self.parties.len())
             .filter(|at| !gone.contains(at))
             .filter(|at| {
                 self.needs[*at].iter().any(|need| need.iter().all(|other| gone.contains(other)))
@@ -117,7 +164,7 @@ impl<'m> Graph<'m> {
             gone.extend(more);
         }
         // A ring cannot be: what is loaded was loaded in some order.
-        let order = self.load_order().unwrap_or_else(|_| (0..self.manifests.len()).collect());
+        let order = self.load_order().unwrap_or_else(|_| (0..self.parties.len()).collect());
         let mut cascade: Vec<usize> = order.into_iter().filter(|at| gone.contains(at)).collect();
         cascade.reverse();
         // What the bundle itself depends on is no part of it, so it is last.
@@ -128,7 +175,7 @@ impl<'m> Graph<'m> {
 
     /// Who may call `of`, directly: it is one of those that meet a need.
     pub(crate) fn users(&self, of: usize) -> Vec<usize> {
-        (0..self.manifests.len())
+        (0..self.parties.len())
             .filter(|at| *at != of && self.needs[*at].iter().flatten().any(|other| *other == of))
             .collect()
     }

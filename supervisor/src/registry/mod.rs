@@ -6,6 +6,7 @@ mod needs;
 mod tests;
 
 pub(crate) use graph::Graph;
+use graph::Party;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,31 @@ struct Entry {
     order: u64,
     /// Whether it has been loaded once: it should be loaded from then on.
     wanted: bool,
+    /// What a reload that is under way will make of it, if it succeeds.
+    coming: Option<Arc<ManifestData>>,
+}
+
+/// A bundle's manifests: what serves, and what a reload is about to bring.
+struct Listed<'r> {
+    entry: &'r Entry,
+    now: Arc<ManifestData>,
+}
+
+impl Listed<'_> {
+    fn party(&self) -> Party<'_> {
+        let coming = self.entry.coming.as_deref();
+        Party { now: &self.now, coming, is_there: self.entry.wanted }
+    }
+
+    fn name(&self) -> &str {
+        &self.entry.bundle.name
+    }
+}
+
+impl Entry {
+    fn listed(&self) -> Listed<'_> {
+        Listed { entry: self, now: self.bundle.manifest() }
+    }
 }
 
 /// Whether a bundle needs another one.
@@ -53,7 +79,8 @@ impl Registry {
             return Err(RuntimeError::AlreadyLoaded { bundle: bundle.name.clone() });
         }
         self.next += 1;
-        let entry = Entry { bundle: Arc::clone(bundle), order: self.next, wanted: false };
+        let entry =
+            Entry { bundle: Arc::clone(bundle), order: self.next, wanted: false, coming: None };
         self.bundles.insert(bundle.name.clone(), entry);
         Ok(())
     }
@@ -87,12 +114,12 @@ impl Registry {
         self.bundles.values().map(|entry| Arc::clone(&entry.bundle)).collect()
     }
 
-    /// The entries in the order in which they were loaded, with their
-    /// manifests as they are now.
-    fn in_order(&self) -> Vec<(&Entry, Arc<ManifestData>)> {
+    /// The bundles in the order in which they were loaded, with their manifests as they
+    /// are now.
+    fn in_order(&self) -> Vec<Listed<'_>> {
         let mut entries: Vec<&Entry> = self.bundles.values().collect();
         entries.sort_by_key(|entry| entry.order);
-        entries.into_iter().map(|entry| (entry, entry.bundle.manifest())).collect()
+        entries.into_iter().map(Entry::listed).collect()
     }
 
     fn wanted(&self) -> impl Iterator<Item = &Entry> {
@@ -103,11 +130,11 @@ impl Registry {
     /// What depends on what may have changed since they were loaded.
     pub(crate) fn of_worker(&self, worker: &WorkerName) -> Vec<Arc<Bundle>> {
         let entries = self.in_order();
-        let graph = Graph::new(entries.iter().map(|(_, manifest)| &**manifest), self.rule);
+        let graph = Graph::new(entries.iter().map(|listed| &*listed.now), self.rule);
         let order = graph.load_order().unwrap_or_else(|_| (0..entries.len()).collect());
         order
             .into_iter()
-            .map(|at| entries[at].0)
+            .map(|at| entries[at].entry)
             .filter(|entry| entry.wanted && entry.bundle.is_in(worker))
             .map(|entry| Arc::clone(&entry.bundle))
             .collect()
@@ -174,17 +201,18 @@ impl Registry {
     }
 
     fn check_need(&self, manifest: &ManifestData, need: Need<'_>) -> Result<(), RuntimeError> {
-        let mut others = self.wanted().map(|entry| entry.bundle.manifest());
-        let met = others.find(|other| need.is_met_by(other, self.rule));
+        let mut others = self.bundles.values().map(Entry::listed);
+        let met = others.find(|other| other.party().meets(need, self.rule));
         match (need, met) {
             (Need::Bundle(dependency), met) => {
-                let found = met.map(|met| met.version.clone());
-                let will_do = found
-                    .as_ref()
-                    .is_some_and(|found| version_will_do(&dependency.version, found, self.rule));
-                if will_do {
-                    return Ok(());
-                }
+                let will_do = |found: &str| version_will_do(&dependency.version, found, self.rule);
+                let found = match met.as_ref().map(Listed::party) {
+                    None => None,
+                    Some(party) => match party.versions().find(|found| !will_do(found)) {
+                        None => return Ok(()),
+                        unfit => unfit.map(str::to_owned),
+                    },
+                };
                 Err(RuntimeError::DependencyNotFound {
                     bundle: manifest.name.clone(),
                     dependency: match (&found, dependency.version.as_str()) {
@@ -204,31 +232,53 @@ impl Registry {
         }
     }
 
+    /// A reload begins: from here on nobody counts on what its end may take away, or may
+    /// bring, until [`end_reload`](Self::end_reload). It takes as long as an import does,
+    /// and others load, reload and unload meanwhile.
+    pub(crate) fn begin_reload(
+        &mut self,
+        bundle: &Arc<Bundle>,
+        manifest: &Arc<ManifestData>,
+        host: impl Fn(&ContractRequest) -> bool,
+    ) -> Result<(), RuntimeError> {
+        if !self.holds(bundle) {
+            return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
+        }
+        self.check_reload(manifest, host)?;
+        if let Some(entry) = self.bundles.get_mut(&bundle.name) {
+            entry.coming = Some(Arc::clone(manifest));
+        }
+        Ok(())
+    }
+
+    /// A reload has ended, either way. The next one may have begun.
+    pub(crate) fn end_reload(&mut self, bundle: &Bundle, manifest: &Arc<ManifestData>) {
+        if let Some(entry) = self.bundles.get_mut(&bundle.name) {
+            entry.coming.take_if(|coming| Arc::ptr_eq(coming, manifest));
+        }
+    }
+
     /// Whether a bundle may be replaced by what its manifest says by now: what
     /// it needs is there, nobody loses what they need, and no ring comes about.
-    pub(crate) fn check_reload(
+    fn check_reload(
         &self,
         manifest: &ManifestData,
         host: impl Fn(&ContractRequest) -> bool,
     ) -> Result<(), RuntimeError> {
         self.check_dependencies(manifest, host)?;
-        let before = self.in_order();
-        let others = |at: usize| before[at].0.bundle.name != manifest.name;
-        let after = |at: usize| if others(at) { &*before[at].1 } else { manifest };
-        let met = |need: Need<'_>, by: &ManifestData| need.is_met_by(by, self.rule);
-        let everybody = 0..before.len();
+        let entries = self.in_order();
+        let before: Vec<Party<'_>> = entries.iter().map(Listed::party).collect();
+        let replaced = |listed: &Listed<'_>| listed.name() == manifest.name;
+        let after = entries.iter().zip(&before);
+        let after: Vec<Party<'_>> = after
+            .map(|(listed, before)| if replaced(listed) { manifest.into() } else { *before })
+            .collect();
+        let met = |need: Need<'_>, by: &[Party<'_>]| by.iter().any(|by| by.meets(need, self.rule));
         let mut dependents = Vec::new();
-        for at in everybody.clone().filter(|at| others(*at)) {
-            let loses = needs::of(&before[at].1, self.rule).any(|need| {
-                everybody.clone().any(|other| met(need, &before[other].1))
-                    && !everybody.clone().any(|other| met(need, after(other)))
-            });
-            let too_old = before[at].1.bundle_dependencies.iter().any(|d| {
-                d.bundle == manifest.name
-                    && !version_will_do(&d.version, &manifest.version, self.rule)
-            });
-            if loses || too_old {
-                dependents.push(before[at].0.bundle.name.clone());
+        for (listed, party) in entries.iter().zip(&before).filter(|(l, _)| !replaced(l)) {
+            let loses = party.needs(self.rule).any(|need| met(need, &before) && !met(need, &after));
+            if loses || party.finds_too_old(manifest, self.rule) {
+                dependents.push(listed.name().to_owned());
             }
         }
         if !dependents.is_empty() {
@@ -237,17 +287,17 @@ impl Registry {
                 dependents,
             });
         }
-        Graph::new(everybody.map(after), self.rule).load_order().map(drop)
+        Graph::new(after, self.rule).load_order().map(drop)
     }
 
     /// Takes a bundle out that nobody depends on: no new call finds it (L7).
     pub(crate) fn take(&mut self, name: &str) -> Result<Arc<Bundle>, RuntimeError> {
         let bundle = self.get(name)?;
         let entries = self.in_order();
-        let graph = Graph::new(entries.iter().map(|(_, manifest)| &**manifest), self.rule);
-        let gone: Vec<usize> = self.position(&entries, name).into_iter().collect();
+        let graph = Graph::new(entries.iter().map(Listed::party), self.rule);
+        let gone: Vec<usize> = position(&entries, name).into_iter().collect();
         let mut dependents: Vec<String> =
-            graph.bereft(&gone).into_iter().map(|at| entries[at].1.name.clone()).collect();
+            graph.bereft(&gone).into_iter().map(|at| entries[at].name().to_owned()).collect();
         if !dependents.is_empty() {
             dependents.sort();
             return Err(RuntimeError::DependencyInUse { bundle: name.to_owned(), dependents });
@@ -261,20 +311,20 @@ impl Registry {
     pub(crate) fn take_cascade(&mut self, name: &str) -> Result<Cascade, RuntimeError> {
         self.get(name)?;
         let entries = self.in_order();
-        let graph = Graph::new(entries.iter().map(|(_, manifest)| &**manifest), self.rule);
-        let Some(of) = self.position(&entries, name) else { return Ok(Vec::new()) };
+        let graph = Graph::new(entries.iter().map(Listed::party), self.rule);
+        let Some(of) = position(&entries, name) else { return Ok(Vec::new()) };
         let cascade = graph.cascade(of);
         let loading: Vec<String> = cascade
             .iter()
-            .filter(|at| !entries[**at].0.wanted)
-            .map(|at| entries[*at].1.name.clone())
+            .filter(|at| !entries[**at].entry.wanted)
+            .map(|at| entries[*at].name().to_owned())
             .collect();
         if !loading.is_empty() {
             let bundle = name.to_owned();
             return Err(RuntimeError::DependencyInUse { bundle, dependents: loading });
         }
         let cascade: Cascade =
-            cascade.into_iter().map(|at| Arc::clone(&entries[at].0.bundle)).collect();
+            cascade.into_iter().map(|at| Arc::clone(&entries[at].entry.bundle)).collect();
         for bundle in &cascade {
             self.remove(&bundle.name);
         }
@@ -286,13 +336,14 @@ impl Registry {
     /// (R4).
     pub(crate) fn to_reinitialise(&self, name: &str) -> Vec<String> {
         let entries = self.in_order();
-        let graph = Graph::new(entries.iter().map(|(_, manifest)| &**manifest), self.rule);
-        let Some(of) = self.position(&entries, name) else { return Vec::new() };
+        let graph = Graph::new(entries.iter().map(|listed| &*listed.now), self.rule);
+        let Some(of) = position(&entries, name) else { return Vec::new() };
         let mut marked = vec![of];
         let mut at = 0;
         while let Some(next) = marked.get(at).copied() {
             for user in graph.users(next) {
-                let asks = entries[user].0.wanted && entries[user].1.needs_reinit_on_dep_reload;
+                let Listed { entry, now } = &entries[user];
+                let asks = entry.wanted && now.needs_reinit_on_dep_reload;
                 if asks && !marked.contains(&user) {
                     marked.push(user);
                 }
@@ -303,11 +354,11 @@ impl Registry {
         order
             .into_iter()
             .filter(|at| *at != of && marked.contains(at))
-            .map(|at| entries[at].1.name.clone())
+            .map(|at| entries[at].name().to_owned())
             .collect()
     }
+}
 
-    fn position(&self, entries: &[(&Entry, Arc<ManifestData>)], name: &str) -> Option<usize> {
-        entries.iter().position(|(entry, _)| entry.bundle.name == name)
-    }
+fn position(entries: &[Listed<'_>], name: &str) -> Option<usize> {
+    entries.iter().position(|listed| listed.name() == name)
 }

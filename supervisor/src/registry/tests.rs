@@ -110,10 +110,6 @@ fn r4_a_bundle_in_use_stays_until_its_dependents_are_gone() {
     let mut registry = Registry::default();
     add(&mut registry, "name = \"p1\"\nprovides = [\"c@1\"]");
     add(&mut registry, "name = \"user\"\n[[dependency]]\ncontract = \"c@1\"");
-    let in_use = |result: Result<Arc<Bundle>, RuntimeError>| match result {
-        Err(RuntimeError::DependencyInUse { dependents, .. }) => dependents,
-        other => panic!("{other:?}"),
-    };
     assert_eq!(in_use(registry.take("p1")), ["user"]);
     add(&mut registry, "name = \"named\"\nbundle_dependencies = [\"p1\"]");
     assert_eq!(in_use(registry.take("p1")), ["named", "user"]);
@@ -163,6 +159,123 @@ fn r4_a_reload_must_not_take_away_what_others_need() {
     }
     let ring = "name = \"p\"\nversion = \"1.2.0\"\nprovides = [\"c@1.1\"]\nbundle_dependencies = [\"user\"]";
     assert!(matches!(reload(ring), Err(RuntimeError::DependencyCycle { .. })));
+}
+
+fn begin_reload(registry: &mut Registry, text: &str) -> Result<Arc<ManifestData>, RuntimeError> {
+    let coming = Arc::new(manifest(text));
+    let bundle = registry.get(&coming.name)?;
+    registry.begin_reload(&bundle, &coming, |_| false).map(|()| coming)
+}
+
+fn end_reload(registry: &mut Registry, coming: &Arc<ManifestData>, succeeds: bool) {
+    let bundle = registry.get(&coming.name).unwrap();
+    if succeeds {
+        let source = BundleSource::Code(String::new());
+        bundle.set_content(Arc::new(Content::plain(ManifestData::clone(coming), source)));
+    }
+    registry.end_reload(&bundle, coming);
+}
+
+const USER: &str = "name = \"user\"\n[[dependency]]\ncontract = \"c@1\"";
+
+fn two_providers() -> Registry {
+    let mut registry = Registry::default();
+    add(&mut registry, "name = \"p1\"\nprovides = [\"c@1\"]");
+    add(&mut registry, "name = \"p2\"\nprovides = [\"c@1\"]");
+    add(&mut registry, USER);
+    registry
+}
+
+fn in_use<T: std::fmt::Debug>(result: Result<T, RuntimeError>) -> Vec<String> {
+    match result {
+        Err(RuntimeError::DependencyInUse { dependents, .. }) => dependents,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn r4_what_a_reload_may_take_away_is_not_counted_on() {
+    let takes_away = |name: &str| format!("name = \"{name}\"\nprovides = [\"d@1\"]");
+    for succeeds in [true, false] {
+        let mut registry = two_providers();
+        let coming = begin_reload(&mut registry, &takes_away("p1")).unwrap();
+        assert_eq!(in_use(registry.take("p2")), ["user"]);
+        assert_eq!(in_use(begin_reload(&mut registry, &takes_away("p2"))), ["user"]);
+        // Neither what may go nor what may come is there for who is loaded now.
+        for contract in ["c", "d"] {
+            let text = format!(
+                "name = \"late\"\n[[dependency]]\ncontract = \"{contract}@1\"\nbundle = \"p1\""
+            );
+            check(&registry, &text).unwrap_err();
+        }
+        end_reload(&mut registry, &coming, succeeds);
+        assert_eq!(registry.take("p2").is_ok(), !succeeds);
+    }
+}
+
+#[test]
+fn r4_what_a_reload_may_come_to_need_stays() {
+    let mut registry = Registry::default();
+    add(&mut registry, "name = \"p\"\nversion = \"1.2.0\"\nprovides = [\"c@1\"]");
+    add(&mut registry, "name = \"user\"");
+    let coming = begin_reload(&mut registry, USER).unwrap();
+    assert_eq!(in_use(registry.take("p")), ["user"]);
+    assert_eq!(in_use(begin_reload(&mut registry, "name = \"p\"")), ["user"]);
+    // Both together would need each other.
+    let needs_user = "name = \"p\"\nprovides = [\"c@1\"]\nbundle_dependencies = [\"user\"]";
+    let ring = begin_reload(&mut registry, needs_user);
+    assert!(matches!(ring, Err(RuntimeError::DependencyCycle { .. })), "{ring:?}");
+    end_reload(&mut registry, &coming, false);
+    registry.take("p").unwrap();
+}
+
+#[test]
+fn r4_versions_that_a_reload_may_bring_have_to_do() {
+    let mut registry = Registry::default();
+    add(&mut registry, "name = \"p\"\nversion = \"1.2.0\"");
+    add(&mut registry, "name = \"user\"");
+    let needs = |version: &str| format!("bundle_dependencies = [\"p@{version}\"]");
+    let older = begin_reload(&mut registry, "name = \"p\"\nversion = \"1.1.0\"").unwrap();
+    check(&registry, &format!("name = \"late\"\n{}", needs("1.1"))).unwrap();
+    let error = check(&registry, &format!("name = \"late\"\n{}", needs("1.2"))).unwrap_err();
+    let found = matches!(&error, RuntimeError::DependencyNotFound { found: Some(found), .. } if found == "1.1.0");
+    assert!(found, "{error:?}");
+    end_reload(&mut registry, &older, true);
+    // Now it is the user that is being reloaded.
+    begin_reload(&mut registry, &format!("name = \"user\"\n{}", needs("1.1"))).unwrap();
+    let oldest = begin_reload(&mut registry, "name = \"p\"\nversion = \"1.0.0\"");
+    assert_eq!(in_use(oldest), ["user"]);
+}
+
+/// Its load may yet fail.
+#[test]
+fn r4_a_provider_that_is_being_loaded_is_not_counted_on() {
+    let mut registry = two_providers();
+    registry.take("p2").unwrap();
+    let p3 = Bundle::new(content("name = \"p3\"\nprovides = [\"c@1\"]"), None);
+    registry.reserve(&p3).unwrap();
+    assert_eq!(in_use(registry.take("p1")), ["user"]);
+    assert_eq!(in_use(begin_reload(&mut registry, "name = \"p1\"")), ["user"]);
+    registry.publish("p3");
+    registry.take("p1").unwrap();
+}
+
+/// Of two reloads of one bundle the second may begin before the first has seen to its end.
+#[test]
+fn r4_the_end_of_a_reload_is_not_that_of_the_next() {
+    let mut registry = two_providers();
+    let first = begin_reload(&mut registry, "name = \"p1\"\nprovides = [\"c@1\"]").unwrap();
+    let second = begin_reload(&mut registry, "name = \"p1\"").unwrap();
+    end_reload(&mut registry, &first, true);
+    assert_eq!(in_use(registry.take("p2")), ["user"]);
+    end_reload(&mut registry, &second, false);
+    registry.take("p2").unwrap();
+    // One that was unloaded meanwhile is not reloaded.
+    let p1 = registry.get("p1").unwrap();
+    registry.take("user").unwrap();
+    registry.take("p1").unwrap();
+    let outcome = registry.begin_reload(&p1, &second, |_| false);
+    assert!(matches!(outcome, Err(RuntimeError::BundleNotFound { .. })), "{outcome:?}");
 }
 
 #[test]
