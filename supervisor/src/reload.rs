@@ -24,6 +24,13 @@ impl Core {
     ///
     /// One that is listed as broken is loaded.
     pub(crate) async fn reload(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
+        let name = name.to_owned();
+        // Half a hand-over would leave nobody who serves, and half of the rest bundles of
+        // different generations.
+        self.to_its_end(|core| async move { core.reload_with_dependents(&name).await }).await
+    }
+
+    async fn reload_with_dependents(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
         let known = lock(&self.registry).get(name).is_ok();
         if !known && let Some(dir) = self.broken_dir(name) {
             let outcome = self.load_dir(&dir).await;
@@ -43,15 +50,7 @@ impl Core {
 
     async fn reload_one(&self, name: &str, step: &str) -> Result<BundleStatus, RuntimeError> {
         let bundle = lock(&self.registry).get(name)?;
-        let outcome = match self.this.upgrade() {
-            // A task of its own: half a hand-over would leave nobody who serves,
-            // should the caller go.
-            Some(core) => {
-                let reload = async move { core.reload_bundle(&bundle).await };
-                self.runtime.spawn(reload).await.unwrap_or(Err(RuntimeError::ShuttingDown))
-            }
-            None => Err(RuntimeError::ShuttingDown),
-        };
+        let outcome = self.reload_bundle(&bundle).await;
         match &outcome {
             Ok(status) => self.events.emit(EventKind::BundleReloaded {
                 bundle: name.to_owned(),
@@ -65,10 +64,13 @@ impl Core {
         }
         outcome
     }
+
     async fn reload_bundle(&self, bundle: &Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
         let workers = self.workers_of(bundle)?;
         let up = processes(&workers).await?;
         self.check_enabled(bundle, &workers, &up)?;
+        // A worker ends with its last handle, and its host may be gone before this is done.
+        drop(workers);
         // From here on: of two reloads the one that reads later serves later.
         let slots = bundle.seats.lock_all().await;
         if !lock(&self.registry).holds(bundle) {

@@ -13,13 +13,11 @@ use crate::call::Contract;
 use crate::config::Config;
 use crate::core::{Core, SHUTDOWN_LIMIT};
 use crate::discovery::LoadStep;
-use crate::events::{Event, EventKind, Events, NextEvent, now_ms};
+use crate::events::{Events, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
-use crate::locate::LOADERS;
 use crate::logs::LogEntry;
-use crate::placement::WorkerName;
 use crate::reconcile::Reconciled;
 use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::watch::{Watch, WatchSettings};
@@ -157,6 +155,11 @@ impl Supervisor {
     /// order of their dependencies (R3). One that fails does not stop the
     /// others; the status lists it with its reason until it is loaded, or
     /// [`unload`](Self::unload)ed.
+    ///
+    /// # Cancel safety
+    ///
+    /// What was loaded stays if the future is dropped; the load that is under way is undone,
+    /// and those after it do not begin.
     pub async fn load_all(
         &self,
         paths: &[PathBuf],
@@ -200,6 +203,11 @@ impl Supervisor {
     /// # Errors
     ///
     /// Any [`RuntimeError`]; it names the step.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on if the future is dropped, with the bundles that are
+    /// initialised again; events tell how it ends.
     pub async fn reload(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
         self.core().reload(name).await
     }
@@ -210,6 +218,11 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`RuntimeError::BundleNotFound`], [`RuntimeError::DependencyInUse`].
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on if the future is dropped;
+    /// [`EventKind::BundleUnloaded`](crate::EventKind::BundleUnloaded) tells of its end.
     pub async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
         self.core().unload(name).await
     }
@@ -220,6 +233,10 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`RuntimeError::BundleNotFound`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`unload`](Self::unload), for all of these bundles.
     pub async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
         self.core().unload_cascade(name).await
     }
@@ -233,12 +250,12 @@ impl Supervisor {
     /// # Errors
     ///
     /// [`RuntimeError::WorkerUnavailable`] if it does not come back.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on if the future is dropped, for all of these workers.
     pub async fn restart(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
-        let mut status = None;
-        for worker in self.workers_named(name)? {
-            status = Some(self.restart_one(&worker).await?);
-        }
-        status.ok_or(RuntimeError::ShuttingDown)
+        self.core().restart(name).await
     }
 
     /// As [`restart`](Self::restart), without a pause: another process is
@@ -250,91 +267,12 @@ impl Supervisor {
     /// [`RuntimeError::WorkerUnavailable`] if it is not ready, or the other
     /// process does not come up, and what the loading of a bundle fails with;
     /// the old process goes on serving.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`restart`](Self::restart).
     pub async fn restart_rolling(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
-        let mut status = None;
-        let mut workers = self.workers_named(name)?;
-        // Of several, one that has stopped for idleness runs nothing old.
-        let stopped = |worker: &Arc<Worker>| worker.state().0 == WorkerState::Stopped;
-        if !workers.iter().all(stopped) {
-            workers.retain(|worker| !stopped(worker));
-        }
-        for worker in workers {
-            worker.roll().await?;
-            status = Some(self.worker_status(&worker));
-        }
-        status.ok_or(RuntimeError::ShuttingDown)
-    }
-
-    /// The worker of a name, or all workers of a loader.
-    fn workers_named(&self, name: &str) -> Result<Vec<Arc<Worker>>, RuntimeError> {
-        if *self.core().stopping.borrow() {
-            return Err(RuntimeError::ShuttingDown);
-        }
-        let found: Vec<Arc<Worker>> = {
-            let workers = lock(&self.core().workers);
-            let named = |worker: &&Arc<Worker>| worker.name.to_string() == name;
-            let replica = |worker: &&Arc<Worker>| worker.name.common().to_string() == name;
-            let of_loader = |worker: &&Arc<Worker>| worker.name.loader == name;
-            let all = || workers.values();
-            let found: [Vec<&Arc<Worker>>; 3] = [
-                all().filter(named).collect(),
-                all().filter(replica).collect(),
-                all().filter(of_loader).collect(),
-            ];
-            let first = found.into_iter().find(|found| !found.is_empty());
-            first.into_iter().flatten().map(Arc::clone).collect()
-        };
-        if found.is_empty() {
-            // A name that is no loader's is said; one whose worker was never
-            // needed has nothing to restart.
-            let loader = name.split(['/', '#']).next().unwrap_or(name);
-            if !LOADERS.contains(&loader) {
-                self.core().worker_named(&WorkerName::shared(name))?;
-            }
-            let problem = "it was never started: no bundle needs it".to_owned();
-            return Err(RuntimeError::WorkerUnavailable { worker: name.to_owned(), problem });
-        }
-        Ok(found)
-    }
-
-    async fn restart_one(&self, worker: &Arc<Worker>) -> Result<WorkerStatus, RuntimeError> {
-        let name = worker.name.to_string();
-        let mut events = self.events();
-        let before = worker.begin_restart().await?;
-        loop {
-            match worker.state() {
-                (WorkerState::Ready, incarnation) if incarnation > before => break,
-                // It was not started, or somebody has stopped it since.
-                (WorkerState::Quarantined | WorkerState::Stopped, _) => {
-                    if *self.core().stopping.borrow() {
-                        return Err(RuntimeError::ShuttingDown);
-                    }
-                    let problem = self.worker_status(worker).problem;
-                    let problem = problem.unwrap_or_else(|| "it died again".to_owned());
-                    return Err(RuntimeError::WorkerUnavailable { worker: name, problem });
-                }
-                // It will be tried again; but whoever asks by hand is told why it lacks.
-                (WorkerState::Backoff, incarnation) if incarnation > before => {
-                    if let Some(problem) = self.worker_status(worker).problem {
-                        return Err(RuntimeError::WorkerUnavailable { worker: name, problem });
-                    }
-                }
-                _ => {}
-            }
-            match events.next().await {
-                None => return Err(RuntimeError::ShuttingDown),
-                // It need not be so any more.
-                Some(NextEvent::Event(Event {
-                    kind:
-                        EventKind::WorkerState {
-                            worker, state: WorkerState::Ready, incarnation, ..
-                        },
-                    ..
-                })) if worker == name && incarnation > before => break,
-                Some(_) => {}
-            }
-        }
-        Ok(self.worker_status(worker))
+        self.core().restart_rolling(name).await
     }
 
     /// A contract that some loaded bundle provides: `greeter@1`, or
@@ -447,15 +385,10 @@ impl Supervisor {
             pid: std::process::id(),
             uptime_ms: u64::try_from(core.started.elapsed().as_millis()).unwrap_or(now_ms()),
             isolation: core.config.isolation,
-            workers: workers.iter().map(|worker| self.worker_status(worker)).collect(),
+            workers: workers.iter().map(|worker| core.worker_status(worker)).collect(),
             standbys: core.standbys.status(),
             bundles,
         }
-    }
-
-    fn worker_status(&self, worker: &Worker) -> WorkerStatus {
-        let bundles = self.core().bundles_of(&worker.name);
-        worker.status(bundles.iter().map(|bundle| bundle.name.clone()).collect())
     }
 
     /// The last crashes, oldest first.
@@ -472,6 +405,11 @@ impl Supervisor {
 
     /// Ends everything in an orderly way: calls in flight may finish, bundles
     /// run their `on_unload`, workers exit, and those that do not are killed.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun goes on if the future is dropped, and the shutdown can be
+    /// waited for again.
     pub async fn shutdown(&self) {
         let core = self.core();
         core.stopping.send_replace(true);

@@ -9,6 +9,7 @@ use crate::bundle::{Bundle, Route};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
+use crate::registry::Cascade;
 use crate::status::BundleState;
 
 impl Core {
@@ -22,9 +23,7 @@ impl Core {
             lock(&self.broken).remove(&dir);
             return Ok(());
         }
-        let bundle = taken?;
-        self.take_down(&bundle).await;
-        Ok(())
+        self.take_all_down(vec![taken?]).await
     }
 
     /// Unloads a bundle and, before it, everything that could not do without
@@ -32,10 +31,21 @@ impl Core {
     /// dependents first, so that what their hooks call is still there.
     pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
         let cascade = lock(&self.registry).take_cascade(name)?;
-        for bundle in &cascade {
-            self.take_down(bundle).await;
-        }
-        Ok(cascade.iter().map(|bundle| bundle.name.clone()).collect())
+        let names = cascade.iter().map(|bundle| bundle.name.clone()).collect();
+        self.take_all_down(cascade).await?;
+        Ok(names)
+    }
+
+    /// Ends bundles that are in the registry no more, one after the other: to the last of
+    /// them, as nobody could ask for it again.
+    async fn take_all_down(&self, bundles: Cascade) -> Result<(), RuntimeError> {
+        self.to_its_end(|core| async move {
+            for bundle in &bundles {
+                core.take_down(bundle).await;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Ends a bundle that is in the registry no more, in all of its workers.

@@ -138,17 +138,20 @@ impl Worker {
     /// Starts it anew, whatever it does: the incarnation before. A look at its
     /// state would not do to choose a command by: it may be another one when the
     /// command arrives.
-    pub(crate) async fn begin_restart(&self) -> Result<u64, RuntimeError> {
+    ///
+    /// Whoever waits for it holds no handle meanwhile.
+    pub(crate) fn begin_restart(&self) -> impl Future<Output = Result<u64, RuntimeError>> + use<> {
         let (reply, begun) = oneshot::channel();
         self.send(Command::Restart(reply));
-        begun.await.map_err(|_| RuntimeError::ShuttingDown)
+        async { begun.await.map_err(|_| RuntimeError::ShuttingDown) }
     }
 
-    /// Changes over to another process without a pause (S8).
-    pub(crate) async fn roll(&self) -> Result<(), RuntimeError> {
+    /// Changes over to another process without a pause (S8). Whoever waits for it holds
+    /// no handle meanwhile.
+    pub(crate) fn roll(&self) -> impl Future<Output = Result<(), RuntimeError>> + use<> {
         let (reply, done) = oneshot::channel();
         self.send(Command::Roll(reply));
-        done.await.unwrap_or(Err(RuntimeError::ShuttingDown))
+        async { done.await.unwrap_or(Err(RuntimeError::ShuttingDown)) }
     }
 
     pub(crate) fn supports_hot_reload(&self) -> bool {

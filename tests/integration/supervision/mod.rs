@@ -9,6 +9,7 @@ mod deaths;
 mod first_load;
 mod given_up;
 mod hooks;
+mod hung_up;
 mod idle;
 mod limits;
 mod long_forms;
