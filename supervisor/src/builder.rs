@@ -1,6 +1,7 @@
 //! Settings on the way to a supervisor, and its start.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
@@ -37,6 +38,13 @@ pub enum StartError {
     /// is not (L1).
     #[error(transparent)]
     Loader(#[from] LoaderError),
+    /// The tokio runtime that it is started on lacks timers or IO: it was not built with
+    /// `enable_all`.
+    #[error("the tokio runtime has no {what}: build it with `enable_all`")]
+    Runtime {
+        /// What it lacks.
+        what: &'static str,
+    },
     /// The system refused a folder, a socket or a thread.
     #[error("{what}: {source}")]
     System {
@@ -170,9 +178,13 @@ impl SupervisorBuilder {
     /// which runs only while its host waits in it. No worker is started before the
     /// first bundle needs it.
     ///
+    /// A host may poll the supervisor's futures by any executor. A runtime that is used has
+    /// to have IO and timers (`enable_all`).
+    ///
     /// # Errors
     ///
-    /// [`StartError`].
+    /// [`StartError`]. A runtime without IO or timers tells so by a panic only, which is
+    /// caught: the host's panic hook sees it before.
     pub fn start(mut self) -> Result<Supervisor, StartError> {
         self.config.check()?;
         for (loader, file) in self.programs {
@@ -192,7 +204,12 @@ impl SupervisorBuilder {
         let host = tokio::runtime::Handle::try_current().ok();
         let host = host.filter(|host| host.runtime_flavor() != RuntimeFlavor::CurrentThread);
         let (runtime, own) = match host {
-            Some(handle) => (handle, None),
+            Some(handle) => {
+                if let Some(what) = lack_of(&handle) {
+                    return Err(StartError::Runtime { what });
+                }
+                (handle, None)
+            }
             None => {
                 let own = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(1)
@@ -239,4 +256,14 @@ impl SupervisorBuilder {
         });
         Ok(Supervisor::new(core, own))
     }
+}
+
+/// What a runtime lacks of what the supervisor needs. tokio has no other way to ask.
+fn lack_of(runtime: &tokio::runtime::Handle) -> Option<&'static str> {
+    let _guard = runtime.enter();
+    if catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).is_err() {
+        return Some("timers");
+    }
+    let io = catch_unwind(|| drop(tokio::net::UnixDatagram::unbound()));
+    io.is_err().then_some("IO")
 }

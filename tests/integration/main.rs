@@ -30,6 +30,9 @@ mod asynchronous;
 // Hooks: what they may wait for, and what is left when they fail.
 mod hooks;
 
+// Hosts without tokio, or with a runtime that lacks something.
+mod executors;
+
 // Contracts and functions of the longest names, through every language.
 mod long_names;
 

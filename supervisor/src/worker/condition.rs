@@ -2,7 +2,7 @@
 //! whether it computes, or whether it waits (proc_pid_stat(5)). It is looked at
 //! before the kill; afterwards there is nothing left to see.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -78,13 +78,6 @@ impl LaneThread {
     pub(crate) fn since(&self, before: Option<CpuSample>) -> Option<Condition> {
         Some(judge(before?, self.sample()?))
     }
-
-    /// Watches it for a while.
-    pub(crate) async fn observe(&self, time: Duration) -> Option<Condition> {
-        let before = self.sample();
-        tokio::time::sleep(time).await;
-        self.since(before)
-    }
 }
 
 fn judge(before: CpuSample, after: CpuSample) -> Condition {
@@ -101,6 +94,8 @@ fn judge(before: CpuSample, after: CpuSample) -> Condition {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn sample(at: Instant, seconds: f64, state: char) -> CpuSample {

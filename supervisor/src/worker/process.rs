@@ -232,8 +232,17 @@ impl Process {
     /// first looks what it does instead.
     async fn kill_stuck(&self, reason: String, bundle: &str) {
         let thread = LaneThread { pid: self.pid, bundle: bundle.to_owned() };
-        let condition = thread.observe(Duration::from_millis(100)).await;
+        let before = thread.sample();
+        self.pause(Duration::from_millis(100)).await;
+        let condition = thread.since(before);
         self.kill_for(reason, Some(bundle.to_owned()), condition);
+    }
+
+    /// A pause by the supervisor's clock: a load is polled by its host, whose executor
+    /// need not be tokio's.
+    fn pause(&self, time: Duration) -> tokio::time::Sleep {
+        let _guard = self.runtime.enter();
+        tokio::time::sleep(time)
     }
 
     pub(crate) fn kill_reason(&self) -> Option<KillReason> {

@@ -35,7 +35,7 @@ impl Process {
             // Dropped unanswered, when the process has died.
             answer = answer => answer.map_err(|_| self.gone()),
             () = self.ended() => Err(self.gone()),
-            () = tokio::time::sleep(limit) => {
+            () = self.pause(limit) => {
                 let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
                 self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -229,7 +229,7 @@ impl Process {
                 Ok(()) => return self.answer(&mut answer, step, bundle).await,
                 // The ring is full of calls; the lane works them off.
                 Err(Refused::Busy | Refused::Overloaded) if Instant::now() < limit => {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    self.pause(Duration::from_millis(1)).await;
                 }
                 Err(_) => {
                     lock(&self.questions).take_back(lane.id);
@@ -289,7 +289,7 @@ impl Process {
             }
             // For calls whose futures nobody polls.
             lane.pump();
-            tokio::time::sleep(pause).await;
+            self.pause(pause).await;
             pause = (pause * 2).min(Duration::from_millis(5));
         }
         true
