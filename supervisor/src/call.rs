@@ -298,7 +298,7 @@ impl Contract {
             let deadline = clock.deadline();
             if !noted && let Some(started) = clock.started {
                 noted = true;
-                lane.sent_at(ticket, started);
+                lane.sent_at(ticket, started, deadline);
             }
             deadline
         };

@@ -65,7 +65,10 @@ pub struct Config {
     /// See `start_timeout`.
     #[serde(with = "units::time")]
     pub slow_start_timeout: Duration,
-    /// How long calls may still run when a worker or a bundle is to stop.
+    /// How long calls may still run when a worker is to stop, or a bundle to be reloaded. An
+    /// unload and a rolling restart wait for each call until its own deadline; one that has
+    /// none may take as long as this, or as `deadline` and `grace` if that is longer, and is
+    /// asked to stop then.
     #[serde(with = "units::time")]
     pub drain: Duration,
     /// How long a worker has between SIGTERM and SIGKILL.

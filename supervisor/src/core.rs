@@ -139,11 +139,6 @@ impl Core {
         self.copies.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How long calls in flight may still take when their generation is to go.
-    pub(crate) fn longest_call(&self) -> Duration {
-        self.config.drain.max(self.config.deadline + self.config.grace)
-    }
-
     /// Counts a process among those that another one has replaced, until it is
     /// dropped.
     pub(crate) fn leaving(self: &Arc<Self>) -> Leaving {

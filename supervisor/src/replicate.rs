@@ -118,14 +118,16 @@ impl Core {
     }
 
     /// Takes out of a seat what does not serve any more: calls in flight finish
-    /// there, or meet their deadlines.
+    /// there, or meet their deadlines. One that cannot be ended otherwise costs the
+    /// worker its life, and it is known whose doing that is.
     pub(crate) async fn vacate(&self, bundle: &Bundle, serving: Option<Serving>, why: &str) {
         let Some(Serving { process, loaded }) = serving.filter(|old| !old.process.is_dead()) else {
             return;
         };
         loaded.lane.close();
-        if !process.drain(&loaded.lane, self.longest_call()).await {
-            process.kill(format!("a call did not end before the {why} of '{}'", bundle.name));
+        if !process.empty(&loaded.lane).await {
+            let reason = format!("a call did not end before the {why} of '{}'", bundle.name);
+            process.kill_stuck(reason, &bundle.name).await;
         }
         drop(process.unload(loaded).await);
     }

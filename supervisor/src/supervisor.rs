@@ -213,7 +213,8 @@ impl Supervisor {
     }
 
     /// Unloads a bundle: new calls are refused at once, those in flight finish
-    /// (L7).
+    /// (L7), each within its own deadline; for one that has none see
+    /// [`Config::drain`].
     ///
     /// # Errors
     ///
@@ -260,7 +261,8 @@ impl Supervisor {
 
     /// As [`restart`](Self::restart), without a pause: another process is
     /// started and loads the bundles, calls go over to it, and the old one ends
-    /// when its last call has. No call fails or waits.
+    /// when its last call has. No call fails or waits, unless it has no deadline and takes
+    /// longer than [`Config::drain`] lets it: that one is asked to stop.
     ///
     /// # Errors
     ///

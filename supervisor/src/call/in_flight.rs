@@ -72,7 +72,7 @@ impl Future for InFlight<'_> {
         if this.timer.is_none() {
             let deadline = this.clock.deadline();
             if let Some(started) = this.clock.started {
-                this.lane.sent_at(this.own.ticket, started);
+                this.lane.sent_at(this.own.ticket, started, deadline);
             }
             let Some(deadline) = deadline else { return Poll::Pending };
             this.timer = Some(this.contract.core.timer(deadline));

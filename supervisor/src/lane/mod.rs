@@ -342,9 +342,15 @@ impl Lane {
         self.sent.load(Ordering::Relaxed).is_multiple_of(every)
     }
 
-    /// Takes note of when a call was sent, for reports of what ran.
-    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant) {
-        self.slots.sent_at(ticket, sent);
+    /// Takes note of when a call was sent, for reports of what ran, and of when its
+    /// caller's time is up, for who ends this lane.
+    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant, until: Option<Instant>) {
+        self.slots.sent_at(ticket, sent, until);
+    }
+
+    /// The latest of the deadlines of the calls in flight, as far as they are known.
+    pub(crate) fn last_deadline(&self) -> Option<Instant> {
+        self.slots.last_deadline()
     }
 
     /// Takes no more calls. Those that were sent are counted by

@@ -460,6 +460,11 @@ impl Lane {
         self.slots.is_running(ticket, self.memory.begun().load(Ordering::Relaxed))
     }
 
+    /// The calls that the worker has begun and not answered.
+    pub(crate) fn running(&self) -> Vec<Ticket> {
+        self.slots.running(self.memory.begun().load(Ordering::Relaxed))
+    }
+
     /// Wakes callers whose calls have ended.
     pub(super) fn wake_all(waiters: Vec<Waiter>) {
         for waiter in waiters {

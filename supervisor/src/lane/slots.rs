@@ -117,6 +117,9 @@ struct Slot {
     /// When it was sent, in nanoseconds since the lane was made; 0 if nobody
     /// has looked at the clock.
     sent: AtomicU64,
+    /// When its caller's time is up, in the same way; 0 for never. It counts where `sent`
+    /// is known.
+    until: AtomicU64,
     function: AtomicU32,
     /// Whether `segment` is taken.
     bulk: AtomicU32,
@@ -337,11 +340,17 @@ impl Slots {
         outcome.map(|outcome| (outcome, segment))
     }
 
-    /// Takes note of when the call was sent, for reports of what ran.
-    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant) {
+    /// Takes note of when the call was sent, for reports of what ran, and of when its
+    /// caller's time is up.
+    pub(crate) fn sent_at(&self, ticket: Ticket, sent: Instant, until: Option<Instant>) {
         let Some(slot) = self.get(ticket.index) else { return };
-        let nanos = sent.saturating_duration_since(self.epoch).as_nanos();
-        slot.sent.store(u64::try_from(nanos).unwrap_or(u64::MAX).max(1), Relaxed);
+        let nanos = |at: Instant| {
+            let nanos = at.saturating_duration_since(self.epoch).as_nanos();
+            u64::try_from(nanos).unwrap_or(u64::MAX).max(1)
+        };
+        slot.until.store(until.map_or(0, nanos), Relaxed);
+        // SYNC: call timed. Pairs with the acquire load in `last_deadline`.
+        slot.sent.store(nanos(sent), Release);
     }
 
     /// Says who waits. Returns false if the outcome is there already.
@@ -511,6 +520,33 @@ impl Slots {
             0 => None,
             sent => Some(self.epoch.elapsed().saturating_sub(Duration::from_nanos(sent))),
         }
+    }
+
+    /// The calls in flight, whether their callers wait or have gone.
+    fn in_flight(&self) -> impl Iterator<Item = (Ticket, &Slot)> {
+        (0_u32..).zip(self.iter()).filter_map(|(index, slot)| {
+            let State { generation, phase } = slot.state();
+            let in_flight = matches!(phase, Phase::Sent | Phase::Asleep | Phase::Abandoned);
+            in_flight.then_some((Ticket { index, generation }, slot))
+        })
+    }
+
+    /// The latest of the deadlines of the calls in flight, as far as they are known: who
+    /// calls looks at the clock only when the call has to wait.
+    pub(crate) fn last_deadline(&self) -> Option<Instant> {
+        let until = |(_, slot): (_, &Slot)| {
+            // SYNC: call timed.
+            let known = slot.sent.load(Acquire) != 0;
+            if known { slot.until.load(Relaxed) } else { 0 }
+        };
+        let last = self.in_flight().map(until).max().filter(|last| *last != 0)?;
+        self.epoch.checked_add(Duration::from_nanos(last))
+    }
+
+    /// The calls in flight that the worker has begun.
+    pub(crate) fn running(&self, begun: u64) -> Vec<Ticket> {
+        let has_begun = |slot: &Slot| slot.number.load(Relaxed) < begun;
+        self.in_flight().filter(|(_, slot)| has_begun(slot)).map(|(ticket, _)| ticket).collect()
     }
 
     /// Whether a call is in flight and the worker has begun it.

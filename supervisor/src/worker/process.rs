@@ -1,5 +1,6 @@
 //! One incarnation of a worker: a process, its control channel and its lanes.
 
+mod draining;
 mod loading;
 mod peer;
 
@@ -230,7 +231,7 @@ impl Process {
 
     /// Kills the process because an operation on a bundle does not end; but
     /// first looks what it does instead.
-    async fn kill_stuck(&self, reason: String, bundle: &str) {
+    pub(crate) async fn kill_stuck(&self, reason: String, bundle: &str) {
         let thread = LaneThread { pid: self.pid, bundle: bundle.to_owned() };
         let before = thread.sample();
         self.pause(Duration::from_millis(100)).await;

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
-use futures_util::stream;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use menagerie_protocol::RuntimeError;
 
 use super::process::{Loaded, Process};
@@ -91,14 +91,28 @@ pub(super) async fn change_over(
         let switched = switch(&core, &bundle, None, &old, &new).await;
         left.extend(report(&core, &bundle, switched));
     }
-    let emptied = left.into_iter().map(|Serving { process, loaded }| {
-        let core = &core;
-        async move {
-            process.drain(&loaded.lane, core.longest_call()).await;
-            drop(process.unload(loaded).await);
+    empty(&old, left).await;
+}
+
+/// Empties the process that served: its calls finish there, or meet their deadlines.
+async fn empty(old: &Process, left: Vec<Serving>) {
+    let emptied = left.into_iter().map(|Serving { loaded, .. }| async move {
+        if old.empty(&loaded.lane).await {
+            drop(old.unload(loaded).await);
+            return None;
         }
+        Some(loaded)
     });
-    futures_util::future::join_all(emptied).await;
+    let stuck: Vec<Loaded> = join_all(emptied).await.into_iter().flatten().collect();
+    // Only now: it costs whatever else runs there.
+    if let Some(loaded) = stuck.first() {
+        let bundle = &loaded.bundle;
+        let reason = format!("a call of '{bundle}' did not end before its rolling restart");
+        old.kill_stuck(reason, bundle).await;
+    }
+    for loaded in stuck {
+        drop(old.unload(loaded).await);
+    }
 }
 
 fn report(

@@ -11,6 +11,7 @@ mod given_up;
 mod hooks;
 mod hung_up;
 mod idle;
+mod leaving;
 mod limits;
 mod long_forms;
 mod placement;

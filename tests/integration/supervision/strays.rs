@@ -91,7 +91,7 @@ fn in_c(name: &str, init: &str) -> Bundle {
     bundle
 }
 
-async fn load(supervisor: &Supervisor, name: &str) -> (Contract, Bundle) {
+pub(super) async fn load(supervisor: &Supervisor, name: &str) -> (Contract, Bundle) {
     let bundle = in_c(name, "");
     supervisor.load(bundle.path()).await.unwrap();
     (supervisor.contract(&format!("{name}@1")).unwrap(), bundle)

@@ -107,7 +107,7 @@ fn slots_abandoned_after_the_answer_are_free_at_once() {
 fn slots_fail_what_had_begun_and_give_back_the_rest() {
     let slots = Slots::new(4);
     let begun = slots.open(0, (3, 0), None).unwrap().ticket;
-    slots.sent_at(begun, Instant::now());
+    slots.sent_at(begun, Instant::now(), None);
     let waiting = slots.open(1, (4, 0), None).unwrap().ticket;
     let gone = slots.open(2, (5, 0), None).unwrap().ticket;
     assert!(slots.abandon(gone));
@@ -137,4 +137,31 @@ fn slots_whose_answer_is_nonsense_go_on_waiting_for_the_lanes_end() {
     let failed = slots.fail_all(1, |_| value(0));
     assert_eq!(failed.ended, 1);
     assert!(slots.take(ticket).is_some());
+}
+
+/// Those of calls that nobody has timed are not known; those of calls that have ended are
+/// of no interest.
+#[test]
+fn l7_the_last_deadline_is_that_of_a_call_in_flight() {
+    let slots = Slots::new(4);
+    let now = Instant::now();
+    let [first, second, third] = [0, 1, 2].map(|n| slots.open(n, (0, 0), None).unwrap().ticket);
+    assert_eq!(slots.last_deadline(), None);
+    let hour = Duration::from_secs(3600);
+    slots.sent_at(first, now, Some(now + hour));
+    slots.sent_at(second, now, Some(now + 2 * hour));
+    slots.sent_at(third, now, None);
+    assert_eq!(slots.last_deadline(), Some(now + 2 * hour));
+    // Its caller has gone; it runs on.
+    assert!(slots.abandon(second));
+    assert_eq!(slots.last_deadline(), Some(now + 2 * hour));
+    assert_eq!(slots.running(2), [first, second]);
+    assert!(complete(&slots, second).is_some());
+    assert_eq!(slots.last_deadline(), Some(now + hour));
+    slots.complete_own(first);
+    assert_eq!(slots.last_deadline(), None);
+    assert_eq!(slots.running(3), [third]);
+    // The next use of a slot has a deadline of its own.
+    slots.open(3, (0, 0), None).unwrap();
+    assert_eq!(slots.last_deadline(), None);
 }

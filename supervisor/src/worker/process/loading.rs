@@ -276,31 +276,13 @@ impl Process {
         self.forget(&loaded.lane);
         outcome.map(drop)
     }
-
-    /// Waits until no call runs on a lane, but not longer than `limit`.
-    pub(crate) async fn drain(&self, lane: &Arc<Lane>, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
-        // The first checks are close together: a lane is usually idle, and its
-        // callers wait.
-        let mut pause = Duration::from_micros(50);
-        while lane.in_flight() > 0 && !lane.is_dead() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            // For calls whose futures nobody polls.
-            lane.pump();
-            self.pause(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(5));
-        }
-        true
-    }
 }
 
 /// A lane that has loaded its bundle.
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) lane: Arc<Lane>,
-    bundle: String,
+    pub(crate) bundle: String,
     /// Its files stay as long as it does.
     _content: Arc<Content>,
 }
