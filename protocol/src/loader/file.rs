@@ -17,20 +17,45 @@ pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
 ///
 /// The system's; it is no regular file; it is larger than 512 MiB.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let error = io::Error::new;
+    read_at_most(path, MAX_FILE_BYTES).map_err(|unread| match unread {
+        Unread::Irregular => error(io::ErrorKind::InvalidInput, "is no regular file"),
+        Unread::TooLarge => error(io::ErrorKind::FileTooLarge, "is larger than 512 MiB"),
+        Unread::Io(error) => error,
+    })
+}
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It is a pipe, a device, a folder.
+    Irregular,
+    TooLarge,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Unread {
+    fn from(error: io::Error) -> Self {
+        // Of a socket, and of a device that is not there (open(2)).
+        if error.raw_os_error() == Some(libc::ENXIO) { Self::Irregular } else { Self::Io(error) }
+    }
+}
+
+/// As [`read_file`], of a file of so many bytes at most.
+pub(super) fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>, Unread> {
     // Without the flag, opening a pipe waits for somebody at its other end.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"));
+        return Err(Unread::Irregular);
     }
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "is larger than 512 MiB");
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(too_large());
+    if metadata.len() > max {
+        return Err(Unread::TooLarge);
     }
     let mut bytes = Vec::new();
     // It may grow while it is read.
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES { Err(too_large()) } else { Ok(bytes) }
+    file.take(max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max { Err(Unread::TooLarge) } else { Ok(bytes) }
 }
 
 /// Where a path leads after symlinks, which has to be inside a bundle's folder

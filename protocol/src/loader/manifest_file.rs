@@ -1,13 +1,14 @@
 //! Reading `manifest.toml`: every error names file, line and key.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::file::{Unread, read_at_most};
 use super::manifest::{
     BundleDependency, ContractDependency, DependencyKind, ManifestData, ParsedManifest,
 };
@@ -19,34 +20,22 @@ use crate::{BundleId, LoaderError};
 const MAX_MANIFEST_BYTES: u64 = 1 << 20;
 
 pub(super) fn read_text(file: &Path) -> Result<String, LoaderError> {
-    let metadata = match std::fs::metadata(file) {
-        Ok(metadata) => metadata,
-        Err(e)
-            if matches!(
-                e.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Err(LoaderError::ManifestNotFound { path: file.to_owned() });
-        }
-        Err(e) => return Err(LoaderError::io(file, &e)),
-    };
     let invalid = |message: &str| LoaderError::ManifestInvalid {
         file: file.to_owned(),
         line: None,
         key: String::new(),
         message: message.to_owned(),
     };
-    if !metadata.is_file() {
-        return Err(invalid("is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|f| f.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|e| LoaderError::io(file, &e))?;
-    if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-        return Err(invalid("is larger than 1 MiB"));
-    }
+    let bytes = read_at_most(file, MAX_MANIFEST_BYTES).map_err(|error| match error {
+        Unread::Irregular => invalid("is no regular file"),
+        Unread::TooLarge => invalid("is larger than 1 MiB"),
+        Unread::Io(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                LoaderError::ManifestNotFound { path: file.to_owned() }
+            }
+            _ => LoaderError::io(file, &error),
+        },
+    })?;
     String::from_utf8(bytes).map_err(|_| invalid("is not UTF-8 text"))
 }
 

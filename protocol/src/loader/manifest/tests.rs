@@ -368,6 +368,40 @@ fn b1_a_dependency_is_by_contract_or_by_bundle() {
     assert_eq!(by_bundle.bundle.as_deref(), Some("m"));
 }
 
+/// A pipe that takes its place while it is read would keep the reader for ever.
+#[test]
+fn b1_a_manifest_that_becomes_a_pipe_holds_up_nobody() {
+    const ROUNDS: usize = 10_000;
+    let dir = bundle("main.lua");
+    std::fs::write(dir.path().join("main.lua"), "").unwrap();
+    let (at, pipe) = (dir.path().join(MANIFEST_FILE), dir.path().join("pipe"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    let folder = dir.path().to_owned();
+    std::thread::spawn(move || {
+        for _ in 0..ROUNDS {
+            match ManifestData::read(&folder) {
+                Ok(_) => {}
+                Err(LoaderError::ManifestInvalid { message, .. }) => {
+                    assert_eq!(message, "is no regular file");
+                }
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        done.send(()).unwrap();
+    });
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let exchange = || {
+        let names = (at.as_path(), pipe.as_path());
+        let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+        nix::fcntl::renameat2(nix::fcntl::AT_FDCWD, names.0, nix::fcntl::AT_FDCWD, names.1, flags)
+    };
+    while let Err(std::sync::mpsc::TryRecvError::Empty) = is_done.try_recv() {
+        assert!(std::time::Instant::now() < deadline, "it waits for ever");
+        exchange().unwrap();
+    }
+}
+
 #[test]
 fn b2_links_devices_fifos_and_huge_files_are_typed_errors() {
     use nix::sys::stat::Mode;
