@@ -1,6 +1,6 @@
 //! What can go wrong, in types that travel between worker and supervisor.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -439,10 +439,24 @@ pub enum LoaderError {
     },
 }
 
+/// In place of a path: it is no file that lacks.
+const NO_THREAD: &str = "thread";
+
 impl LoaderError {
     /// An [`Io`](Self::Io) error of this path.
     pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         Self::Io { path: path.into(), problem: error.to_string() }
+    }
+
+    /// An [`Io`](Self::Io) error of a thread that the system does not give now.
+    pub fn no_thread(error: &std::io::Error) -> Self {
+        Self::io(NO_THREAD, error)
+    }
+
+    /// Whether it is one.
+    #[must_use]
+    pub fn is_no_thread(&self) -> bool {
+        matches!(self, Self::Io { path, .. } if *path == Path::new(NO_THREAD))
     }
 
     /// An [`InitFailed`](Self::InitFailed) at this step.

@@ -15,6 +15,8 @@ use menagerie_protocol::loader::{PrivateCopy, Stamp};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use crate::blocking::{blocking, drop_in_background, in_background};
+
 /// A place for an artifact's copy.
 #[derive(Debug, Default)]
 pub(crate) struct Artifact {
@@ -36,23 +38,21 @@ struct Kept {
 impl Artifact {
     /// Makes the copy in the background, if there is none: a first load waits
     /// for its worker meanwhile.
-    pub(crate) fn prepare(self: &Arc<Self>, manifest: &Arc<ManifestData>, runtime: &Handle) {
+    pub(crate) fn prepare(self: &Arc<Self>, manifest: &Arc<ManifestData>) {
         let (this, manifest) = (Arc::clone(self), Arc::clone(manifest));
-        runtime.spawn_blocking(move || {
+        let prepared = in_background(move || {
             let mut kept = this.kept.blocking_lock();
             if kept.is_none() {
                 *kept = Kept::of(&manifest);
             }
         });
+        // Otherwise the load makes it.
+        drop(prepared);
     }
 
     /// A descriptor of a copy of the artifact as it is on disk. `None` if there
     /// is nothing to be copied: the worker finds out why.
-    pub(crate) async fn current(
-        &self,
-        manifest: &Arc<ManifestData>,
-        runtime: &Handle,
-    ) -> Option<OwnedFd> {
+    pub(crate) async fn current(&self, manifest: &Arc<ManifestData>) -> Option<OwnedFd> {
         let mut kept = self.kept.lock().await;
         if !kept.as_ref().is_some_and(|kept| kept.is_current(manifest)) {
             let (old, manifest) = (kept.take(), Arc::clone(manifest));
@@ -61,7 +61,7 @@ impl Artifact {
                 let renewed = old.and_then(|old| old.renewed(&manifest));
                 renewed.or_else(|| Kept::of(&manifest))
             };
-            *kept = runtime.spawn_blocking(make).await.ok()?;
+            *kept = blocking(make).await.ok()?;
         }
         let kept = kept.as_mut()?;
         kept.handed_on = true;
@@ -84,8 +84,8 @@ impl Drop for Artifact {
 /// The kernel takes its time over the memory of a large file: not on a thread
 /// that others wait for.
 fn free(kept: Option<Kept>) {
-    if let (Some(kept), Ok(runtime)) = (kept, Handle::try_current()) {
-        runtime.spawn_blocking(move || drop(kept));
+    if let (Some(kept), Ok(_)) = (kept, Handle::try_current()) {
+        drop_in_background(kept);
     }
 }
 
@@ -158,7 +158,7 @@ mod tests {
         }
 
         async fn current(&self) -> Option<File> {
-            self.artifact.current(&self.manifest, &Handle::current()).await.map(File::from)
+            self.artifact.current(&self.manifest).await.map(File::from)
         }
 
         async fn inode(&self) -> u64 {
@@ -238,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn s4_what_was_prepared_is_compared_before_it_is_handed_on_again() {
         let bundle = Bundle::new("first");
-        bundle.artifact.prepare(&bundle.manifest, &Handle::current());
+        bundle.artifact.prepare(&bundle.manifest);
         let deadline = Instant::now() + Duration::from_secs(60);
         while !bundle.artifact.kept.try_lock().is_ok_and(|kept| kept.is_some()) {
             assert!(Instant::now() < deadline, "nothing is prepared");
@@ -264,7 +264,7 @@ mod tests {
         assert_ne!(bundle.inode().await, prepared);
         // And not if it is not what stands there any more.
         let bundle = Bundle::new("first");
-        bundle.artifact.prepare(&bundle.manifest, &Handle::current());
+        bundle.artifact.prepare(&bundle.manifest);
         bundle.settles().await;
         std::fs::write(bundle.file(), "other").unwrap();
         assert_eq!(bundle.text().await, "other");

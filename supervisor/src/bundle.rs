@@ -9,10 +9,10 @@ use arc_swap::{ArcSwap, Guard};
 use menagerie_protocol::{
     BundleId, BundleSource, Failure, LoaderError, ManifestData, RuntimeError,
 };
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::artifact::Artifact;
+use crate::blocking::blocking;
 use crate::core::Core;
 use crate::counters::Counters;
 use crate::lane::Lane;
@@ -72,31 +72,39 @@ impl Content {
     }
 
     /// Whether it still is what was checked, where something was.
-    pub(crate) async fn check(self: &Arc<Self>, runtime: &Handle) -> Result<(), RuntimeError> {
+    ///
+    /// # Errors
+    ///
+    /// It is not; or nobody can look now ([`RuntimeError::WorkerUnavailable`]).
+    pub(crate) async fn check(self: &Arc<Self>, worker: &str) -> Result<(), RuntimeError> {
         if self.snapshot.is_none() {
             return Ok(());
         }
         let this = Arc::clone(self);
-        let check = runtime.spawn_blocking(move || {
+        let check = blocking(move || {
             this.snapshot.as_ref().map_or(Ok(()), |snapshot| snapshot.check(&this.manifest.name))
         });
-        Ok(check.await.map_err(|_| RuntimeError::ShuttingDown)??)
+        let cannot = |error: std::io::Error| RuntimeError::WorkerUnavailable {
+            worker: worker.to_owned(),
+            problem: format!("the supervisor cannot check what it would load: {error}"),
+        };
+        Ok(check.await.map_err(cannot)??)
     }
 
     /// Does what is to be done beside the start of a worker that is to load it for
     /// the first time.
-    pub(crate) fn prepare(&self, runtime: &Handle) {
+    pub(crate) fn prepare(&self) {
         if self.has_artifact() && locate::maps_artifacts(&self.manifest.loader) {
-            self.artifact.prepare(&self.manifest, runtime);
+            self.artifact.prepare(&self.manifest);
         }
     }
 
     /// The artifact's copy, for a worker that takes one.
-    pub(crate) async fn copy(&self, takes: bool, runtime: &Handle) -> Option<OwnedFd> {
+    pub(crate) async fn copy(&self, takes: bool) -> Option<OwnedFd> {
         if !takes || !self.has_artifact() {
             return None;
         }
-        self.artifact.current(&self.manifest, runtime).await
+        self.artifact.current(&self.manifest).await
     }
 
     const fn has_artifact(&self) -> bool {

@@ -257,7 +257,7 @@ impl Core {
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
         // They stay from here on, as they have a bundle.
         let workers = self.workers_of(&bundle)?;
-        bundle.content().prepare(&self.runtime);
+        bundle.content().prepare();
         let mut slots = bundle.seats.lock_all().await;
         if bundle.seats.are_many() {
             // They start at the same time.
@@ -286,16 +286,45 @@ impl Core {
         Ok(bundle.status())
     }
 
-    /// Loads a bundle again in a new incarnation of its worker (S4).
+    /// Loads a bundle again in a new incarnation of its worker (S4). What the system has
+    /// too little for is tried again, with the pauses of restarts; and then in another
+    /// process, as the limits may be this one's.
     pub(crate) async fn restore(&self, bundle: &Arc<Bundle>, process: &Arc<Process>) {
+        const TRIES: u32 = 5;
+        for number in 1..=TRIES {
+            let Err(error) = self.try_to_restore(bundle, process).await else { return };
+            if number == 1 {
+                self.restore_failed(bundle, &error);
+            }
+            if number == TRIES {
+                process.kill(format!("'{}' could not be loaded again: {error}", bundle.name));
+            }
+            tokio::time::sleep(self.config.restart.delay(number)).await;
+        }
+    }
+
+    fn restore_failed(&self, bundle: &Bundle, error: &RuntimeError) {
+        self.events.emit(EventKind::BundleFailed {
+            bundle: bundle.name.clone(),
+            step: "restore".to_owned(),
+            reason: error.to_string(),
+        });
+    }
+
+    /// As [`restore`](Self::restore); the error is one that may pass.
+    async fn try_to_restore(
+        &self,
+        bundle: &Arc<Bundle>,
+        process: &Arc<Process>,
+    ) -> Result<(), RuntimeError> {
         let seat = bundle.seats.at(process.seat);
         let mut serving = seat.serving.lock().await;
         if !lock(&self.registry).holds(bundle) || bundle.is_quarantined() {
-            return;
+            return Ok(());
         }
         // Loaded into this very process already, by an operation that came first.
         if serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.process, process)) {
-            return;
+            return Ok(());
         }
         match process.load(bundle, &bundle.content(), false).await {
             Ok(loaded) => {
@@ -303,7 +332,8 @@ impl Core {
                 let fresh = Serving { process: Arc::clone(process), loaded };
                 // A crash in another of its workers may have been judged meanwhile.
                 if bundle.is_quarantined() {
-                    return self.vacate(bundle, Some(fresh), "quarantine").await;
+                    self.vacate(bundle, Some(fresh), "quarantine").await;
+                    return Ok(());
                 }
                 let before = seat.serve(&mut serving, fresh);
                 self.vacate_later(bundle, before);
@@ -318,17 +348,17 @@ impl Core {
             }
             // The next incarnation tries again.
             Err(_) if process.is_ending() => {}
+            // No thread, no memory, no descriptor: here, or there.
+            Err(error @ RuntimeError::WorkerUnavailable { .. }) => return Err(error),
+            Err(RuntimeError::Loader(error)) if error.is_no_thread() => return Err(error.into()),
             Err(error) => {
                 let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
                 let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
                 seat.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
-                self.events.emit(EventKind::BundleFailed {
-                    bundle: bundle.name.clone(),
-                    step: "restore".to_owned(),
-                    reason: error.to_string(),
-                });
+                self.restore_failed(bundle, &error);
             }
         }
+        Ok(())
     }
 
     /// Takes a bundle out of a worker that is to stop; it stays wanted.

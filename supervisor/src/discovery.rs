@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use menagerie_protocol::loader::manifest::MANIFEST_FILE;
 use menagerie_protocol::{BundleId, LoaderError, ManifestData, RuntimeError};
 
+use crate::blocking::blocking;
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -30,6 +31,37 @@ pub struct LoadStep<'a> {
     pub count: usize,
 }
 
+/// What stands in a path.
+enum Found {
+    /// A bundle, in this folder.
+    Bundle(PathBuf, Box<ManifestData>),
+    /// A bundle whose manifest is no good.
+    Broken(PathBuf, LoaderError),
+    /// No bundle can be found in the path.
+    Nothing(PathBuf, LoaderError),
+}
+
+impl Found {
+    /// Reads files.
+    fn all_in(paths: &[PathBuf]) -> Vec<Self> {
+        let mut found = Vec::new();
+        for path in paths {
+            match bundles_in(path) {
+                Ok(dirs) => found.extend(dirs.into_iter().map(Self::of_dir)),
+                Err(error) => found.push(Self::Nothing(path.clone(), error)),
+            }
+        }
+        found
+    }
+
+    fn of_dir(dir: PathBuf) -> Self {
+        match ManifestData::read(&dir) {
+            Ok(parsed) => Self::Bundle(dir, Box::new(parsed.manifest)),
+            Err(error) => Self::Broken(dir, error),
+        }
+    }
+}
+
 /// What became of each bundle.
 pub(crate) type Outcomes = Vec<(PathBuf, Result<BundleStatus, RuntimeError>)>;
 
@@ -45,19 +77,22 @@ impl Core {
         paths: &[PathBuf],
         mut before: impl FnMut(LoadStep<'_>),
     ) -> Outcomes {
-        let mut outcomes = Outcomes::new();
-        let mut found = Vec::new();
-        for path in paths {
-            match bundles_in(path) {
-                Ok(dirs) => found.extend(dirs),
-                Err(error) => outcomes.push((path.clone(), Err(error.into()))),
+        let wanted = paths.to_vec();
+        let found = match blocking(move || Found::all_in(&wanted)).await {
+            Ok(found) => found,
+            Err(error) => {
+                let none =
+                    |path: &PathBuf| Found::Nothing(path.clone(), LoaderError::io(path, &error));
+                paths.iter().map(none).collect()
             }
-        }
+        };
+        let mut outcomes = Outcomes::new();
         let mut whole = Vec::new();
-        for dir in found {
-            match ManifestData::read(&dir) {
-                Ok(parsed) => whole.push((dir, parsed.manifest)),
-                Err(error) => {
+        for found in found {
+            match found {
+                Found::Bundle(dir, manifest) => whole.push((dir, *manifest)),
+                Found::Nothing(path, error) => outcomes.push((path, Err(error.into()))),
+                Found::Broken(dir, error) => {
                     let error = RuntimeError::from(error);
                     self.list_broken(&dir, None, &error);
                     self.events.emit(EventKind::BundleFailed {

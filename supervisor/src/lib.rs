@@ -9,6 +9,7 @@
 
 mod artifact;
 mod blame;
+mod blocking;
 mod builder;
 mod bundle;
 mod call;

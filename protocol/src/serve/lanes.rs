@@ -142,7 +142,7 @@ impl Lanes {
             }
             Err(error) => {
                 self.shared.running().remove(&lane);
-                let error = LoaderError::io("thread", &error);
+                let error = LoaderError::no_thread(&error);
                 (self.shared.outbox)(ToSupervisor::LoadFailed { lane, error });
             }
         }

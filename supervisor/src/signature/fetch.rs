@@ -1,5 +1,6 @@
 //! Reading a bundle's folder for a load, as the policy asks.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use menagerie_protocol::{BundleSource, LoaderError, ManifestData, RuntimeError};
 
 use super::files::Flaw;
 use super::{SignatureConfig, SignaturePolicy, SignatureStatus, Snapshot, file, trust};
+use crate::blocking::blocking;
 use crate::bundle::Content;
 use crate::config::Config;
 use crate::core::Core;
@@ -49,15 +51,17 @@ impl Core {
         };
         let dir = dir.to_owned();
         let checks = self.config.signatures.policy != SignaturePolicy::Off;
-        let fetched = if checks || self.config.replicas.values().any(|count| *count > 1) {
-            let fetch = self.runtime.spawn_blocking(move || {
-                if checks { Fetched::checked(&copies, &dir) } else { Fetched::plain(&copies, &dir) }
-            });
-            // It is not awaited to its end only when the runtime ends.
-            fetch.await.map_err(|_| RuntimeError::ShuttingDown)??
-        } else {
-            Fetched::unchecked(&dir)?
-        };
+        let cannot = |error: io::Error| LoaderError::io(dir.clone(), &error);
+        let folder = dir.clone();
+        // Whatever stands there, and on whatever file system, holds up nobody else.
+        let fetch = blocking(move || {
+            if checks {
+                Fetched::checked(&copies, &folder)
+            } else {
+                Fetched::plain(&copies, &folder)
+            }
+        });
+        let fetched = fetch.await.map_err(cannot)??;
         self.tell(&fetched);
         Ok(fetched)
     }
@@ -104,9 +108,10 @@ impl Fetched {
 
     /// With no signature asked for, but in a copy if it has replicas.
     fn plain(copies: &Copies, dir: &Path) -> Result<Self, LoaderError> {
-        let Self { content, folder, .. } = Self::unchecked(dir)?;
-        let Some(folder) = folder.filter(|_| copies.are_for(&content.manifest)) else {
-            return Self::unchecked(dir);
+        let fetched = Self::unchecked(dir)?;
+        let is_copied = copies.are_for(&fetched.content.manifest);
+        let Some(folder) = fetched.folder.clone().filter(|_| is_copied) else {
+            return Ok(fetched);
         };
         // Another name than that of a copy whose signature did not hold, and
         // which is being removed.

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use menagerie_protocol::LoaderError;
 
+use crate::blocking::{Folder, drop_in_background};
+
 use super::files::{FileEntry, Flaw, Irregular, hash_all, read_all};
 
 /// A copy in the supervisor's runtime folder. It is removed when it is dropped,
@@ -97,11 +99,9 @@ impl Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.dir);
-        let remove = move || drop(std::fs::remove_dir_all(path));
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
+        let folder = Folder(std::mem::take(&mut self.dir));
+        if tokio::runtime::Handle::try_current().is_ok() {
+            drop_in_background(folder);
         }
     }
 }

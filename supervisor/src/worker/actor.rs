@@ -2,9 +2,11 @@
 //! their ends and starts them again. What to do is decided by
 //! [`Lifecycle`]; this module only does it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use menagerie_protocol::{Failure, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +33,8 @@ use crate::status::{Activity, BundleState};
 
 /// How long what can wait does so when a worker has become ready.
 const CALLERS_FIRST: Duration = Duration::from_millis(2);
+/// What panics again and again leaves the others the CPU.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
 
 pub(super) struct Actor {
     pub(super) name: WorkerName,
@@ -120,6 +124,45 @@ impl Actor {
     }
 
     pub(super) async fn run(mut self) {
+        let mut has_panicked = false;
+        loop {
+            let life = async {
+                if has_panicked {
+                    self.recover();
+                }
+                self.live().await;
+            };
+            // What a panic leaves half done is thrown away.
+            if AssertUnwindSafe(life).catch_unwind().await.is_ok() {
+                return;
+            }
+            has_panicked = true;
+            tokio::time::sleep(AFTER_PANIC).await;
+        }
+    }
+
+    /// The task has panicked: a bug, or the host's `tracing` code. To the worker it is a
+    /// crash as any other.
+    fn recover(&mut self) {
+        const PROBLEM: &str = "the supervisor's task for it has panicked";
+        let error = self.unavailable(PROBLEM);
+        self.give_up_rolling(&error);
+        (self.early, self.launching) = (None, None);
+        if let Some(alive) = &self.alive {
+            // The rest follows from its end.
+            return alive.process.kill(PROBLEM);
+        }
+        self.show_state();
+        let action = match self.life.state() {
+            State::Starting { .. } => self.cannot_start(error),
+            State::Draining { .. } => self.stopped(),
+            State::Backoff { until } | State::Quarantined { until } => Action::WaitUntil(*until),
+            State::Ready { .. } | State::Crashed | State::Stopped => self.input(Input::Died),
+        };
+        self.perform(action);
+    }
+
+    async fn live(&mut self) {
         while !self.is_over() {
             self.foresee();
             let happening = self.next().await;
@@ -346,6 +389,12 @@ impl Actor {
                 self.core.events.emit(event);
             }
         }
+        self.show_state();
+        action
+    }
+
+    /// What calls and loads can count on in this state.
+    fn show_state(&self) {
         match self.life.state() {
             State::Quarantined { .. } => {
                 self.current.send_replace(Current::Quarantined);
@@ -372,7 +421,6 @@ impl Actor {
             }
             _ => {}
         }
-        action
     }
 
     fn pid(&self) -> Option<u32> {
@@ -445,7 +493,10 @@ impl Actor {
         let bundles = self.core.bundles_of(&self.name);
         let (commands, core, pace) = (self.commands.clone(), Arc::clone(&self.core), self.pace);
         tokio::spawn(async move {
-            restore(&core, &bundles, &process, pace).await;
+            let restored = AssertUnwindSafe(restore(&core, &bundles, &process, pace));
+            if restored.catch_unwind().await.is_err() {
+                return process.kill("the supervisor's task that loads its bundles has panicked");
+            }
             if let Some(commands) = commands.upgrade() {
                 drop(commands.send(Command::Restored(process.incarnation)));
             }

@@ -14,7 +14,6 @@ use nix::sys::socket::{MsgFlags, recv};
 
 use crate::bundle::{Bundle, Content};
 use crate::config::Config;
-use crate::core::Core;
 use crate::lane::Draft;
 use crate::locate;
 
@@ -56,11 +55,10 @@ pub(super) struct Chosen {
 impl Chosen {
     /// Does what comes before a load. Whatever is wrong is said when the bundle is loaded
     /// in the ordinary way.
-    pub(super) async fn new(core: &Core, bundle: Arc<Bundle>) -> Option<Self> {
+    pub(super) async fn new(bundle: Arc<Bundle>) -> Option<Self> {
         let content = bundle.content();
-        content.check(&core.runtime).await.ok()?;
-        let takes_copies = locate::maps_artifacts(&bundle.loader);
-        let copy = content.copy(takes_copies, &core.runtime).await;
+        content.check(&bundle.loader).await.ok()?;
+        let copy = content.copy(locate::maps_artifacts(&bundle.loader)).await;
         Some(Self { bundle, content, copy })
     }
 

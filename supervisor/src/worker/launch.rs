@@ -166,7 +166,7 @@ impl Begun {
         let mut first_sent = None;
         let outcome = {
             let handshake = handshake(&core.config, &loader, &child, &mut expected, events);
-            let chosen = async { Chosen::new(&core, first?.await.ok()?).await };
+            let chosen = async { Chosen::new(first?.await.ok()?).await };
             let (mut handshake, mut chosen) =
                 (std::pin::pin!(handshake), std::pin::pin!(chosen.fuse()));
             loop {

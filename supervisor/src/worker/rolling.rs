@@ -2,8 +2,10 @@
 //! its start to the moment when it serves. What happens to the bundles is in
 //! [`roll`].
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use menagerie_protocol::RuntimeError;
 use tokio::sync::oneshot;
 
@@ -63,8 +65,11 @@ impl Actor {
                 rolling.process = Some(Arc::clone(&process));
                 let (core, name) = (Arc::clone(&self.core), self.name.clone());
                 let commands = self.commands.clone();
+                let panicked = self.unavailable("the supervisor's task for it has panicked");
                 tokio::spawn(async move {
-                    let outcome = roll::prepare(core, name, Arc::clone(&process)).await;
+                    let prepared = roll::prepare(core, name, Arc::clone(&process));
+                    let outcome = AssertUnwindSafe(prepared).catch_unwind().await;
+                    let outcome = outcome.unwrap_or(Err(panicked));
                     if let Some(commands) = commands.upgrade() {
                         drop(commands.send(Command::Rolled(process, Box::new(outcome))));
                     }

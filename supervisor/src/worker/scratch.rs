@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::blocking::{Folder, drop_in_background};
+
 /// How long a folder outlives its process. Removing it takes a thread and waits for
 /// the disk: a restart, which needs a folder of its own, goes first.
 const FOLDER_PATIENCE: Duration = Duration::from_millis(250);
@@ -28,32 +30,29 @@ impl Scratches {
         let path = self.dir.join(format!("worker-{number}"));
         let problem = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
         std::fs::create_dir(&path).map_err(problem)?;
-        Ok(Scratch(path))
+        Ok(Scratch(Some(Folder(path))))
     }
 }
 
 /// A worker's private folder, which goes soon after it.
 #[derive(Debug)]
-pub(crate) struct Scratch(PathBuf);
+pub(crate) struct Scratch(Option<Folder>);
 
 impl Scratch {
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        self.0.as_ref().map_or(Path::new(""), |folder| &folder.0)
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
-        let remove = move || drop(std::fs::remove_dir_all(path));
-        match tokio::runtime::Handle::try_current() {
-            // If the runtime ends meanwhile, so does the supervisor, and removes the
-            // folder that this one is in.
-            Ok(runtime) => drop(runtime.spawn(async move {
+        let folder = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // If the runtime ends meanwhile, it goes at once.
+            drop(runtime.spawn(async move {
                 tokio::time::sleep(FOLDER_PATIENCE).await;
-                drop(tokio::task::spawn_blocking(remove));
-            })),
-            Err(_) => remove(),
+                drop_in_background(folder);
+            }));
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Ending a process in an orderly way: calls may finish, bundles run their
 //! hooks; then SIGTERM, then SIGKILL (S6).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use menagerie_protocol::Failure;
 use menagerie_protocol::message::ToWorker;
 use nix::sys::signal::Signal;
@@ -35,8 +37,9 @@ pub(super) async fn drain(
     };
     let mut patience = core.config.term_timeout;
     // A call, a load or a hook that hangs keeps nobody waiting for longer than
-    // all may drain.
-    if tokio::time::timeout(core.config.drain, retired).await.is_err() {
+    // all may drain; nor does a panic of ours.
+    let retired = AssertUnwindSafe(retired).catch_unwind();
+    if !matches!(tokio::time::timeout(core.config.drain, retired).await, Ok(Ok(()))) {
         patience = Duration::ZERO;
         // If it has died meanwhile, its bundles may be served by the next one already.
         for bundle in bundles.iter().filter(|_| !process.is_dead()) {

@@ -21,8 +21,10 @@ mod replicas;
 mod reports;
 mod rolling;
 mod settling;
+mod shortage;
 mod standby;
 mod strays;
+mod stumbles;
 mod told;
 mod unstarted;
 

@@ -131,8 +131,8 @@ impl Process {
         content: &Arc<Content>,
         reload: bool,
     ) -> Result<Loading, RuntimeError> {
-        content.check(&self.runtime).await?;
-        let copy = content.copy(self.takes_copies, &self.runtime).await;
+        content.check(&self.worker).await?;
+        let copy = content.copy(self.takes_copies).await;
         let generation = bundle.next_generation();
         let made = lock(&self.draft).take();
         let draft = made.map_or_else(|| Draft::new(LaneLimits::of(&self.config)), Ok);
