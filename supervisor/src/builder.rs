@@ -21,6 +21,7 @@ use crate::placement::Isolation;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
 use crate::signature::{PublicKey, SignaturePolicy};
+use crate::timer::Timers;
 use crate::worker::listener::ControlSocket;
 use crate::worker::reap::Reaper;
 use crate::worker::spare::Spares;
@@ -233,6 +234,7 @@ impl SupervisorBuilder {
         let compatibility = self.config.compatibility;
         let core = Arc::new_cyclic(|this| Core {
             config: Arc::new(self.config),
+            timers: Timers::of(&runtime),
             runtime: runtime.clone(),
             events,
             spawner,

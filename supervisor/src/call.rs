@@ -376,6 +376,10 @@ impl Contract {
             return Ok(true);
         }
         if let Err(TimedOut) = waited {
+            // Without its runtime nobody would look after the worker.
+            if self.core.timers.are_over() {
+                return Err(self.failed(function, Failure::ShuttingDown));
+            }
             self.core.events.emit(EventKind::DeadlineExceeded {
                 bundle: self.bundle.name.clone(),
                 function: function.to_owned(),

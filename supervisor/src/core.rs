@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +28,7 @@ use crate::runtime_dir::RuntimeDir;
 use crate::seat::Seat;
 use crate::signature::Fetched;
 use crate::status::{BundleState, BundleStatus, CrashReport};
+use crate::timer::Timers;
 use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
@@ -41,6 +41,7 @@ use crate::worker::standby::Standbys;
 pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) timers: Timers,
     pub(crate) events: Arc<EventBus>,
     pub(crate) spawner: Spawner,
     pub(crate) control: ControlSocket,
@@ -177,17 +178,11 @@ impl Core {
         self.events.emit(EventKind::WorkerCrashed(Box::new(report)));
     }
 
-    /// A timer of the supervisor's runtime, wherever it is polled.
-    pub(crate) fn timer(&self, deadline: Instant) -> Pin<Box<tokio::time::Sleep>> {
-        let _guard = self.runtime.enter();
-        Box::pin(tokio::time::sleep_until(deadline.into()))
-    }
-
-    /// Sleeps until then; for ever, for `None`.
+    /// Sleeps until then, or until the runtime ends.
     pub(crate) async fn sleep_until(&self, deadline: Option<Instant>) {
         match deadline {
-            Some(deadline) => self.timer(deadline).await,
-            None => std::future::pending().await,
+            Some(deadline) => self.timers.at(deadline).await,
+            None => self.timers.end().await,
         }
     }
 

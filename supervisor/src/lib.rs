@@ -42,6 +42,7 @@ mod signature;
 mod status;
 mod supervisor;
 mod tally;
+mod timer;
 mod to_its_end;
 mod unload;
 mod waits;

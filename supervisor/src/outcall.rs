@@ -113,6 +113,9 @@ async fn call_host(
         biased;
         answer = core.host.call(request, core.config.compatibility, function, args) => answer?,
         () = core.sleep_until(deadline) => {
+            if core.timers.are_over() {
+                return Err(Failure::ShuttingDown);
+            }
             let deadline_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
             return Err(Failure::DeadlineExceeded { deadline_ms });
         }

@@ -9,6 +9,7 @@ use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::{BundleSource, Failure, ManifestData, RuntimeError};
 
 use crate::builder::SupervisorBuilder;
+use crate::bundle::Route;
 use crate::call::Contract;
 use crate::config::Config;
 use crate::core::{Core, SHUTDOWN_LIMIT};
@@ -19,7 +20,7 @@ use crate::lane::lock;
 use crate::lifecycle::WorkerState;
 use crate::logs::LogEntry;
 use crate::reconcile::Reconciled;
-use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
+use crate::status::{BundleState, BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::watch::{Watch, WatchSettings};
 use crate::worker::handle::{Command, Worker};
 
@@ -42,6 +43,11 @@ impl Drop for Owner {
     fn drop(&mut self) {
         self.core.stopping.send_replace(true);
         self.core.standbys.stop();
+        // They may wait where no task of ours runs any more.
+        for bundle in lock(&self.core.registry).all() {
+            let failure = Box::new(Failure::ShuttingDown);
+            bundle.set_all_routes(&Route::Down(BundleState::Unloading, failure));
+        }
         // The workers' tasks end when their last handle does, and take their
         // processes with them.
         lock(&self.core.workers).clear();
@@ -418,7 +424,7 @@ impl Supervisor {
         core.standbys.stop();
         // A host may have dropped its runtime before: the workers have gone with its
         // tasks, and no timer of it runs any more.
-        if core.runtime.spawn(async {}).await.is_err() {
+        if core.timers.are_over() {
             lock(&core.workers).clear();
             return;
         }

@@ -11,6 +11,7 @@ use super::Contract;
 use super::clock::{Clock, TimedOut};
 use crate::counters::Ended;
 use crate::lane::{Lane, Look, Own, PATIENCE};
+use crate::timer::Timer;
 
 /// A call that was sent, as a future; dropped early, it is cancelled (C7).
 pub(super) struct InFlight<'c> {
@@ -21,7 +22,7 @@ pub(super) struct InFlight<'c> {
     /// Whether the task lets others run before it looks.
     gives_way: bool,
     patience: u32,
-    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    timer: Option<Pin<Box<Timer>>>,
     timed_out: bool,
 }
 
@@ -75,7 +76,7 @@ impl Future for InFlight<'_> {
                 this.lane.sent_at(this.own.ticket, started, deadline);
             }
             let Some(deadline) = deadline else { return Poll::Pending };
-            this.timer = Some(this.contract.core.timer(deadline));
+            this.timer = Some(this.contract.core.timers.at(deadline));
         }
         if let Some(timer) = &mut this.timer
             && timer.as_mut().poll(cx).is_ready()

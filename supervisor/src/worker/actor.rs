@@ -593,11 +593,16 @@ impl Actor {
         }
         self.current.send_replace(Current::Down(None));
         if *self.core.stopping.borrow() {
-            for bundle in self.core.bundles_of(&self.name) {
-                let failure = Box::new(Failure::ShuttingDown);
-                let route = Route::Down(BundleState::Unloading, failure);
-                bundle.seat_in(&self.name).set_route(route);
-            }
+            self.refuse_calls();
+        }
+    }
+
+    /// Its bundles' calls fail, as everything ends.
+    fn refuse_calls(&self) {
+        let failure = Box::new(Failure::ShuttingDown);
+        let route = Route::Down(BundleState::Unloading, failure);
+        for bundle in self.core.bundles_of(&self.name) {
+            bundle.seat_in(&self.name).set_route(route.clone());
         }
     }
 
@@ -619,5 +624,28 @@ impl Actor {
         let (core, process) = (Arc::clone(&self.core), Arc::clone(&alive.process));
         tokio::spawn(stop::drain(core, bundles, process, restart));
         Action::None
+    }
+}
+
+impl Drop for Actor {
+    /// If something is left to be done, the runtime has ended before: no task and no timer
+    /// will do it.
+    fn drop(&mut self) {
+        if self.is_over() {
+            return;
+        }
+        let (state, before) = (WorkerState::Stopped, self.life.state().name());
+        {
+            let mut view = lock(&self.view);
+            (view.state, view.pid) = (Some(state), None);
+        }
+        self.refuse_calls();
+        // And those that were begun end with their process.
+        drop(self.alive.take());
+        if state != before {
+            let (worker, incarnation) = (self.name.to_string(), self.life.incarnation());
+            // Without the host's code, which may be what has panicked.
+            self.core.events.tell(EventKind::WorkerState { worker, state, incarnation, pid: None });
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use menagerie_protocol::Failure;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -160,11 +161,17 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // Its output is nobody's from here on: the process would keep itself
-        // alive through it.
-        lock(&self.whose).take();
-        // Nor is this a crash.
+        // This is no crash.
         self.obituary.withdraw();
         self.signal(Signal::SIGKILL);
+        // Nor is its output anybody's from here on: the process would keep itself alive
+        // through it.
+        let process = lock(&self.whose).take();
+        // Nobody has handled its end if the task that would have is no more: the runtime
+        // has ended. Whoever calls waits on other threads, perhaps for ever.
+        if let Some(process) = process.filter(|process| !process.is_dead()) {
+            let failure = || Failure::ShuttingDown;
+            drop(process.died(failure, |bundle, lane| bundle.orphaned(lane)));
+        }
     }
 }

@@ -8,6 +8,7 @@ mod deadlines;
 mod deaths;
 mod first_load;
 mod given_up;
+mod gone;
 mod hooks;
 mod hung_up;
 mod idle;

@@ -1,0 +1,140 @@
+//! Rule C3, where the supervisor goes before those who call: its last handle is dropped,
+//! or the host's runtime that its tasks run on.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use menagerie_supervisor::{Contract, Failure, RuntimeError, Supervisor, WorkerState};
+use tokio::runtime::Runtime;
+
+use super::{Bundle, lua, status};
+use crate::support::{PATIENCE, exists, run, start, wait_for, worker};
+
+/// A supervisor that somebody calls, from threads that its runtime knows nothing of.
+struct Called {
+    contract: Contract,
+    pid: u32,
+    outcomes: Receiver<(Way, Result<(), Failure>)>,
+    elsewhere: Runtime,
+    bundle: Bundle,
+}
+
+/// How a call is made.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Blocking,
+    /// On another runtime.
+    Awaited,
+}
+
+const NONE: Duration = Duration::ZERO;
+const LONG: Duration = Duration::from_secs(3600);
+
+impl Called {
+    /// On the runtime that this thread is in, if it is in any.
+    fn begin(load: impl FnOnce(&Supervisor, &Bundle)) -> (Supervisor, Self) {
+        let (supervisor, bundle) = (start(), lua("one"));
+        load(&supervisor, &bundle);
+        let contract = supervisor.contract("one@1").unwrap();
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        let elsewhere = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let (sender, outcomes) = channel();
+        // With a deadline and without.
+        for deadline in [LONG, NONE] {
+            let contract = contract.clone().with_timeout(deadline);
+            let (blocking, awaited) = (contract.clone(), contract);
+            let (first, second) = (sender.clone(), sender.clone());
+            std::thread::spawn(move || {
+                let outcome = blocking.call_blocking("sleep", (3600,));
+                first.send((Way::Blocking, outcome)).unwrap();
+            });
+            elsewhere.spawn(async move {
+                let outcome = awaited.call("sleep", (3600,)).await;
+                second.send((Way::Awaited, outcome)).unwrap();
+            });
+        }
+        (supervisor, Self { contract, pid, outcomes, elsewhere, bundle })
+    }
+
+    /// Everybody learns how it ended, and nothing stays; `left` is a supervisor without
+    /// its runtime.
+    async fn all_ends(self, left: Option<Supervisor>) {
+        let Self { contract, pid, outcomes, elsewhere, bundle } = self;
+        for _ in 0..4 {
+            let (way, outcome) = outcomes.recv_timeout(PATIENCE).expect("a call never ends");
+            assert!(ends_well(&outcome), "{way:?}: {outcome:?}");
+        }
+        for deadline in [LONG, NONE] {
+            let contract = contract.clone().with_timeout(deadline);
+            let later = contract.clone();
+            let blocking = std::thread::spawn(move || later.call_blocking::<_, i64>("inc", (1,)));
+            let outcome = blocking.join().unwrap();
+            assert!(matches!(outcome, Err(Failure::ShuttingDown)), "{outcome:?}");
+            let awaited = async move { contract.call::<_, i64>("inc", (1,)).await };
+            let outcome = elsewhere.spawn(awaited).await.unwrap();
+            assert!(matches!(outcome, Err(Failure::ShuttingDown)), "{outcome:?}");
+        }
+        wait_for("the worker to end", || (!exists(pid)).then_some(())).await;
+        if let Some(supervisor) = left {
+            let shown = worker(&supervisor, "lua").unwrap();
+            assert_eq!((shown.state, shown.pid), (WorkerState::Stopped, None));
+            let outcome = supervisor.load(lua("two").path()).await;
+            assert!(matches!(outcome, Err(RuntimeError::ShuttingDown)), "{outcome:?}");
+            let outcome = supervisor.reload("one").await;
+            assert!(matches!(outcome, Err(RuntimeError::ShuttingDown)), "{outcome:?}");
+            let outcome = supervisor.restart("lua").await;
+            assert!(matches!(outcome, Err(RuntimeError::ShuttingDown)), "{outcome:?}");
+            supervisor.shutdown().await;
+        }
+        drop(bundle);
+        elsewhere.shutdown_background();
+    }
+}
+
+fn ends_well(outcome: &Result<(), Failure>) -> bool {
+    matches!(outcome, Err(Failure::ShuttingDown | Failure::WorkerCrashed { .. }))
+}
+
+async fn wait_for_calls(supervisor: &Supervisor) {
+    wait_for("the calls to be on their way", || {
+        (status(supervisor, "one").calls.in_flight == 4).then_some(())
+    })
+    .await;
+}
+
+#[test]
+fn c3_calls_end_when_the_last_supervisor_is_dropped_that_has_its_own_runtime() {
+    run(async {
+        // On a thread that is in no runtime.
+        let begin = || {
+            Called::begin(|supervisor, bundle| {
+                supervisor.block_on(supervisor.load(bundle.path())).unwrap();
+            })
+        };
+        let (supervisor, called) = std::thread::spawn(begin).join().unwrap();
+        wait_for_calls(&supervisor).await;
+        drop(supervisor);
+        called.all_ends(None).await;
+    });
+}
+
+#[test]
+fn c3_calls_end_when_the_hosts_runtime_is_dropped_before_the_supervisor() {
+    run(async {
+        for in_background in [false, true] {
+            let host = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+            let handle = host.handle().clone();
+            let begin = move || {
+                let _guard = handle.enter();
+                Called::begin(|supervisor, bundle| {
+                    handle.block_on(supervisor.load(bundle.path())).unwrap();
+                })
+            };
+            let (supervisor, called) = std::thread::spawn(begin).join().unwrap();
+            wait_for_calls(&supervisor).await;
+            let end = move || if in_background { host.shutdown_background() } else { drop(host) };
+            std::thread::spawn(end).join().unwrap();
+            called.all_ends(Some(supervisor)).await;
+        }
+    });
+}
