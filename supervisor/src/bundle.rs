@@ -1,9 +1,9 @@
 //! A loaded bundle, as handles and workers share it.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 use menagerie_protocol::{
@@ -15,7 +15,7 @@ use crate::artifact::Artifact;
 use crate::blocking::blocking;
 use crate::core::Core;
 use crate::counters::Counters;
-use crate::lane::Lane;
+use crate::lane::{Lane, lock};
 use crate::locate;
 use crate::placement::WorkerName;
 use crate::seat::{Seat, Seats};
@@ -120,6 +120,28 @@ impl Content {
     }
 }
 
+/// Where a bundle's files are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Its folder, which is canonical.
+    pub(crate) dir: PathBuf,
+    /// The folder where that was found, by a link perhaps; canonical as well.
+    pub(crate) found_in: PathBuf,
+}
+
+impl Place {
+    /// That of a folder which was asked for by this path.
+    pub(crate) fn of(dir: PathBuf, asked: &Path) -> Self {
+        let parent = asked.file_name().and_then(|_| asked.parent());
+        let found_in = parent.and_then(|parent| {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            parent.canonicalize().ok()
+        });
+        let found_in = found_in.or_else(|| dir.parent().map(Path::to_owned));
+        Self { found_in: found_in.unwrap_or_default(), dir }
+    }
+}
+
 /// A bundle.
 #[derive(Debug)]
 pub(crate) struct Bundle {
@@ -127,7 +149,7 @@ pub(crate) struct Bundle {
     pub(crate) id: BundleId,
     pub(crate) loader: String,
     /// The user's folder, unless it came from memory.
-    folder: Option<PathBuf>,
+    place: Mutex<Option<Place>>,
     content: ArcSwap<Content>,
     /// Where it is loaded.
     pub(crate) seats: Seats,
@@ -142,15 +164,15 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// One that lives in its loader's only worker.
     #[cfg(test)]
-    pub(crate) fn new(content: Content, folder: Option<PathBuf>) -> Arc<Self> {
+    pub(crate) fn new(content: Content, place: Option<Place>) -> Arc<Self> {
         let home = WorkerName::shared(&content.manifest.loader);
-        Self::in_workers(content, folder, (home, Vec::new()), Weak::new())
+        Self::in_workers(content, place, (home, Vec::new()), Weak::new())
     }
 
     /// One that lives in the first of these workers, and in the others.
     pub(crate) fn in_workers(
         content: Content,
-        folder: Option<PathBuf>,
+        place: Option<Place>,
         (first, others): (WorkerName, Vec<WorkerName>),
         core: Weak<Core>,
     ) -> Arc<Self> {
@@ -161,7 +183,7 @@ impl Bundle {
             name: manifest.name.clone(),
             id: manifest.id,
             loader: manifest.loader.clone(),
-            folder,
+            place: Mutex::new(place),
             content: ArcSwap::from_pointee(content),
             attempts: AtomicU32::new(0),
             counters: Counters::default(),
@@ -234,8 +256,17 @@ impl Bundle {
         self.attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    pub(crate) fn place(&self) -> Option<Place> {
+        lock(&self.place).clone()
+    }
+
+    /// Its folder was moved: it is read from here at its next load.
+    pub(crate) fn move_to(&self, place: Place) {
+        *lock(&self.place) = Some(place);
+    }
+
     pub(crate) fn path(&self) -> Option<PathBuf> {
-        self.folder.clone()
+        Some(self.place()?.dir)
     }
 
     /// What is loaded now.

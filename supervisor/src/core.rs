@@ -12,7 +12,7 @@ use menagerie_protocol::{BundleSource, Failure, LoaderError, RuntimeError};
 use tokio::sync::watch;
 
 use crate::blame::Blame;
-use crate::bundle::{Bundle, Route, Serving};
+use crate::bundle::{Bundle, Place, Route, Serving};
 use crate::config::Config;
 use crate::counters::CallCounts;
 use crate::discovery::Broken;
@@ -189,10 +189,10 @@ impl Core {
     /// Loads a bundle from its folder.
     pub(crate) async fn load_dir(&self, dir: &Path) -> Result<BundleStatus, RuntimeError> {
         let fetched = self.fetch(dir).await.inspect_err(|error| self.refused(error))?;
-        let folder = fetched.folder.clone();
-        let outcome = self.load(fetched).await;
-        if let (Ok(_), Some(folder)) = (&outcome, folder) {
-            lock(&self.broken).remove(&folder);
+        let place = fetched.folder.clone().map(|folder| Place::of(folder, dir));
+        let outcome = self.load(fetched, place.clone()).await;
+        if let (Ok(_), Some(place)) = (&outcome, place) {
+            lock(&self.broken).remove(&place.dir);
         }
         outcome
     }
@@ -204,7 +204,7 @@ impl Core {
         source: BundleSource,
     ) -> Result<BundleStatus, RuntimeError> {
         let fetched = self.fetch_from_memory(parsed, source);
-        self.load(fetched.inspect_err(|error| self.refused(error))?).await
+        self.load(fetched.inspect_err(|error| self.refused(error))?, None).await
     }
 
     /// A bundle is not loaded for its signature.
@@ -228,14 +228,18 @@ impl Core {
         });
     }
 
-    async fn load(&self, fetched: Fetched) -> Result<BundleStatus, RuntimeError> {
-        let Fetched { content, folder, warnings, .. } = fetched;
+    async fn load(
+        &self,
+        fetched: Fetched,
+        place: Option<Place>,
+    ) -> Result<BundleStatus, RuntimeError> {
+        let Fetched { content, warnings, .. } = fetched;
         let name = content.manifest.name.clone();
         for warning in warnings {
             tracing::warn!(bundle = name, "{warning}");
         }
         let places = WorkerName::places(&self.config, &content.manifest.loader, &name);
-        let bundle = Bundle::in_workers(content, folder, places, self.this.clone());
+        let bundle = Bundle::in_workers(content, place, places, self.this.clone());
         let outcome = self.load_new(bundle).await;
         if let Err(error) = &outcome {
             self.load_failed(&name, error);

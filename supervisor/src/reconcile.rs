@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use menagerie_protocol::RuntimeError;
 
+use crate::bundle::Place;
 use crate::core::Core;
 use crate::discovery::bundles_in;
 use crate::lane::lock;
@@ -42,9 +43,9 @@ impl Wanted {
         wanted
     }
 
-    fn has(&self, dir: &Path) -> bool {
-        let unreadable = || self.unreadable.iter().any(|(path, _)| covers(path, dir));
-        self.dirs.contains(dir) || unreadable()
+    fn has(&self, place: &Place) -> bool {
+        let unreadable = || self.unreadable.iter().any(|(path, _)| covers(path, place));
+        self.dirs.contains(&place.dir) || unreadable()
     }
 }
 
@@ -53,10 +54,11 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether a path of the list asks for a folder: itself, or one in it.
-fn covers(path: &Path, dir: &Path) -> bool {
+/// Whether a path of the list asks for a bundle: it is its folder, or has it, itself or
+/// by a link that may have gone since.
+fn covers(path: &Path, Place { dir, found_in }: &Place) -> bool {
     let path = canonical(path);
-    dir == path || dir.parent() == Some(&path)
+    *dir == path || dir.parent() == Some(&path) || *found_in == path
 }
 
 impl Core {
@@ -64,8 +66,12 @@ impl Core {
     /// `after` asks for and is not loaded. What came by other ways stays.
     pub(crate) async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
         let wanted = Wanted::of(after);
-        let goes = |dir: &Path| before.iter().any(|path| covers(path, dir)) && !wanted.has(dir);
-        lock(&self.broken).retain(|dir, _| !goes(dir));
+        let goes =
+            |place: &Place| before.iter().any(|path| covers(path, place)) && !wanted.has(place);
+        lock(&self.broken).retain(|dir, status| {
+            let asked = status.path.as_ref().map_or(dir.as_path(), Path::new);
+            !goes(&Place::of(dir.clone(), asked))
+        });
         let mut done = Reconciled::default();
         // First what goes: a bundle that has moved has the same name.
         let mut refused = self.unload_those(&goes, &mut done).await;
@@ -91,14 +97,14 @@ impl Core {
     /// have gone; what is left over is needed by some that stay.
     async fn unload_those(
         &self,
-        goes: &(impl Fn(&Path) -> bool + Sync),
+        goes: &(impl Fn(&Place) -> bool + Sync),
         done: &mut Reconciled,
     ) -> Vec<(PathBuf, RuntimeError)> {
         loop {
             let (mut refused, mut progress) = (Vec::new(), false);
             let bundles = lock(&self.registry).all();
-            let those = bundles.iter().filter_map(|bundle| Some((&bundle.name, bundle.path()?)));
-            for (name, dir) in those.filter(|(_, dir)| goes(dir)) {
+            let those = bundles.iter().filter_map(|bundle| Some((&bundle.name, bundle.place()?)));
+            for (name, place) in those.filter(|(_, place)| goes(place)) {
                 match self.unload(name).await {
                     Ok(()) => {
                         progress = true;
@@ -106,7 +112,7 @@ impl Core {
                     }
                     // It is being loaded or unloaded by somebody else.
                     Err(RuntimeError::BundleNotFound { .. }) => {}
-                    Err(error) => refused.push((dir, error)),
+                    Err(error) => refused.push((place.dir, error)),
                 }
             }
             if !progress || refused.is_empty() {

@@ -419,3 +419,44 @@ async fn c5_a_bundle_may_call_while_it_is_loaded() {
     }
     supervisor.shutdown().await;
 }
+
+/// A list of bundles that changes, as at SIGHUP: a folder may have its bundles by links.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_what_a_folder_had_by_a_link_goes_with_the_link_or_the_folder() {
+    let (echo, other) =
+        (lua("echo", "echo@1", "", &says("echo")), lua("other", "other@1", "", &says("other")));
+    for link_goes in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = [folder.path().to_owned()];
+        for (name, bundle) in [("first", &echo), ("second", &other)] {
+            std::os::unix::fs::symlink(bundle.path(), folder.path().join(name)).unwrap();
+        }
+        let supervisor = start();
+        for (path, outcome) in supervisor.load_all(&paths).await {
+            outcome.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+        let done = supervisor.reconcile(&paths, &paths).await;
+        assert!(done.loaded.is_empty() && done.unloaded.is_empty(), "{done:?}");
+        let (after, unloaded) = if link_goes {
+            std::fs::remove_file(folder.path().join("first")).unwrap();
+            (&paths[..], vec!["echo"])
+        } else {
+            (&[][..], vec!["echo", "other"])
+        };
+        let done = supervisor.reconcile(&paths, after).await;
+        assert_eq!(done.unloaded, unloaded, "{done:?}");
+        assert!(done.loaded.is_empty() && done.failed.is_empty(), "{done:?}");
+        // And comes back with it; asked for by its own folder, it stays.
+        if link_goes {
+            std::os::unix::fs::symlink(echo.path(), folder.path().join("again")).unwrap();
+        }
+        let mut done = supervisor.reconcile(after, &paths).await;
+        done.loaded.sort();
+        assert_eq!(done.loaded, unloaded, "{done:?}");
+        let done = supervisor.reconcile(&paths, &[echo.path(), other.path()]).await;
+        assert!(done.loaded.is_empty() && done.unloaded.is_empty(), "{done:?}");
+        let done = supervisor.reconcile(&[echo.path(), other.path()], &[other.path()]).await;
+        assert_eq!(done.unloaded, ["echo"], "{done:?}");
+        supervisor.shutdown().await;
+    }
+}

@@ -179,6 +179,79 @@ async fn r3_bundles_that_come_are_loaded_and_broken_ones_tried_again() {
     watched.supervisor.shutdown().await;
 }
 
+/// Its copy has the same name at first, as every copy does.
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_copied_bundle_is_loaded_as_soon_as_it_has_a_name_of_its_own() {
+    let watched = Watched::of(&[&lua("a", "", "one")]).await;
+    watched.says("a", "one").await;
+    copy(&watched.file("bundle-0"), &watched.file("copied"));
+    watched.failure("a", "loaded already").await;
+    let own = lua("b", "", "two");
+    for name in ["main.lua", "manifest.toml"] {
+        std::fs::copy(own.path().join(name), watched.file("copied").join(name)).unwrap();
+    }
+    watched.says("b", "two").await;
+    watched.says("a", "one").await;
+    // Edited again, as any other.
+    std::fs::write(watched.file("copied/main.lua"), says("b", "three")).unwrap();
+    watched.says("b", "three").await;
+    watched.supervisor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_bundle_that_was_moved_is_reloaded_from_where_it_is() {
+    let watched = Watched::of(&[&lua("a", "", "one")]).await;
+    watched.says("a", "one").await;
+    std::fs::rename(watched.file("bundle-0"), watched.file("moved")).unwrap();
+    std::fs::write(watched.file("moved/main.lua"), says("a", "two")).unwrap();
+    watched.says("a", "two").await;
+    std::fs::write(watched.file("moved/main.lua"), says("a", "three")).unwrap();
+    watched.says("a", "three").await;
+    let path = watched.status("a").unwrap().path.unwrap();
+    assert!(path.ends_with("moved"), "{path}");
+    watched.supervisor.shutdown().await;
+}
+
+/// In whatever order they are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_bundles_that_change_together_are_reloaded_whoever_needs_whom() {
+    for (user, base) in [("a", "b"), ("b", "a")] {
+        let needs = |version: u32| format!("[[dependency]]\ncontract = '{base}@{version}'");
+        let folder = |name: &str| if name == "a" { "bundle-0" } else { "bundle-1" };
+        let first = [lua(user, &needs(1), "one"), lua(base, "", "one")];
+        let in_order = if user == "a" { [&first[0], &first[1]] } else { [&first[1], &first[0]] };
+        let watched = Watched::of(&in_order).await;
+        watched.says(user, "one").await;
+        let who = "{ who = function() return 'two' end }";
+        let both = format!("return {{ ['{base}@1'] = {who}, ['{base}@2'] = {who} }}\n");
+        let then = [(user, lua(user, &needs(2), "two")), (base, lua(base, "", "two"))];
+        then[1].1.write("main.lua", &both);
+        let manifest = std::fs::read_to_string(then[1].1.path().join("manifest.toml")).unwrap();
+        let provides = format!("['{base}@1', '{base}@2']");
+        let manifest = manifest.replace(&format!("['{base}@1']"), &provides);
+        then[1].1.write("manifest.toml", &manifest);
+        for (name, bundle) in &then {
+            copy(&bundle.path(), &watched.file(folder(name)));
+        }
+        watched.says(base, "two").await;
+        watched.says(user, "two").await;
+        watched.supervisor.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g_a_broken_bundle_whose_folder_is_deleted_is_listed_no_more() {
+    let broken = lua("broken", "", "");
+    broken.write("main.lua", "error('not today')");
+    let watched = Watched::of(&[&lua("a", "", "one"), &broken]).await;
+    watched.says("a", "one").await;
+    assert_eq!(watched.status("broken").unwrap().state, BundleState::Failed);
+    std::fs::remove_dir_all(watched.file("bundle-1")).unwrap();
+    wait_for("it to go", || watched.status("broken").is_none().then_some(())).await;
+    watched.says("a", "one").await;
+    watched.supervisor.shutdown().await;
+}
+
 /// A library is overwritten while it runs, by halves and whole, under a load of
 /// calls: none of them fails.
 #[tokio::test(flavor = "multi_thread")]

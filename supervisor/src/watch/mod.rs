@@ -19,6 +19,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::bundle::Place;
 use crate::core::Core;
 use crate::discovery::bundles_in;
 use crate::events::EventKind;
@@ -80,9 +81,13 @@ impl Watch {
             watcher: watcher.ok(),
             watched: BTreeSet::new(),
             known: BTreeMap::new(),
+            wanting: BTreeSet::new(),
         };
         task.watch_all();
-        task.known = task.look();
+        for (dir, files) in task.look() {
+            let known = Known::of(&dir, files);
+            task.known.insert(dir, known);
+        }
         Self(core.runtime.spawn(task.run(changes)).abort_handle())
     }
 }
@@ -94,7 +99,9 @@ struct Task {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     /// The bundles' folders, as they were when they were last loaded.
-    known: BTreeMap<PathBuf, Fingerprint>,
+    known: BTreeMap<PathBuf, Known>,
+    /// Loaded bundles whose last reload has failed for want of others.
+    wanting: BTreeSet<String>,
 }
 
 impl Task {
@@ -165,54 +172,93 @@ impl Task {
         self.watch_all();
         let now = self.look();
         let mut wait = false;
-        let mut fresh = Vec::new();
-        let mut mended = false;
+        let (mut changed, mut fresh) = (BTreeSet::new(), Vec::new());
         for (dir, fingerprint) in &now {
             let before = self.known.get(dir);
-            if before == Some(fingerprint) {
+            if before.is_some_and(|before| before.files == *fingerprint) {
                 continue;
             }
+            let known = Known::of(dir, fingerprint.clone());
             match self.loaded(dir) {
                 Loaded::Coming => {
                     wait = true;
                     continue;
                 }
-                Loaded::Yes(name) => mended |= self.core.reload(&name).await.is_ok(),
+                Loaded::Yes(name) => drop(changed.insert(name)),
                 // One that was unloaded by hand stays so.
-                Loaded::No if before.is_some() && !self.is_broken(dir) => {}
-                Loaded::No => fresh.push(dir.clone()),
+                Loaded::No if before.is_some_and(|before| !self.has_failed(dir, before)) => {}
+                Loaded::No => match self.moved(dir, &known) {
+                    Some(name) => drop(changed.insert(name)),
+                    None => fresh.push(dir.clone()),
+                },
             }
-            self.known.insert(dir.clone(), fingerprint.clone());
+            self.known.insert(dir.clone(), known);
         }
         let gone: Vec<PathBuf> =
             self.known.keys().filter(|dir| !now.contains_key(*dir)).cloned().collect();
         for dir in gone {
             self.known.remove(&dir);
+            lock(&self.core.broken).remove(&dir);
             if let Loaded::Yes(bundle) = self.loaded(&dir) {
                 let reason = format!("{} is gone; what is loaded goes on", dir.display());
                 let step = "watch".to_owned();
                 self.core.events.emit(EventKind::BundleFailed { bundle, step, reason });
             }
         }
-        let outcomes = self.core.load_all(&fresh).await;
-        mended |= outcomes.iter().any(|(_, outcome)| outcome.is_ok());
+        let mut mended = self.reload(changed).await;
+        mended |= self.load(&fresh).await;
         // What failed for want of others may load now.
-        if mended {
-            self.try_the_broken(&fresh).await;
+        let mut tried = &fresh[..];
+        while mended {
+            let wanting = self.wanting.clone();
+            mended = self.reload(wanting).await;
+            if mended {
+                tried = &[];
+            }
+            mended |= self.try_the_broken(tried).await;
         }
         !wait
     }
 
-    async fn try_the_broken(&self, tried: &[PathBuf]) {
+    /// Reloads bundles; whether that went well with any.
+    async fn reload(&mut self, names: BTreeSet<String>) -> bool {
+        let mut mended = false;
+        for name in names {
+            let outcome = self.core.reload(&name).await;
+            mended |= outcome.is_ok();
+            match outcome {
+                Err(error) if is_for_want_of_others(&error) => drop(self.wanting.insert(name)),
+                _ => drop(self.wanting.remove(&name)),
+            }
+        }
+        mended
+    }
+
+    /// Loads bundles; whether that went well with any.
+    async fn load(&self, dirs: &[PathBuf]) -> bool {
+        let outcomes = self.core.load_all(dirs).await;
+        outcomes.iter().any(|(_, outcome)| outcome.is_ok())
+    }
+
+    /// The name of the bundle that is in this folder now, and is loaded from one where it
+    /// is no more.
+    fn moved(&self, dir: &Path, known: &Known) -> Option<String> {
+        let bundle = lock(&self.core.registry).get(known.name.as_ref()?).ok()?;
+        let has_gone = bundles_in(&bundle.path()?).is_err();
+        has_gone.then(|| {
+            bundle.move_to(Place::of(dir.to_owned(), dir));
+            bundle.name.clone()
+        })
+    }
+
+    async fn try_the_broken(&self, tried: &[PathBuf]) -> bool {
         let broken: Vec<PathBuf> = lock(&self.core.broken)
             .keys()
             .filter(|dir| self.known.contains_key(*dir) && !tried.contains(dir))
             .filter(|dir| self.waits_for_others(dir))
             .cloned()
             .collect();
-        if !broken.is_empty() {
-            drop(self.core.load_all(&broken).await);
-        }
+        self.load(&broken).await
     }
 
     /// Whether a broken bundle may have failed for want of others only.
@@ -223,8 +269,11 @@ impl Task {
         })
     }
 
-    fn is_broken(&self, dir: &Path) -> bool {
-        lock(&self.core.broken).contains_key(dir)
+    /// Whether a folder's bundle, as it was before, could not be loaded: it was broken, or
+    /// had the name of one that is loaded from another folder, as every copy has at first.
+    fn has_failed(&self, dir: &Path, before: &Known) -> bool {
+        let is_loaded = |name| lock(&self.core.registry).get(name).is_ok();
+        lock(&self.core.broken).contains_key(dir) || before.name.as_deref().is_some_and(is_loaded)
     }
 
     fn loaded(&self, dir: &Path) -> Loaded {
@@ -240,6 +289,28 @@ impl Task {
             _ => Loaded::Yes(bundle.name.clone()),
         }
     }
+}
+
+/// A bundle's folder, as it was.
+struct Known {
+    files: Fingerprint,
+    /// The bundle's name, if its manifest could be read.
+    name: Option<String>,
+}
+
+impl Known {
+    fn of(dir: &Path, files: Fingerprint) -> Self {
+        let name = ManifestData::read(dir).ok().map(|parsed| parsed.manifest.name);
+        Self { files, name }
+    }
+}
+
+/// Whether a reload may go well once another bundle is loaded.
+const fn is_for_want_of_others(error: &RuntimeError) -> bool {
+    matches!(
+        error,
+        RuntimeError::DependencyNotFound { .. } | RuntimeError::UnsatisfiedCapability { .. }
+    )
 }
 
 /// Whether a folder's bundle is loaded.
