@@ -306,7 +306,8 @@ pub enum NextEvent {
 }
 
 impl Events {
-    /// Waits for the next event; `None` when the supervisor is gone.
+    /// Waits for the next event; `None` when the supervisor is gone, and its workers are,
+    /// whoever still holds a [`Contract`](crate::Contract).
     ///
     /// # Cancel safety
     ///
@@ -329,10 +330,19 @@ pub(crate) struct KeptEvent {
     pub(crate) bundle: Option<String>,
 }
 
+/// Whoever has it may have something to tell still. Those who call hold the supervisor's
+/// insides too, and have not.
+#[derive(Debug)]
+pub(crate) struct Open(
+    #[allow(dead_code, reason = "it is there")] Option<broadcast::Sender<Event>>,
+);
+
 /// The sending end, and the memory of what was sent.
 #[derive(Debug)]
 pub(crate) struct EventBus {
-    sender: broadcast::Sender<Event>,
+    sender: broadcast::WeakSender<Event>,
+    /// The bus's own, until somebody has opened it.
+    first: Mutex<Option<Open>>,
     pub(crate) history: History<KeptEvent>,
     pub(crate) logs: Logs,
     tally: Mutex<Tally>,
@@ -342,8 +352,10 @@ pub(crate) struct EventBus {
 
 impl EventBus {
     pub(crate) fn new(config: &Config) -> Self {
+        let sender = broadcast::channel(BACKLOG).0;
         Self {
-            sender: broadcast::channel(BACKLOG).0,
+            sender: sender.downgrade(),
+            first: Mutex::new(Some(Open(Some(sender)))),
             // An event holds a crash report at most, which is bounded itself.
             history: History::new(config.event_history, u64::MAX),
             logs: Logs::new(config),
@@ -357,8 +369,18 @@ impl EventBus {
         lock(&self.tally).clone()
     }
 
+    /// The stream of events ends when all of these have gone.
+    pub(crate) fn open(&self) -> Open {
+        lock(&self.first).take().unwrap_or_else(|| Open(self.sender.upgrade()))
+    }
+
     pub(crate) fn subscribe(&self) -> Events {
-        Events { receiver: self.sender.subscribe() }
+        let receiver = match self.sender.upgrade() {
+            Some(sender) => sender.subscribe(),
+            // One that has ended.
+            None => broadcast::channel(1).1,
+        };
+        Events { receiver }
     }
 
     /// Every event is a log line too.
@@ -388,7 +410,11 @@ impl EventBus {
             (KeptEvent { event, json, worker, bundle }, bytes)
         };
         // Ids and the stream have the same order; no receivers is no error.
-        self.history.push(make, |kept| drop(self.sender.send(kept.event.clone())));
+        self.history.push(make, |kept| {
+            if let Some(sender) = self.sender.upgrade() {
+                drop(sender.send(kept.event.clone()));
+            }
+        });
     }
 }
 

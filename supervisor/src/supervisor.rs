@@ -14,7 +14,7 @@ use crate::call::Contract;
 use crate::config::Config;
 use crate::core::{Core, SHUTDOWN_LIMIT};
 use crate::discovery::LoadStep;
-use crate::events::{Events, now_ms};
+use crate::events::{Events, Open, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
 use crate::lifecycle::WorkerState;
@@ -36,11 +36,21 @@ pub struct Supervisor {
 struct Owner {
     core: Arc<Core>,
     /// Dropped after `core`'s workers were told to go.
-    _runtime: OwnRuntime,
+    runtime: OwnRuntime,
+    /// A process that this one forks has a copy of all this, and none of its threads.
+    pid: u32,
+    /// The stream of events ends with it, and with the workers.
+    _open: Open,
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
+        if self.pid != std::process::id() {
+            // The processes are the parent's, and so are the descriptors by which its
+            // threads are woken.
+            std::mem::forget((Arc::clone(&self.core), self.runtime.0.take()));
+            return;
+        }
         self.core.stopping.send_replace(true);
         self.core.standbys.stop();
         // They may wait where no task of ours runs any more.
@@ -76,7 +86,9 @@ impl Supervisor {
 
     /// The handle of what was started; `own` is its runtime, if it has one of its own.
     pub(crate) fn new(core: Arc<Core>, own: Option<tokio::runtime::Runtime>) -> Self {
-        Self { owner: Arc::new(Owner { core, _runtime: OwnRuntime(own) }) }
+        let open = core.events.open();
+        let (runtime, pid) = (OwnRuntime(own), std::process::id());
+        Self { owner: Arc::new(Owner { core, runtime, pid, _open: open }) }
     }
 
     /// Runs a future of this supervisor to its end, for hosts that have no

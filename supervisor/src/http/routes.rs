@@ -22,10 +22,11 @@ use super::stream::{self, Choice, choice};
 use super::values::{FromJson, oversized_integer};
 use super::{Gate, Peer, Right, metrics, page};
 use crate::Supervisor;
+use crate::blocking::blocking;
 use crate::logs::cut;
 use crate::worker::gate::{self, Verdict};
 use menagerie_protocol::message::LogLevel;
-use menagerie_protocol::{Failure, RuntimeError};
+use menagerie_protocol::{Failure, LoaderError, RuntimeError};
 
 /// An answer to a call has so many times the bytes of the largest payload at most: room
 /// for any list of numbers. JSON may take more still, for nulls, booleans and control
@@ -287,9 +288,8 @@ async fn aside<T: Send + 'static>(
     if bytes <= AT_ONCE {
         return work();
     }
-    let done = tokio::task::spawn_blocking(work).await;
-    // It is not awaited to its end only when the runtime ends.
-    done.unwrap_or_else(|_| Err(RuntimeError::ShuttingDown.into()))
+    let done = blocking(work).await;
+    done.unwrap_or_else(|error| Err(RuntimeError::from(LoaderError::no_thread(&error)).into()))
 }
 
 async fn call(

@@ -24,7 +24,7 @@ use super::rolling::Rolling;
 use super::stop;
 use crate::bundle::Route;
 use crate::core::Core;
-use crate::events::{self, EventKind};
+use crate::events::{self, EventKind, Open};
 use crate::lane::lock;
 use crate::lifecycle::{Action, Input, Lifecycle, State, WorkerState};
 use crate::placement::WorkerName;
@@ -60,6 +60,8 @@ pub(super) struct Actor {
     closed: bool,
     /// Whether the crash that is being handled is known to everybody.
     pub(super) crash_is_told: bool,
+    /// It has something to tell until its end.
+    _open: Open,
 }
 
 /// What an actor waits for.
@@ -120,6 +122,7 @@ impl Actor {
             pace: Pace::Together,
             closed: false,
             crash_is_told: false,
+            _open: core.events.open(),
         }
     }
 

@@ -178,6 +178,7 @@ fn reap(pidfd: &OwnedFd) -> Ended {
         end_group(unsafe { info.si_pid() });
     }
     let Some((info, usage)) = wait(pidfd, libc::WEXITED) else {
+        end_group_of_reaped(pidfd);
         return Ended { end: End::Unknown, usage: None };
     };
     // SAFETY: `waitid` has succeeded, so this is a SIGCHLD's siginfo, whose
@@ -210,6 +211,19 @@ fn end_group(leader: libc::pid_t) {
         let group = nix::unistd::Pid::from_raw(leader);
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
     }
+}
+
+/// The same of a worker that is reaped already, by the host's own code or by the kernel,
+/// which does so where the host ignores SIGCHLD. Its number may be another's by now; the
+/// pidfd means what it always has (Linux 6.9, before that nothing is done).
+fn end_group_of_reaped(pidfd: &OwnedFd) {
+    /// `PIDFD_SIGNAL_PROCESS_GROUP`.
+    const GROUP: libc::c_uint = 1 << 2;
+    let info: *const libc::siginfo_t = std::ptr::null();
+    let (pidfd, kill) = (pidfd.as_raw_fd(), libc::SIGKILL);
+    // SAFETY: a descriptor of ours and numbers; without a siginfo the kernel reads no
+    // memory of ours (pidfd_send_signal(2)).
+    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd, kill, info, GROUP) };
 }
 
 /// As waitid(2); `None` where there is no such child.
@@ -269,6 +283,27 @@ mod tests {
             let usage = ended.usage.unwrap();
             assert!(usage.max_rss_bytes > 100_000 && usage.user_seconds < 60.0, "{usage:?}");
         }
+    }
+
+    /// As by a host that waits for any child, or ignores SIGCHLD.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a process to reap")]
+    fn s7_what_a_worker_has_started_ends_although_somebody_else_has_reaped_it() {
+        use std::io::Read;
+        use std::os::unix::process::CommandExt;
+
+        let mut leader = std::process::Command::new("sh")
+            .args(["-c", "sleep 3600 & exit 3"])
+            .process_group(0)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pidfd = super::super::spawn::pidfd_open(leader.id()).unwrap();
+        let mut output = leader.stdout.take().unwrap();
+        leader.wait().unwrap();
+        assert_eq!(reap(&pidfd), Ended { end: End::Unknown, usage: None });
+        // The one that it has started holds the pipe until its end.
+        assert_eq!(output.read(&mut [0]).unwrap(), 0);
     }
 
     #[tokio::test]

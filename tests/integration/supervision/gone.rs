@@ -4,10 +4,12 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use menagerie_supervisor::{Contract, Failure, RuntimeError, Supervisor, WorkerState};
+use menagerie_supervisor::{
+    Contract, Event, EventKind, Failure, NextEvent, RuntimeError, Supervisor, WorkerState,
+};
 use tokio::runtime::Runtime;
 
-use super::{Bundle, lua, status};
+use super::{Bundle, load, lua, status};
 use crate::support::{PATIENCE, exists, run, start, wait_for, worker};
 
 /// A supervisor that somebody calls, from threads that its runtime knows nothing of.
@@ -113,8 +115,10 @@ fn c3_calls_end_when_the_last_supervisor_is_dropped_that_has_its_own_runtime() {
         };
         let (supervisor, called) = std::thread::spawn(begin).join().unwrap();
         wait_for_calls(&supervisor).await;
+        let mut events = supervisor.events();
         drop(supervisor);
         called.all_ends(None).await;
+        while events.next().await.is_some() {}
     });
 }
 
@@ -136,5 +140,27 @@ fn c3_calls_end_when_the_hosts_runtime_is_dropped_before_the_supervisor() {
             std::thread::spawn(end).join().unwrap();
             called.all_ends(Some(supervisor)).await;
         }
+    });
+}
+
+#[test]
+fn s10_the_stream_of_events_ends_with_the_supervisor_although_contracts_are_held() {
+    run(async {
+        let supervisor = start();
+        let one = load(&supervisor, lua("one")).await;
+        let mut events = supervisor.events();
+        drop(supervisor);
+        let mut last = None;
+        while let Some(next) = events.next().await {
+            last = Some(next);
+        }
+        // What becomes of the workers is told still.
+        let Some(NextEvent::Event(Event { kind: EventKind::WorkerState { state, .. }, .. })) = last
+        else {
+            panic!("{last:?}")
+        };
+        assert_eq!(state, WorkerState::Stopped);
+        let outcome = one.call::<_, i64>("inc", (1,)).await;
+        assert!(matches!(outcome, Err(Failure::ShuttingDown)), "{outcome:?}");
     });
 }

@@ -4,7 +4,8 @@
 use menagerie_supervisor::{EventKind, StandbyStatus, Supervisor};
 use menagerie_tests::LANGUAGES;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
 
 use super::{answers, crash, load, lua, lua_with};
 use crate::support::{
@@ -44,6 +45,43 @@ fn s8_a_standby_takes_over_and_is_replaced() {
         let standby = standby_other_than(&supervisor, before).await;
         supervisor.shutdown().await;
         wait_for("the standby to end", || (!exists(standby.pid)).then_some(())).await;
+    });
+}
+
+/// A child of the host has a copy of everything that is in memory, and none of the
+/// processes is its own.
+#[test]
+fn s7_a_fork_of_the_host_that_drops_the_supervisor_ends_nothing() {
+    run(async {
+        let supervisor = start_with_a_standby();
+        let probe = load(&supervisor, lua("probe")).await;
+        let standby = standby_other_than(&supervisor, 0).await.pid;
+        let serves = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        let last = supervisor.clone();
+        // SAFETY: the child does nothing but drop a value, and ends; what it waits for in
+        // vain the test's limit ends.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                // As if it were the last.
+                drop((last, supervisor));
+                // SAFETY: it ends without anything that was registered for the parent's end.
+                unsafe { libc::_exit(7) }
+            }
+            ForkResult::Parent { child } => {
+                drop(last);
+                let ended = tokio::task::spawn_blocking(move || waitpid(child, None));
+                assert_eq!(ended.await.unwrap(), Ok(WaitStatus::Exited(child, 7)));
+            }
+        }
+        answers(&probe).await;
+        assert_eq!(worker(&supervisor, "lua").unwrap().pid, Some(serves));
+        slay(serves);
+        wait_for("the standby to serve", || {
+            worker(&supervisor, "lua").filter(|worker| worker.pid == Some(standby))
+        })
+        .await;
+        answers(&probe).await;
+        supervisor.shutdown().await;
     });
 }
 
