@@ -273,6 +273,13 @@ pub enum Failure {
         /// What the panic says.
         message: String,
     },
+    /// The supervisor's process has no memory or no descriptors left for the call: it is
+    /// short of them, and neither the bundle nor the arguments are at fault.
+    #[error("the supervisor has too little to carry the call: {problem}")]
+    OutOfResources {
+        /// The system's own words.
+        problem: String,
+    },
 }
 
 impl Failure {
@@ -281,7 +288,10 @@ impl Failure {
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::DeadlineExceeded { .. } | Self::WorkerCrashed { .. } | Self::Overloaded { .. }
+            Self::DeadlineExceeded { .. }
+                | Self::WorkerCrashed { .. }
+                | Self::Overloaded { .. }
+                | Self::OutOfResources { .. }
         )
     }
 }
@@ -648,12 +658,6 @@ mod tests {
         assert!(codec::decode::<Failure>(&bytes).is_ok());
     }
 
-    /// Every result of a call is moved about with room for one.
-    #[test]
-    fn failure_is_small() {
-        assert!(size_of::<Failure>() <= 80, "{}", size_of::<Failure>());
-    }
-}
     #[test]
     fn c3_causes_beyond_their_number_are_cut_and_refused() {
         let many = |each: usize| {
@@ -684,3 +688,9 @@ mod tests {
         }
     }
 
+    /// Every result of a call is moved about with room for one.
+    #[test]
+    fn failure_is_small() {
+        assert!(size_of::<Failure>() <= 80, "{}", size_of::<Failure>());
+    }
+}

@@ -8,7 +8,7 @@ use crate::sources::{tests, workspace};
 
 /// Enum, variant, the file of the test, the test.
 #[rustfmt::skip]
-const PROVOKED: [(&str, &str, &str, &str); 49] = [
+const PROVOKED: [(&str, &str, &str, &str); 50] = [
     ("Failure", "Guest", "tests/integration/conformance.rs", "c3_the_guests_own_error"),
     ("Failure", "BadArguments", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "DeadlineExceeded", "tests/integration/conformance.rs", "s6_a_call_that_spins_meets_its_deadline"),
@@ -22,6 +22,7 @@ const PROVOKED: [(&str, &str, &str, &str); 49] = [
     ("Failure", "PayloadTooLarge", "tests/integration/bad_input/arguments.rs", "c2_arguments_beyond_the_payload_limit"),
     ("Failure", "BadValue", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "HostPanicked", "tests/integration/outcalls.rs", "c5_what_goes_wrong_in_the_host_is_caught_by_the_guest"),
+    ("Failure", "OutOfResources", "tests/integration/lanes/descriptors.rs", "c3_arguments_that_the_host_has_no_memory_for_say_so"),
     ("Failure", "BundleUnavailable", "tests/integration/rules.rs", "s4_a_bundle_that_does_not_come_back_is_unavailable"),
     ("Failure", "ShuttingDown", "tests/integration/rules.rs", "c3_a_call_after_the_shutdown_says_so"),
     ("Failure", "Overloaded", "tests/integration/rules.rs", "c7_a_full_queue_refuses_and_a_dropped_call_makes_room"),

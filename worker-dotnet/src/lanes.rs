@@ -164,6 +164,7 @@ fn kind_of(failure: &Failure) -> &'static str {
         Failure::BadValue { .. } => "BadValue",
         Failure::BundleUnavailable { .. } => "BundleUnavailable",
         Failure::HostPanicked { .. } => "HostPanicked",
+        Failure::OutOfResources { .. } => "OutOfResources",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Other",
     }

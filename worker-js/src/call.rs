@@ -142,6 +142,7 @@ const fn kind(failure: &Failure) -> &'static str {
         Failure::BadValue { .. } => "BadValue",
         Failure::BundleUnavailable { .. } => "BundleUnavailable",
         Failure::HostPanicked { .. } => "HostPanicked",
+        Failure::OutOfResources { .. } => "OutOfResources",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Failure",
     }

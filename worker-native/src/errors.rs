@@ -130,6 +130,7 @@ fn kind(failure: &Failure) -> &'static str {
         Failure::BadValue { .. } => "BadValue",
         Failure::BundleUnavailable { .. } => "BundleUnavailable",
         Failure::HostPanicked { .. } => "HostPanicked",
+        Failure::OutOfResources { .. } => "OutOfResources",
         Failure::ShuttingDown => "ShuttingDown",
         _ => "Failure",
     }

@@ -109,7 +109,7 @@ impl Contract {
             return false;
         }
         let mut arguments = Arguments::new(lane);
-        if args.encode(lane, &mut arguments).is_err() {
+        if args.encode(&mut arguments).is_err() {
             // It is said when they are encoded once more.
             return false;
         }
@@ -190,7 +190,7 @@ impl Contract {
             return Err(self.no_such_function(contract, function));
         };
         let mut arguments = Arguments::new(lane);
-        args.encode(lane, &mut arguments)?;
+        args.encode(&mut arguments)?;
         if lane.samples_next(SAMPLE_EVERY) {
             clock.sample();
         }

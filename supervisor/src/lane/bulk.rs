@@ -1,12 +1,14 @@
 //! Payloads beyond the ring's share: shared segments that the supervisor
 //! writes, kept for reuse.
 
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use arrayvec::ArrayVec;
+use menagerie_protocol::Failure;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::ToWorker;
 use menagerie_protocol::shm::{Access, Mapping, seal_future_writes, sealed_memfd};
@@ -71,6 +73,21 @@ impl DownSegment {
     }
 }
 
+/// Segments that the worker writes.
+#[derive(Debug, Default)]
+pub(super) struct UpSegments {
+    /// By number.
+    made: HashMap<u32, Arc<Mapping>>,
+    /// Those that it waits for, as they could not be made yet.
+    owed: usize,
+}
+
+impl UpSegments {
+    pub(super) fn get(&self, segment: u32) -> Option<Arc<Mapping>> {
+        self.made.get(&segment).map(Arc::clone)
+    }
+}
+
 impl Lane {
     /// A segment of at least `len` bytes, new or used before.
     fn down_segment(&self, len: usize) -> io::Result<DownSegment> {
@@ -114,32 +131,46 @@ impl Lane {
     }
 
     /// Makes a segment for the worker to write, and announces it.
-    pub(crate) fn grant_up_segment(&self, len: u64) -> Result<(), super::Violation> {
+    pub(crate) fn grant_up_segment(self: &Arc<Self>, len: u64) -> Result<(), super::Violation> {
         /// As many as a worker's lane asks for, and some.
         const MAX: usize = 16;
         if len > self.limits.max_payload {
             return Err(super::Violation::Bulk("a segment beyond the payload limit"));
         }
         let mut segments = lock(&self.up_segments);
-        if segments.len() >= MAX {
+        if segments.made.len() + segments.owed >= MAX {
             return Err(super::Violation::Bulk("more segments than a lane may have"));
         }
         let len = usize::try_from(len).unwrap_or(usize::MAX / 2).next_power_of_two().max(64 << 10);
-        let made = sealed_memfd("menagerie-result", len).and_then(|fd| {
-            let mapping = Mapping::new(fd.as_fd(), len, Access::ReadOnly)?;
-            Ok((fd, mapping))
-        });
-        let (fd, mapping) = match made {
-            Ok(made) => made,
-            // Out of memory or descriptors: the lane waits for its segment until
-            // its calls' deadlines; nothing of it is the worker's fault.
-            Err(error) => {
-                tracing::error!("no shared segment for lane {}: {error}", self.id);
-                return Ok(());
-            }
-        };
+        if let Err(error) = self.new_up_segment(&mut segments, len) {
+            // Out of memory or descriptors: nothing of it is the worker's fault, and it
+            // asks no second time.
+            tracing::error!("no shared segment for lane {} yet: {error}", self.id);
+            segments.owed += 1;
+            drop(segments);
+            self.peer.grant_later(self, len);
+        }
+        Ok(())
+    }
+
+    /// Makes a segment that is owed. Returns whether nothing more is to be done for it.
+    pub(crate) fn grant_owed(&self, len: usize) -> bool {
+        let mut segments = lock(&self.up_segments);
+        let done = self.is_dead() || self.new_up_segment(&mut segments, len).is_ok();
+        segments.owed -= usize::from(done);
+        done
+    }
+
+    /// Whether the worker waits for a segment that this process could not make.
+    pub(super) fn owes_segment(&self) -> bool {
+        lock(&self.up_segments).owed > 0
+    }
+
+    fn new_up_segment(&self, segments: &mut UpSegments, len: usize) -> io::Result<()> {
+        let fd = sealed_memfd("menagerie-result", len)?;
+        let mapping = Mapping::new(fd.as_fd(), len, Access::ReadOnly)?;
         let id = self.next_segment.fetch_add(1, Ordering::Relaxed);
-        segments.insert(id, Arc::new(mapping));
+        segments.made.insert(id, Arc::new(mapping));
         let message =
             ToWorker::Segment { lane: self.id, segment: id, len: len as u64, writable: true };
         self.peer.send(message, vec![fd]);
@@ -154,14 +185,23 @@ pub(crate) struct Arguments<'l> {
     lane: &'l Lane,
     small: ArrayVec<u8, INLINE_MAX>,
     large: Option<(DownSegment, usize)>,
-    /// Set if the payload is beyond the limit.
-    pub(crate) too_large: Option<u64>,
+    /// Why they cannot be written, if they cannot.
+    obstacle: Option<Obstacle>,
+}
+
+/// Why arguments cannot be written.
+#[derive(Clone, Copy, Debug)]
+enum Obstacle {
+    /// They would take so many bytes, beyond the limit.
+    Size(u64),
+    /// There is no segment for them: the system's error, by its number.
+    System(i32),
 }
 
 impl<'l> Arguments<'l> {
     #[inline]
     pub(crate) fn new(lane: &'l Lane) -> Self {
-        Self { lane, small: ArrayVec::new_const(), large: None, too_large: None }
+        Self { lane, small: ArrayVec::new_const(), large: None, obstacle: None }
     }
 
     /// The bytes, if they do not stand in a segment.
@@ -179,15 +219,31 @@ impl<'l> Arguments<'l> {
         Some((segment, bulk.to_bytes()))
     }
 
+    /// What their writing has failed of, if it was not what they are.
+    #[cold]
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        Some(match self.obstacle? {
+            Obstacle::Size(size) => {
+                Failure::PayloadTooLarge { size, limit: self.lane.limits.max_payload }
+            }
+            Obstacle::System(number) => {
+                let error = io::Error::from_raw_os_error(number);
+                Failure::OutOfResources { problem: format!("no memory to share: {error}") }
+            }
+        })
+    }
+
     #[cold]
     fn grow(&mut self, more: usize) -> io::Result<()> {
         let used = self.large.as_ref().map_or(self.small.len(), |(_, len)| *len);
         let needed = used + more;
         if needed as u64 > self.lane.limits.max_payload {
-            self.too_large = Some(needed as u64);
+            self.obstacle = Some(Obstacle::Size(needed as u64));
             return Err(io::Error::from(io::ErrorKind::FileTooLarge));
         }
-        let segment = self.lane.down_segment(needed)?;
+        let segment = self.lane.down_segment(needed).inspect_err(|error| {
+            self.obstacle = error.raw_os_error().map(Obstacle::System);
+        })?;
         match &self.large {
             None => segment.segment.mapping.copy_in(0, &self.small),
             Some((old, len)) => {

@@ -33,7 +33,6 @@ pub(crate) use pump::Pump;
 pub(crate) use receive::{Looks, Own};
 pub(crate) use slots::Ticket;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,11 +48,10 @@ use menagerie_protocol::lane::wait::wake_pair;
 use menagerie_protocol::lane::{LaneMemory, NewLane};
 use menagerie_protocol::message::{LaneId, ToWorker};
 use menagerie_protocol::ring::{Corrupt, Shape, short_word};
-use menagerie_protocol::shm::Mapping;
 
 use crate::config::Config;
 use crate::counters::{Counters, FunctionCounters, LaneCounts};
-use bulk::DownPool;
+use bulk::{DownPool, UpSegments};
 use outcalls::Outcalls;
 use slots::Slots;
 
@@ -89,6 +87,9 @@ pub(crate) trait LanePeer: Send + Sync {
     fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>);
 }
 
+    /// A segment of so many bytes could not be made for the worker: it is to be tried
+    /// again until it [is](Lane::grant_owed).
+    fn grant_later(&self, lane: &Arc<Lane>, len: usize);
 /// What a worker says of a call that a guest made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutcallHead {
@@ -176,7 +177,7 @@ pub(crate) struct Lane {
     leader_at: AtomicU64,
     event: Arc<OwnedFd>,
     /// Segments that the worker writes, by number.
-    up_segments: Mutex<HashMap<u32, Arc<Mapping>>>,
+    up_segments: Mutex<UpSegments>,
     down: DownPool,
     next_segment: AtomicU32,
 }

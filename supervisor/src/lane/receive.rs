@@ -393,7 +393,7 @@ impl Lane {
         if bulk.len > self.limits.max_payload {
             return Err(Violation::Bulk("a payload beyond the limit"));
         }
-        let mapping = lock(&self.up_segments).get(&bulk.segment).map(Arc::clone);
+        let mapping = lock(&self.up_segments).get(bulk.segment);
         let mapping = mapping.ok_or(Violation::Bulk("a segment that does not exist"))?;
         let range = bulk.range(mapping.len()).ok_or(Violation::Bulk("a range outside"))?;
         Ok((mapping, range))

@@ -13,12 +13,13 @@ const LOOKS: u32 = 8;
 impl Lane {
     /// How many calls the worker has begun, if others wait and it is at none. One
     /// that has begun has its own deadline; and a guest that waits for somebody's
-    /// answer does not stand in its own way, unless it does not take it.
+    /// answer, or for a segment that we have not made, does not stand in its own way,
+    /// unless it does not take it.
     pub(crate) fn begins_nothing(&self) -> Option<u64> {
         let ended = self.ended_calls();
         let begun = self.memory.begun().load(Ordering::Relaxed);
         let waits = self.is_open() && self.in_flight() > 0;
-        let at_none = begun <= ended && !self.outcalls.are_due();
+        let at_none = begun <= ended && !self.outcalls.are_due() && !self.owes_segment();
         (waits && at_none).then_some(begun)
     }
 

@@ -321,7 +321,7 @@ impl Process {
         }
     }
 
-    fn grant(&self, lane: &Lane, len: u64) {
+    fn grant(&self, lane: &Arc<Lane>, len: u64) {
         if let Err(violation) = lane.grant_up_segment(len) {
             self.violation(lane.id, violation);
         }

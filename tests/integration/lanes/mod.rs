@@ -2,6 +2,7 @@
 //! what they cost the kernel.
 
 mod callers;
+mod descriptors;
 mod host;
 mod idle;
 mod system_calls;

@@ -82,3 +82,15 @@ impl LanePeer for Process {
         (self.router)(Outcall { bundle, manifest, open, head, payload, dead });
     }
 }
+    fn grant_later(&self, lane: &Arc<Lane>, len: usize) {
+        const MAX_PAUSE: Duration = Duration::from_millis(500);
+        let lane = Arc::clone(lane);
+        self.runtime.spawn(async move {
+            let mut pause = Duration::from_millis(5);
+            while !lane.grant_owed(len) {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+        });
+    }
+
