@@ -61,6 +61,10 @@ pub const FEATURE_COPY: &str = "private-copy";
 /// hello, most often, so that it is there.
 pub const FEATURE_FIRST_LOAD: &str = "first-load";
 
+/// The feature of a worker whose lanes' threads need one lock that any of them may keep,
+/// as an interpreter's is: a call that does not end may only wait for another bundle's.
+pub const FEATURE_SHARED_LOCK: &str = "shared-lock";
+
 /// A lane's number, unique within one incarnation of a worker.
 pub type LaneId = u32;
 

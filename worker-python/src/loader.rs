@@ -103,6 +103,10 @@ impl BundleLoader for PythonLoader {
         true
     }
 
+    fn shares_a_lock(&self) -> bool {
+        true
+    }
+
     fn load(
         &self,
         manifest: &ManifestData,

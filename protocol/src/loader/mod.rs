@@ -137,6 +137,13 @@ pub trait BundleLoader: Send + Sync {
         false
     }
 
+    /// Whether the code of different bundles runs under one lock, an interpreter's, which
+    /// one call may keep from all others: a bundle whose call does not end in time need
+    /// not be the one at fault then (S5).
+    fn shares_a_lock(&self) -> bool {
+        false
+    }
+
     /// Starts the VM, unless it runs: called on a lane's thread before each load, for
     /// loaders whose VM is not there from the beginning. What is mapped when this
     /// returns is the VM's, and what comes later the bundles'. A failure is the load's

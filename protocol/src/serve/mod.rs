@@ -26,8 +26,8 @@ use crate::control::{Connection, ControlError, Inbox};
 use crate::lane::wait::assume_cpus;
 use crate::loader::BundleLoader;
 use crate::message::{
-    EXIT_CONTROL_LOST, FEATURE_COPY, FEATURE_FIRST_LOAD, Hello, MAGIC, PROTOCOL_VERSION,
-    ToSupervisor, ToWorker, WorkerEnvironment,
+    EXIT_CONTROL_LOST, FEATURE_COPY, FEATURE_FIRST_LOAD, FEATURE_SHARED_LOCK, Hello, MAGIC,
+    PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
 };
 use crate::robust;
 use crate::shm::{Access, Segment};
@@ -124,6 +124,7 @@ fn run(
     let connection = connected.get_or_init(|| connection);
     let mut features = vec![robust::FEATURE.to_owned(), FEATURE_FIRST_LOAD.to_owned()];
     features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
+    features.extend(loader.shares_a_lock().then(|| FEATURE_SHARED_LOCK.to_owned()));
     connection.send(&ToSupervisor::Hello(Hello {
         magic: MAGIC,
         version: PROTOCOL_VERSION,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use menagerie_protocol::message::{FEATURE_COPY, Hello, ToWorker};
+use menagerie_protocol::message::{FEATURE_COPY, FEATURE_SHARED_LOCK, Hello, ToWorker};
 use nix::sys::signal::Signal;
 
 use super::child::{Child, over};
@@ -58,6 +58,7 @@ impl Alive {
             incarnation,
             sender: channel.sender(),
             takes_copies: connected.hello.has(FEATURE_COPY),
+            shares_a_lock: connected.hello.has(FEATURE_SHARED_LOCK),
             config: Arc::clone(&core.config),
             events: Arc::clone(&core.events),
             router: core.router(),

@@ -57,13 +57,18 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
 /// The bundles to blame for a death, and the one to be named in its report although
 /// what ran does not show it. `wanted`: the supervisor had a reason for it.
 fn suspects(moments: &LastMoments, end: End, wanted: bool) -> (Vec<String>, Option<String>) {
-    if let Some(certain) = moments.reason.as_ref().and_then(|kill| kill.bundle.clone()) {
-        return (vec![certain], None);
+    let ran = || moments.running.iter().map(|call| call.bundle.clone());
+    if let Some(kill) = &moments.reason
+        && let Some(bundle) = kill.bundle.clone()
+    {
+        // Without others it is certain in any case.
+        let others = ran().filter(|_| !kill.is_certain);
+        return (others.chain([bundle]).collect(), None);
     }
     if let Some(named) = moments.ended_by.clone().filter(|_| !wanted) {
         return (vec![named.clone()], Some(named));
     }
-    let ran: Vec<String> = moments.running.iter().map(|call| call.bundle.clone()).collect();
+    let ran: Vec<String> = ran().collect();
     let mut loaded = moments.loaded.iter();
     let only = loaded.next().filter(|_| loaded.next().is_none());
     // A socket that is closed is missed a while later: whoever happens to run then has

@@ -63,6 +63,8 @@ pub(crate) struct Process {
     sender: Sender,
     /// Whether it takes artifacts' copies.
     takes_copies: bool,
+    /// Whether a bundle may keep the others' calls from ending.
+    shares_a_lock: bool,
     pub(super) config: Arc<Config>,
     events: Arc<EventBus>,
     runtime: tokio::runtime::Handle,
@@ -99,8 +101,10 @@ pub(crate) struct Process {
 #[derive(Clone, Debug)]
 pub(crate) struct KillReason {
     pub(crate) text: String,
-    /// Whose fault it was, if that is certain.
+    /// Whose fault it was.
     pub(crate) bundle: Option<String>,
+    /// Whether that is certain although others ran.
+    pub(crate) is_certain: bool,
     /// What the guest was seen to do before the kill.
     pub(crate) condition: Option<Condition>,
     /// The operations that ran at the time: nobody may wait for them any more
@@ -142,6 +146,7 @@ pub(crate) struct ProcessParts {
     pub(crate) incarnation: u64,
     pub(crate) sender: Sender,
     pub(crate) takes_copies: bool,
+    pub(crate) shares_a_lock: bool,
     pub(crate) config: Arc<Config>,
     pub(crate) events: Arc<EventBus>,
     pub(crate) router: Arc<OutcallRouter>,
@@ -160,6 +165,7 @@ impl Process {
             pidfd: parts.pidfd,
             sender: parts.sender,
             takes_copies: parts.takes_copies,
+            shares_a_lock: parts.shares_a_lock,
             config: parts.config,
             events: parts.events,
             runtime: tokio::runtime::Handle::current(),
@@ -209,20 +215,33 @@ impl Process {
 
     /// Kills the process, and keeps why.
     pub(crate) fn kill(&self, reason: impl Into<String>) {
-        self.kill_for(reason, None, None);
+        self.kill_for(reason.into(), None, None, true);
+    }
+
+    /// Kills the process because a bundle does not do in time what it should: that need
+    /// not be its own fault where another one may have kept the lock that it needs.
+    fn kill_late(
+        &self,
+        reason: impl Into<String>,
+        bundle: Option<String>,
+        condition: Option<Condition>,
+    ) {
+        self.kill_for(reason.into(), bundle, condition, !self.shares_a_lock);
     }
 
     /// Kills the process, and keeps why, whose fault it was, and what the guest
     /// was seen to do.
     fn kill_for(
         &self,
-        reason: impl Into<String>,
+        text: String,
         bundle: Option<String>,
         condition: Option<Condition>,
+        is_certain: bool,
     ) {
         lock(&self.reason).get_or_insert_with(|| KillReason {
-            text: reason.into(),
+            text,
             bundle,
+            is_certain,
             condition,
             operations: self.operations.running(),
         });
@@ -236,7 +255,7 @@ impl Process {
         let before = thread.sample();
         self.pause(Duration::from_millis(100)).await;
         let condition = thread.since(before);
-        self.kill_for(reason, Some(bundle.to_owned()), condition);
+        self.kill_late(reason, Some(bundle.to_owned()), condition);
     }
 
     /// A pause by the supervisor's clock: a load is polled by its host, whose executor

@@ -19,7 +19,7 @@ impl LanePeer for Process {
 
     fn violation(&self, lane: LaneId, what: Violation) {
         let bundle = self.bundle_of(lane);
-        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None);
+        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None, true);
     }
 
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>) {
@@ -63,7 +63,7 @@ impl LanePeer for Process {
             let answers = process.pong.load(Ordering::Relaxed) > heard;
             if stuck && answers && condition != Some(Condition::Stopped) {
                 let reason = "no call was begun within a deadline and grace";
-                process.kill_for(reason, bundle, condition);
+                process.kill_late(reason, bundle, condition);
             }
         });
     }
