@@ -11,6 +11,7 @@
 //! | 8 | how far it has read the up ring | how far it has read the down ring |
 //! | 16 | whether it sleeps, and how to wake it | whether it sleeps, and how to wake it |
 //! | 24 | unused | how many calls it has begun |
+//! | 25 | unused | how many of them it had begun when it last left off to do the VM's own work |
 //! | 512… | the down ring | the up ring |
 
 pub mod asymmetric;
@@ -36,6 +37,8 @@ const PAGE_WORDS: usize = 512;
 const WORD_HEAD: usize = 8;
 const WORD_SLEEP: usize = 16;
 const WORD_BEGUN: usize = 24;
+/// In the same cache line, as both are written with each call.
+const WORD_LEFT: usize = 25;
 
 /// Slots of a lane's rings, unless configured: 64 KiB each way.
 pub const DEFAULT_SLOTS: u32 = 1024;
@@ -49,6 +52,10 @@ pub const INLINE_MAX: usize = 512;
 /// Calls of its own that a bundle may have open at once: a worker refuses the next one as
 /// `Overloaded` (C7), and does not send it.
 pub const MAX_OUTCALLS: u32 = 1024;
+
+/// Calls that a lane begins in a row at most before it does the VM's own work: they keep
+/// their turn, but not for ever.
+pub const TURNS: u32 = 16;
 
 /// The size of one of a lane's memfds in bytes.
 #[must_use]
@@ -152,6 +159,13 @@ impl LaneMemory {
     #[must_use]
     pub fn begun(&self) -> LaneWord {
         LaneWord::new(&self.up, WORD_BEGUN)
+    }
+
+    /// How many calls the worker had begun when it last left off to do the VM's own work:
+    /// one of these that goes on awaits something.
+    #[must_use]
+    pub fn left(&self) -> LaneWord {
+        LaneWord::new(&self.up, WORD_LEFT)
     }
 }
 

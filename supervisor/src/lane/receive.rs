@@ -423,7 +423,7 @@ impl Lane {
             }
         }
         receiving.broken = true;
-        let failed = end(self.memory.begun().load(Ordering::Relaxed));
+        let failed = end(self.begun());
         self.answered(failed.ended);
         // Whoever wanted the lead meanwhile finds its outcome by itself.
         drop(receiving);
@@ -457,7 +457,12 @@ impl Lane {
 
     /// Whether the worker has begun the call and not answered it.
     pub(crate) fn is_running(&self, ticket: Ticket) -> bool {
-        self.slots.is_running(ticket, self.memory.begun().load(Ordering::Relaxed))
+        self.slots.is_running(ticket, self.begun())
+    }
+
+    /// How many calls the worker says that it has begun.
+    pub(super) fn begun(&self) -> u64 {
+        self.memory.begun().load(Ordering::Relaxed)
     }
 
     /// The calls that the worker has begun and not answered.

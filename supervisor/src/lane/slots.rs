@@ -15,6 +15,7 @@
 //! | done → free | the caller | nothing: only it is left |
 //! | abandoned → free | the leader | the lane's receiving end |
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, OnceLock};
@@ -168,6 +169,15 @@ pub(crate) struct Running {
     pub(crate) function: u32,
     /// How long it had run, if somebody had looked at the clock.
     pub(crate) age: Option<Duration>,
+}
+
+/// When a call's time is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    At(Instant),
+    Never,
+    /// Nobody has looked at the clock for it.
+    Unknown,
 }
 
 /// What [`Slots::fail_all`] has ended.
@@ -349,7 +359,7 @@ impl Slots {
             u64::try_from(nanos).unwrap_or(u64::MAX).max(1)
         };
         slot.until.store(until.map_or(0, nanos), Relaxed);
-        // SYNC: call timed. Pairs with the acquire load in `last_deadline`.
+        // SYNC: call timed. Pairs with the acquire loads in `last_deadline` and `due`.
         slot.sent.store(nanos(sent), Release);
     }
 
@@ -556,6 +566,32 @@ impl Slots {
         state.generation == ticket.generation
             && matches!(state.phase, Phase::Sent | Phase::Asleep | Phase::Abandoned)
             && slot.number.load(Relaxed) < begun
+    }
+
+    /// Whether one of the calls of these numbers, other than this one, is in flight, is
+    /// waited for, and `has_time`.
+    pub(crate) fn any_other(
+        &self,
+        ticket: Ticket,
+        numbers: Range<u64>,
+        has_time: impl Fn(Due) -> bool,
+    ) -> bool {
+        (0_u32..).zip(self.iter()).any(|(index, slot)| {
+            let waited_for = matches!(slot.state().phase, Phase::Sent | Phase::Asleep);
+            index != ticket.index
+                && waited_for
+                && numbers.contains(&slot.number.load(Relaxed))
+                && has_time(self.due(slot))
+        })
+    }
+
+    fn due(&self, slot: &Slot) -> Due {
+        // SYNC: call timed. Pairs with the release store in `sent_at`.
+        match (slot.sent.load(Acquire), slot.until.load(Relaxed)) {
+            (0, _) => Due::Unknown,
+            (_, 0) => Due::Never,
+            (_, until) => Due::At(self.epoch + Duration::from_nanos(until)),
+        }
     }
 
     /// What a call was made for; `None` if it is not in flight.

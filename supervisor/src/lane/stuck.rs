@@ -17,7 +17,7 @@ impl Lane {
     /// unless it does not take it.
     pub(crate) fn begins_nothing(&self) -> Option<u64> {
         let ended = self.ended_calls();
-        let begun = self.memory.begun().load(Ordering::Relaxed);
+        let begun = self.begun();
         let waits = self.is_open() && self.in_flight() > 0;
         let at_none = begun <= ended && !self.outcalls.are_due() && !self.owes_segment();
         (waits && at_none).then_some(begun)

@@ -301,3 +301,100 @@ fn contract_finds_functions_by_their_whole_names() {
         assert_eq!(contract.function(none), None, "{none}");
     }
 }
+impl Rig {
+    /// A call that a task sleeps on, with its deadline.
+    fn sleeping_until(&self, deadline: Option<Instant>) -> Own {
+        let own = self.sleeping_task();
+        self.lane.sent_at(own.ticket, Instant::now(), deadline);
+        own
+    }
+
+    /// The worker says that it has begun so many calls, and left so many to await.
+    fn says(&self, begun: u64, left: u64) {
+        self.memory.begun().store(begun, Ordering::Relaxed);
+        self.memory.left().store(left, Ordering::Relaxed);
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn s6_who_awaits_is_late_when_nobody_else_has_the_thread() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    let leave = Leave { grace: HOUR, endless: Duration::from_millis(20) };
+    let in_an_hour = Some(Instant::now() + HOUR);
+    let (early, late) = (rig.sleeping_until(in_an_hour), rig.sleeping_task());
+    lane.abandon(late.ticket);
+    // It is the one that was begun last, and its thread has done nothing else since.
+    rig.says(2, 1);
+    assert!(!lane.another_may_run(late.ticket, leave).await);
+    // It awaits, and an earlier one may go on now.
+    rig.says(2, 2);
+    assert!(lane.another_may_run(late.ticket, leave).now_or_never().is_none());
+    // One that came later has been begun, and has all the time in the world.
+    let after = rig.sleeping_until(None);
+    rig.says(3, 0);
+    let waits = {
+        let lane = Arc::clone(&lane);
+        tokio::spawn(async move { lane.another_may_run(late.ticket, leave).await })
+    };
+    tokio::time::sleep(leave.endless * 2).await;
+    assert!(!waits.is_finished());
+    rig.answer(&after);
+    lane.pump();
+    assert!(waits.await.unwrap());
+    // All await, and one of them for ever.
+    let endless = rig.sleeping_until(None);
+    rig.says(4, 4);
+    let waits = {
+        let lane = Arc::clone(&lane);
+        tokio::spawn(async move { lane.another_may_run(late.ticket, leave).await })
+    };
+    tokio::task::yield_now().await;
+    lane.abandon(early.ticket);
+    assert!(waits.await.unwrap());
+    lane.abandon(endless.ticket);
+    assert!(!lane.another_may_run(late.ticket, leave).await);
+    // A word for more than there is helps nobody.
+    rig.says(u64::MAX, u64::MAX);
+    assert!(!lane.another_may_run(late.ticket, leave).await);
+    // One that is late itself has no time to give, nor one that nobody looks after.
+    let _over = rig.sleeping_until(Some(Instant::now()));
+    let _nobodys = rig.sleeping_task();
+    lane.another_may_run(late.ticket, Leave { grace: leave.endless, ..leave }).await;
+    assert!(lane.is_running(late.ticket));
+}
+
+#[tokio::test]
+async fn s6_a_segment_that_the_host_cannot_make_is_made_later() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let rig = Rig::new();
+    let lane = &rig.lane;
+    let waits = rig.sleeping_task();
+    let late = rig.sleeping_task();
+    lane.abandon(late.ticket);
+    rig.memory.begun().store(2, Ordering::Relaxed);
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard).unwrap();
+    for _ in 0..16 {
+        lane.grant_up_segment(70_000).unwrap();
+    }
+    // It piles up no more than the segments would.
+    assert!(lane.grant_up_segment(70_000).is_err());
+    let owed = std::mem::take(&mut *lock(&rig.peer.owed));
+    let leave = Leave { grace: Duration::ZERO, endless: Duration::ZERO };
+    assert_eq!(owed, [128 << 10; 16]);
+    assert!(!lane.grant_owed(owed[0]));
+    assert!(lane.another_may_run(late.ticket, leave).now_or_never().is_none());
+    rig.memory.begun().store(0, Ordering::Relaxed);
+    assert_eq!(lane.begins_nothing(), None);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    for len in owed {
+        assert!(lane.grant_owed(len));
+    }
+    assert_eq!(lane.begins_nothing(), Some(0));
+    assert_eq!(lock(&rig.peer.sent).len(), 16);
+    drop(waits);
+}
+

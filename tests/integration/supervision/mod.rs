@@ -15,6 +15,7 @@ mod idle;
 mod leaving;
 mod limits;
 mod long_forms;
+mod neighbours;
 mod placement;
 mod quitters;
 mod remains;

@@ -15,7 +15,7 @@ use crate::codec;
 use crate::error::{Failure, GuestError};
 use crate::instance::{Args, Instance};
 use crate::lane::link::{Rx, Side, Tx};
-use crate::lane::{BulkRef, INLINE_MAX, LaneMemory, LaneWord};
+use crate::lane::{BulkRef, INLINE_MAX, LaneMemory, LaneWord, TURNS};
 use crate::message::{LaneCommand, LaneId, MAX_STATE, ToSupervisor};
 use crate::ring::{FLAG_BULK, FLAG_ECHO, FLAG_FAILURE, FrameHead, Full, Kind, Plain, Shape};
 use crate::runtime::{InterruptSlot, OnReply, Reply};
@@ -80,6 +80,7 @@ pub struct WorkerLane {
     begun: Cell<u64>,
     /// Where the supervisor sees it.
     begun_word: LaneWord,
+    left_word: LaneWord,
     /// The call that [`Instance::call`] is running, or 0.
     current: Cell<u64>,
     max_payload: u64,
@@ -149,6 +150,7 @@ impl WorkerLane {
             rx: RefCell::new(Rx::new(&memory, shape, Side::Worker, Arc::new(lane_event))),
             begun: Cell::new(0),
             begun_word: memory.begun(),
+            left_word: memory.left(),
             current: Cell::new(0),
             max_payload,
             outbox,
@@ -166,8 +168,6 @@ impl WorkerLane {
     /// Serves the lane until it is told to unload. Returns whether `on_unload`
     /// has run already.
     pub(crate) fn run(self: &Rc<Self>, instance: &mut dyn Instance) -> bool {
-        /// Calls keep their turn before the VM's own work, but not for ever.
-        const TURNS: u32 = 16;
         let mut finished = false;
         let mut payload = Vec::new();
         let mut since_poll = 0_u32;
@@ -207,6 +207,8 @@ impl WorkerLane {
                 }
             }
             since_poll = 0;
+            // No call that was begun has this thread to itself any more.
+            self.left_word.store(self.begun.get(), Ordering::Relaxed);
             self.run_deferred();
             let was_pending = pending;
             pending = instance.poll();

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use menagerie_protocol::lane::TURNS;
 use menagerie_protocol::message::{LaneId, ToWorker};
 
 use super::super::condition::{Condition, CpuSample, LaneThread};
 use super::{Outcall, Process};
-use crate::lane::{Lane, LanePeer, OpenOutcall, OutcallHead, Ticket, Violation, lock};
+use crate::lane::{Lane, LanePeer, Leave, OpenOutcall, OutcallHead, Ticket, Violation, lock};
 
 impl LanePeer for Process {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
@@ -34,15 +35,25 @@ impl LanePeer for Process {
             let bundle = process.bundle_of(lane.id);
             let name = bundle.clone().unwrap_or_default();
             let thread = LaneThread { pid: process.pid, bundle: name };
-            // Only the last of it: before its deadline it may do what it likes.
-            let watch = until_kill.min(process.config.grace);
-            tokio::time::sleep(until_kill - watch).await;
-            let before: Option<CpuSample> = thread.sample();
-            tokio::time::sleep(watch).await;
-            if lane.is_running(ticket) {
-                let condition = thread.since(before);
-                let reason = "a call that did not end within its deadline and grace";
-                process.kill_for(reason, bundle, condition);
+            let grace = process.config.grace;
+            let leave = Leave { grace, endless: process.config.deadline };
+            let mut left = until_kill;
+            for turn in 0..=TURNS {
+                // Only the last of it: before its deadline it may do what it likes.
+                let watch = left.min(grace);
+                tokio::time::sleep(left - watch).await;
+                let before: Option<CpuSample> = thread.sample();
+                tokio::time::sleep(watch).await;
+                if !lane.is_running(ticket) {
+                    return;
+                }
+                // So many calls may have been begun before the lane comes to this one's end.
+                if turn == TURNS || !lane.another_may_run(ticket, leave).await {
+                    let reason = "a call that did not end within its deadline and grace";
+                    process.kill_late(reason, bundle, thread.since(before));
+                    return;
+                }
+                left = grace;
             }
         });
     }
@@ -73,15 +84,6 @@ impl LanePeer for Process {
         self.runtime.spawn(async move { lane.pump() });
     }
 
-    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>) {
-        let caller = lock(&self.lanes)
-            .get(&open.lane().id)
-            .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
-        let Some((bundle, manifest)) = caller else { return };
-        let dead = self.dead.subscribe();
-        (self.router)(Outcall { bundle, manifest, open, head, payload, dead });
-    }
-}
     fn grant_later(&self, lane: &Arc<Lane>, len: usize) {
         const MAX_PAUSE: Duration = Duration::from_millis(500);
         let lane = Arc::clone(lane);
@@ -94,3 +96,12 @@ impl LanePeer for Process {
         });
     }
 
+    fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>) {
+        let caller = lock(&self.lanes)
+            .get(&open.lane().id)
+            .map(|entry| (Arc::clone(&entry.bundle), Arc::clone(&entry.manifest)));
+        let Some((bundle, manifest)) = caller else { return };
+        let dead = self.dead.subscribe();
+        (self.router)(Outcall { bundle, manifest, open, head, payload, dead });
+    }
+}
