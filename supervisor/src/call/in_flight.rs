@@ -68,7 +68,7 @@ impl Future for InFlight<'_> {
             }
             // No time has passed that a timer would notice.
             Look::Again => return Poll::Pending,
-            Look::Asleep => {}
+            Look::Later | Look::Asleep => {}
         }
         if this.timer.is_none() {
             let deadline = this.clock.deadline();

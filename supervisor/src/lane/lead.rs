@@ -28,6 +28,8 @@ pub(crate) enum Look {
     Done,
     /// Nothing yet; the task is woken at once, for another look.
     Again,
+    /// As `Again`, after so much reading that time has passed.
+    Later,
     /// Nothing yet; the task is woken when the call has ended.
     Asleep,
 }
@@ -297,7 +299,7 @@ impl Lane {
                 drop(receiving);
                 self.peer.read_on(self);
                 cx.waker().wake_by_ref();
-                return Look::Again;
+                return Look::Later;
             }
             Read::All => {}
         }

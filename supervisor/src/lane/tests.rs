@@ -398,3 +398,17 @@ async fn s6_a_segment_that_the_host_cannot_make_is_made_later() {
     drop(waits);
 }
 
+#[test]
+fn s6_a_task_that_has_read_for_long_looks_at_the_clock() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    rig.peer.ends_outcalls.store(true, Ordering::Relaxed);
+    lane.grant_up_segment(LIMITS.max_payload).unwrap();
+    let mut own = rig.sleeping_task();
+    for number in 0..100 {
+        rig.call_with(number, 1);
+    }
+    let cx = Context::from_waker(Waker::noop());
+    let look = lane.poll_wait(&cx, &mut own, &mut { 0 });
+    assert!(matches!(look, Look::Later), "{look:?}");
+}
