@@ -22,9 +22,11 @@ use self::in_flight::InFlight;
 use self::road::{NotSent, Sent, Wait};
 use crate::bundle::{Bundle, Route};
 use crate::core::Core;
+use crate::chain;
 use crate::events::EventKind;
 use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, decode};
 
+use crate::waits::Guard;
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
 /// [`StaleHandle`](Failure::StaleHandle) (R2).
@@ -126,11 +128,30 @@ impl Contract {
         mut own: Own,
         sent: Sent,
     ) -> Result<R, Failure> {
-        self.finish(function, &Tuple(&args), &mut own, sent).await?;
+        let link = self.link(function)?;
+        let contract = link.as_deref().map_or(self, |link| &link.contract);
+        contract.finish(function, &Tuple(&args), &mut own, sent).await?;
         own.decode()
     }
 
     /// As [`call`](Self::call), from a thread that may block. It must not be
+    /// The same contract for a host function that a bundle has called, if it is one that
+    /// calls: with the wait that this bundle is in meanwhile (C5).
+    // In a box, as nearly no call has one.
+    #[inline]
+    fn link(&self, function: &str) -> Result<Option<Box<Link<'_>>>, Failure> {
+        if chain::is_called() { self.chain_link(function) } else { Ok(None) }
+    }
+
+    #[cold]
+    fn chain_link(&self, function: &str) -> Result<Option<Box<Link<'_>>>, Failure> {
+        let wait = chain::enter(&self.core, &self.bundle.name)
+            .map_err(|chain| self.failed(function, Failure::CycleDetected { chain }))?;
+        Ok(wait.map(|wait| {
+            Box::new(Link { contract: self.clone().on_behalf_of(wait.id()), _wait: wait })
+        }))
+    }
+
     /// called from an asynchronous task.
     ///
     /// ```no_run
@@ -161,7 +182,9 @@ impl Contract {
             return decode(value);
         }
         let mut own = ManuallyDrop::into_inner(own);
-        self.finish_blocking(function, &args, &mut own, sent)?;
+        let link = self.link(function)?;
+        let contract = link.as_deref().map_or(self, |link| &link.contract);
+        contract.finish_blocking(function, &args, &mut own, sent)?;
         own.decode()
     }
 
@@ -425,6 +448,13 @@ impl Contract {
         self.bundle.counters.failed(&self.id, function, &failure);
         failure
     }
+}
+
+/// A contract that a host function calls on, and the wait that this makes of the call which
+/// the function serves.
+struct Link<'c> {
+    contract: Contract,
+    _wait: Guard<'c>,
 }
 
 /// How a try went: what its wait said, or why it was not sent.

@@ -13,6 +13,7 @@ mod blocking;
 mod builder;
 mod bundle;
 mod call;
+mod chain;
 mod config;
 mod core;
 mod counters;

@@ -10,6 +10,7 @@ use menagerie_protocol::{Compatibility, Failure, ManifestData, lane};
 
 use crate::bundle::Bundle;
 use crate::call::Contract;
+use crate::chain::Called;
 use crate::core::Core;
 use crate::lane::{OutcallHead, Refused, lock};
 use crate::waits::{Parent, Wait};
@@ -80,19 +81,21 @@ async fn carry_out(core: &Arc<Core>, call: Call<'_>) -> Result<Vec<u8>, Failure>
     };
     // What the call leaves open is as it was declared.
     let request = request.narrowed_by(&declared.contract);
+    let parent = match head.origin {
+        None => Parent::Unknown,
+        Some(0) => Parent::None,
+        Some(id) => Parent::Wait(id),
+    };
     if declared.kind == DependencyKind::Host {
-        return call_host(core, &request, function, args).await;
+        let run = call_host(core, &request, function, args);
+        return Called::new(core, &bundle.name, (parent, head.blocks), run).await;
     }
     let only = wanted.or(declared.bundle.as_deref());
     let (provider, id) = lock(&core.registry).resolve(&request, only)?;
     let waiting = core.waits.enter(Wait {
         from: bundle.name.as_str().into(),
         to: provider.name.as_str().into(),
-        parent: match head.origin {
-            None => Parent::Unknown,
-            Some(0) => Parent::None,
-            Some(id) => Parent::Wait(id),
-        },
+        parent,
         blocks: head.blocks,
     });
     let waiting = waiting.map_err(|chain| Failure::CycleDetected { chain })?;

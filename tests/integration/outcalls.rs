@@ -578,3 +578,83 @@ fn c5_threads_that_would_wait_for_each_other_are_a_cycle() {
         supervisor.shutdown().await;
     });
 }
+
+/// What a host function calls is a part of the chain that has called it.
+#[test]
+fn c5_a_chain_that_comes_back_through_the_host_is_a_cycle_at_once() {
+    run(async {
+        let mut config = config();
+        // Nothing else would end it.
+        config.deadline = Duration::ZERO;
+        let supervisor = start_with(config);
+        let tell = |outcome: Result<i64, Failure>| format!("{outcome:?}");
+        let (awaits, blocks) = (supervisor.clone(), supervisor.clone());
+        supervisor
+            .host_contract("h@1")
+            .function("pass", move |contract: String, function: String| {
+                let contract = awaits.contract(&contract).unwrap();
+                async move { tell(contract.call(&function, ()).await) }
+            })
+            .function("block", move |contract: String, function: String| {
+                let contract = blocks.contract(&contract).unwrap();
+                async move {
+                    tokio::task::block_in_place(|| tell(contract.call_blocking(&function, ())))
+                }
+            })
+            .done()
+            .unwrap();
+        let mut bundles = Vec::new();
+        for name in ["a", "b"] {
+            let manifest = format!(
+                "name = '{name}'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                 provides = ['{name}@1']\n[[dependency]]\nkind = 'host'\ncontract = 'h@1'\n"
+            );
+            let code = format!(
+                "local menagerie = require 'menagerie'\n\
+                 local seen\n\
+                 local function by_host(how, contract, name)\n\
+                   return menagerie.call('h@1', how, contract, name)\n\
+                 end\n\
+                 return {{ ['{name}@1'] = {{\n\
+                   one = function() return 1 end,\n\
+                   go = by_host,\n\
+                   back = function() seen = by_host('pass', 'a@1', 'one'); return 2 end,\n\
+                   on = function() seen = by_host('pass', 'c@1', 'one'); return 3 end,\n\
+                   seen = function() return seen end,\n\
+                 }} }}\n"
+            );
+            let bundle = Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &code)]);
+            supervisor.load(bundle.path()).await.unwrap();
+            bundles.push(bundle);
+        }
+        let c = "name = 'c'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                 provides = ['c@1']\n";
+        let code = "return { ['c@1'] = { one = function() return 1 end } }";
+        supervisor.load_code(c, code).await.unwrap();
+        let contract = |name| supervisor.contract(name).unwrap();
+        let (a, b) = (contract("a@1"), contract("b@1"));
+        let cycle = |chain: &[&str]| {
+            let chain = chain.iter().map(|&name| name.to_owned()).collect();
+            tell(Err(Failure::CycleDetected { chain }))
+        };
+        for how in ["pass", "block"] {
+            let go = |contract: &'static str, function: &'static str| {
+                let a = a.clone();
+                async move { a.call::<_, String>("go", (how, contract, function)).await.unwrap() }
+            };
+            assert_eq!(go("a@1", "one").await, cycle(&["a", "a"]));
+            assert_eq!(go("b@1", "one").await, tell(Ok(1)));
+            assert_eq!(go("b@1", "back").await, tell(Ok(2)));
+            assert_eq!(b.call::<_, String>("seen", ()).await.unwrap(), cycle(&["a", "b", "a"]));
+            // The host may be called twice in one chain: no thread of its own is waited for.
+            assert_eq!(go("b@1", "on").await, tell(Ok(3)));
+            assert_eq!(b.call::<_, String>("seen", ()).await.unwrap(), tell(Ok(1)));
+            // The same bundles in another chain.
+            let other = b.call::<_, String>("go", (how, "a@1", "one")).await;
+            assert_eq!(other.unwrap(), tell(Ok(1)));
+        }
+        // Refused calls of functions that are there have ended, too.
+        assert_eq!(a.call::<_, i64>("one", ()).await.unwrap(), 1);
+        supervisor.shutdown().await;
+    });
+}

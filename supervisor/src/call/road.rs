@@ -9,6 +9,7 @@ use super::Contract;
 use super::arguments::Encode;
 use super::clock::Clock;
 use crate::bundle::Route;
+use crate::chain;
 use crate::counters::SAMPLE_EVERY;
 use crate::lane::{Arguments, Lane, LaneContract, Own, Refused};
 
@@ -77,6 +78,10 @@ impl Contract {
             }
             // Replicas have their turns: to ask for the next one is to take one's turn, and a
             // call that is not sent here would take another.
+        // What a host function calls may close a ring of waits.
+        if chain::is_called() {
+            return Sent::Not;
+        }
             None if !self.bundle.seats.are_many() => self.sends_by_route(function, args, own),
             Some(_) | None => Sent::Not,
         }

@@ -77,6 +77,11 @@ impl HostContract {
     ///
     /// It runs on the supervisor's runtime; one that blocks should use that
     /// runtime's `spawn_blocking`. A panic fails that one call.
+    ///
+    /// A bundle that it calls is called by the guest that has called it: a chain that
+    /// comes back to a bundle which waits in it is [`Failure::CycleDetected`]. That does
+    /// not hold for calls of tasks and threads that it starts: a ring of these ends at a
+    /// deadline, or never where there is none.
     #[must_use = "`done` tells whether all names were valid"]
     pub fn function<Args, F: HostFunction<Args>>(mut self, name: &str, function: F) -> Self {
         let Some(id) = &self.id else { return self };
