@@ -5,10 +5,11 @@ mod awaited;
 mod clock;
 mod in_flight;
 mod road;
+mod room;
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::contract::ContractId;
@@ -19,14 +20,14 @@ use self::arguments::{Encode, Raw, Tuple};
 use self::awaited::Awaited;
 use self::clock::{Clock, TimedOut};
 use self::in_flight::InFlight;
-use self::road::{NotSent, Sent, Wait};
+use self::road::{Change, NotSent, Sent, Wait};
 use crate::bundle::{Bundle, Route};
-use crate::core::Core;
 use crate::chain;
+use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, decode};
-
 use crate::waits::Guard;
+
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
 /// restarts; after an unload every call is
 /// [`StaleHandle`](Failure::StaleHandle) (R2).
@@ -134,7 +135,6 @@ impl Contract {
         own.decode()
     }
 
-    /// As [`call`](Self::call), from a thread that may block. It must not be
     /// The same contract for a host function that a bundle has called, if it is one that
     /// calls: with the wait that this bundle is in meanwhile (C5).
     // In a box, as nearly no call has one.
@@ -152,6 +152,7 @@ impl Contract {
         }))
     }
 
+    /// As [`call`](Self::call), from a thread that may block. It must not be
     /// called from an asynchronous task.
     ///
     /// ```no_run
@@ -254,15 +255,30 @@ impl Contract {
         (mut clock, mut tried): (Clock, Tried),
     ) -> Result<(), Failure> {
         loop {
-            let waited = match tried {
-                Ok(waited) => waited,
-                Err(NotSent::Wait(wait)) => self.wait_until(wait, &mut clock).await,
+            let sent = match tried {
+                Ok(waited) => {
+                    if self.has_ended(function, waited, own, &clock)? {
+                        return Ok(());
+                    }
+                    self.send(function, args, &mut clock, own)
+                }
+                Err(NotSent::Wait(wait)) => {
+                    let unsent = Unsent { contract: self, function };
+                    let sent = match wait {
+                        Wait::Room(lane) => {
+                            self.send_in_turn(&lane, function, args, &mut clock, own).await
+                        }
+                        Wait::Change(change) => {
+                            let waited = self.wait_until(change, &mut clock).await;
+                            waited.map(|()| self.send(function, args, &mut clock, own))
+                        }
+                    };
+                    std::mem::forget(unsent);
+                    sent.map_err(|TimedOut| self.late(function, &clock))?
+                }
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
-            if self.has_ended(function, waited, own, &clock)? {
-                return Ok(());
-            }
-            tried = match self.send(function, args, &mut clock, own) {
+            tried = match sent {
                 Ok(lane) => self.wait(&lane, own, &mut clock).await,
                 Err(not_sent) => Err(not_sent),
             };
@@ -284,24 +300,31 @@ impl Contract {
             .road(sent, function, args, &mut clock, own)
             .map(|lane| self.wait_blocking(&lane, own, &mut clock));
         loop {
-            let waited = match tried {
-                Ok(waited) => waited,
-                Err(NotSent::Wait(Wait::Room)) => {
-                    std::thread::sleep(Duration::from_micros(50));
-                    clock.check()
+            let sent = match tried {
+                Ok(waited) => {
+                    if self.has_ended(function, waited, own, &clock)? {
+                        return Ok(());
+                    }
+                    own.hurry();
+                    self.send(function, args, &mut clock, own)
                 }
                 Err(NotSent::Wait(wait)) => {
-                    self.core.runtime.block_on(self.wait_until(wait, &mut clock))
+                    let sent = match wait {
+                        Wait::Room(lane) => {
+                            self.send_in_turn_blocking(&lane, function, args, &mut clock, own)
+                        }
+                        Wait::Change(change) => {
+                            let runtime = &self.core.runtime;
+                            let waited = runtime.block_on(self.wait_until(change, &mut clock));
+                            own.hurry();
+                            waited.map(|()| self.send(function, args, &mut clock, own))
+                        }
+                    };
+                    sent.map_err(|TimedOut| self.late(function, &clock))?
                 }
                 Err(NotSent::Failed(failure)) => return Err(self.failed(function, *failure)),
             };
-            if self.has_ended(function, waited, own, &clock)? {
-                return Ok(());
-            }
-            own.hurry();
-            tried = self
-                .send(function, args, &mut clock, own)
-                .map(|lane| self.wait_blocking(&lane, own, &mut clock));
+            tried = sent.map(|lane| self.wait_blocking(&lane, own, &mut clock));
         }
     }
 
@@ -349,18 +372,13 @@ impl Contract {
     }
 
     /// Waits until it is worth trying again.
-    async fn wait_until(&self, wait: Wait, clock: &mut Clock) -> Result<(), TimedOut> {
+    async fn wait_until(&self, change: Change, clock: &mut Clock) -> Result<(), TimedOut> {
         let deadline = clock.deadline();
         let mut changed = self.bundle.subscribe();
         changed.mark_unchanged();
         let ready = async {
-            match wait {
-                // The ring is full of calls; the worker is at it.
-                Wait::Room => {
-                    let soon = Instant::now() + Duration::from_micros(100);
-                    self.core.sleep_until(Some(soon)).await;
-                }
-                Wait::Route => {
+            match change {
+                Change::Route => {
                     // It may have stopped because nobody called it.
                     self.core.need(&self.bundle);
                     while matches!(&**self.bundle.route(), Route::Waiting(_)) {
@@ -369,7 +387,7 @@ impl Contract {
                         }
                     }
                 }
-                Wait::After(dead) => {
+                Change::After(dead) => {
                     let same = |route: &Route| matches!(route, Route::Up(lane) if Arc::ptr_eq(lane, &dead));
                     while same(&self.bundle.route()) && !dead.is_open() {
                         if changed.changed().await.is_err() {
@@ -399,16 +417,7 @@ impl Contract {
             return Ok(true);
         }
         if let Err(TimedOut) = waited {
-            // Without its runtime nobody would look after the worker.
-            if self.core.timers.are_over() {
-                return Err(self.failed(function, Failure::ShuttingDown));
-            }
-            self.core.events.emit(EventKind::DeadlineExceeded {
-                bundle: self.bundle.name.clone(),
-                function: function.to_owned(),
-            });
-            let deadline_ms = u64::try_from(clock.limit.as_millis()).unwrap_or(u64::MAX);
-            return Err(self.failed(function, Failure::DeadlineExceeded { deadline_ms }));
+            return Err(self.late(function, clock));
         }
         // What no worker had begun goes to the next incarnation (C4).
         own.segment = None;
@@ -418,6 +427,21 @@ impl Contract {
             return Ok(false);
         }
         Err(self.failed(function, *failure))
+    }
+
+    /// The failure of a call whose time is up.
+    #[cold]
+    fn late(&self, function: &str, clock: &Clock) -> Failure {
+        // Without its runtime nobody would look after the worker.
+        if self.core.timers.are_over() {
+            return self.failed(function, Failure::ShuttingDown);
+        }
+        self.core.events.emit(EventKind::DeadlineExceeded {
+            bundle: self.bundle.name.clone(),
+            function: function.to_owned(),
+        });
+        let deadline_ms = u64::try_from(clock.limit.as_millis()).unwrap_or(u64::MAX);
+        self.failed(function, Failure::DeadlineExceeded { deadline_ms })
     }
 
     /// Takes the time of what came back; values were counted by who read them.
@@ -455,6 +479,19 @@ impl Contract {
 struct Link<'c> {
     contract: Contract,
     _wait: Guard<'c>,
+}
+
+/// A call that was not sent yet, and waits until it can be: dropped meanwhile, it is
+/// cancelled, which nobody else would count.
+struct Unsent<'c> {
+    contract: &'c Contract,
+    function: &'c str,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        self.contract.failed(self.function, Failure::Cancelled);
+    }
 }
 
 /// How a try went: what its wait said, or why it was not sent.

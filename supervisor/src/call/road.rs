@@ -56,14 +56,20 @@ impl From<Failure> for NotSent {
     }
 }
 
-/// What has to change before a call can be sent.
+/// What a call waits for before it can be sent.
 pub(super) enum Wait {
+    /// This lane's ring is full.
+    Room(Arc<Lane>),
+    /// Something has to change.
+    Change(Change),
+}
+
+/// What has to change before a call can be sent.
+pub(super) enum Change {
     /// The bundle's worker comes back, or its reload ends.
     Route,
     /// This lane has ended; its end will change the route.
     After(Arc<Lane>),
-    /// The ring is full.
-    Room,
 }
 
 impl Contract {
@@ -72,16 +78,16 @@ impl Contract {
     // Each layer out of line costs a hot call a frame, and moves of what it gives.
     #[inline(always)]
     pub(super) fn sends_at_once<A: Encode>(&self, function: &str, args: &A, own: &mut Own) -> Sent {
+        // What a host function calls may close a ring of waits.
+        if chain::is_called() {
+            return Sent::Not;
+        }
         match self.known_road() {
             Some((lane, contract)) if self.sends_to(lane, contract, function, args, own) => {
                 Sent::First
             }
             // Replicas have their turns: to ask for the next one is to take one's turn, and a
             // call that is not sent here would take another.
-        // What a host function calls may close a ring of waits.
-        if chain::is_called() {
-            return Sent::Not;
-        }
             None if !self.bundle.seats.are_many() => self.sends_by_route(function, args, own),
             Some(_) | None => Sent::Not,
         }
@@ -172,7 +178,7 @@ impl Contract {
         let route = self.bundle.route();
         let lane = match &**route {
             Route::Up(lane) => lane,
-            Route::Waiting(_) => return Err(NotSent::Wait(Wait::Route)),
+            Route::Waiting(_) => return Err(NotSent::Wait(Wait::Change(Change::Route))),
             Route::Down(_, failure) => return Err(NotSent::Failed(failure.clone())),
         };
         let contract = lane
@@ -227,10 +233,10 @@ impl Contract {
     }
 
     #[cold]
-    fn refused(&self, refused: Refused, lane: &Arc<Lane>) -> NotSent {
+    pub(super) fn refused(&self, refused: Refused, lane: &Arc<Lane>) -> NotSent {
         match refused {
-            Refused::Busy => NotSent::Wait(Wait::Room),
-            Refused::Dead => NotSent::Wait(Wait::After(Arc::clone(lane))),
+            Refused::Busy => NotSent::Wait(Wait::Room(Arc::clone(lane))),
+            Refused::Dead => NotSent::Wait(Wait::Change(Change::After(Arc::clone(lane)))),
             Refused::Overloaded => NotSent::from(Failure::Overloaded {
                 bundle: self.bundle.name.clone(),
                 limit: lane.limits.max_in_flight,

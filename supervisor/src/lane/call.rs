@@ -9,7 +9,7 @@ use menagerie_protocol::codec;
 use menagerie_protocol::lane::link::Tx;
 use menagerie_protocol::lane::{BulkRef, INLINE_MAX};
 use menagerie_protocol::message::LaneCommand;
-use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind};
+use menagerie_protocol::ring::{FLAG_BULK, FLAG_FAILURE, FrameHead, Full, Kind, Shape};
 use parking_lot::MutexGuard;
 
 use super::bulk::DownSegment;
@@ -123,7 +123,7 @@ impl Lane {
         // a worker that has not seen it yet and guesses.
         let has_slot = sending.tx.has_slot(payload.len());
         if !has_slot {
-            self.check_room(&mut sending.tx, payload.len())?;
+            self.check_turn(&mut sending.tx, payload.len())?;
         }
         let number = self.sent.load(Ordering::Relaxed);
         let Some(opened) = self.slots.open(number, (function, origin), segment) else {
@@ -159,6 +159,18 @@ impl Lane {
         }
     }
 
+    /// Whether there is room for a call. The last of it is for those who wait for room: else
+    /// they would stand there as long as others call on and on.
+    #[inline(never)]
+    fn check_turn(&self, tx: &mut Tx, len: usize) -> Result<(), Refused> {
+        self.check_room(tx, len)?;
+        if !self.room.is_taken() {
+            return Ok(());
+        }
+        // As much as the largest frame takes is enough for all.
+        self.check_room(tx, Shape::new(self.limits.ring_slots.into()).max_payload())
+    }
+
     #[inline(never)]
     fn check_room(&self, tx: &mut Tx, len: usize) -> Result<(), Refused> {
         match tx.has_room(len) {
@@ -166,6 +178,13 @@ impl Lane {
             Ok(false) => Err(Refused::Busy),
             Err(corrupt) => Err(self.full(Full::Corrupt(corrupt))),
         }
+    }
+
+    /// Whether it takes calls, and has no room for any.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut sending = self.tx.lock();
+        self.is_open()
+            && matches!(self.check_room(&mut sending.tx, BulkRef::BYTES), Err(Refused::Busy))
     }
 
     #[cold]

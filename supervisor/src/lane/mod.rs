@@ -20,6 +20,7 @@ mod overdue;
 mod payload;
 mod pump;
 mod receive;
+mod room;
 mod slots;
 mod stuck;
 
@@ -29,10 +30,11 @@ pub(crate) use decode::decode;
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use nap::Nap;
 pub(crate) use outcalls::OpenOutcall;
-pub(crate) use payload::Payload;
 pub(crate) use overdue::Leave;
+pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
 pub(crate) use receive::{Looks, Own};
+pub(crate) use room::{Pause, Place, block_on};
 pub(crate) use slots::Ticket;
 
 use std::fmt;
@@ -55,6 +57,7 @@ use crate::config::Config;
 use crate::counters::{Counters, FunctionCounters, LaneCounts};
 use bulk::{DownPool, UpSegments};
 use outcalls::Outcalls;
+use room::Room;
 use slots::Slots;
 
 /// A reason to take no calls: a hand-over, or an unload.
@@ -84,14 +87,14 @@ pub(crate) trait LanePeer: Send + Sync {
     fn stuck(&self, lane: &Arc<Lane>);
     /// There is more to read than one turn takes: the lane's pump is to go on.
     fn read_on(&self, lane: &Arc<Lane>);
+    /// A segment of so many bytes could not be made for the worker: it is to be tried
+    /// again until it [is](Lane::grant_owed).
+    fn grant_later(&self, lane: &Arc<Lane>, len: usize);
     /// Hands over a call that a guest made; without its payload, if its lane has no room
     /// for that.
     fn outcall(&self, open: OpenOutcall, head: OutcallHead, payload: Option<Vec<u8>>);
 }
 
-    /// A segment of so many bytes could not be made for the worker: it is to be tried
-    /// again until it [is](Lane::grant_owed).
-    fn grant_later(&self, lane: &Arc<Lane>, len: usize);
 /// What a worker says of a call that a guest made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OutcallHead {
@@ -169,6 +172,8 @@ pub(crate) struct Lane {
     sent: AtomicU64,
     /// Calls that have ended so far, written by who holds `rx`.
     answered: AtomicU64,
+    /// Who waits for room in the ring.
+    room: Room,
     /// Calls of guests that are not answered yet.
     outcalls: Outcalls,
     /// Whether somebody looks whether it begins calls.
@@ -279,6 +284,7 @@ impl Draft {
             slots: self.slots,
             sent: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            room: Room::default(),
             outcalls: Outcalls::default(),
             watched: AtomicBool::new(false),
             closed: AtomicU8::new(0),

@@ -68,6 +68,7 @@ struct Rig {
     /// The worker's.
     memory: LaneMemory,
     tx: Tx,
+    rx: Rx,
 }
 
 impl Rig {
@@ -78,9 +79,19 @@ impl Rig {
         let memory = LaneMemory::open(&fds[0], &fds[1], shape).unwrap();
         let wakes_us = Arc::new(fds[2].try_clone().unwrap());
         let tx = Tx::new(&memory, shape, Side::Worker, wakes_us);
+        let wakes_lane = Arc::new(fds[3].try_clone().unwrap());
+        let rx = Rx::new(&memory, shape, Side::Worker, wakes_lane);
         let peer = Arc::new(Peer::default());
         let lane = draft.finish(1, 1, Arc::clone(&peer) as Arc<dyn LanePeer>);
-        Self { lane, peer, memory, tx }
+        Self { lane, peer, memory, tx, rx }
+    }
+
+    /// The worker takes so many frames.
+    fn reads(&mut self, frames: u32) {
+        for _ in 0..frames {
+            let frame = self.rx.peek().unwrap().unwrap();
+            self.rx.release(frame);
+        }
     }
 
     /// Sends a call as a task does, and sleeps on it.
@@ -301,6 +312,64 @@ fn contract_finds_functions_by_their_whole_names() {
         assert_eq!(contract.function(none), None, "{none}");
     }
 }
+
+#[test]
+fn c7_those_that_wait_for_room_are_counted_with_those_in_flight() {
+    let rig = Rig::new();
+    let lane = &rig.lane;
+    // Nine slots each.
+    let mut sent = 0;
+    let refused = loop {
+        let mut own = Own::new(Looks::IfAlone);
+        match lane.call_small(&mut own, 0, &[0; 500]) {
+            Ok(()) => sent += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!(matches!(refused, Refused::Busy), "{refused:?}");
+    let mut places: Vec<_> = std::iter::from_fn(|| lane.queue()).collect();
+    assert_eq!(sent + places.len(), LIMITS.max_in_flight as usize);
+    assert!(lane.queue().is_none());
+    places.pop();
+    places.extend(lane.queue());
+    assert!(lane.queue().is_none());
+}
+
+#[tokio::test]
+async fn c7_who_waits_for_room_has_it_in_turn() {
+    let rig = Rig::new();
+    let places: Vec<_> = (0..3).map(|_| rig.lane.queue().unwrap()).collect();
+    let first = places[0].first().await;
+    let mut second = Box::pin(places[1].first());
+    assert!(second.as_mut().now_or_never().is_none());
+    let mut third = Box::pin(places[2].first());
+    assert!(block_on(third.as_mut(), Instant::now()).is_none());
+    drop(first);
+    drop(second.await);
+    let thread = std::thread::spawn(|| std::thread::sleep(Duration::from_millis(1)));
+    assert!(block_on(third.as_mut(), Instant::now() + HOUR).is_some());
+    thread.join().unwrap();
+}
+
+#[test]
+fn c7_who_comes_later_leaves_the_last_room_to_those_who_wait() {
+    let mut rig = Rig::new();
+    let lane = Arc::clone(&rig.lane);
+    let call = || lane.call_small(&mut Own::new(Looks::IfAlone), 0, &[0; 500]);
+    while call().is_ok() {}
+    let place = lane.queue().unwrap();
+    rig.reads(1);
+    assert!(matches!(call(), Err(Refused::Busy)));
+    place.sends(call).unwrap();
+    rig.reads(1);
+    drop(place);
+    call().unwrap();
+    // There is plenty for all.
+    let _place = lane.queue().unwrap();
+    rig.reads(15);
+    call().unwrap();
+}
+
 impl Rig {
     /// A call that a task sleeps on, with its deadline.
     fn sleeping_until(&self, deadline: Option<Instant>) -> Own {

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use menagerie_supervisor::{Contract, Supervisor};
+use menagerie_supervisor::{ByteBuf, Contract, Failure, Supervisor};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::support::{Bundle, run, start};
+use crate::support::{Bundle, PATIENCE, config, run, start, start_with, wait_for, worker};
 
 /// A bundle that answers in one language's simplest way.
 async fn probe(supervisor: &Supervisor) -> (Bundle, Contract) {
@@ -155,6 +157,156 @@ fn c6_a_task_that_calls_on_and_on_gives_way() {
             others_ran.store(true, Ordering::Relaxed);
         };
         tokio::join!(calls, other);
+        supervisor.shutdown().await;
+    });
+}
+
+/// Stops the worker, and fills its ring with calls of half a kilobyte: they take nine
+/// slots each.
+async fn stop(supervisor: &Supervisor) -> Pid {
+    let pid = worker(supervisor, "lua").unwrap().pid.unwrap();
+    let pid = Pid::from_raw(pid.try_into().unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    wait_for("the stop", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit(')').next()?.trim_start().starts_with('T').then_some(())
+    })
+    .await;
+    pid
+}
+
+/// Those that a full ring has no room for are counted as well as those that are in it.
+#[test]
+fn c7_callers_that_wait_for_room_are_bounded() {
+    /// As many calls as the ring holds, and some that wait for room.
+    const LIMIT: u32 = 160;
+    const CALLS: u64 = 200;
+    run(async {
+        let mut config = config();
+        config.max_in_flight = LIMIT;
+        let supervisor = start_with(config);
+        let (_bundle, probe) = probe(&supervisor).await;
+        let probe = probe.with_timeout(PATIENCE);
+        let pid = stop(&supervisor).await;
+        let (mut tasks, mut threads) = (Vec::new(), Vec::new());
+        for n in 0..CALLS {
+            let (probe, bytes) = (probe.clone(), ByteBuf::from(vec![7; 480]));
+            let sent = bytes.clone();
+            if n % 4 == 0 {
+                threads.push(std::thread::spawn(move || {
+                    (sent, probe.call_blocking::<_, ByteBuf>("echo", (bytes,)))
+                }));
+            } else {
+                tasks.push(tokio::spawn(async move {
+                    (sent, probe.call::<_, ByteBuf>("echo", (bytes,)).await)
+                }));
+            }
+        }
+        let ended = |tasks: &[tokio::task::JoinHandle<_>],
+                     threads: &[std::thread::JoinHandle<_>]| {
+            let tasks = tasks.iter().filter(|task| task.is_finished()).count();
+            tasks + threads.iter().filter(|thread| thread.is_finished()).count()
+        };
+        let refused = usize::try_from(CALLS - u64::from(LIMIT)).unwrap();
+        wait_for("those that are refused", || (ended(&tasks, &threads) == refused).then_some(()))
+            .await;
+        kill(pid, Signal::SIGCONT).unwrap();
+        wait_for("the threads", || threads.iter().all(|t| t.is_finished()).then_some(())).await;
+        let mut outcomes = Vec::new();
+        for task in tasks {
+            outcomes.push(task.await.unwrap());
+        }
+        outcomes.extend(threads.into_iter().map(|thread| thread.join().unwrap()));
+        let mut overloaded = 0;
+        for (sent, outcome) in outcomes {
+            match outcome {
+                Ok(bytes) => assert_eq!(bytes, sent),
+                Err(Failure::Overloaded { limit: LIMIT, .. }) => overloaded += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(overloaded, refused);
+        let calls = &supervisor.status().bundles[0].calls;
+        assert_eq!((calls.ok, calls.failed), (LIMIT.into(), CALLS - u64::from(LIMIT)));
+        supervisor.shutdown().await;
+    });
+}
+
+/// A call that waits for room is in no lane; dropped there, it has ended like any other.
+#[test]
+fn c7_a_call_that_is_dropped_before_it_is_sent_is_counted() {
+    run(async {
+        let mut config = config();
+        config.max_in_flight = 200;
+        let supervisor = start_with(config);
+        let (_bundle, probe) = probe(&supervisor).await;
+        let pid = stop(&supervisor).await;
+        let status = || supervisor.status().bundles[0].calls.clone();
+        let mut calls: Vec<_> = (0..150)
+            .map(|_| {
+                let bytes = ByteBuf::from(vec![7; 480]);
+                Box::pin(probe.call::<_, ByteBuf>("echo", (bytes,)))
+            })
+            .collect();
+        for call in &mut calls {
+            // Twice, as the first of many may only have let others run.
+            for _ in 0..2 {
+                assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+        }
+        let in_flight = status().in_flight;
+        assert!((100..150).contains(&in_flight), "{in_flight}");
+        drop(calls);
+        assert_eq!(status().failed, 150);
+        kill(pid, Signal::SIGCONT).unwrap();
+        wait_for("the end of the calls", || (status().in_flight == 0).then_some(())).await;
+        assert_eq!(probe.call::<_, u64>("echo", (2,)).await.unwrap(), 2);
+        assert_eq!((status().ok, status().failed), (1, 150));
+        supervisor.shutdown().await;
+    });
+}
+
+/// A future that waits for room, and is neither polled nor dropped, holds up nobody who
+/// waits behind it.
+#[test]
+fn c6_a_future_that_nobody_polls_keeps_room_from_nobody() {
+    run(async {
+        let supervisor = start();
+        let (_bundle, probe) = probe(&supervisor).await;
+        let pid = stop(&supervisor).await;
+        let mut held: Vec<_> = (0..120)
+            .map(|_| {
+                let bytes = ByteBuf::from(vec![7; 480]);
+                Box::pin(probe.call::<_, ByteBuf>("echo", (bytes,)))
+            })
+            .collect();
+        for call in &mut held {
+            for _ in 0..2 {
+                assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+        }
+        assert!(supervisor.status().bundles[0].calls.in_flight < 120);
+        let behind: Vec<_> = (0..20_u64)
+            .map(|n| {
+                let (probe, thread) = (probe.clone(), probe.clone());
+                let bytes = ByteBuf::from(vec![8; 480]);
+                let sent = bytes.clone();
+                tokio::spawn(async move {
+                    if n % 2 == 0 {
+                        return probe.call::<_, ByteBuf>("echo", (sent,)).await == Ok(bytes);
+                    }
+                    let call = move || thread.call_blocking::<_, ByteBuf>("echo", (sent,));
+                    tokio::task::spawn_blocking(call).await.unwrap() == Ok(bytes)
+                })
+            })
+            .collect();
+        kill(pid, Signal::SIGCONT).unwrap();
+        for call in behind {
+            assert!(call.await.unwrap());
+        }
+        for call in held {
+            assert_eq!(call.await.unwrap().len(), 480);
+        }
         supervisor.shutdown().await;
     });
 }

@@ -1,13 +1,17 @@
 //! Rule S6 for calls: whose deadline counts, what ends a call softly and what
 //! does not; and C4 for those whose time is up before anybody begins them.
 
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use menagerie_supervisor::{Condition, Failure, RestartPolicy, WorkerState};
+use menagerie_supervisor::{
+    Condition, Config, Contract, Failure, RestartPolicy, Supervisor, WorkerState,
+};
 use nix::sys::signal::{Signal, kill};
 use rmpv::Value;
 
-use super::{answers, crash, load, lua};
+use super::{answers, crash, load, lua, status};
 use crate::support::{
     Bundle, PATIENCE, Recorder, config, per_language, ready_after, report, run, setup_with,
     start_with, wait_for, worker,
@@ -129,31 +133,58 @@ fn ledger(file: &std::path::Path) -> Bundle {
     Bundle::of(&[("manifest.toml", manifest), ("main.lua", &code)])
 }
 
+/// Whose second death in a row is followed by a pause that nobody sits out.
+fn config_with_a_pause() -> Config {
+    let mut config = config();
+    config.bundle_crash_limit = 100;
+    config.restart = RestartPolicy {
+        initial_delay: Duration::from_secs(3600),
+        max_delay: Duration::from_secs(3600),
+        window: Duration::from_secs(36_000),
+        ..RestartPolicy::default()
+    };
+    config
+}
+
+/// Has the worker die twice, and waits until it is in its pause.
+async fn pause(supervisor: &Supervisor, guest: &Contract) {
+    // The first restart is at once, the second is not.
+    crash(guest).await;
+    answers(guest).await;
+    ready_after(supervisor, "lua", 1).await;
+    crash(guest).await;
+    wait_for("the pause", || {
+        worker(supervisor, "lua").filter(|worker| worker.state == WorkerState::Backoff)
+    })
+    .await;
+}
+
+/// A call that is dropped while it waits for its worker has ended like any other.
+#[test]
+fn c7_a_call_that_is_dropped_while_it_waits_for_its_worker_is_counted() {
+    run(async {
+        let supervisor = start_with(config_with_a_pause());
+        let guest = load(&supervisor, lua("guest")).await;
+        pause(&supervisor, &guest).await;
+        let before = status(&supervisor, "guest").calls;
+        let mut waits = Box::pin(guest.contract.call::<_, i64>("inc", (1,)));
+        assert!(waits.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(waits);
+        let after = status(&supervisor, "guest").calls;
+        assert_eq!((after.ok, after.failed), (before.ok, before.failed + 1));
+        supervisor.shutdown().await;
+    });
+}
+
 /// A call that waits for a worker which is down ends at its deadline, and is
 /// never run afterwards. And S3: by hand it starts at any time.
 #[test]
 fn c4_a_call_whose_time_is_up_before_a_worker_comes_is_never_run() {
     run(async {
-        let mut config = config();
-        config.bundle_crash_limit = 100;
-        config.restart = RestartPolicy {
-            initial_delay: Duration::from_secs(3600),
-            max_delay: Duration::from_secs(3600),
-            window: Duration::from_secs(36_000),
-            ..RestartPolicy::default()
-        };
-        let supervisor = start_with(config);
+        let supervisor = start_with(config_with_a_pause());
         let notes = tempfile::NamedTempFile::new().unwrap();
         let ledger = load(&supervisor, ledger(notes.path())).await;
-        // The first restart is at once, the second is not.
-        crash(&ledger).await;
-        answers(&ledger).await;
-        ready_after(&supervisor, "lua", 1).await;
-        crash(&ledger).await;
-        wait_for("the pause", || {
-            worker(&supervisor, "lua").filter(|worker| worker.state == WorkerState::Backoff)
-        })
-        .await;
+        pause(&supervisor, &ledger).await;
         let hasty = ledger.contract.clone().with_timeout(Duration::from_millis(300));
         let outcome = hasty.call::<_, i64>("note", (1,)).await;
         assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
