@@ -65,27 +65,28 @@ impl PythonInterrupt {
     pub(crate) fn begin(&self, _: Python<'_>, call: u64) -> Begun {
         // Only this thread writes them, so loads and stores will do.
         let stretch = self.0.stretch.load(Ordering::Relaxed);
-        let current = self.0.current.load(Ordering::Relaxed);
+        let outer = (stretch % 2 == 1).then(|| Outer {
+            call: self.0.current.load(Ordering::Relaxed),
+            told: self.0.told.load(Ordering::Relaxed),
+        });
         let asked = self.0.enter((stretch + 1) | 1, call);
         self.0.told.store(asked, Ordering::Relaxed);
-        Begun { asked, outer: (stretch % 2 == 1).then_some(current) }
+        Begun { asked, outer }
     }
 
     /// Guest code has ended. Called by the lane's thread, attached.
     pub(crate) fn end(&self, py: Python<'_>, begun: &Begun) {
         let stretch = self.0.stretch.load(Ordering::Relaxed);
-        let outer_asked = match begun.outer {
-            Some(call) => self.0.enter(stretch + 2, call),
-            None => {
-                self.0.stretch.store(stretch + 1, Ordering::Release);
-                false
-            }
-        };
         if self.0.told.load(Ordering::Relaxed) {
             self.0.told.store(false, Ordering::Relaxed);
             raise(self.0.thread, std::ptr::null_mut());
         }
-        if outer_asked {
+        let Some(outer) = &begun.outer else {
+            self.0.stretch.store(stretch + 1, Ordering::Release);
+            return;
+        };
+        self.0.told.store(outer.told, Ordering::Relaxed);
+        if self.0.enter(stretch + 2, outer.call) {
             self.0.raise_cancelled(py);
         }
     }
@@ -113,8 +114,15 @@ impl PythonInterrupt {
 pub(crate) struct Begun {
     /// Whether its call was asked to stop before: the code has to begin with that.
     pub(crate) asked: bool,
-    /// The call, or 0, of the stretch that this one is within, in a nested loop.
-    outer: Option<u64>,
+    outer: Option<Outer>,
+}
+
+/// The stretch that one is within, in a nested loop.
+#[derive(Debug)]
+struct Outer {
+    /// Its call, or 0.
+    call: u64,
+    told: bool,
 }
 
 impl Shared {
