@@ -16,10 +16,9 @@ _MAX_NAME = 1 << 10
 def describe(error, prefix):
     """None for a cancellation, else a tuple of type, message, stack, code,
     help, url and a list of such tuples for the causes."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is not None and isinstance(error, asyncio.CancelledError):
-        return None
-    if _is_cancelled(error):
+    # Another thread may just be importing it, and has not come to this name.
+    asyncio_cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", ())
+    if isinstance(error, asyncio_cancelled) or _is_cancelled(error):
         return None
     return _Teller(prefix + ".").tell(error, _MAX_DEPTH)
 
