@@ -372,8 +372,8 @@ cleaned = False
 @menagerie.export('t@1')
 async def wait():
     global cleaned
-    print('waiting')
     try:
+        print('waiting')
         await asyncio.Event().wait()
     finally:
         cleaned = True
