@@ -17,12 +17,9 @@ const REWRITE: &str = "MENAGERIE_WRITE_CONTRACT";
 
 /// The rule's tests: those of one language, or of none in particular.
 fn fill<'a>(tests: &'a [Test], rule: &Rule, language: Option<&str>) -> Vec<&'a Test> {
-    let named = |name: &&str| {
-        let is_it =
-            |test: &&Test| test.name == *name && (language.is_none() || test.language == language);
-        tests.iter().find(is_it)
-    };
-    rule.tests.iter().filter_map(|name| named(name)).collect()
+    let fits = |test: &Test| language.is_none() || test.language == language;
+    let named = |name: &&str| tests.iter().find(|test| test.name == *name && fits(test));
+    rule.tests.iter().filter_map(named).collect()
 }
 
 fn shown(tests: &[&Test]) -> String {
