@@ -16,6 +16,12 @@ fn text(
     value.is_string().then(|| value.to_rust_string_lossy(scope))
 }
 
+/// What identifies the error to a program: a text or, as with HTTP, a number.
+fn code(scope: &mut v8::PinScope<'_, '_>, object: v8::Local<'_, v8::Object>) -> Option<String> {
+    let code = property(scope, object, "code")?;
+    (code.is_string() || code.is_number()).then(|| code.to_rust_string_lossy(scope))
+}
+
 /// A property, if no getter throws.
 pub(crate) fn property<'s>(
     scope: &mut v8::PinScope<'s, '_>,
@@ -78,7 +84,7 @@ fn from_value<'s>(
         type_name,
         message,
         stack: stack(scope, object),
-        code: text(scope, object, "code"),
+        code: code(scope, object),
         help: text(scope, object, "help"),
         url: text(scope, object, "url"),
         inner,

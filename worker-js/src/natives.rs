@@ -79,7 +79,8 @@ fn timer_id(scope: &mut v8::PinScope<'_, '_>, args: &Arguments<'_>) -> u32 {
 fn set_timer(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _rv: Return<'_>) {
     let id = timer_id(scope, &args);
     let milliseconds = args.get(1).number_value(scope).unwrap_or(0.0);
-    let delay = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or(Duration::ZERO);
+    // It is not negative, so that what is no duration is beyond all of them.
+    let delay = Duration::try_from_secs_f64(milliseconds / 1000.0).unwrap_or(Duration::MAX);
     let lane = Lane::of(scope);
     lane.timers.borrow_mut().set(id, Instant::now(), delay);
     if lane.serving.get() != 0 {

@@ -68,6 +68,7 @@ function write() {
 export default { 'test@1': {
   save() { write(); },
   async later() { await null; write(); },
+  numbered() { throw Object.assign(new Error('gone'), { code: 404, help: 1 }); },
   text() { throw 'a text'; },
   object() { throw { why: 1 }; },
   nothing() { throw undefined; },
@@ -91,6 +92,8 @@ export default { 'test@1': {
         assert_eq!(error.inner[0].type_name, "RangeError");
         assert_eq!(error.inner[0].inner[0].message, "\"a text\"".trim_matches('"'));
     }
+    let error = guest(bundle.call::<_, ()>("test@1", "numbered", ()));
+    assert_eq!((error.code.as_deref(), error.help), (Some("404"), None));
     let error = guest(bundle.call::<_, ()>("test@1", "text", ()));
     assert_eq!((error.type_name.as_str(), error.message.as_str()), ("string", "a text"));
     let error = guest(bundle.call::<_, ()>("test@1", "object", ()));

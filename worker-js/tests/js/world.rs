@@ -160,6 +160,26 @@ fn timers_fire_in_order_and_can_be_cleared() {
 }
 
 #[test]
+fn a_delay_beyond_all_time_does_not_end() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "async fired(delay) {
+           let fired = 0;
+           const timers = [setInterval(() => fired++, delay), setTimeout(() => fired++, delay)];
+           // Set later, so it fires after those of no delay.
+           await new Promise((r) => setTimeout(r, 10));
+           timers.forEach(clearTimeout);
+           return fired;
+         }",
+    );
+    for delay in [f64::INFINITY, 1e300, 1e12] {
+        assert_eq!(bundle.call::<_, i64>("test@1", "fired", (delay,)), Ok(0), "{delay}");
+    }
+    assert!(bundle.call::<_, i64>("test@1", "fired", (f64::NEG_INFINITY,)).unwrap() > 0);
+}
+
+#[test]
 fn an_interval_that_nobody_clears_disturbs_nobody() {
     let harness = harness();
     let bundle = functions(
