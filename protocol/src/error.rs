@@ -248,7 +248,8 @@ pub enum Failure {
     /// A payload beyond the configured limit (C2).
     #[error("the payload of {size} bytes is over the limit of {limit} bytes")]
     PayloadTooLarge {
-        /// Its size, in bytes.
+        /// Its size, in bytes, or as much of it as was written when it was clear that
+        /// it is over the limit.
         size: u64,
         /// The limit, in bytes.
         limit: u64,

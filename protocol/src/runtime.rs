@@ -349,6 +349,13 @@ impl Host {
         Self { lane: Rc::clone(&self.lane), parent: call }
     }
 
+    /// How large a payload may be, in bytes: a result, or a guest's own call with its
+    /// contract and function. A loader may look before it has written all of one.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.lane.max_payload()
+    }
+
     fn serving(&self) -> u64 {
         if self.parent == 0 { self.lane.current() } else { self.parent }
     }

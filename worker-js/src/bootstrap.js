@@ -6,7 +6,7 @@
   "use strict";
 
   const { isArray, from: arrayFrom } = Array;
-  const { getPrototypeOf, getOwnPropertyDescriptor, defineProperty } = Object;
+  const { getPrototypeOf, setPrototypeOf, getOwnPropertyDescriptor, defineProperty } = Object;
   const { ownKeys } = Reflect;
   const ObjectPrototype = Object.prototype;
   const TypedArray = getPrototypeOf(Uint8Array);
@@ -322,6 +322,34 @@
     then.call(promise, (value) => native.settle(id, true, value), (error) => native.settle(id, false, error));
   }
 
+  // ---- values that leave ----
+
+  const { forEach: eachOfMap, has: mapHas } = Map.prototype;
+  const mapSize = getOwnPropertyDescriptor(Map.prototype, "size").get;
+  const UNSAFE = 2n ** 53n;
+
+  // The keys and values of a Map in turn; nothing if it is none, whatever its name says.
+  // Keys that are one outside JavaScript would lose a value.
+  function mapEntries(map) {
+    try { mapSize.call(map); } catch { return undefined; }
+    const twice = (one, other) =>
+      new TypeError(`a Map with the keys ${one} and ${other} cannot leave JavaScript: they are one there`);
+    const entries = [];
+    let length = 0;
+    eachOfMap.call(map, (value, key) => {
+      if (typeof key === "bigint" && -UNSAFE < key && key < UNSAFE && mapHas.call(map, Number(key))) {
+        throw twice(key, `${key}n`);
+      }
+      entries[length++] = key;
+      entries[length++] = value;
+    });
+    if (mapHas.call(map, null) && mapHas.call(map, undefined)) throw twice(null, undefined);
+    return entries;
+  }
+
+  // A script may give the usual prototype of arrays setters for numbers.
+  const makeList = () => setPrototypeOf([], null);
+
   // `import()`: the module runs when the one that imports it awaits.
   function importLater(referrer, specifier, json) {
     return then.call(resolved, () => {
@@ -399,5 +427,6 @@
   return {
     api, fireTimer, follow, importLater, makeCallError,
     isWellFormed: String.prototype.isWellFormed, isArray: Array.isArray,
+    mapEntries, makeList, ObjectPrototype,
   };
 })

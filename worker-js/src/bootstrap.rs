@@ -26,6 +26,12 @@ pub(crate) struct World {
     pub(crate) is_well_formed: v8::Global<v8::Function>,
     /// `Array.isArray`, which looks behind proxies.
     pub(crate) is_array: v8::Global<v8::Function>,
+    /// `mapEntries(map)`: its keys and values in turn.
+    pub(crate) map_entries: v8::Global<v8::Function>,
+    /// `makeList()`: an array for a [`List`](crate::list::List).
+    pub(crate) make_list: v8::Global<v8::Function>,
+    /// `Object.prototype`.
+    pub(crate) object_prototype: v8::Global<v8::Object>,
 }
 
 /// An engine with the guest's world in it, and no guest yet: all of a start that
@@ -78,6 +84,13 @@ fn build(engine: &mut Engine) -> Result<(World, v8::Global<v8::Object>), GuestEr
         let thrown = tc.exception().map(|e| from_exception(tc, e));
         return Err(thrown.unwrap_or_else(|| failed("it did not return")));
     };
+    let mut object = |name: &str| -> Result<v8::Global<v8::Object>, GuestError> {
+        property(tc, world, name)
+            .and_then(|value| value.try_cast::<v8::Object>().ok())
+            .map(|object| v8::Global::new(tc, object))
+            .ok_or_else(|| failed(name))
+    };
+    let (api, object_prototype) = (object("api")?, object("ObjectPrototype")?);
     let mut function = |name: &str| {
         property(tc, world, name)
             .and_then(|value| value.try_cast::<v8::Function>().ok())
@@ -91,11 +104,10 @@ fn build(engine: &mut Engine) -> Result<(World, v8::Global<v8::Object>), GuestEr
         make_call_error: function("makeCallError")?,
         is_well_formed: function("isWellFormed")?,
         is_array: function("isArray")?,
+        map_entries: function("mapEntries")?,
+        make_list: function("makeList")?,
+        object_prototype,
     };
-    let api: Option<v8::Local<'_, v8::Object>> =
-        property(tc, world, "api").and_then(|api| api.try_cast().ok());
-    let api = api.ok_or_else(|| failed("its module"))?;
-    let api = v8::Global::new(tc, api);
     Ok((functions, api))
 }
 

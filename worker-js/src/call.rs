@@ -6,7 +6,7 @@ use menagerie_protocol::{Failure, GuestError};
 
 use crate::borrowed::Borrowed;
 use crate::decode::decode;
-use crate::encode::Encoded;
+use crate::encode::{Buffers, EncodeError, Encoded};
 use crate::lane::Lane;
 use crate::natives::{Arguments, Return, throw_type_error};
 
@@ -21,10 +21,11 @@ pub(crate) fn native<'s>(
     }
     let contract = args.get(0).to_rust_string_lossy(scope);
     let function = args.get(1).to_rust_string_lossy(scope);
+    let lane = Lane::of(scope);
     let encoded = {
         v8::tc_scope!(let tc, scope);
-        let mut encoded = Encoded::default();
-        let result = encoded.push(tc, args.get(2)).and_then(|()| encoded.into_vec());
+        let mut encoded = Encoded::within(&lane, lane.host.max_payload(), Buffers::default());
+        let result = encoded.push(tc, args.get(2)).and_then(|()| encoded.into_vec(tc));
         if tc.has_caught() {
             tc.rethrow();
             return;
@@ -32,7 +33,10 @@ pub(crate) fn native<'s>(
         result
     };
     let bytes = match encoded {
-        Ok(bytes) => bytes,
+        Ok(bytes) => Ok(bytes),
+        Err(EncodeError::TooLarge { size, limit }) => {
+            Err(Failure::PayloadTooLarge { size: size as u64, limit: limit as u64 })
+        }
         Err(problem) => {
             return throw_type_error(scope, &format!("call {contract} {function}: {problem}"));
         }
@@ -40,7 +44,10 @@ pub(crate) fn native<'s>(
     let Some(resolver) = v8::PromiseResolver::new(scope) else { return };
     rv.set(resolver.get_promise(scope).into());
 
-    let lane = Lane::of(scope);
+    let bytes = match bytes {
+        Ok(bytes) => bytes,
+        Err(failure) => return deliver(scope, &lane, resolver, Err(failure)),
+    };
     let serving = lane.serving.get();
     let host = lane.host.for_call(serving);
     if lane.blocking.get() {

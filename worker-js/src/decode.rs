@@ -4,6 +4,7 @@ use deno_core::v8;
 use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token};
 
 use crate::borrowed::Borrowed;
+use crate::encode::stretches;
 
 /// The largest integer that a JS number holds exactly, `Number.MAX_SAFE_INTEGER`;
 /// what lies beyond becomes a `BigInt`.
@@ -64,16 +65,24 @@ fn nested<'s>(
         Token::Str(value) => string(scope, value)?.into(),
         Token::Bin(value) => borrowed.bytes(scope, value)?,
         Token::Array(len) => {
-            // The length is checked against the data by the reader, so that
-            // the guest's memory is not spent on a mere claim.
-            let mut elements = Vec::with_capacity(len);
-            for _ in 0..len {
-                elements.push(nested(scope, reader, borrowed, depth + 1)?);
+            // It grows with the data: no memory is spent on a mere claim.
+            let array = v8::Array::new(scope, 0);
+            for stretch in stretches(length(len)?) {
+                v8::scope!(let scope, scope);
+                for index in stretch {
+                    let element = nested(scope, reader, borrowed, depth + 1)?;
+                    array.set_index(scope, index, element).ok_or(DecodeFailure::Engine("array"))?;
+                }
             }
-            v8::Array::new_with_elements(scope, &elements).into()
+            array.into()
         }
         Token::Map(len) => map(scope, reader, borrowed, len, depth)?,
     })
+}
+
+/// MessagePack counts elements in 32 bits.
+fn length(len: usize) -> Result<u32, DecodeFailure> {
+    u32::try_from(len).map_err(|_| DecodeFailure::Engine("collection"))
 }
 
 fn integer<'s>(scope: &mut v8::PinScope<'s, '_>, value: i64) -> v8::Local<'s, v8::Value> {
@@ -116,22 +125,30 @@ fn map<'s>(
             return Err(DecodeFailure::SameKey);
         }
         let object = v8::Object::new(scope);
-        for _ in 0..len {
-            let Token::Str(key) = reader.token()? else { unreachable!("every key is a string") };
-            let key = string(scope, key)?;
-            let value = nested(scope, reader, borrowed, depth + 1)?;
-            // Defined, not assigned: `__proto__` is a key like any other.
-            object
-                .create_data_property(scope, key.into(), value)
-                .ok_or(DecodeFailure::Engine("property"))?;
+        for stretch in stretches(length(len)?) {
+            v8::scope!(let scope, scope);
+            for _ in stretch {
+                let Token::Str(key) = reader.token()? else {
+                    unreachable!("every key is a string")
+                };
+                let key = string(scope, key)?;
+                let value = nested(scope, reader, borrowed, depth + 1)?;
+                // Defined, not assigned: `__proto__` is a key like any other.
+                object
+                    .create_data_property(scope, key.into(), value)
+                    .ok_or(DecodeFailure::Engine("property"))?;
+            }
         }
         return Ok(object.into());
     }
     let map = v8::Map::new(scope);
-    for _ in 0..len {
-        let key = nested(scope, reader, borrowed, depth + 1)?;
-        let value = nested(scope, reader, borrowed, depth + 1)?;
-        map.set(scope, key, value).ok_or(DecodeFailure::Engine("map entry"))?;
+    for stretch in stretches(length(len)?) {
+        v8::scope!(let scope, scope);
+        for _ in stretch {
+            let key = nested(scope, reader, borrowed, depth + 1)?;
+            let value = nested(scope, reader, borrowed, depth + 1)?;
+            map.set(scope, key, value).ok_or(DecodeFailure::Engine("map entry"))?;
+        }
     }
     // 1 and 1.0 are one key as well.
     if map.size() != len {

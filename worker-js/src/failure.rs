@@ -4,6 +4,7 @@ use deno_core::v8;
 use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::{Failure, GuestError};
 
+use crate::encode::EncodeError;
 use crate::guest_error::{from_exception, to_log};
 use crate::interrupt::Gate;
 use crate::lane::Lane;
@@ -27,11 +28,20 @@ pub(crate) fn thrown(tc: &mut Catch<'_, '_, '_, '_>, gate: &Gate) -> Failure {
 }
 
 /// Why a value was not sent: what a getter of it threw, or `problem`.
-pub(crate) fn unsendable(tc: &mut Catch<'_, '_, '_, '_>, gate: &Gate, problem: String) -> Failure {
+pub(crate) fn unsendable(
+    tc: &mut Catch<'_, '_, '_, '_>,
+    gate: &Gate,
+    problem: EncodeError,
+) -> Failure {
     if tc.has_caught() || gate.is_interrupted() || tc.is_execution_terminating() {
         return thrown(tc, gate);
     }
-    GuestError::new("TypeError", problem).into()
+    match problem {
+        EncodeError::TooLarge { size, limit } => {
+            Failure::PayloadTooLarge { size: size as u64, limit: limit as u64 }
+        }
+        problem => GuestError::new("TypeError", problem.to_string()).into(),
+    }
 }
 
 /// The failure as an error of the guest, where only those are possible.

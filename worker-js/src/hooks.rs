@@ -2,11 +2,12 @@
 
 use deno_core::v8;
 use menagerie_protocol::GuestError;
+use menagerie_protocol::message::MAX_STATE;
 use menagerie_protocol::msgpack::Reader;
 
 use crate::borrowed::Borrowed;
 use crate::decode::decode;
-use crate::encode::Encoded;
+use crate::encode::{Buffers, Encoded};
 use crate::failure::{guest_error, thrown, unsendable};
 use crate::guest_error::from_exception;
 use crate::instance::{JsInstance, enter};
@@ -94,8 +95,10 @@ impl JsInstance {
             return Ok(None);
         }
         v8::tc_scope!(let tc, scope);
-        let mut encoded = Encoded::default();
-        match encoded.push(tc, value).and_then(|()| encoded.into_vec()) {
+        // One that is only too large for a state is told so, and given back, by the lane.
+        let limit = self.lane.host.max_payload().max(2 * MAX_STATE);
+        let mut encoded = Encoded::within(&self.lane, limit, Buffers::default());
+        match encoded.push(tc, value).and_then(|()| encoded.into_vec(tc)) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(problem) => Err(guest_error(unsendable(tc, &self.gate, problem))),
         }

@@ -129,7 +129,7 @@ impl Instance for JsInstance {
                 }
                 match settled(scope, &self.lane, outcome) {
                     Outcome::Value(value) => {
-                        answer(scope, gate, value, reply, &mut self.buffers);
+                        answer(scope, &self.lane, value, reply, &mut self.buffers);
                         lent.give_back(scope);
                     }
                     Outcome::Failed(failure) => {
@@ -276,25 +276,26 @@ fn settled<'s>(scope: &mut v8::PinScope<'s, '_>, lane: &Lane, outcome: Outcome<'
 /// Sends a value.
 fn answer<'s>(
     scope: &mut v8::PinScope<'s, '_>,
-    gate: &Gate,
+    lane: &Lane,
     value: v8::Local<'s, v8::Value>,
     reply: Reply,
     buffers: &mut Buffers,
 ) {
     v8::tc_scope!(let tc, scope);
-    let mut encoded = Encoded::within(std::mem::take(buffers));
+    let limit = lane.host.max_payload();
+    let mut encoded = Encoded::within(lane, limit, std::mem::take(buffers));
     let mut reply = Some(reply);
     let sent = encoded.push(tc, value).and_then(|()| {
-        encoded.with_parts(|parts| {
+        encoded.with_parts(tc, |parts| {
             if let Some(reply) = reply.take() {
                 reply.ok_parts(parts);
             }
         })
     });
     if let (Err(problem), Some(reply)) = (sent, reply) {
-        reply.fail(unsendable(tc, gate, problem));
+        reply.fail(unsendable(tc, &lane.gate, problem));
     }
-    *buffers = encoded.into_buffers();
+    *buffers = encoded.into_buffers(tc);
 }
 
 /// `settle(id, fulfilled, value)`: the promise of a call is settled.
@@ -305,8 +306,7 @@ pub(crate) fn settle<'s>(scope: &mut v8::PinScope<'s, '_>, args: Arguments<'s>, 
     // Without one, the call was cancelled meanwhile.
     let Some(Begun { reply, lent }) = begun else { return };
     if args.get(1).is_true() {
-        let gate = Arc::clone(&lane.gate);
-        answer(scope, &gate, args.get(2), reply, &mut Buffers::default());
+        answer(scope, &lane, args.get(2), reply, &mut Buffers::default());
     } else {
         reply.fail(from_exception(scope, args.get(2)));
     }

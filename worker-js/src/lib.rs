@@ -28,6 +28,7 @@ mod immutable;
 mod instance;
 mod interrupt;
 mod lane;
+mod list;
 mod loader;
 mod modules;
 mod natives;

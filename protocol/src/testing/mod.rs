@@ -562,6 +562,11 @@ impl TestBundle {
             self.harness.lanes.interrupt(lane.lane, call);
         }
     }
+
+    /// Asks this call to stop, as the supervisor does at its deadline.
+    pub fn interrupt_call(&self, call: u64) {
+        self.harness.lanes.interrupt(self.lane().lane, call);
+    }
 }
 
 impl TestLane {

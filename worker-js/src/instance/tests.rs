@@ -31,7 +31,8 @@ impl BundleLoader for Measuring {
         runtime: &Runtime,
     ) -> Result<(), LoaderError> {
         let mut instance = self.0.build(manifest, source, runtime)?;
-        for (index, args) in [(0, &b"\x90"[..]), (1, b"\x91\x01"), (2, b"\x91\xa3Ada")] {
+        let calls: [&[u8]; 6] = [b"\x90", b"\x91\x01", b"\x91\xa3Ada", b"\x90", b"\x90", b"\x90"];
+        for (index, args) in calls.into_iter().enumerate() {
             let name = instance.functions[index].name.clone();
             let mut best = f64::MAX;
             for _ in 0..20 {
@@ -64,9 +65,10 @@ impl JsInstance {
             scope.perform_microtask_checkpoint();
             let Outcome::Value(value) = settled(scope, &self.lane, outcome) else { panic!() };
             v8::tc_scope!(let tc, scope);
-            let mut encoded = Encoded::within(std::mem::take(&mut self.buffers));
-            encoded.push(tc, value).unwrap();
-            self.buffers = encoded.into_buffers();
+            let mut encoded =
+                Encoded::within(&self.lane, 1 << 20, std::mem::take(&mut self.buffers));
+            encoded.push(tc, value).and_then(|()| encoded.with_parts(tc, |_| ())).unwrap();
+            self.buffers = encoded.into_buffers(tc);
             lent.give_back(tc);
             self.lane.end_turn(tc, &self.gate);
         }
@@ -79,6 +81,8 @@ impl JsInstance {
 fn measure_a_call_in_process() {
     let harness = Harness::new(Measuring(JsLoader::new()));
     let manifest = "name = \"m\"\nversion = \"1.0.0\"\nloader = \"js\"\nprovides = [\"m@1\"]\n";
-    let code = "export default { 'm@1': { null: () => null, inc: (n) => n + 1, greet: (n) => `Hello, ${n}` } };";
+    let code = "export default { 'm@1': { null: () => null, inc: (n) => n + 1, greet: (n) => `Hello, ${n}`,
+        record: () => ({ id: 1, name: 'Ada', tags: ['one', 'two'] }),
+        copied: () => new Uint8Array(4095), spliced: () => new Uint8Array(4096) } };";
     harness.load(manifest, BundleSource::Code(code.to_owned())).unwrap();
 }

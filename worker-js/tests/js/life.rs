@@ -251,3 +251,28 @@ fn l9_rounds_of_calling_leave_memory_flat() {
     // A hundred bytes kept by each call would be 3 MiB.
     assert!(after < before + 2 * 1024, "{before} KiB before, {after} KiB after");
 }
+
+#[test]
+fn l9_large_lists_leave_memory_flat() {
+    const MANY: u32 = 3_000_000;
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "make: (n) => Array(n / 1e4).fill(Array(1e4).fill(1)), count: (list) => list.length",
+    );
+    bundle.call_raw("test@1", "make", &[0x91, 0xcd, 0x27, 0x10]).unwrap();
+    let before = resident_kib();
+    let mut args = Vec::new();
+    menagerie_protocol::msgpack::encode_args(&mut args, &(MANY,)).unwrap();
+    let list = bundle.call_raw("test@1", "make", &args).unwrap();
+    assert!(list.len() > MANY as usize);
+    drop(list);
+    let mut args = vec![0x91, 0xdd];
+    args.extend(MANY.to_be_bytes());
+    args.resize(args.len() + MANY as usize, 1);
+    assert_eq!(bundle.call_raw("test@1", "count", &args).unwrap(), [0xce, 0, 0x2d, 0xc6, 0xc0]);
+    drop(args);
+    let after = resident_kib();
+    // The allocator keeps some 64 MiB; a handle for each value would take 200.
+    assert!(after < before + 128 * 1024, "{before} KiB before, {after} KiB after");
+}

@@ -113,6 +113,71 @@ fn s6_a_call_that_waits_is_cancelled_alone() {
     assert_eq!(bundle.call::<_, i64>("test@1", "late", ()), Ok(2));
 }
 
+/// Asks one call to stop, again and again until it has ended.
+fn interrupt_until_it_ends(bundle: &TestBundle, call: u64) -> Result<Vec<u8>, Failure> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                bundle.interrupt_call(call);
+                std::thread::yield_now();
+            }
+        });
+        let result = bundle.finish(call);
+        done.store(true, Ordering::Release);
+        result
+    })
+}
+
+#[test]
+fn s6_a_result_that_is_being_written_is_interrupted() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "f() { const some = Array(1e4).fill(1); console.log('written'); return Array(6e3).fill(some); },
+         one: () => 1",
+    );
+    let writing = bundle.begin("test@1", "f", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "written");
+    assert_eq!(interrupt_until_it_ends(&bundle, writing), Err(Failure::Cancelled));
+    assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+}
+
+#[test]
+fn c2_what_is_too_large_is_refused_before_it_is_written() {
+    let harness = harness();
+    harness.on_call(|_, _, _| panic!("nothing of this is sent"));
+    let code = "import { call } from 'menagerie';
+        const values = {
+          doubled() { let a = 'x'.repeat(65536); for (let i = 0; i < 40; i++) a = [a, a]; return a; },
+          lent() { let a = new Uint8Array(65536); for (let i = 0; i < 40; i++) a = [a, a]; return a; },
+          mapped() { let a = 'x'.repeat(65536); for (let i = 0; i < 40; i++) a = { a, b: a }; return a; },
+          sparse() { const a = []; a.length = 2 ** 32 - 1; return a; },
+          proxy: () => new Proxy(values.sparse(), {}),
+          text: () => 'x'.repeat(1 << 27),
+        };
+        export default { 'test@1': { one: () => 1,
+          make: (kind) => values[kind](),
+          async later(kind) { await new Promise((r) => setTimeout(r, 0)); return values[kind](); },
+          async send(kind) { try { await call('o@1', 'f', values[kind]()); } catch (e) { return e.kind; } },
+        } };";
+    let bundle = load(&harness, code).unwrap();
+    for kind in ["doubled", "lent", "mapped", "sparse", "proxy", "text"] {
+        for function in ["make", "later"] {
+            match bundle.call::<_, ()>("test@1", function, (kind,)) {
+                Err(Failure::PayloadTooLarge { size, limit }) => {
+                    assert_eq!(limit, 64 << 20);
+                    assert!(size > limit, "{size}");
+                }
+                other => panic!("{function} {kind}: {other:?}"),
+            }
+        }
+        let caught: String = bundle.call("test@1", "send", (kind,)).unwrap();
+        assert_eq!(caught, "PayloadTooLarge", "{kind}");
+    }
+    assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+}
+
 #[test]
 fn a_bottomless_recursion_is_an_error_of_the_guest() {
     let harness = harness();

@@ -135,7 +135,11 @@ fn c1_what_cannot_leave_is_a_typed_error() {
          generator: () => (function* () { yield 1; })(), keys: () => new Map([[1, 2]]).keys(),
          async_generator: () => (async function* () { yield 1; })(),
          *exported() { yield 1; }, helper: () => [1, 2].values().map((n) => n),
-         detached() { const b = new ArrayBuffer(8); b.transfer(); return b; }",
+         detached() { const b = new ArrayBuffer(8); b.transfer(); return b; },
+         weak: () => new WeakRef({}), format: () => new Intl.DateTimeFormat('en'),
+         instant: () => Temporal.Now.instant(), length: () => [Temporal.Duration.from('PT1S')],
+         twice: () => new Map([[1, 'a'], [1n, 'b']]), again: () => new Map([[-7n, 'a'], [-7, 'b']]),
+         nothing_twice: () => new Map([[undefined, 1], [null, 2]])",
     );
     for (function, word) in [
         ("f", "function"),
@@ -159,6 +163,13 @@ fn c1_what_cannot_leave_is_a_typed_error() {
         ("exported", "iterator"),
         ("keys", "iterator"),
         ("helper", "iterator"),
+        ("weak", "WeakRef"),
+        ("format", "Intl.DateTimeFormat"),
+        ("instant", "Temporal.Instant"),
+        ("length", "Temporal.Duration"),
+        ("twice", "the keys 1 and 1n"),
+        ("again", "the keys -7 and -7n"),
+        ("nothing_twice", "the keys null and undefined"),
     ] {
         let error = guest(bundle.call::<_, ()>("test@1", function, ()));
         assert_eq!(error.type_name, "TypeError", "{function}: {error:?}");
@@ -172,6 +183,30 @@ fn c1_what_cannot_leave_is_a_typed_error() {
         let error = guest(bundle.call::<_, ()>("test@1", function, ()));
         assert_eq!((error.type_name.as_str(), error.message.as_str()), ("RangeError", "mine"));
     }
+}
+
+/// What is refused is known by what it is, and not by what it calls itself.
+#[test]
+fn c1_empty_objects_and_those_with_other_names_leave_as_maps() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "bare: () => Object.create(null), empty: () => new (class Empty { #hidden = 1; })(),
+         named: () => new (class { get [Symbol.toStringTag]() { return 'Marker'; } })(),
+         map: () => new (class { get [Symbol.toStringTag]() { return 'Map'; } })(),
+         plain: () => ({ [Symbol.toStringTag]: 'Map' }), no_arguments() { return arguments; }",
+    );
+    for function in ["bare", "empty", "named", "map", "plain", "no_arguments"] {
+        assert_eq!(bundle.call_raw("test@1", function, &[0x90]), Ok(vec![0x80]), "{function}");
+    }
+    let bundle = functions(
+        &harness,
+        "keys: () => new Map([[1, 'a'], [2n, 'b'], [2n ** 60n, 'c'], [null, 'd']]),
+         no_method() { const m = new Map([[1, 2]]); m.forEach = null; return m; }",
+    );
+    let keys = bundle.call_raw("test@1", "keys", &[0x90]).unwrap();
+    assert_eq!(keys[..5], [0x84, 1, 0xa1, b'a', 2]);
+    assert_eq!(bundle.call_raw("test@1", "no_method", &[0x90]).unwrap(), [0x81, 1, 2]);
 }
 
 #[test]

@@ -165,6 +165,11 @@ impl WorkerLane {
         }
     }
 
+    /// The largest payload in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        usize::try_from(self.max_payload).unwrap_or(usize::MAX)
+    }
+
     /// Serves the lane until it is told to unload. Returns whether `on_unload`
     /// has run already.
     pub(crate) fn run(self: &Rc<Self>, instance: &mut dyn Instance) -> bool {
