@@ -6,10 +6,10 @@ use deno_core::v8;
 use menagerie_protocol::GuestError;
 
 use crate::engine::Engine;
-use crate::failure::on_promise_reject;
 use crate::guest_error::{from_exception, property};
 use crate::instance::enter;
 use crate::lane::Lane;
+use crate::rejections::{Rejections, on_promise_reject};
 use crate::{modules, natives};
 
 /// Functions that `bootstrap.js` returns to the worker.
@@ -65,7 +65,10 @@ impl Blank {
         let added = {
             enter!(scope, engine);
             let api = v8::Local::new(scope, api);
-            modules::add_api(scope, lane, api)
+            modules::add_api(scope, lane, api).and_then(|()| {
+                *lane.rejections.borrow_mut() = Some(Rejections::new(scope, lane)?);
+                Some(())
+            })
         };
         if added.is_none() {
             lane.clear();

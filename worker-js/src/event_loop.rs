@@ -8,9 +8,10 @@ use deno_core::v8;
 use menagerie_protocol::{Failure, GuestError};
 
 use crate::call;
-use crate::failure::{self, thrown};
+use crate::failure::{self, ended, thrown};
 use crate::guest_error::from_exception;
 use crate::instance::{JsInstance, enter};
+use crate::lane::Lane;
 use crate::modules::evaluate;
 use crate::waiting::sleep;
 
@@ -20,89 +21,44 @@ impl JsInstance {
         if !self.is_anything_ready() {
             return;
         }
-        if self.gate.any_cancelled() {
-            self.cancel_begun();
-        }
+        self.left_over = false;
         self.gate.enter_turn();
-        let ended = self.turn_inside();
-        self.leave(ended);
+        let lost = self.turn_inside();
+        let interrupted = self.gate.leave();
+        self.fail_begun(lost.or_else(|| interrupted.then_some(Failure::Cancelled)));
     }
 
     /// Cheap, since the lane asks again and again while it is awake.
     fn is_anything_ready(&self) -> bool {
         let due = || self.lane.timers.borrow().next().is_some_and(|due| due <= Instant::now());
-        !self.lane.answers.borrow().is_empty() || self.gate.any_cancelled() || due()
+        self.left_over
+            || !self.lane.answers.borrow().is_empty()
+            || self.gate.any_cancelled()
+            || due()
     }
 
-    /// A turn while the gate is entered already, and what cut it short.
+    /// A turn while the gate is entered already, and what cut it short, if
+    /// continuations may be lost by that.
     fn turn_inside(&mut self) -> Option<Failure> {
-        self.run_timers_and_answers();
-        enter!(scope, self.engine);
-        if !self.gate.is_interrupted() {
-            scope.perform_microtask_checkpoint();
+        if self.gate.any_cancelled() {
+            self.cancel_begun();
         }
-        self.lane.end_turn(scope, &self.gate)
-    }
-
-    fn run_timers_and_answers(&mut self) {
         enter!(scope, self.engine);
         let lane = &self.lane;
-        loop {
-            let Some((id, result)) = lane.answers.borrow_mut().pop_front() else { break };
-            let resolver = lane.resolvers.borrow_mut().remove(&id);
-            if let Some((resolver, serving)) = resolver {
-                // What waited for the answer goes on for the same call.
-                lane.serving.set(serving);
-                let resolver = v8::Local::new(scope, resolver);
-                call::deliver(scope, lane, resolver, result);
-                scope.perform_microtask_checkpoint();
-                lane.serving.set(0);
-            }
-        }
-        // Timers that are set from now on are for a later turn, however short
-        // they are, so that a turn ends.
-        let now = Instant::now();
-        loop {
-            let due = lane.timers.borrow_mut().take_due(now);
-            let Some(id) = due else { break };
-            lane.serving.set(lane.timer_calls.borrow_mut().remove(&id).unwrap_or(0));
-            {
-                v8::tc_scope!(let tc, scope);
-                let world = lane.world.borrow();
-                let Some(fire) = world.as_ref().map(|w| v8::Local::new(tc, &w.fire_timer)) else {
-                    lane.serving.set(0);
-                    break;
-                };
-                drop(world);
-                let receiver = v8::undefined(tc).into();
-                let id = v8::Integer::new_from_unsigned(tc, id).into();
-                if fire.call(tc, receiver, &[id]).is_none() {
-                    match thrown(tc, &self.gate) {
-                        Failure::Cancelled => {
-                            lane.serving.set(0);
-                            return;
-                        }
-                        other => lane.uncaught("Uncaught", &failure::guest_error(other)),
-                    }
-                }
-            }
-            scope.perform_microtask_checkpoint();
-            lane.serving.set(0);
-        }
+        let lost = give_answers(scope, lane).or_else(|| fire_timers(scope, lane)).or_else(|| {
+            lane.serve(0);
+            lane.run_microtasks(scope)
+        });
+        lane.serve(0);
+        lane.tell_rejections(scope, &self.gate);
+        lost
     }
 
-    /// No script runs any more; `ended` is what [`Lane::end_turn`] said.
-    ///
-    /// Continuations may have been lost when scripts were ended from outside,
+    /// Continuations may have been lost, as `lost` has ended scripts from outside,
     /// and the engine does not say whose: no call that was at an await then may
     /// wait for ever, so all of them fail.
-    ///
-    /// [`Lane::end_turn`]: crate::lane::Lane::end_turn
-    pub(crate) fn leave(&mut self, ended: Option<Failure>) {
-        let interrupted = self.gate.leave();
-        let Some(failure) = ended.or_else(|| interrupted.then_some(Failure::Cancelled)) else {
-            return;
-        };
+    pub(crate) fn fail_begun(&mut self, lost: Option<Failure>) {
+        let Some(failure) = lost else { return };
         let begun: Vec<_> = self.lane.begun.borrow_mut().drain().collect();
         enter!(scope, self.engine);
         for (_, begun) in begun {
@@ -115,12 +71,8 @@ impl JsInstance {
     /// of them runs on, and finds that nobody listens.
     fn cancel_begun(&mut self) {
         let cancelled = self.gate.take_cancelled();
-        let begun: Vec<_> = self
-            .lane
-            .begun
-            .borrow_mut()
-            .extract_if(|_, begun| cancelled.contains(&begun.reply.call_id()))
-            .collect();
+        let begun: Vec<_> =
+            self.lane.begun.borrow_mut().extract_if(|call, _| cancelled.contains(call)).collect();
         enter!(scope, self.engine);
         for (_, begun) in begun {
             begun.reply.fail(Failure::Cancelled);
@@ -156,6 +108,7 @@ impl JsInstance {
     ) -> Result<(), GuestError> {
         loop {
             if let Some(failure) = self.turn_inside() {
+                self.fail_begun(Some(failure.clone()));
                 return Err(failure::guest_error(failure));
             }
             {
@@ -180,7 +133,7 @@ impl JsInstance {
         }
         let time = self.time_to_sleep();
         self.lane.host.wait_for_answers(|wake| {
-            sleep(&[wake], time);
+            sleep(&[self.gate.wake(), wake], time);
         });
         Ok(())
     }
@@ -208,15 +161,15 @@ impl JsInstance {
                 ("compile", with_place(error))
             })?;
             let evaluated = evaluate(scope, module).map_err(|thrown| {
-                let error = match self.lane.end_turn(scope, &self.gate) {
+                let error = match ended(scope, &self.gate) {
                     Some(failure) => failure::guest_error(failure),
                     None => from_exception(scope, thrown),
                 };
+                self.lane.tell_rejections(scope, &self.gate);
                 ("initialise", error)
             })?;
             // Its rejection is the load's error, and nothing that nobody saw.
             evaluated.mark_as_handled();
-            self.lane.forget_rejection(evaluated);
             let namespace = module.get_module_namespace().try_cast::<v8::Object>();
             let namespace = namespace
                 .map_err(|_| ("import", GuestError::new("Error", "the module has no exports")))?;
@@ -229,13 +182,63 @@ impl JsInstance {
         let evaluated = v8::Local::new(scope, evaluated).try_cast::<v8::Promise>();
         match evaluated {
             Ok(promise) if promise.state() == v8::PromiseState::Rejected => {
-                self.lane.forget_rejection(promise);
                 let thrown = promise.result(scope);
                 Err(("initialise", from_exception(scope, thrown)))
             }
             _ => Ok(namespace),
         }
     }
+}
+
+/// Gives the guest the answers that have come. Between two, calls that are to be
+/// cancelled come first: the rest is for the next turn.
+fn give_answers(scope: &mut v8::PinScope<'_, '_>, lane: &Lane) -> Option<Failure> {
+    while !lane.gate.any_cancelled() {
+        let (id, result) = lane.answers.borrow_mut().pop_front()?;
+        let resolver = lane.resolvers.borrow_mut().remove(&id);
+        let Some((resolver, serving)) = resolver else { continue };
+        // What waited for the answer goes on for the same call.
+        lane.serve(serving);
+        v8::scope!(let scope, scope);
+        let resolver = v8::Local::new(scope, resolver);
+        call::deliver(scope, lane, resolver, result);
+        let lost = lane.run_microtasks(scope);
+        if lost.is_some() {
+            return lost;
+        }
+    }
+    None
+}
+
+/// Fires the timers that are due, as [`give_answers`] gives answers.
+fn fire_timers(scope: &mut v8::PinScope<'_, '_>, lane: &Lane) -> Option<Failure> {
+    let world = lane.world.borrow();
+    let fire = v8::Local::new(scope, &world.as_ref()?.fire_timer);
+    drop(world);
+    // Timers that are set from now on are for a later turn, however short
+    // they are, so that a turn ends.
+    let now = Instant::now();
+    while !lane.gate.any_cancelled() {
+        let id = lane.timers.borrow_mut().take_due(now)?;
+        lane.serve(lane.timer_calls.borrow_mut().remove(&id).unwrap_or(0));
+        v8::scope!(let scope, scope);
+        {
+            v8::tc_scope!(let tc, scope);
+            let receiver = v8::undefined(tc).into();
+            let id = v8::Integer::new_from_unsigned(tc, id).into();
+            if fire.call(tc, receiver, &[id]).is_none() {
+                match thrown(tc, &lane.gate) {
+                    Failure::Cancelled => return Some(Failure::Cancelled),
+                    other => lane.uncaught("Uncaught", &failure::guest_error(other)),
+                }
+            }
+        }
+        let lost = lane.run_microtasks(scope);
+        if lost.is_some() {
+            return lost;
+        }
+    }
+    None
 }
 
 /// A syntax error whose message says where it is, as its stack does.

@@ -15,11 +15,8 @@ pub(crate) type Catch<'p, 't, 's, 'i> =
 
 /// What made a call into the engine return nothing.
 pub(crate) fn thrown(tc: &mut Catch<'_, '_, '_, '_>, gate: &Gate) -> Failure {
-    if gate.is_interrupted() {
-        return Failure::Cancelled;
-    }
-    if recover_from_full_heap(tc) {
-        return full_heap().into();
+    if let Some(failure) = ended(tc, gate) {
+        return failure;
     }
     match tc.exception() {
         Some(exception) => from_exception(tc, exception).into(),
@@ -53,9 +50,14 @@ pub(crate) fn guest_error(failure: Failure) -> GuestError {
     }
 }
 
-/// The error of a script that the heap's limit ended.
-pub(crate) fn full_heap() -> GuestError {
-    GuestError::new("OutOfMemory", "the bundle's heap is full")
+/// What has ended scripts from outside, if anything has. They can run again, except
+/// after an interrupt: then when the gate is left.
+pub(crate) fn ended(isolate: &v8::Isolate, gate: &Gate) -> Option<Failure> {
+    if gate.is_interrupted() {
+        return Some(Failure::Cancelled);
+    }
+    recover_from_full_heap(isolate)
+        .then(|| GuestError::new("OutOfMemory", "the bundle's heap is full").into())
 }
 
 /// The engine ends a script that exceeds the heap's limit as it ends one that
@@ -69,53 +71,17 @@ pub(crate) fn recover_from_full_heap(isolate: &v8::Isolate) -> bool {
 }
 
 impl Lane {
-    /// A rejection that has been dealt with is not unhandled.
-    pub(crate) fn forget_rejection(&self, promise: v8::Local<'_, v8::Promise>) {
-        self.rejected.borrow_mut().retain(|(rejected, _)| *rejected != promise);
-    }
-
-    /// The end of a turn, with no script left to run: tells of promises that
-    /// were rejected and to which nobody has subscribed. If scripts were ended
-    /// from outside, so that continuations may be lost, it says by what.
-    pub(crate) fn end_turn(
-        &self,
-        scope: &mut v8::PinScope<'_, '_>,
-        gate: &Gate,
-    ) -> Option<Failure> {
-        if gate.is_interrupted() {
-            return Some(Failure::Cancelled);
+    /// Runs the microtasks. If scripts are ended from outside, so that
+    /// continuations may be lost, it says by what.
+    pub(crate) fn run_microtasks(&self, scope: &mut v8::PinScope<'_, '_>) -> Option<Failure> {
+        if !self.gate.is_interrupted() {
+            scope.perform_microtask_checkpoint();
         }
-        let ended = recover_from_full_heap(scope).then(|| full_heap().into());
-        let rejected = std::mem::take(&mut *self.rejected.borrow_mut());
-        for (_, reason) in rejected {
-            let reason = v8::Local::new(scope, reason);
-            let error = from_exception(scope, reason);
-            self.uncaught("Uncaught (in promise)", &error);
-        }
-        ended
+        ended(scope, &self.gate)
     }
 
     /// Logs an error that nobody is there to catch.
     pub(crate) fn uncaught(&self, what: &str, error: &GuestError) {
         self.logger.log(LogLevel::Error, "console", &format!("{what} {}", to_log(error)));
-    }
-}
-
-/// The engine tells of a promise that is rejected without a subscriber, or
-/// that gets its first one afterwards.
-pub(crate) extern "C" fn on_promise_reject(message: v8::PromiseRejectMessage<'_>) {
-    // SAFETY: the engine calls this with a message of its own, on the thread
-    // and within the scope of the script that rejected the promise.
-    v8::callback_scope!(unsafe scope, &message);
-    let promise = message.get_promise();
-    let Some(lane) = scope.get_slot::<std::rc::Rc<Lane>>().cloned() else { return };
-    match message.get_event() {
-        v8::PromiseRejectEvent::PromiseRejectWithNoHandler => {
-            let reason = message.get_value().unwrap_or_else(|| v8::undefined(scope).into());
-            let entry = (v8::Global::new(scope, promise), v8::Global::new(scope, reason));
-            lane.rejected.borrow_mut().push(entry);
-        }
-        v8::PromiseRejectEvent::PromiseHandlerAddedAfterReject => lane.forget_rejection(promise),
-        _ => {}
     }
 }

@@ -87,7 +87,6 @@ impl JsInstance {
             value = promise.result(scope);
             if promise.state() == v8::PromiseState::Rejected {
                 promise.mark_as_handled();
-                self.lane.forget_rejection(promise);
                 return Err(from_exception(scope, value));
             }
         }

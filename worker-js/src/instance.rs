@@ -15,7 +15,7 @@ use crate::decode::decode;
 use crate::encode::{Buffers, Encoded};
 use crate::engine::Engine;
 use crate::exports::{self, Function};
-use crate::failure::{full_heap, recover_from_full_heap, thrown, unsendable};
+use crate::failure::{thrown, unsendable};
 use crate::guest_error::{from_exception, property};
 use crate::interrupt::Gate;
 use crate::lane::{Begun, Lane};
@@ -41,6 +41,8 @@ pub(crate) struct JsInstance {
     pub(crate) on_load: Option<v8::Global<v8::Function>>,
     pub(crate) on_unload: Option<v8::Global<v8::Function>>,
     buffers: Buffers,
+    /// A call that was stopped has left microtasks.
+    pub(crate) left_over: bool,
     pub(crate) bundle: String,
     pub(crate) generation: u32,
     /// Dropped last: everything above refers to it.
@@ -73,6 +75,7 @@ impl JsInstance {
             on_load: None,
             on_unload: None,
             buffers: Buffers::default(),
+            left_over: false,
             bundle,
             generation,
             engine,
@@ -103,7 +106,7 @@ impl Instance for JsInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
         self.lane.serving.set(reply.call_id());
         self.gate.enter_call();
-        let ended = {
+        let lost = {
             enter!(scope, self.engine);
             let gate = &*self.gate;
             let Some(target) = self.functions.get(function as usize) else {
@@ -113,21 +116,20 @@ impl Instance for JsInstance {
                     .fail(GuestError::new("RangeError", format!("no function {function}")));
             };
             let mut lent = Lent::default();
-            let mut full = false;
             let mut outcome = invoke(scope, gate, target, args, &mut lent);
+            // No microtask has run yet that could be lost: they go on later.
             if gate.is_interrupted() {
+                self.left_over = true;
                 reply.fail(Failure::Cancelled);
                 lent.give_back(scope);
+                None
             } else {
-                scope.perform_microtask_checkpoint();
-                if !gate.is_interrupted() && recover_from_full_heap(scope) {
-                    full = true;
-                    if let Outcome::Promise(promise) = outcome {
-                        self.lane.forget_rejection(promise);
-                        outcome = Outcome::Failed(full_heap().into());
-                    }
+                let lost = self.lane.run_microtasks(scope);
+                if let (Some(failure), Outcome::Promise(promise)) = (&lost, &outcome) {
+                    promise.mark_as_handled();
+                    outcome = Outcome::Failed(failure.clone());
                 }
-                match settled(scope, &self.lane, outcome) {
+                match settled(scope, outcome) {
                     Outcome::Value(value) => {
                         answer(scope, &self.lane, value, reply, &mut self.buffers);
                         lent.give_back(scope);
@@ -136,23 +138,16 @@ impl Instance for JsInstance {
                         reply.fail(failure);
                         lent.give_back(scope);
                     }
-                    Outcome::Promise(promise) => {
-                        let id = self.lane.fresh_id();
-                        self.lane.begun.borrow_mut().insert(id, Begun { reply, lent });
-                        let world = self.lane.world.borrow();
-                        let follow = world.as_ref().map(|w| v8::Local::new(scope, &w.follow));
-                        drop(world);
-                        let receiver = v8::undefined(scope).into();
-                        let id = v8::Integer::new_from_unsigned(scope, id).into();
-                        follow.and_then(|f| f.call(scope, receiver, &[promise.into(), id]));
-                    }
+                    Outcome::Promise(promise) => follow(scope, &self.lane, promise, reply, lent),
                 }
+                self.lane.tell_rejections(scope, gate);
+                lost
             }
-            let ended = self.lane.end_turn(scope, gate);
-            ended.or_else(|| full.then(|| full_heap().into()))
         };
         self.lane.serving.set(0);
-        self.leave(ended);
+        // An interrupt that has come since then has cost no other call anything.
+        let _ = self.gate.leave();
+        self.fail_begun(lost);
     }
 
     fn on_load(&mut self, state: Option<&[u8]>) -> Result<(), GuestError> {
@@ -259,17 +254,41 @@ fn awaitable<'s>(
 }
 
 /// A promise that is settled by now is its value.
-fn settled<'s>(scope: &mut v8::PinScope<'s, '_>, lane: &Lane, outcome: Outcome<'s>) -> Outcome<'s> {
+fn settled<'s>(scope: &mut v8::PinScope<'s, '_>, outcome: Outcome<'s>) -> Outcome<'s> {
     let Outcome::Promise(promise) = outcome else { return outcome };
     match promise.state() {
         v8::PromiseState::Pending => Outcome::Promise(promise),
         v8::PromiseState::Fulfilled => Outcome::Value(promise.result(scope)),
         v8::PromiseState::Rejected => {
             promise.mark_as_handled();
-            lane.forget_rejection(promise);
             let thrown = promise.result(scope);
             Outcome::Failed(from_exception(scope, thrown).into())
         }
+    }
+}
+
+/// The call is answered when its promise is settled.
+fn follow(
+    scope: &mut v8::PinScope<'_, '_>,
+    lane: &Lane,
+    promise: v8::Local<'_, v8::Promise>,
+    reply: Reply,
+    lent: Lent,
+) {
+    let call = reply.call_id();
+    lane.begun.borrow_mut().insert(call, Begun { reply, lent });
+    let follow = lane.world.borrow().as_ref().map(|w| v8::Local::new(scope, &w.follow));
+    v8::tc_scope!(let tc, scope);
+    let receiver = v8::undefined(tc).into();
+    let id = v8::BigInt::new_from_u64(tc, call).into();
+    if follow.and_then(|follow| follow.call(tc, receiver, &[promise.into(), id])).is_some() {
+        return;
+    }
+    // A promise of a class of the guest's that does not let itself be subscribed to.
+    let failure = thrown(tc, &lane.gate);
+    if let Some(Begun { reply, lent }) = lane.begun.borrow_mut().remove(&call) {
+        reply.fail(failure);
+        lent.give_back(tc);
     }
 }
 
@@ -301,8 +320,8 @@ fn answer<'s>(
 /// `settle(id, fulfilled, value)`: the promise of a call is settled.
 pub(crate) fn settle<'s>(scope: &mut v8::PinScope<'s, '_>, args: Arguments<'s>, _rv: Return<'s>) {
     let lane = Lane::of(scope);
-    let id = args.get(0).uint32_value(scope).unwrap_or(u32::MAX);
-    let begun = lane.begun.borrow_mut().remove(&id);
+    let Ok(id) = args.get(0).try_cast::<v8::BigInt>() else { return };
+    let begun = lane.begun.borrow_mut().remove(&id.u64_value().0);
     // Without one, the call was cancelled meanwhile.
     let Some(Begun { reply, lent }) = begun else { return };
     if args.get(1).is_true() {

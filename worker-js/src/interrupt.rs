@@ -10,9 +10,8 @@ use deno_core::v8;
 use menagerie_protocol::Interrupt;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// How long a continuation may run when one of the calls that wait is to be
-/// cancelled, before it is taken for that call's and ended: the engine does
-/// not tell whose it is.
+/// How long a continuation may go on whose call is to be cancelled, before it is
+/// ended: with it go those of other calls that were ready as well.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// What the low bits of the gate's state say; the others count the entries.
@@ -32,6 +31,8 @@ const INTERRUPTED: u64 = 4;
 /// of one cannot hit the next.
 pub(crate) struct Gate {
     state: AtomicU64,
+    /// The call that waits for the continuation that runs, or 0 if it is nobody's.
+    serving: AtomicU64,
     isolate: v8::IsolateHandle,
     /// Calls that are to be cancelled while they wait, and whether there are
     /// any; the lane's thread sees to them.
@@ -46,6 +47,7 @@ impl Gate {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         Ok(Self {
             state: AtomicU64::new(IDLE),
+            serving: AtomicU64::new(0),
             isolate,
             cancelled: Mutex::default(),
             any_cancelled: AtomicBool::new(false),
@@ -64,9 +66,23 @@ impl Gate {
     }
 
     fn enter(&self, phase: u64) {
+        self.serving.store(0, Ordering::Relaxed);
         // Only this thread changes an idle state.
-        let entry = (self.state.load(Ordering::Relaxed) & !PHASE) + PHASE + 1;
-        self.state.store(entry | phase, Ordering::Release);
+        let state = self.state.load(Ordering::Relaxed);
+        self.state.store(next_entry(state) | phase, Ordering::Release);
+    }
+
+    /// The next continuation of a turn is about to run, for this call or, with 0,
+    /// for none that waits.
+    pub(crate) fn enter_continuation(&self, call: u64) {
+        self.serving.store(call, Ordering::Relaxed);
+        let state = self.state.load(Ordering::Relaxed);
+        if state & PHASE == TURN {
+            // An entry of its own, so that it is not hit for the one before. It
+            // fails if the turn has been interrupted just now, which stays so.
+            let next = next_entry(state) | TURN;
+            let _ = self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 
     /// Whether the script that runs has been interrupted.
@@ -125,6 +141,11 @@ impl Gate {
     }
 }
 
+/// The entry after that of `state`.
+const fn next_entry(state: u64) -> u64 {
+    (state & !PHASE) + PHASE + 1
+}
+
 impl Interrupt for Gate {
     fn interrupt(&self, _: u64) {
         let state = self.state.load(Ordering::Acquire);
@@ -142,7 +163,9 @@ impl Interrupt for Gate {
         // It fails when the counter is full: then it is readable already.
         let _ = self.wake.write(1);
         let state = self.state.load(Ordering::Acquire);
-        if state & PHASE != TURN {
+        let serving = self.serving.load(Ordering::Relaxed);
+        // Another call's is left alone: this one waits, and is seen to after it.
+        if state & PHASE != TURN || (serving != 0 && serving != call) {
             return;
         }
         let began = Instant::now();

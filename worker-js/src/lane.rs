@@ -13,6 +13,7 @@ use crate::bootstrap::World;
 use crate::borrowed::Lent;
 use crate::interrupt::Gate;
 use crate::modules::Modules;
+use crate::rejections::Rejections;
 use crate::timers::{TimerId, Timers};
 
 /// A call of ours that waits for its promise.
@@ -35,8 +36,8 @@ pub(crate) struct Lane {
     pub(crate) host: Host,
     /// The bundle's log.
     pub(crate) logger: Logger,
-    /// Calls of ours whose promises are pending.
-    pub(crate) begun: RefCell<HashMap<u32, Begun>>,
+    /// Calls of ours whose promises are pending, by their ids.
+    pub(crate) begun: RefCell<HashMap<u64, Begun>>,
     /// The guest's own calls that wait for an answer.
     pub(crate) resolvers: RefCell<HashMap<u32, Waiting>>,
     /// The call that the running script serves, or 0. Whatever runs before the
@@ -47,12 +48,12 @@ pub(crate) struct Lane {
     /// Answers that arrived and have not been given to the guest yet. The lane
     /// may deliver one after the engine is gone, hence the `Rc` of its own.
     pub(crate) answers: Rc<RefCell<VecDeque<Answer>>>,
-    /// Numbers for `begun` and `resolvers`.
+    /// Numbers for `resolvers`.
     pub(crate) next_id: Cell<u32>,
     /// The script's timers.
     pub(crate) timers: RefCell<Timers>,
     /// Promises that were rejected while nobody had subscribed to them.
-    pub(crate) rejected: RefCell<Vec<(v8::Global<v8::Promise>, v8::Global<v8::Value>)>>,
+    pub(crate) rejections: RefCell<Option<Rejections>>,
     /// While the bundle loads and in its hooks no call comes to the lane, so the
     /// guest's calls block there.
     pub(crate) blocking: Cell<bool>,
@@ -77,7 +78,7 @@ impl Lane {
             answers: Rc::default(),
             next_id: Cell::new(0),
             timers: RefCell::default(),
-            rejected: RefCell::default(),
+            rejections: RefCell::default(),
             blocking: Cell::new(true),
             gate,
             modules,
@@ -93,6 +94,14 @@ impl Lane {
     pub(crate) fn of(isolate: &v8::Isolate) -> Rc<Self> {
         let lane = isolate.get_slot::<Rc<Self>>();
         Rc::clone(lane.expect("the engine was made with a lane"))
+    }
+
+    /// A continuation is about to run that serves this call, or none (0).
+    pub(crate) fn serve(&self, call: u64) {
+        self.serving.set(call);
+        // One that was given up is nobody's any more.
+        let waits = self.begun.borrow().contains_key(&call);
+        self.gate.enter_continuation(if waits { call } else { 0 });
     }
 
     /// A number that nothing waits under.
@@ -115,7 +124,7 @@ impl Lane {
     /// Lets go of all that refers to the engine, before the engine is dropped.
     pub(crate) fn clear(&self) {
         self.resolvers.borrow_mut().clear();
-        self.rejected.borrow_mut().clear();
+        self.rejections.take();
         self.world.borrow_mut().take();
         self.modules.clear();
     }

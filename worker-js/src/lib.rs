@@ -32,6 +32,7 @@ mod list;
 mod loader;
 mod modules;
 mod natives;
+mod rejections;
 mod sources;
 mod timers;
 mod waiting;

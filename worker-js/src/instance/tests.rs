@@ -63,14 +63,14 @@ impl JsInstance {
             let args = Args { bytes: args, segment: None };
             let outcome = invoke(scope, &self.gate, &self.functions[function], args, &mut lent);
             scope.perform_microtask_checkpoint();
-            let Outcome::Value(value) = settled(scope, &self.lane, outcome) else { panic!() };
+            let Outcome::Value(value) = settled(scope, outcome) else { panic!() };
             v8::tc_scope!(let tc, scope);
             let mut encoded =
                 Encoded::within(&self.lane, 1 << 20, std::mem::take(&mut self.buffers));
             encoded.push(tc, value).and_then(|()| encoded.with_parts(tc, |_| ())).unwrap();
             self.buffers = encoded.into_buffers(tc);
             lent.give_back(tc);
-            self.lane.end_turn(tc, &self.gate);
+            self.lane.tell_rejections(tc, &self.gate);
         }
         assert!(!self.gate.leave());
     }

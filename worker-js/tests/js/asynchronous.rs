@@ -53,6 +53,29 @@ fn c6_a_result_that_can_be_awaited_is_awaited() {
     assert!(harness.logs().is_empty(), "{:?}", harness.logs());
 }
 
+/// `await` would throw what these throw when they are subscribed to.
+#[test]
+fn c3_a_promise_that_nobody_can_follow_fails_its_call() {
+    let harness = harness();
+    let code = "
+        class Deferred extends Promise {
+          constructor() { let settle; super((r) => { settle = r; }); this.settle = settle; }
+        }
+        class Strange extends Promise {
+          static get [Symbol.species]() { throw new RangeError('no species'); }
+        }
+        export default { 'test@1': {
+          deferred: () => new Deferred(), strange: () => new Strange(() => {}),
+          lent: (bytes) => new Deferred(), one: () => 1,
+        } };";
+    let bundle = load(&harness, code).unwrap();
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "deferred", ())).type_name, "TypeError");
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "strange", ())).message, "no species");
+    let bytes = serde_bytes::ByteBuf::from(vec![1; 100_000]);
+    assert_eq!(guest(bundle.call::<_, ()>("test@1", "lent", (bytes,))).type_name, "TypeError");
+    assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
+}
+
 #[test]
 fn many_async_calls_are_answered_each_with_its_own_result() {
     let harness = harness();
@@ -201,6 +224,29 @@ fn unhandled_rejections_and_errors_in_timers_are_logged() {
     }
     assert!(!harness.logs().iter().any(|r| r.message.contains("handled in time")));
     assert_eq!(bundle.call::<_, i64>("test@1", "late", ()), Ok(2));
+}
+
+#[test]
+fn of_many_rejections_those_are_logged_that_nobody_handles() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "async many(n) {
+           const lost = (i) => i % 1000 === 7;
+           const all = [];
+           for (let i = 0; i < n; i++) {
+             const p = Promise.reject(new Error(`number ${i}.`));
+             if (!lost(i)) all.push(p);
+           }
+           for (let i = 0; i < n; i++) try { await Promise.reject(i); } catch { }
+           return (await Promise.allSettled(all)).length;
+         }",
+    );
+    assert_eq!(bundle.call::<_, i64>("test@1", "many", (5000,)), Ok(4995));
+    for i in [7, 1007, 2007, 3007, 4007] {
+        harness.wait_for_log(|r| r.message.contains(&format!("number {i}.")));
+    }
+    assert_eq!(harness.logs().len(), 5, "{:?}", harness.logs());
 }
 
 #[test]

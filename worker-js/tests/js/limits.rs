@@ -130,6 +130,83 @@ fn interrupt_until_it_ends(bundle: &TestBundle, call: u64) -> Result<Vec<u8>, Fa
 }
 
 #[test]
+fn s6_a_call_is_cancelled_while_another_one_is_at_work() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "never: () => new Promise(() => {}),
+         async waits() { return await new Promise((r) => { this.open = r; }); },
+         release(value) { this.open(value); },
+         async works() {
+           await new Promise((r) => setTimeout(r, 1));
+           console.log('works');
+           for (const began = performance.now(); performance.now() - began < 100;);
+           return 7;
+         }",
+    );
+    for _ in 0..3 {
+        let given_up = bundle.begin("test@1", "never", &[0x90]).unwrap();
+        let waiting = bundle.begin("test@1", "waits", &[0x90]).unwrap();
+        let before = harness.logs().len();
+        let working = bundle.begin("test@1", "works", &[0x90]).unwrap();
+        while harness.logs().len() == before {
+            std::thread::yield_now();
+        }
+        bundle.interrupt_call(given_up);
+        assert_eq!(bundle.finish(given_up), Err(Failure::Cancelled));
+        assert_eq!(bundle.finish(working).unwrap(), [7]);
+        bundle.call::<_, ()>("test@1", "release", (5,)).unwrap();
+        assert_eq!(bundle.finish(waiting).unwrap(), [5]);
+    }
+}
+
+#[test]
+fn s6_a_call_that_spins_is_stopped_alone() {
+    let harness = harness();
+    harness.on_call(|_, _, _| Ok(vec![4]));
+    let code = "import { call } from 'menagerie';
+        export default { 'test@1': {
+          async waits() { return await new Promise((r) => { this.open = r; }); },
+          async asks() { const n = await call('o@1', 'f'); return n + await this.waits(); },
+          release(value) { this.open(value); },
+          spin() { for (;;); }, getter: () => ({ get x() { for (;;); } }),
+        } };";
+    let bundle = load(&harness, code).unwrap();
+    for waits in ["waits", "asks"] {
+        for spins in ["spin", "getter"] {
+            let waiting = bundle.begin("test@1", waits, &[0x90]).unwrap();
+            let spinning = bundle.begin("test@1", spins, &[0x90]).unwrap();
+            assert_eq!(interrupt_until_it_ends(&bundle, spinning), Err(Failure::Cancelled));
+            // Until the answer to its own call was there, it had no such function.
+            while bundle.call::<_, ()>("test@1", "release", (5,)).is_err() {
+                std::thread::yield_now();
+            }
+            let expected = if waits == "asks" { 9 } else { 5 };
+            assert_eq!(bundle.finish(waiting).unwrap(), [expected], "{waits} {spins}");
+            bundle.reload().unwrap();
+        }
+    }
+}
+
+/// What a call has set going before it was stopped goes on, though nothing else comes.
+#[test]
+fn s6_what_a_call_that_is_stopped_has_resolved_goes_on() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "async waits() { return await new Promise((r) => { this.open = r; }); },
+         open_and_spin() { this.open(5); console.log('spins'); for (;;); }",
+    );
+    let waiting = bundle.begin("test@1", "waits", &[0x90]).unwrap();
+    let spinning = bundle.begin("test@1", "open_and_spin", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "spins");
+    // Once: to ask a call that has ended would be another thing to do for the lane.
+    bundle.interrupt_call(spinning);
+    assert_eq!(bundle.finish(spinning), Err(Failure::Cancelled));
+    assert_eq!(bundle.finish(waiting).unwrap(), [5]);
+}
+
+#[test]
 fn s6_a_result_that_is_being_written_is_interrupted() {
     let harness = harness();
     let bundle = functions(
@@ -217,5 +294,25 @@ fn a_full_heap_ends_the_call_and_nothing_else() {
             assert_eq!(error.type_name, "OutOfMemory", "{function}: {error:?}");
             assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1), "after {function}");
         }
+    }
+}
+
+/// A timer that is due when the heap is full of a continuation's work is no reason to
+/// forget whose calls were lost by that.
+#[test]
+fn c3_a_full_heap_in_a_continuation_ends_the_calls_that_wait() {
+    let harness = Harness::new(JsLoader::new().with_heap_limit(64 << 20));
+    harness.on_call(|_, _, _| Ok(vec![1]));
+    let code = "import { call } from 'menagerie';
+        setInterval(() => {}, 1);
+        export default { 'test@1': {
+          async grow() { await call('o@1', 'f'); const all = []; for (;;) all.push({ n: all.length }); },
+          one: () => 1,
+        } };";
+    let bundle = load(&harness, code).unwrap();
+    for _ in 0..3 {
+        let error = guest(bundle.call::<_, ()>("test@1", "grow", ()));
+        assert_eq!(error.type_name, "OutOfMemory", "{error:?}");
+        assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
     }
 }
