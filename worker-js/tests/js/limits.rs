@@ -95,8 +95,8 @@ fn s6_a_call_that_waits_is_cancelled_alone() {
     let bundle = functions(
         &harness,
         "never: () => new Promise(() => {}), one: () => 1,
-         async late() { await new Promise((r) => setTimeout(r, 30)); this.done = true; return 2; },
-         is_done() { return this.done ?? false; }",
+         async late() { await new Promise((r) => { this.open = r; }); this.done = true; return 2; },
+         release() { this.open(); }, is_done() { return this.done ?? false; }",
     );
     for function in ["never", "late"] {
         let waiting = bundle.begin("test@1", function, &[0x90]).unwrap();
@@ -107,10 +107,11 @@ fn s6_a_call_that_waits_is_cancelled_alone() {
         assert_eq!(bundle.call::<_, i64>("test@1", "one", ()), Ok(1));
     }
     // What is left of it runs on and disturbs nobody.
-    while !bundle.call::<_, bool>("test@1", "is_done", ()).unwrap() {
-        std::thread::yield_now();
-    }
-    assert_eq!(bundle.call::<_, i64>("test@1", "late", ()), Ok(2));
+    bundle.call::<_, ()>("test@1", "release", ()).unwrap();
+    assert_eq!(bundle.call::<_, bool>("test@1", "is_done", ()), Ok(true));
+    let late = bundle.begin("test@1", "late", &[0x90]).unwrap();
+    bundle.call::<_, ()>("test@1", "release", ()).unwrap();
+    assert_eq!(bundle.finish(late).unwrap(), [2]);
 }
 
 /// Asks one call to stop, again and again until it has ended.
