@@ -156,6 +156,15 @@ impl Runtime {
         &self.source
     }
 
+    /// How many bytes of MessagePack a value may have that leaves the bundle: more is
+    /// [`Failure::PayloadTooLarge`](crate::Failure::PayloadTooLarge), so that an
+    /// encoder may stop there. Values that share their parts may be small in the
+    /// guest and endless here.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        usize::try_from(self.lane.max_payload()).unwrap_or(usize::MAX)
+    }
+
     /// A folder of this worker's own, for private copies. It exists, nobody
     /// else may read it, and it is removed when the worker has ended.
     #[must_use]

@@ -3,19 +3,14 @@
 use std::collections::HashSet;
 use std::ffi::{c_int, c_void};
 
-use menagerie_protocol::GuestError;
 use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token, Writer};
+use menagerie_protocol::{Failure, GuestError};
 use mlua::{Table, UserDataRef, Value};
 
 use crate::bytes::{Bytes, STALE, Slice};
 use crate::interrupt::{CANCELLED, Interrupter};
 use crate::stack::{Kind, Stack};
 use crate::wide::{Int64, Wide};
-
-/// A result beyond this is refused before it eats the machine's memory: tables
-/// that share parts may be small in Lua and endless on the wire. The lane's
-/// own, configured limit is far lower.
-const MAX_SIZE: usize = 1 << 30;
 
 /// How many values pass between two looks at whether the call is to stop.
 const LOOK_EVERY: usize = 4096;
@@ -26,7 +21,7 @@ pub(crate) enum EncodeError {
     Unsupported(&'static str),
     Cyclic,
     TooDeep,
-    TooLarge,
+    TooLarge { size: usize, limit: usize },
     Stale,
     Stopped,
     SameKey,
@@ -34,8 +29,13 @@ pub(crate) enum EncodeError {
 
 impl EncodeError {
     /// The error as the caller sees it.
-    pub(crate) fn into_guest_error(self) -> GuestError {
-        GuestError::new("error", self.to_string())
+    pub(crate) fn into_failure(self) -> Failure {
+        match self {
+            Self::TooLarge { size, limit } => {
+                Failure::PayloadTooLarge { size: size as u64, limit: limit as u64 }
+            }
+            other => GuestError::new("error", other.to_string()).into(),
+        }
     }
 }
 
@@ -50,7 +50,7 @@ impl std::fmt::Display for EncodeError {
             }
             Self::Cyclic => f.write_str("the table contains itself"),
             Self::TooDeep => write!(f, "tables are nested deeper than {MAX_DEPTH} levels"),
-            Self::TooLarge => write!(f, "the value is larger than {MAX_SIZE} bytes"),
+            Self::TooLarge { limit, .. } => write!(f, "the value is larger than {limit} bytes"),
             Self::Stale => f.write_str(STALE),
             Self::Stopped => f.write_str(CANCELLED),
             Self::SameKey => f.write_str("two keys of a map are the same value"),
@@ -73,14 +73,22 @@ pub(crate) struct Scratch {
     /// Whether a map has keys that are objects: two of them, or one and a plain value,
     /// differ in Lua and may be one key outside.
     has_object_keys: bool,
+    /// How many bytes the value may have in all.
+    limit: usize,
 }
 
 /// A buffer that grew beyond this by one large result is given back.
 const KEEP: usize = 1 << 20;
 
 impl Scratch {
-    /// Empties it.
-    pub(crate) fn clear(&mut self) {
+    /// For values of so many bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Empties it, for a value of so many bytes.
+    pub(crate) fn clear(&mut self, limit: usize) {
+        self.limit = limit;
         if self.out.capacity() > KEEP {
             self.out = Vec::new();
         }
@@ -108,8 +116,9 @@ pub(crate) struct Encoder<'a> {
 impl Encoder<'_> {
     /// Writes the value on top of the stack, and leaves it there. May raise.
     pub(crate) fn value(&mut self) -> Result<(), EncodeError> {
-        if self.scratch.out.len() > MAX_SIZE {
-            return Err(EncodeError::TooLarge);
+        let size = self.scratch.out.len();
+        if size > self.scratch.limit {
+            return Err(EncodeError::TooLarge { size, limit: self.scratch.limit });
         }
         // No hook is called in here, and tables that share parts take long.
         self.scratch.values += 1;
@@ -163,7 +172,7 @@ impl Encoder<'_> {
 
     fn set_aside(&mut self) -> Result<(), EncodeError> {
         if !self.stack.reserve(1) {
-            return Err(EncodeError::TooLarge);
+            return Err(EncodeError::TooDeep);
         }
         self.scratch.gaps.push(self.scratch.out.len());
         let number = i64::try_from(self.scratch.gaps.len()).unwrap_or(i64::MAX);
@@ -244,7 +253,7 @@ pub(crate) struct Splice {
 /// Reads the values that were set aside, and empties the outbox.
 pub(crate) fn splice(
     wide: &Wide,
-    Scratch { out, gaps, has_object_keys, .. }: &Scratch,
+    Scratch { out, gaps, has_object_keys, limit, .. }: &Scratch,
     outbox: &Table,
 ) -> mlua::Result<Result<Vec<Splice>, EncodeError>> {
     if gaps.is_empty() && !has_object_keys {
@@ -258,7 +267,7 @@ pub(crate) fn splice(
         return Ok(splices);
     }
     Ok(splices.and_then(|splices| {
-        let whole = with_pieces(out, &splices, |pieces| pieces.concat())?;
+        let whole = with_pieces(out, &splices, *limit, |pieces| pieces.concat())?;
         match keys_differ(&mut Reader::new(&whole)) {
             Ok(false) => Err(EncodeError::SameKey),
             _ => Ok(splices),
@@ -318,6 +327,7 @@ fn splice_one(wide: &Wide, at: usize, value: &Value) -> Result<Splice, EncodeErr
 pub(crate) fn with_pieces<R>(
     out: &[u8],
     splices: &[Splice],
+    limit: usize,
     f: impl FnOnce(&[&[u8]]) -> R,
 ) -> Result<R, EncodeError> {
     let mut bodies: Vec<Option<Slice<'_>>> = Vec::with_capacity(splices.len());
@@ -338,8 +348,9 @@ pub(crate) fn with_pieces<R>(
     pieces.push(&out[done..]);
     pieces.retain(|piece| !piece.is_empty());
     // The same bytes may stand in it many times.
-    if pieces.iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len())) > MAX_SIZE {
-        return Err(EncodeError::TooLarge);
+    let size = pieces.iter().fold(0, |sum: usize, piece| sum.saturating_add(piece.len()));
+    if size > limit {
+        return Err(EncodeError::TooLarge { size, limit });
     }
     Ok(f(&pieces))
 }

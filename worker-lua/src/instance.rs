@@ -9,7 +9,7 @@ use crate::decode::scan;
 use crate::encode::with_pieces;
 use crate::exports::Exports;
 use crate::raised;
-use crate::vm::{CallError, Vm};
+use crate::vm::{CallError, Encoded, Vm};
 
 /// What answers a bundle's calls. Everything of the bundle is in its state,
 /// which goes when this is dropped.
@@ -57,11 +57,11 @@ impl LuaInstance {
             Ok(encoded) if encoded.splices.is_empty() => return reply.ok(encoded.out),
             Ok(encoded) => {
                 let mut reply = Some(reply);
-                let sent = with_pieces(encoded.out, &encoded.splices, |pieces| {
+                let sent = with_pieces(encoded.out, &encoded.splices, encoded.limit, |pieces| {
                     reply.take().map(|reply| reply.ok_parts(pieces))
                 });
                 if let (Err(error), Some(reply)) = (sent, reply) {
-                    reply.fail(error.into_guest_error());
+                    reply.fail(error.into_failure());
                 }
                 return;
             }
@@ -79,8 +79,10 @@ impl LuaInstance {
     fn hook(&mut self, function: i64, value: &Value) -> Result<Option<Vec<u8>>, GuestError> {
         let result = self.vm.call_with(function, value);
         let sent = match result {
-            Ok(encoded) => with_pieces(encoded.out, &encoded.splices, |pieces| pieces.concat())
-                .map_err(CallError::Result),
+            Ok(Encoded { out, splices, limit }) => {
+                with_pieces(out, &splices, limit, |pieces| pieces.concat())
+                    .map_err(CallError::Result)
+            }
             Err(error) => Err(error),
         };
         let value = sent.map_err(|error| match failure(error) {
@@ -98,7 +100,7 @@ fn failure(error: CallError) -> Failure {
     match error {
         CallError::Cancelled => Failure::Cancelled,
         CallError::Raised(error) => error.into(),
-        CallError::Result(error) => error.into_guest_error().into(),
+        CallError::Result(error) => error.into_failure(),
         CallError::Arguments => {
             Failure::BadArguments { message: "they do not fit into Lua".to_owned() }
         }

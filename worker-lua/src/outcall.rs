@@ -1,5 +1,6 @@
 //! `menagerie.call`: calls of other bundles' contracts and the host's.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ pub(crate) struct Converter {
     pub(crate) wide: Wide,
     pub(crate) map_metatable: Table,
     pub(crate) interrupter: Arc<Interrupter>,
+    /// How many bytes a value may have that leaves Lua; told by the lane.
+    pub(crate) limit: Cell<usize>,
 }
 
 impl Converter {
@@ -28,7 +31,8 @@ impl Converter {
         lua: &Lua,
         values: Variadic<Value>,
     ) -> mlua::Result<Result<Vec<u8>, EncodeError>> {
-        let mut scratch = Scratch::default();
+        let limit = self.limit.get();
+        let mut scratch = Scratch::new(limit);
         Writer::new(&mut scratch.out).array(values.len());
         let outbox = lua.create_table()?;
         let map_metatable = self.map_metatable.to_pointer();
@@ -55,8 +59,9 @@ impl Converter {
             return Ok(Err(error));
         }
         let splices = splice(&self.wide, &scratch, &outbox)?;
-        Ok(splices
-            .and_then(|splices| with_pieces(&scratch.out, &splices, |pieces| pieces.concat())))
+        Ok(splices.and_then(|splices| {
+            with_pieces(&scratch.out, &splices, limit, |pieces| pieces.concat())
+        }))
     }
 
     /// The Lua value of MessagePack; its bytes are copies.
@@ -106,6 +111,9 @@ pub(crate) fn function(
         let packed = match converter.encode(lua, args.collect())? {
             Ok(packed) => packed,
             Err(EncodeError::Stopped) => return Err(mlua::Error::runtime(CANCELLED)),
+            Err(error @ EncodeError::TooLarge { .. }) => {
+                return Ok((false, Value::Table(describe(lua, &error.into_failure())?)));
+            }
             Err(error) => return refuse(&format!("call: {error}")),
         };
         let text = |text: &LuaString| text.to_string_lossy();

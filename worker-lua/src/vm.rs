@@ -1,5 +1,6 @@
 //! One Lua state, and calls into it.
 
+use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -60,6 +61,8 @@ pub(crate) enum CallError {
 pub(crate) struct Encoded<'a> {
     pub(crate) out: &'a [u8],
     pub(crate) splices: Vec<Splice>,
+    /// How many bytes it may have in all.
+    pub(crate) limit: usize,
 }
 
 impl Vm {
@@ -95,6 +98,7 @@ impl Vm {
             wide: Wide::new(&prelude)?,
             map_metatable,
             interrupter: Arc::clone(&interrupter),
+            limit: Cell::new(usize::MAX),
         });
         native::fill_integers(&lua, &functions, &converter)?;
         Ok(Self {
@@ -183,7 +187,8 @@ impl Vm {
         function: i64,
         arguments: Arguments<'_>,
     ) -> Result<Encoded<'_>, CallError> {
-        self.scratch.clear();
+        let limit = self.converter.limit.get();
+        self.scratch.clear(limit);
         let mut frame = Frame {
             function,
             arguments,
@@ -212,7 +217,7 @@ impl Vm {
         }
         let splices =
             splice(&self.converter.wide, &self.scratch, outbox)?.map_err(CallError::Result)?;
-        Ok(Encoded { out: &self.scratch.out, splices })
+        Ok(Encoded { out: &self.scratch.out, splices, limit })
     }
 }
 

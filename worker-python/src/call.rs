@@ -12,7 +12,7 @@ use crate::lane::Lane;
 use crate::shared_bytes;
 use crate::tasks::Pending;
 use crate::thread::SameThread;
-use crate::value::{Decoder, encode, large_bytes};
+use crate::value::{Decoder, EncodeError, encode, large_bytes};
 
 /// Why the body did not run.
 type Refused = String;
@@ -131,12 +131,12 @@ fn answer(
     out: &mut Vec<u8>,
 ) {
     out.clear();
-    let sent = result.and_then(|value| match large_bytes(&value)? {
+    let sent = result.map_err(EncodeError::from).and_then(|value| match large_bytes(&value)? {
         Some(bytes) => {
             Writer::new(out).bin_head(bytes.as_bytes().len());
             Ok(Some(bytes))
         }
-        None => encode(&value, out).map(|()| None),
+        None => encode(&value, lane.max_payload, out).map(|()| None),
     });
     match sent {
         Ok(None) => reply.ok(out),
@@ -150,7 +150,8 @@ fn answer(
         }
         Ok(Some(bytes)) => reply.ok_parts(&[out, bytes.as_bytes()]),
         Err(error) => {
-            let failure = guest_error::failure(py, lane, reply.call_id(), &error);
+            let raised = |error| guest_error::failure(py, lane, reply.call_id(), &error);
+            let failure = error.into_failure().unwrap_or_else(raised);
             reply.fail(failure);
         }
     }

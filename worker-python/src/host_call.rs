@@ -11,7 +11,7 @@ use crate::forks;
 use crate::interpreter;
 use crate::lane::Lane;
 use crate::thread::SameThread;
-use crate::value::{decode_value, encode_args};
+use crate::value::{decode_value, encode};
 
 /// Calls and waits, without the interpreter lock.
 pub(crate) fn call<'py>(
@@ -21,8 +21,10 @@ pub(crate) fn call<'py>(
     args: &Bound<'_, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let lane = current(py)?;
-    let mut bytes = Vec::new();
-    encode_args(args, &mut bytes)?;
+    let bytes = match packed(&lane, args)? {
+        Ok(bytes) => bytes,
+        Err(failure) => return Err(call_error(py, &failure)?),
+    };
     let host = lane.host.for_call(lane.serving.get());
     let host = SameThread(&host);
     let answer = py.detach(move || host.into_inner().call(contract, function, &bytes));
@@ -44,8 +46,7 @@ pub(crate) fn call_async(
     serving: u64,
 ) -> PyResult<()> {
     let lane = current(py)?;
-    let mut bytes = Vec::new();
-    encode_args(args, &mut bytes)?;
+    let packed = packed(&lane, args)?;
     let at_once = resolve.clone_ref(py);
     let then = Box::new(move |answer: Result<Vec<u8>, Failure>| {
         // The lane's own loop calls this, detached.
@@ -62,14 +63,22 @@ pub(crate) fn call_async(
             resolve.drop_ref(py);
         });
     });
-    lane.host
-        .for_call(serving)
-        .call_async(contract, function, &bytes, then)
+    packed
+        .and_then(|bytes| lane.host.for_call(serving).call_async(contract, function, &bytes, then))
         // The call's end like any other.
         .or_else(|failure| {
             let error = call_error(py, &failure)?.into_value(py);
             at_once.call1(py, (error, py.None())).map(drop)
         })
+}
+
+/// A call's arguments, or why they cannot be sent.
+fn packed(lane: &Lane, args: &Bound<'_, PyTuple>) -> PyResult<Result<Vec<u8>, Failure>> {
+    let mut bytes = Vec::new();
+    match encode(args, lane.max_payload, &mut bytes) {
+        Ok(()) => Ok(Ok(bytes)),
+        Err(error) => error.into_failure().map(Err),
+    }
 }
 
 /// Receives answers for a hook that awaits them: `wait` is called with the descriptor

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::call;
@@ -111,7 +112,11 @@ impl Instance for PythonInstance {
                     return Ok(None);
                 }
                 let mut bytes = Vec::new();
-                encode(&state, &mut bytes)?;
+                let encoded = encode(&state, lane.max_payload, &mut bytes);
+                encoded.map_err(|error| match error.into_failure() {
+                    Ok(failure) => PyValueError::new_err(failure.to_string()),
+                    Err(error) => error,
+                })?;
                 Ok(Some(bytes))
             };
             run().map_err(|error| guest_error(py, &error, &lane.prefix))

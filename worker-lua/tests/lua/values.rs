@@ -357,6 +357,35 @@ fn c2_bytes_that_nobody_holds_any_more_are_freed() {
 }
 
 #[test]
+fn c2_a_value_that_shares_its_parts_is_refused_at_the_limit() {
+    let (harness, bundle) = probe(
+        "local function shared(t) for _ = 1, 60 do t = { t, t } end return t end
+         function probe.lists() return shared({ ('x'):rep(65536) }) end
+         function probe.bytes()
+           local one = menagerie.bytes(('x'):rep(1000000))
+           local all = {}
+           for i = 1, 100 do all[i] = one end
+           return all
+         end
+         function probe.argument()
+           local _, e = pcall(menagerie.call, 'kv@1', 'put', shared({ ('x'):rep(65536) }))
+           return e.kind
+         end",
+    );
+    harness.on_call(|_, _, _| panic!("it does not get there"));
+    for function in ["lists", "bytes"] {
+        let failure = bundle.call_raw("probe@1", function, &[0x90]).unwrap_err();
+        let Failure::PayloadTooLarge { size, limit } = failure else {
+            panic!("{function}: {failure:?}");
+        };
+        assert_eq!(limit, 64 << 20);
+        assert!(size > limit && size < 2 * limit, "{function}: {size}");
+    }
+    let kind: String = bundle.call("probe@1", "argument", ()).unwrap();
+    assert_eq!(kind, "PayloadTooLarge");
+}
+
+#[test]
 fn c2_a_view_of_an_earlier_call_is_refused() {
     let (_harness, bundle) = probe(
         "local kept

@@ -1,5 +1,6 @@
 //! Python's values into MessagePack.
 
+use menagerie_protocol::Failure;
 use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::ffi;
@@ -12,14 +13,47 @@ use crate::shared_bytes::Buffer;
 /// first, and an argument in shared memory is not copied out of it.
 pub(crate) const LARGE: usize = 4096;
 
-/// Appends a value.
-pub(crate) fn encode(value: &Bound<'_, PyAny>, out: &mut Vec<u8>) -> PyResult<()> {
-    nested(value, &mut Writer::new(out), 0)
+/// Why a value cannot leave the bundle.
+#[derive(Debug)]
+pub(crate) enum EncodeError {
+    /// It has more than `limit` bytes: `size`, so far.
+    TooLarge { size: usize, limit: usize },
+    /// It has no MessagePack form.
+    Raised(PyErr),
 }
 
-/// Appends a call's arguments.
-pub(crate) fn encode_args(args: &Bound<'_, PyTuple>, out: &mut Vec<u8>) -> PyResult<()> {
-    nested(args, &mut Writer::new(out), 0)
+impl From<PyErr> for EncodeError {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+impl EncodeError {
+    /// The failure, if that is what it ends in.
+    pub(crate) fn into_failure(self) -> Result<Failure, PyErr> {
+        match self {
+            Self::TooLarge { size, limit } => {
+                Ok(Failure::PayloadTooLarge { size: size as u64, limit: limit as u64 })
+            }
+            Self::Raised(error) => Err(error),
+        }
+    }
+}
+
+/// Appends a value, which may have `limit` bytes: lists that share their parts may be
+/// small in Python and endless here.
+pub(crate) fn encode(
+    value: &Bound<'_, PyAny>,
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<(), EncodeError> {
+    nested(value, &mut Output { out, limit }, 0)
+}
+
+/// Where a value is written.
+struct Output<'a> {
+    out: &'a mut Vec<u8>,
+    limit: usize,
 }
 
 /// If the value is nothing but many bytes, these.
@@ -31,12 +65,21 @@ pub(crate) fn large_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Buf
     Buffer::of(value).map(Some)
 }
 
-fn nested(value: &Bound<'_, PyAny>, writer: &mut Writer<'_>, depth: usize) -> PyResult<()> {
+fn nested(
+    value: &Bound<'_, PyAny>,
+    output: &mut Output<'_>,
+    depth: usize,
+) -> Result<(), EncodeError> {
     if depth > MAX_DEPTH {
-        return Err(PyValueError::new_err(format!(
-            "the value is nested deeper than {MAX_DEPTH} levels, or contains itself"
-        )));
+        let message =
+            format!("the value is nested deeper than {MAX_DEPTH} levels, or contains itself");
+        return Err(PyValueError::new_err(message).into());
     }
+    let size = output.out.len();
+    if size > output.limit {
+        return Err(EncodeError::TooLarge { size, limit: output.limit });
+    }
+    let mut writer = Writer::new(output.out);
     if value.is_none() {
         writer.nil();
     } else if let Ok(text) = value.cast::<PyString>() {
@@ -45,7 +88,7 @@ fn nested(value: &Bound<'_, PyAny>, writer: &mut Writer<'_>, depth: usize) -> Py
         // Before the integers: a bool is an int to Python.
         writer.bool(flag.is_true());
     } else if let Ok(number) = value.cast::<PyInt>() {
-        integer(number, writer)?;
+        integer(number, &mut writer)?;
     } else if let Ok(number) = value.cast::<PyFloat>() {
         writer.float(number.value());
     } else if let Ok(list) = value.cast::<PyList>() {
@@ -54,18 +97,18 @@ fn nested(value: &Bound<'_, PyAny>, writer: &mut Writer<'_>, depth: usize) -> Py
         let len = list.len();
         writer.array(len);
         for index in 0..len {
-            nested(&list.get_item(index)?, writer, depth + 1)?;
+            nested(&list.get_item(index)?, output, depth + 1)?;
         }
     } else if let Ok(tuple) = value.cast::<PyTuple>() {
         writer.array(tuple.len());
         for item in tuple.iter_borrowed() {
-            nested(&item, writer, depth + 1)?;
+            nested(&item, output, depth + 1)?;
         }
     } else if let Ok(map) = value.cast::<PyDict>() {
         writer.map(map.len());
         for (key, value) in map.iter() {
-            nested(&key, writer, depth + 1)?;
-            nested(&value, writer, depth + 1)?;
+            nested(&key, output, depth + 1)?;
+            nested(&value, output, depth + 1)?;
         }
     } else if let Ok(bytes) = value.cast::<PyBytes>() {
         writer.bin(bytes.as_bytes());
@@ -73,10 +116,11 @@ fn nested(value: &Bound<'_, PyAny>, writer: &mut Writer<'_>, depth: usize) -> Py
         writer.bin(Buffer::of(value)?.as_bytes());
     } else {
         let kind = value.get_type().fully_qualified_name()?;
-        return Err(PyTypeError::new_err(format!(
+        let message = format!(
             "a value of type {kind} cannot leave the bundle: None, bool, int, float, str, bytes, \
              list, tuple and dict can"
-        )));
+        );
+        return Err(PyTypeError::new_err(message).into());
     }
     Ok(())
 }

@@ -1,3 +1,4 @@
+use menagerie_protocol::Failure;
 use rmpv::Value;
 use serde_bytes::ByteBuf;
 
@@ -314,4 +315,56 @@ def rest(first: str, *more: int): return 'ran'
     assert_eq!(message, "i(): argument 1, 'x', is bool; expected int");
     let message = bad_arguments(call::<_, String>(&bundle, "rest", ("s", 1, 2, "x")).unwrap_err());
     assert_eq!(message, "rest(): argument 4, 'more', is str; expected int");
+}
+
+#[test]
+fn c2_a_value_that_shares_its_parts_is_refused_at_the_limit() {
+    let harness = harness();
+    harness.on_call(|_, _, _| panic!("it does not get there"));
+    let bundle = code(
+        &harness,
+        "shares",
+        "
+def shared():
+    value = ['x' * 65536]
+    for _ in range(60): value = [value, value]
+    return value
+
+@menagerie.export('t@1')
+def lists(): return shared()
+
+@menagerie.export('t@1')
+async def later(): return shared()
+
+@menagerie.export('t@1')
+def contents(): return [bytes(1_000_000)] * 100
+
+@menagerie.export('t@1')
+def argument():
+    try:
+        menagerie.call('kv@1', 'put', shared())
+    except menagerie.CallError as error:
+        return error.kind
+
+@menagerie.export('t@1')
+async def argument_later():
+    try:
+        await menagerie.call_async('kv@1', 'put', shared())
+    except menagerie.CallError as error:
+        return error.kind
+",
+    )
+    .unwrap();
+    for function in ["lists", "later", "contents"] {
+        let failure = call::<_, ()>(&bundle, function, ()).unwrap_err();
+        let Failure::PayloadTooLarge { size, limit } = failure else {
+            panic!("{function}: {failure:?}");
+        };
+        assert_eq!(limit, 64 << 20);
+        assert!(size > limit && size < 2 * limit, "{function}: {size}");
+    }
+    for function in ["argument", "argument_later"] {
+        let kind: String = call(&bundle, function, ()).unwrap();
+        assert_eq!(kind, "PayloadTooLarge", "{function}");
+    }
 }
