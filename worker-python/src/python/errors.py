@@ -11,6 +11,8 @@ _MAX_ERRORS = 64
 # How many characters of text an error takes in all, about.
 _MAX_TEXT = 1 << 20
 _MAX_NAME = 1 << 10
+# What stands for the rest.
+_CUT = "… (too large to be told whole)"
 
 
 def describe(error, prefix):
@@ -108,7 +110,7 @@ class _Teller:
 
 
 def _shorten(text, length):
-    return text if len(text) <= length else text[:length] + "…"
+    return text if len(text) <= length else text[:length] + _CUT
 
 
 def _causes(error):
