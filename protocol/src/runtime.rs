@@ -162,7 +162,7 @@ impl Runtime {
     /// guest and endless here.
     #[must_use]
     pub fn max_payload(&self) -> usize {
-        usize::try_from(self.lane.max_payload()).unwrap_or(usize::MAX)
+        self.lane.max_payload()
     }
 
     /// A folder of this worker's own, for private copies. It exists, nobody

@@ -298,10 +298,6 @@ impl WorkerLane {
         instance.call(head.function, Args { bytes, segment: Some(&segment) }, reply);
     }
 
-    pub(crate) const fn max_payload(&self) -> u64 {
-        self.max_payload
-    }
-
     #[inline]
     fn begin(&self, call: u64) {
         let begun = self.begun.get() + 1;
