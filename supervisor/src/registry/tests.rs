@@ -247,6 +247,19 @@ fn r4_versions_that_a_reload_may_bring_have_to_do() {
     assert_eq!(in_use(oldest), ["user"]);
 }
 
+/// It does not serve itself any more, and nobody else does.
+#[test]
+fn r3_a_reload_cannot_need_what_only_the_old_generation_provides() {
+    let mut registry = Registry::default();
+    add(&mut registry, "name = \"p\"\nprovides = [\"c@1\"]");
+    let needs = "name = \"p\"\n[[dependency]]\ncontract = \"c@1\"";
+    let outcome = begin_reload(&mut registry, needs);
+    let lacks = matches!(outcome, Err(RuntimeError::UnsatisfiedCapability { .. }));
+    assert!(lacks, "{outcome:?}");
+    add(&mut registry, "name = \"other\"\nprovides = [\"c@1\"]");
+    begin_reload(&mut registry, needs).unwrap();
+}
+
 /// Its load may yet fail.
 #[test]
 fn r4_a_provider_that_is_being_loaded_is_not_counted_on() {
