@@ -26,9 +26,12 @@ impl Drop for Short {
     }
 }
 
-async fn probe(grace: Duration) -> (Supervisor, Contract) {
+/// Long enough for a worker that is let go on.
+const GRACE: Duration = Duration::from_secs(2);
+
+async fn probe() -> (Supervisor, Contract) {
     let mut config = config();
-    config.grace = grace;
+    config.grace = GRACE;
     let supervisor = start_with(config);
     supervisor.load(Language::of("lua").bundle("greeter")).await.unwrap();
     supervisor.load(Language::of("lua").bundle("probe")).await.unwrap();
@@ -42,15 +45,20 @@ const SIZE: usize = 100_000;
 #[test]
 fn c2_a_result_waits_until_the_host_has_descriptors_again() {
     run(async {
-        let (supervisor, probe) = probe(Duration::from_millis(50)).await;
+        let (supervisor, probe) = probe().await;
         let short = Short::of_descriptors();
         let endless = probe.clone().with_timeout(Duration::ZERO);
         let waits = tokio::spawn(async move { endless.call::<_, ByteBuf>("blob", (SIZE,)).await });
+        wait_for("the call to be sent", || {
+            let bundles = supervisor.status().bundles;
+            bundles.iter().any(|bundle| bundle.calls.in_flight == 1).then_some(())
+        })
+        .await;
         // Neither a call whose time is up nor one behind it costs the worker its life.
         let hasty = probe.clone().with_timeout(Duration::from_millis(100));
         let outcome = hasty.call::<_, ByteBuf>("blob", (SIZE,)).await;
         assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(GRACE + Duration::from_millis(500)).await;
         assert!(!waits.is_finished());
         drop(short);
         assert_eq!(waits.await.unwrap().unwrap().len(), SIZE);
@@ -63,12 +71,12 @@ fn c2_a_result_waits_until_the_host_has_descriptors_again() {
 #[test]
 fn s6_a_call_that_the_host_lets_wait_for_memory_is_not_blamed() {
     run(async {
-        let (supervisor, probe) = probe(Duration::from_millis(50)).await;
+        let (supervisor, probe) = probe().await;
         let short = Short::of_descriptors();
         let hasty = probe.clone().with_timeout(Duration::from_millis(100));
         let outcome = hasty.call::<_, ByteBuf>("blob", (SIZE,)).await;
         assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(GRACE + Duration::from_millis(500)).await;
         drop(short);
         wait_for("the end of the call", || {
             let bundles = supervisor.status().bundles;
@@ -84,7 +92,7 @@ fn s6_a_call_that_the_host_lets_wait_for_memory_is_not_blamed() {
 #[test]
 fn c3_arguments_that_the_host_has_no_memory_for_say_so() {
     run(async {
-        let (supervisor, probe) = probe(Duration::from_millis(50)).await;
+        let (supervisor, probe) = probe().await;
         let short = Short::of_descriptors();
         let bytes = ByteBuf::from(vec![7; SIZE]);
         let failure = probe.call::<_, ByteBuf>("echo", (&bytes,)).await.unwrap_err();

@@ -38,7 +38,8 @@ fn mixed(suffix: &str, name: &str) -> Bundle {
              while time.monotonic() < end:\n        pass\n    return ms\n\n\
              @menagerie.export('NAME@1')\nasync def spin_later(ms):\n    \
              await asyncio.sleep(0.1)\n    return spin(ms)\n\n\
-             @menagerie.export('NAME@1')\ndef hog():\n    \
+             @menagerie.export('NAME@1')\ndef hog(begun):\n    \
+             open(begun, 'w').close()\n    \
              # One instruction, to the interpreter: nobody else has its lock meanwhile.\n    \
              return sum(range(1 << 40))\n",
         ),
@@ -64,7 +65,8 @@ async fn in_flight(supervisor: &Supervisor, contract: &Contract, count: u32) {
 /// that: another call of the same bundle runs there, which has time.
 async fn s6_a_call_that_awaits_costs_those_that_run_nothing(suffix: &str) {
     let mut config = config();
-    config.grace = Duration::from_millis(100);
+    // Long enough for a call that is let go on, and no longer than the others run.
+    config.grace = Duration::from_secs(1);
     let supervisor = start_with(config);
     let mixed = load(&supervisor, mixed(suffix, "mixed")).await;
     let loader = if suffix == "js" { "js" } else { "python" };
@@ -127,7 +129,7 @@ fn s6_a_call_that_keeps_its_thread_is_ended_beside_one_that_awaits() {
         let waits = tokio::spawn(async move { endless.call::<_, ()>("waits", (600_000,)).await });
         in_flight(&supervisor, &mixed, 1).await;
         let hasty = mixed.contract.clone().with_timeout(Duration::from_millis(200));
-        let outcome = hasty.call::<_, ()>("hog", ()).await;
+        let outcome = hasty.call::<_, ()>("hog", ("/dev/null",)).await;
         assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
         let report = report(&supervisor, "python", 1).await;
         let reason = report.reason.clone().unwrap_or_default();
@@ -150,13 +152,16 @@ fn s5_who_waits_for_a_neighbours_lock_is_not_quarantined() {
         let events = Recorder::of(&supervisor);
         let first = load(&supervisor, mixed("py", "first")).await;
         let second = load(&supervisor, mixed("py", "second")).await;
+        let folder = tempfile::tempdir().unwrap();
         for n in 1..=3 {
+            let begun = folder.path().join(n.to_string());
             let hogs = {
-                let first = first.contract.clone();
-                tokio::spawn(async move { first.call::<_, ()>("hog", ()).await })
+                let (first, begun) = (first.contract.clone(), begun.clone());
+                tokio::spawn(async move { first.call::<_, ()>("hog", (begun,)).await })
             };
+            wait_for("the first call", || begun.exists().then_some(())).await;
             let hasty = second.contract.clone().with_timeout(Duration::from_millis(200));
-            // The first may not have begun yet.
+            // It may have its turn before the other one has the lock for good.
             while hasty.call::<_, i64>("inc", (1,)).await.is_ok() {}
             let report = report(&supervisor, "python", n).await;
             let mut ran: Vec<_> = report.running.iter().map(|r| &*r.bundle).collect();
@@ -196,7 +201,7 @@ fn s5_who_does_not_end_alone_is_quarantined_beside_a_neighbour_that_is_idle() {
         let good = load(&supervisor, mixed("py", "good")).await;
         let hasty = bad.contract.clone().with_timeout(Duration::from_millis(200));
         for n in 1..=3 {
-            let outcome = hasty.call::<_, ()>("hog", ()).await;
+            let outcome = hasty.call::<_, ()>("hog", ("/dev/null",)).await;
             assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
             report(&supervisor, "python", n).await;
             answers(&good).await;
