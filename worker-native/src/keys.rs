@@ -11,6 +11,7 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ops::Range;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 type Destructor = unsafe extern "C" fn(*mut c_void);
@@ -24,12 +25,42 @@ fn keys() -> MutexGuard<'static, Vec<(libc::pthread_key_t, usize)>> {
     KEYS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The C library's own function.
-fn next(name: &CStr) -> *mut c_void {
-    // SAFETY: the name is a C string.
-    let function = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
-    assert!(!function.is_null(), "the C library has no {name:?}");
-    function
+/// The C library's own function of a name, when it has been asked for.
+///
+/// To ask takes the dynamic loader's lock, and so may wait for another library's
+/// constructors; they may want a key, and wait for [`KEYS`]. So nobody asks who
+/// has that. Of two that ask at once neither waits for the other: the one could
+/// be such a constructor.
+struct Next {
+    name: &'static CStr,
+    found: AtomicPtr<c_void>,
+}
+
+impl Next {
+    const fn new(name: &'static CStr) -> Self {
+        Self { name, found: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    fn get(&self) -> *mut c_void {
+        let known = self.found.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return known;
+        }
+        // SAFETY: the name is a C string.
+        let function = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        assert!(!function.is_null(), "the C library has no {:?}", self.name);
+        self.found.store(function, Ordering::Relaxed);
+        function
+    }
+}
+
+static CREATE: Next = Next::new(c"pthread_key_create");
+static DELETE: Next = Next::new(c"pthread_key_delete");
+
+/// The C library's `pthread_key_delete`.
+fn delete() -> Delete {
+    // SAFETY: the C library's function of this name has this type.
+    unsafe { std::mem::transmute::<*mut c_void, Delete>(DELETE.get()) }
 }
 
 /// `pthread_key_create(3)`.
@@ -42,9 +73,10 @@ unsafe extern "C" fn pthread_key_create(
     key: *mut libc::pthread_key_t,
     destructor: Option<Destructor>,
 ) -> c_int {
-    let function = next(c"pthread_key_create");
     // SAFETY: the C library's function of this name has this type.
-    let create = unsafe { std::mem::transmute::<*mut c_void, Create>(function) };
+    let create = unsafe { std::mem::transmute::<*mut c_void, Create>(CREATE.get()) };
+    // Whoever deletes the key need not ask any more, nor wait.
+    DELETE.get();
     // Held throughout, so that nobody gets this key's number again, and notes
     // it, before it is noted here.
     let mut keys = keys();
@@ -66,27 +98,17 @@ unsafe extern "C" fn pthread_key_create(
 /// As the manual page says.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn pthread_key_delete(key: libc::pthread_key_t) -> c_int {
+    let delete = delete();
     let mut keys = keys();
     keys.retain(|(known, _)| *known != key);
     // SAFETY: the caller keeps the manual page's promises.
     unsafe { delete(key) }
 }
 
-/// The C library's `pthread_key_delete`.
-///
-/// # Safety
-///
-/// As the manual page says.
-unsafe fn delete(key: libc::pthread_key_t) -> c_int {
-    // SAFETY: the C library's function of this name has this type.
-    let delete = unsafe { std::mem::transmute::<*mut c_void, Delete>(next(c"pthread_key_delete")) };
-    // SAFETY: the caller's promise.
-    unsafe { delete(key) }
-}
-
 /// Deletes the keys whose destructors are in `code`, which is about to be
 /// unmapped: nobody can use them any more.
 pub(crate) fn delete_those_of(code: &[Range<usize>]) {
+    let delete = delete();
     keys().retain(|(key, destructor)| {
         let stays = !code.iter().any(|range| range.contains(destructor));
         if !stays {

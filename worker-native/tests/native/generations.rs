@@ -201,3 +201,61 @@ fn l9_thread_keys_that_libraries_forget_are_given_back() {
     }
     bundle.unload();
 }
+
+/// A constructor runs under the dynamic loader's lock.
+#[test]
+fn c6_an_unload_does_not_wait_for_another_bundles_constructor_that_takes_keys() {
+    let owner = r#"
+        #include <menagerie.h>
+        #include <pthread.h>
+        static pthread_key_t key;
+        static void destructor(void *value) { (void)value; }
+        static int number(mg_call *call, void *userdata) {
+            (void)userdata;
+            return mg_return_i64(call, key);
+        }
+        int menagerie_init(const mg_host *host, mg_registrar *registrar) {
+            (void)host;
+            if (pthread_key_create(&key, destructor)) return MG_FAILED;
+            return mg_add_function(registrar, "owner@1", "number", "", number, NULL);
+        }"#;
+    // Takes keys until it has the one that the other bundle's unload gives back.
+    // The lowest that is free comes first: those below are kept.
+    let taker = r#"
+        #include <menagerie.h>
+        #include <fcntl.h>
+        #include <pthread.h>
+        #include <unistd.h>
+        static void destructor(void *value) { (void)value; }
+        __attribute__((constructor)) static void take(void) {
+            pthread_key_t key = NUMBER + 1;
+            close(open(BEGUN, O_CREAT | O_WRONLY, 0600));
+            do {
+                usleep(1000);
+                if (pthread_key_create(&key, destructor)) continue;
+                if (key > NUMBER) pthread_key_delete(key);
+            } while (key != NUMBER);
+        }
+        int menagerie_init(const mg_host *host, mg_registrar *registrar) {
+            (void)host; (void)registrar;
+            return MG_OK;
+        }"#;
+    let harness = harness();
+    let owner = Folder::c("owns_a_key", r#"["owner@1"]"#, owner);
+    // A thread that registers its first thread-local destructor waits for constructors
+    // too: the C library's doing. Those that take part have done so then.
+    owner.load(&harness).unload();
+    let owned = owner.load(&harness);
+    let number: i64 = owned.call("owner@1", "number", ()).unwrap();
+    let folder = Folder::new("takes_keys", "[]");
+    let begun = folder.path().join("begun");
+    folder.compile(taker, &[&format!("-DNUMBER={number}"), &format!("-DBEGUN={begun:?}")]);
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| folder.load(&harness).unload());
+        while !begun.exists() {
+            std::thread::yield_now();
+        }
+        owned.unload();
+        loading.join().unwrap();
+    });
+}
