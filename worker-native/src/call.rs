@@ -8,7 +8,7 @@ use menagerie_guest::abi;
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
 use menagerie_protocol::{Failure, GuestError};
 
-use crate::cursor::{as_c, kind, take, writer};
+use crate::cursor::{REFUSED, as_c, kind, take, writer};
 use crate::errors::{guest_error, text};
 use crate::params::{Params, Span, index};
 
@@ -63,6 +63,7 @@ impl CallState {
         self.head.result.len = 0;
         self.indexed = false;
         self.unchecked = false;
+        REFUSED.set(false);
     }
 
     /// Checks the arguments of a function that has declared its parameters.
@@ -122,6 +123,11 @@ impl CallState {
     #[cold]
     fn failed(&mut self, status: c_int) -> Box<Failure> {
         self.failure.take().unwrap_or_else(|| {
+            // What mg_write_str has returned, the function has most likely passed on.
+            if status == abi::FAILED && REFUSED.get() {
+                let message = "a text is no UTF-8, which strings have to be; others are bytes";
+                return boxed(GuestError::new("MenagerieMisuse", message));
+            }
             let message = format!("the function returned {status} and said no more");
             boxed(GuestError::new("Error", message))
         })

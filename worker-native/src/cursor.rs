@@ -1,12 +1,18 @@
 //! The cursors of `menagerie.h`: readers over encoded values, and writers,
 //! whose memory is a `Vec` of this worker's, told apart into its fields.
 
+use std::cell::Cell;
 use std::ffi::c_int;
 
 use menagerie_guest::abi;
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
 
 use crate::params::EXACT;
+
+thread_local! {
+    /// Whether a writer was given a text that is no UTF-8, since the call began.
+    pub(crate) static REFUSED: Cell<bool> = const { Cell::new(false) };
+}
 
 /// An empty writer.
 pub(crate) fn writer(host: *const abi::Host) -> abi::Writer {
@@ -113,12 +119,12 @@ pub(crate) unsafe extern "C" fn write_str(writer: *mut abi::Writer, value: abi::
     // menagerie.h.
     let bytes = unsafe { abi::Bytes::from(value).as_slice() };
     // A string has to be UTF-8, or nobody could read the message.
-    let text = String::from_utf8_lossy(bytes);
-    if let std::borrow::Cow::Owned(_) = text {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        REFUSED.set(true);
         return abi::FAILED;
-    }
+    };
     // SAFETY: the writer is one of this worker's, likewise.
-    unsafe { change(writer, |out| Writer::new(out).str(&text)) }
+    unsafe { change(writer, |out| Writer::new(out).str(text)) }
 }
 
 pub(crate) unsafe extern "C" fn write_bytes(writer: *mut abi::Writer, value: abi::Bytes) -> c_int {

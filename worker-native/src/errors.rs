@@ -3,8 +3,10 @@
 use menagerie_guest::abi;
 use menagerie_protocol::{Failure, GuestError};
 
-/// Causes beyond this are left out: a guest's list may be a ring.
-const MAX_CAUSES: usize = 16;
+/// Causes of causes beyond this are left out: a guest's list may be a ring.
+const MAX_DEPTH: usize = 16;
+/// So many causes an error has in all: where each has several they multiply.
+const MAX_CAUSES: usize = 64;
 
 /// A guest's text, repaired where it is no UTF-8.
 ///
@@ -24,14 +26,15 @@ pub(crate) unsafe fn text(str: abi::Str) -> String {
 /// The pointer is null, or the error, its texts and its inner errors are valid
 /// for reads.
 pub(crate) unsafe fn guest_error(error: *const abi::Error) -> GuestError {
+    let mut left = MAX_CAUSES;
     // SAFETY: the caller's promise.
-    unsafe { nested(error, 0) }
+    unsafe { nested(error, 0, &mut left) }
 }
 
 /// # Safety
 ///
 /// As [`guest_error`].
-unsafe fn nested(error: *const abi::Error, depth: usize) -> GuestError {
+unsafe fn nested(error: *const abi::Error, depth: usize, left: &mut usize) -> GuestError {
     // SAFETY: the caller's promise.
     let Some(error) = (unsafe { error.as_ref() }) else {
         return GuestError::new("Error", "an error that the bundle says nothing about");
@@ -42,12 +45,15 @@ unsafe fn nested(error: *const abi::Error, depth: usize) -> GuestError {
     };
     let optional = |str: abi::Str| (str.len > 0).then(|| take(str));
     let mut inner = Vec::new();
-    if !error.inner.is_null() && depth < MAX_CAUSES {
-        for index in 0..error.inner_len.min(MAX_CAUSES) {
+    if !error.inner.is_null() && depth < MAX_DEPTH {
+        // An error's own causes come before those of its causes.
+        let count = error.inner_len.min(*left);
+        *left -= count;
+        for index in 0..count {
             // SAFETY: the index is within the list that the guest announced.
             let cause = unsafe { error.inner.add(index) };
             // SAFETY: the caller's promise.
-            inner.push(unsafe { nested(cause, depth + 1) });
+            inner.push(unsafe { nested(cause, depth + 1, left) });
         }
     }
     let type_name = take(error.type_name);

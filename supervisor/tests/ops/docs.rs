@@ -31,7 +31,9 @@ fn g_the_documented_bundles_are_sound() {
         let bundle = dir.path().join(language);
         std::fs::create_dir(&bundle).unwrap();
         std::fs::write(bundle.join(name), code).unwrap();
-        std::fs::write(bundle.join("tests.json"), shared("tests.json")).unwrap();
+        let mut tests: Value = serde_json::from_str(shared("tests.json")).unwrap();
+        tests.as_array_mut().unwrap().push(long_name());
+        std::fs::write(bundle.join("tests.json"), tests.to_string()).unwrap();
         let (loader, artifact) = match language {
             "dotnet" => ("dotnet", "visits.dll"),
             "c" => ("native", "libvisits.so"),
@@ -49,10 +51,19 @@ fn g_the_documented_bundles_are_sound() {
         let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(output.status.success(), "{language}: {findings:#}");
         assert_eq!(findings["warnings"], serde_json::json!([]), "{language}");
-        assert_eq!(findings["tests"].as_array().unwrap().len(), 4, "{language}");
+        assert_eq!(findings["tests"].as_array().unwrap().len(), 5, "{language}");
         checked.push(language);
     }
     assert_eq!(checked, ["python", "lua", "js", "dotnet", "c"]);
+}
+
+/// One that fits the buffer of its bundle in C, and whose greeting is longer than that.
+fn long_name() -> Value {
+    let name = "a".repeat(250);
+    let result = format!("Hello, {name} (3)");
+    serde_json::json!({
+        "contract": "visits@1", "function": "visit", "args": [name], "result": result,
+    })
 }
 
 fn compile(language: &str, bundle: &Path) {

@@ -404,7 +404,11 @@ static inline int mg_read_raw(mg_reader *reader, mg_bytes *value) {
     return reader->host->read_raw(reader, value);
 }
 
-/* Each of these appends a value and returns MG_OK. */
+/*
+ * Each of these appends a value and returns MG_OK; mg_write_str appends nothing and
+ * returns MG_FAILED if the text is no UTF-8. A function that passes that on without an
+ * error of its own fails with a MenagerieMisuse that says so.
+ */
 static inline int mg_write_null(mg_writer *writer) { return writer->host->write_null(writer); }
 static inline int mg_write_bool(mg_writer *writer, int value) {
     return writer->host->write_bool(writer, value);

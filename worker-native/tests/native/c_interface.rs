@@ -1,5 +1,5 @@
-use menagerie_protocol::Failure;
 use menagerie_protocol::testing::TestBundle;
+use menagerie_protocol::{Failure, GuestError};
 use rmpv::Value;
 
 use crate::support::{Folder, guest, harness};
@@ -13,6 +13,10 @@ fn by_hand(name: &str) -> TestBundle {
 
 fn call(bundle: &TestBundle, function: &str, args: Vec<Value>) -> Result<Value, Failure> {
     bundle.call("by_hand@1", function, args)
+}
+
+fn causes(error: &GuestError) -> usize {
+    error.inner.iter().map(|cause| 1 + causes(cause)).sum()
 }
 
 #[test]
@@ -80,7 +84,11 @@ fn results_that_are_not_one_value_fail_the_call() {
         assert!(error.message.contains("the result is not one value"), "{}", error.message);
     }
     let error = guest(call(&bundle, "no_utf8", vec![]));
-    assert!(error.message.contains("returned 1"), "{}", error.message);
+    assert_eq!(error.type_name, "MenagerieMisuse");
+    assert!(error.message.contains("a text is no UTF-8"), "{}", error.message);
+    // It is that call's only.
+    let error = guest(call(&bundle, "failed_only", vec![]));
+    assert_eq!(error.message, "the function returned 1 and said no more");
 }
 
 #[test]
@@ -110,6 +118,9 @@ fn errors_carry_all_that_they_have() {
     assert_eq!(error.url.as_deref(), Some("url"));
     assert_eq!(error.inner.len(), 2);
     assert_eq!(error.inner[1].message, "two");
+    // There may be as many as one likes, and what each of them has.
+    let several = guest(call(&bundle, "tree_of_errors", vec![]));
+    assert_eq!(causes(&several), 64);
     // A ring of causes ends somewhere.
     assert_eq!(guest(call(&bundle, "ring_of_errors", vec![])).inner.len(), 1);
 }

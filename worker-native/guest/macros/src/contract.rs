@@ -71,7 +71,13 @@ pub(crate) fn contract(attribute: TokenStream, item: TokenStream) -> Result<Toke
     let mut functions = Vec::new();
     for member in &mut item.items {
         if let ImplItem::Fn(function) = member {
-            functions.push(read(function)?);
+            let read = read(function)?;
+            let again = functions.iter().any(|other: &Function| other.role == read.role);
+            if again && read.role != Role::Export {
+                let message = "an impl has one on_load and one on_unload at most";
+                return Err(Error::new(function.sig.ident.span(), message));
+            }
+            functions.push(read);
         }
     }
     Ok(expand::expand(&arguments, &item, &functions))
@@ -207,6 +213,8 @@ mod tests {
             ),
             (quote!(impl Clone for A { fn f() {} }), "own functions"),
             (quote!(impl A { #[on_load] #[on_unload] fn f() {} }), "one hook at most"),
+            (quote!(impl A { #[on_load] fn f() {} #[on_load] fn g() {} }), "one on_load"),
+            (quote!(impl A { #[on_unload] fn f() {} #[on_unload] fn g() {} }), "one on_load"),
             (quote!(impl A { #[on_unload] fn f(a: i64) {} }), "takes nothing"),
             (quote!(impl A { #[on_load] fn f(a: A, b: A) {} }), "or nothing"),
         ];

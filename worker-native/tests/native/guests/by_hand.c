@@ -105,6 +105,12 @@ static int no_utf8(mg_call *call, void *userdata) {
     return mg_return_text(call, "\xff");
 }
 
+static int failed_only(mg_call *call, void *userdata) {
+    (void)call;
+    UNUSED;
+    return MG_FAILED;
+}
+
 static int nothing(mg_call *call, void *userdata) {
     (void)call;
     UNUSED;
@@ -159,6 +165,18 @@ static int ring_of_errors(mg_call *call, void *userdata) {
     return mg_fail_with(call, &error);
 }
 
+/* Each has the same eight causes, at every depth. */
+static int tree_of_errors(mg_call *call, void *userdata) {
+    UNUSED;
+    static mg_error all[8];
+    for (int i = 0; i < 8; i++) {
+        all[i].type = mg_text("Branch");
+        all[i].inner = all;
+        all[i].inner_len = 8;
+    }
+    return mg_fail_with(call, &all[0]);
+}
+
 static int64_t releases;
 
 static void release(void *owner) {
@@ -206,6 +224,7 @@ int menagerie_init(const mg_host *host, mg_registrar *registrar) {
     return ADD(copy) || ADD(try_all) || ADD(kinds) || ADD(first_i64) || ADD(two_values) ||
            ADD(half_a_list) || ADD(broken_raw) || ADD(no_utf8) || ADD(nothing) ||
            ADD(last_result_counts) || ADD(status_only) || ADD(fails_but_says_ok) || ADD(refuses) ||
+           ADD(failed_only) || ADD(tree_of_errors) ||
            ADD(rich_error) || ADD(ring_of_errors) || ADD(owned) || ADD(owned_then_fails) ||
            ADD(owned_then_other) || ADD(released) || ADD(view) || ADD(view_of_nothing);
 }
