@@ -142,6 +142,7 @@ namespace Menagerie.Bridge
         {
             try
             {
+                GuestConsole.Restore();
                 writer.Reset();
                 reader.Reset(arguments, length);
                 functions[function].Run(reader, writer);
@@ -179,6 +180,7 @@ namespace Menagerie.Bridge
         {
             try
             {
+                GuestConsole.Restore();
                 writer.Reset();
                 if (hooks != null)
                 {
@@ -219,8 +221,33 @@ namespace Menagerie.Bridge
             functions = null;
             hooks = null;
             writer.Dispose();
-            lane.Leave();
-            Graveyard.Bury(lane.Id, context);
+            try
+            {
+                Bury();
+            }
+            finally
+            {
+                lane.Leave();
+            }
+        }
+
+        private void Bury()
+        {
+            try
+            {
+                Graveyard.Bury(lane.Id, context);
+            }
+            catch (Exception error)
+            {
+                // It has not been unloaded; its handlers are not called again.
+                Say("a handler of the context's Unloading failed: " + Errors.Describe(error));
+                context.Unload();
+            }
+        }
+
+        private void Say(string problem)
+        {
+            ((NativeBackend)Backend.Current).Log(lane.Id, 3, "log", problem);
         }
 
         // Nobody is left to answer to; the log hears of it.
@@ -233,7 +260,7 @@ namespace Menagerie.Bridge
             }
             catch (Exception error)
             {
-                ((NativeBackend)Backend.Current).Log(lane.Id, 3, "log", "Dispose failed: " + error);
+                Say("Dispose failed: " + Errors.Describe(error));
             }
         }
     }

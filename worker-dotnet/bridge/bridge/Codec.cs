@@ -13,6 +13,9 @@ namespace Menagerie.Bridge
         /// <summary>Whether it can be a parameter; a Task cannot.</summary>
         internal virtual bool IsReadable => true;
 
+        /// <summary>Whether a value that was read may refer to the memory that it was read from.</summary>
+        internal virtual bool HoldsViews => false;
+
         internal abstract object ReadBoxed(Reader reader);
 
         internal abstract void WriteBoxed(Writer writer, object value);

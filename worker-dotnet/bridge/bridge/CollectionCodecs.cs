@@ -9,6 +9,8 @@ namespace Menagerie.Bridge
 
         internal override string Name => element.Name + "[]";
 
+        internal override bool HoldsViews => element.HoldsViews;
+
         internal override T[] Read(Reader reader)
         {
             if (reader.SkipNil())
@@ -42,6 +44,8 @@ namespace Menagerie.Bridge
 
         internal override string Name => "List<" + element.Name + ">";
 
+        internal override bool HoldsViews => element.HoldsViews;
+
         internal override List<T> Read(Reader reader)
         {
             return Sequences.Read(reader, element, Name);
@@ -59,6 +63,8 @@ namespace Menagerie.Bridge
         private readonly Codec<T> element = Codecs.Of<T>();
 
         internal override string Name => "list of " + element.Name;
+
+        internal override bool HoldsViews => element.HoldsViews;
 
         internal override TSequence Read(Reader reader)
         {
@@ -115,11 +121,54 @@ namespace Menagerie.Bridge
         }
     }
 
+    /// <summary>
+    /// Keys of several types that differ in .NET and are the same elsewhere: 1, 1L
+    /// and (byte)1; 'a' and "a".
+    /// </summary>
+    internal sealed class SameKeys
+    {
+        private readonly HashSet<object> keys = new HashSet<object>();
+
+        /// <exception cref="UnsupportedValueException">The key was there before.</exception>
+        internal void Refuse(object key)
+        {
+            if (key != null && !keys.Add(AsItCrosses(key)))
+                throw new UnsupportedValueException("a map has the same key twice: " + key);
+        }
+
+        private static object AsItCrosses(object key)
+        {
+            if (key.GetType().IsEnum)
+                return key;
+            switch (Type.GetTypeCode(key.GetType()))
+            {
+                case TypeCode.SByte:
+                case TypeCode.Byte:
+                case TypeCode.Int16:
+                case TypeCode.UInt16:
+                case TypeCode.Int32:
+                case TypeCode.UInt32:
+                    return Convert.ToInt64(key);
+                case TypeCode.UInt64:
+                    ulong number = (ulong)key;
+                    return number > long.MaxValue ? key : (long)number;
+                case TypeCode.Single:
+                    return (double)(float)key;
+                case TypeCode.Char:
+                    return key.ToString();
+                default:
+                    return key;
+            }
+        }
+    }
+
     internal sealed class DictionaryCodec<TKey, TValue> : Codec<Dictionary<TKey, TValue>>
     {
         private readonly MapCodec<IDictionary<TKey, TValue>, TKey, TValue> map = new MapCodec<IDictionary<TKey, TValue>, TKey, TValue>();
 
         internal override string Name => map.Name;
+
+        internal override bool HoldsViews => map.HoldsViews;
 
         internal override Dictionary<TKey, TValue> Read(Reader reader)
         {
@@ -139,6 +188,8 @@ namespace Menagerie.Bridge
         private readonly Codec<TValue> value = Codecs.Of<TValue>();
 
         internal override string Name => "Dictionary<" + key.Name + ", " + value.Name + ">";
+
+        internal override bool HoldsViews => key.HoldsViews || value.HoldsViews;
 
         internal override TMap Read(Reader reader)
         {
@@ -177,11 +228,14 @@ namespace Menagerie.Bridge
             ICollection<KeyValuePair<TKey, TValue>> counted =
                 map as ICollection<KeyValuePair<TKey, TValue>> ?? new List<KeyValuePair<TKey, TValue>>(map);
             int count = counted.Count;
+            SameKeys same = typeof(TKey) == typeof(object) ? new SameKeys() : null;
             writer.MapHead(count);
             writer.Enter();
             foreach (KeyValuePair<TKey, TValue> pair in counted)
             {
                 count--;
+                if (same != null)
+                    same.Refuse(pair.Key);
                 key.Write(writer, pair.Key);
                 value.Write(writer, pair.Value);
             }

@@ -26,7 +26,7 @@ namespace Menagerie.Bridge
             try
             {
                 Backend.Current = new NativeBackend(*callbacks);
-                GuestConsole.Install();
+                GuestConsole.Restore();
                 Unhandled.Install();
                 writer.String(Environment.Version.ToString());
                 return Finish(writer, outcome, Result.Ok);
@@ -47,6 +47,7 @@ namespace Menagerie.Bridge
             Writer writer = Scratch();
             try
             {
+                GuestConsole.Restore();
                 Bundle bundle = Bundle.Load(request, writer);
                 Finish(writer, outcome, Result.Ok);
                 outcome->Handle = GCHandle.ToIntPtr(GCHandle.Alloc(bundle));
@@ -96,8 +97,18 @@ namespace Menagerie.Bridge
         public static void Free(IntPtr bundle)
         {
             GCHandle handle = GCHandle.FromIntPtr(bundle);
-            ((Bundle)handle.Target).Unload();
-            handle.Free();
+            try
+            {
+                ((Bundle)handle.Target).Unload();
+            }
+            catch (Exception)
+            {
+                // What is left of it is told when it is not collected.
+            }
+            finally
+            {
+                handle.Free();
+            }
         }
 
         /// <summary>

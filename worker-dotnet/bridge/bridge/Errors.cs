@@ -20,7 +20,7 @@ namespace Menagerie.Bridge
     {
         internal readonly string Step;
 
-        internal LoadFailure(string step, Exception reason) : base(reason.Message, reason)
+        internal LoadFailure(string step, Exception reason) : base(step, reason)
         {
             Step = step;
         }
@@ -39,13 +39,17 @@ namespace Menagerie.Bridge
     {
         private const int MaxInner = 16;
 
+        // Causes of causes multiply: so many in all.
+        private const int MaxCauses = 64;
+
         /// <summary>[type, message, stack, code, help, url, [inner, …]]</summary>
         internal static void Write(Writer writer, Exception error)
         {
-            Write(writer, error, 0);
+            int left = MaxCauses;
+            Write(writer, error, 0, ref left);
         }
 
-        private static void Write(Writer writer, Exception error, int depth)
+        private static void Write(Writer writer, Exception error, int depth, ref int left)
         {
             writer.ListHead(7);
             Text(writer, TypeName(error));
@@ -55,20 +59,24 @@ namespace Menagerie.Bridge
             Text(writer, Guarded(error, e => e.Data["help"] as string));
             Text(writer, Guarded(error, e => e.HelpLink));
             RemoteError remote = (error as CallError)?.Remote;
-            if (remote != null)
+            if (remote != null && left > 0)
             {
                 writer.ListHead(1);
-                Write(writer, remote);
+                left--;
+                Write(writer, remote, ref left);
                 return;
             }
             Exception[] inner = depth < MaxInner ? Inner(error) : new Exception[0];
-            writer.ListHead(inner.Length);
-            foreach (Exception cause in inner)
-                Write(writer, cause, depth + 1);
+            // The list's length is said first: its own come before theirs.
+            int count = Math.Min(inner.Length, left);
+            left -= count;
+            writer.ListHead(count);
+            for (int i = 0; i < count; i++)
+                Write(writer, inner[i], depth + 1, ref left);
         }
 
         // As it was told to the caller.
-        private static void Write(Writer writer, RemoteError error)
+        private static void Write(Writer writer, RemoteError error, ref int left)
         {
             writer.ListHead(7);
             Text(writer, error.Type);
@@ -77,12 +85,14 @@ namespace Menagerie.Bridge
             Text(writer, error.Code);
             Text(writer, error.Help);
             Text(writer, error.Url);
-            writer.ListHead(error.Causes.Length);
-            foreach (RemoteError cause in error.Causes)
-                Write(writer, cause);
+            int count = Math.Min(error.Causes.Length, left);
+            left -= count;
+            writer.ListHead(count);
+            for (int i = 0; i < count; i++)
+                Write(writer, error.Causes[i], ref left);
         }
 
-        /// <summary>An error as <see cref="Write(Writer, RemoteError)"/> writes it.</summary>
+        /// <summary>An error as <see cref="Write(Writer, Exception)"/> writes it.</summary>
         internal static RemoteError Read(Reader reader)
         {
             Codec<string> text = Codecs.Of<string>();
@@ -130,6 +140,19 @@ namespace Menagerie.Bridge
             if (types != null)
                 return Array.FindAll(types.LoaderExceptions, e => e != null);
             return error.InnerException == null ? new Exception[0] : new[] { error.InnerException };
+        }
+
+        /// <summary>What was thrown, with its stack; its type, if it does not say.</summary>
+        internal static string Describe(object thrown)
+        {
+            try
+            {
+                return thrown.ToString();
+            }
+            catch (Exception)
+            {
+                return thrown.GetType().FullName;
+            }
         }
 
         // A guest's exception may throw in its own properties.

@@ -1,6 +1,7 @@
 using System;
 using System.Collections.Generic;
 using System.Reflection;
+using System.Runtime.Loader;
 
 namespace Menagerie.Bridge
 {
@@ -81,9 +82,11 @@ namespace Menagerie.Bridge
         private static List<Method> ReadMethods(Type type)
         {
             Dictionary<string, MethodInfo> methods = new Dictionary<string, MethodInfo>();
-            foreach (MethodInfo method in type.GetMethods(BindingFlags.Public | BindingFlags.Instance | BindingFlags.DeclaredOnly))
+            foreach (MethodInfo method in type.GetMethods(BindingFlags.Public | BindingFlags.Instance))
             {
-                if (method.IsSpecialName || IsHook(type, method) || method.GetBaseDefinition().DeclaringType == typeof(object))
+                // What a class has from .NET itself, or overrides of that, is no part of
+                // its contract; what it has from a base class of the bundle's own is.
+                if (method.IsSpecialName || IsHook(type, method) || !IsOfABundle(method.GetBaseDefinition().DeclaringType))
                     continue;
                 Function.Check(method);
                 FunctionAttribute renamed = (FunctionAttribute)Attribute.GetCustomAttribute(method, typeof(FunctionAttribute));
@@ -95,6 +98,11 @@ namespace Menagerie.Bridge
             List<string> names = new List<string>(methods.Keys);
             names.Sort(StringComparer.Ordinal);
             return names.ConvertAll(name => new Method { Name = name, Info = methods[name] });
+        }
+
+        private static bool IsOfABundle(Type type)
+        {
+            return AssemblyLoadContext.GetLoadContext(type.Assembly) is BundleContext;
         }
 
         // The methods by which a class is an IBundle or IDisposable are not

@@ -73,8 +73,11 @@ namespace Menagerie.Bridge
             if (lane == null)
                 throw new InvalidOperationException("this thread runs for no bundle");
             Codec<T> codec = Codecs.Of<T>();
-            if (!codec.IsReadable || typeof(T) == typeof(View))
+            if (!codec.IsReadable)
                 throw new NotSupportedException("the result of a call cannot be a " + codec.Name);
+            // The answer is freed before the caller has it.
+            if (codec.HoldsViews)
+                throw new NotSupportedException("the result of a call cannot be a " + codec.Name + ": a View is of memory that the call gives back; ask for byte[] instead");
             // `Host.Call(c, f, null)` passes no array at all.
             object[] arguments = args ?? new object[] { null };
             return lane.Run(() => Call(lane, contract, function, arguments, codec));

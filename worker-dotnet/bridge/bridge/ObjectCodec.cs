@@ -163,16 +163,25 @@ namespace Menagerie.Bridge
         private void WriteMap(Writer writer, IDictionary map)
         {
             int count = map.Count;
+            SameKeys same = HasKeysOfOneType(map) ? null : new SameKeys();
             writer.MapHead(count);
             writer.Enter();
             foreach (DictionaryEntry pair in map)
             {
                 count--;
+                if (same != null)
+                    same.Refuse(pair.Key);
                 Write(writer, pair.Key);
                 Write(writer, pair.Value);
             }
             writer.Leave();
             Sequences.Check(count);
+        }
+
+        private static bool HasKeysOfOneType(IDictionary map)
+        {
+            Type type = map.GetType();
+            return type.IsGenericType && type.GetGenericTypeDefinition() == typeof(Dictionary<,>) && type.GetGenericArguments()[0] != typeof(object);
         }
 
         private void WriteList(Writer writer, IEnumerable sequence)

@@ -210,6 +210,8 @@ namespace Menagerie.Bridge
     {
         internal override string Name => "View";
 
+        internal override bool HoldsViews => true;
+
         internal override View Read(Reader reader)
         {
             Kind kind = reader.Next();

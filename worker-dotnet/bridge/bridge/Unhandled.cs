@@ -1,4 +1,5 @@
 using System;
+using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.Loader;
 
@@ -26,7 +27,7 @@ namespace Menagerie.Bridge
             {
                 Lane lane = Lane.Current ?? Thrower(thrown as Exception);
                 if (lane != null)
-                    ((NativeBackend)Backend.Current).Log(lane.Id, Error, Target, "an exception that nobody catches ends the worker: " + Describe(thrown));
+                    ((NativeBackend)Backend.Current).Log(lane.Id, Error, Target, "an exception that nobody catches ends the worker: " + Errors.Describe(thrown));
             }
             catch (Exception)
             {
@@ -34,26 +35,20 @@ namespace Menagerie.Bridge
             }
         }
 
-        // A finalizer's thread was started from no bundle, but its code is of one.
+        // A finalizer's thread was started from no bundle, but its code is of one. What
+        // throws may be the framework's, on its behalf.
         private static Lane Thrower(Exception error)
         {
-            MethodBase method = error == null ? null : error.TargetSite;
-            if (method == null)
+            if (error == null)
                 return null;
-            BundleContext context = AssemblyLoadContext.GetLoadContext(method.Module.Assembly) as BundleContext;
-            return context == null ? null : context.Lane;
-        }
-
-        private static string Describe(object thrown)
-        {
-            try
+            foreach (StackFrame frame in new StackTrace(error).GetFrames() ?? new StackFrame[0])
             {
-                return thrown.ToString();
+                MethodBase method = frame.GetMethod();
+                BundleContext context = method == null ? null : AssemblyLoadContext.GetLoadContext(method.Module.Assembly) as BundleContext;
+                if (context != null)
+                    return context.Lane;
             }
-            catch (Exception)
-            {
-                return thrown.GetType().FullName;
-            }
+            return null;
         }
     }
 }

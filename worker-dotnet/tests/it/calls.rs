@@ -245,6 +245,48 @@ fn c2_a_view_is_the_arguments_own_memory() {
     }
 }
 
+/// The answer's memory goes when the call returns; its bytes have to be copied.
+#[test]
+fn c2_the_result_of_a_call_holds_no_view() {
+    let harness = harness!();
+    let bundle = load(&harness, "neighbour", &["neighbour@1"]);
+    harness.on_call(|_, function, _| match function {
+        "one" => Ok(b"\xc4\x02\x07\x07".to_vec()),
+        "list" => Ok(b"\x91\xc4\x02\x07\x07".to_vec()),
+        "nested" => Ok(b"\x91\x91\xc4\x02\x07\x07".to_vec()),
+        _ => Ok(b"\x81\xa1a\xc4\x02\x07\x07".to_vec()),
+    });
+    let cases = [
+        ("view", "View"),
+        ("list", "List<View>"),
+        ("array", "View[]"),
+        ("sequence", "list of View"),
+        ("nested", "List<View[]>"),
+        ("map", "Dictionary<string, View>"),
+        ("interface", "Dictionary<string, View>"),
+    ];
+    for (shape, name) in cases {
+        let said: String = bundle.call("neighbour@1", "ask_for_views", (shape,)).unwrap();
+        assert!(
+            said.starts_with(&format!("the result of a call cannot be a {name}")),
+            "{shape}: {said}"
+        );
+    }
+}
+
+/// 1 and 1L are two keys in .NET, and one elsewhere.
+#[test]
+fn c1_a_map_with_a_key_twice_is_refused() {
+    let bundle = load(&harness!(), "values", &[VALUES]);
+    for kind in ["objects", "hashtable", "typed"] {
+        let error = guest_error(bundle.call::<_, Value>(VALUES, "same_keys", (kind,)));
+        assert_eq!(error.type_name, "Menagerie.UnsupportedValueException", "{kind}");
+        assert!(error.message.contains("the same key twice: 1"), "{kind}: {error}");
+    }
+    let kept: Value = bundle.call(VALUES, "same_keys", ("none",)).unwrap();
+    assert_eq!(kept.as_map().map(Vec::len), Some(4), "{kept}");
+}
+
 #[test]
 fn tasks_are_waited_for() {
     let bundle = load(&harness!(), "tasks", &["tasks@1"]);

@@ -1,3 +1,5 @@
+use menagerie_protocol::GuestError;
+
 use crate::support::{guest_error, harness, load};
 
 const FAILURES: &str = "failures@1";
@@ -26,6 +28,19 @@ fn c3_an_aggregate_has_all_its_causes() {
     assert_eq!(error.type_name, "System.AggregateException");
     let inner: Vec<_> = error.inner.iter().map(|e| e.type_name.as_str()).collect();
     assert_eq!(inner, ["System.ArgumentException", "System.TimeoutException"]);
+}
+
+/// Without a limit to all of them together, a tree of them would be as large as one likes.
+#[test]
+fn c3_a_tree_of_causes_has_an_end() {
+    fn causes(error: &GuestError) -> usize {
+        error.inner.iter().map(|cause| 1 + causes(cause)).sum()
+    }
+    let bundle = load(&harness!(), "failures", &[FAILURES]);
+    for (width, depth, expected) in [(3, 2, 12), (5, 5, 64), (1, 100, 16), (1000, 1, 64)] {
+        let error = guest_error(bundle.call::<_, i32>(FAILURES, "tree", (width, depth)));
+        assert_eq!(causes(&error), expected, "{width} {depth}");
+    }
 }
 
 #[test]

@@ -230,3 +230,22 @@ fn an_assembly_without_a_contract_does_not_provide_one() {
         other => panic!("{other:?}"),
     }
 }
+
+/// Its message is asked for again and again on the way.
+#[test]
+fn l5_a_constructors_error_is_told_although_its_message_throws() {
+    let harness = harness!();
+    let source = BundleSource::Bytes(fixture("bad_throws_nameless"));
+    let (step, error) = init_failure(harness.load(&manifest("nameless", &["bad@1"]), source));
+    assert_eq!((&*step, &*error.type_name), ("initialise", "Nameless"));
+}
+
+#[test]
+fn methods_of_a_bundles_own_base_classes_are_functions() {
+    let bundle = load(&harness!(), "inherits", &["inherits@1"]);
+    let contracts = bundle.contracts();
+    assert_eq!(contracts[0].functions, ["count", "kind", "own"]);
+    assert_eq!(bundle.call::<_, i32>("inherits@1", "count", ()).unwrap(), 1);
+    assert_eq!(bundle.call::<_, String>("inherits@1", "kind", ()).unwrap(), "derived");
+    assert_eq!(bundle.call::<_, String>("inherits@1", "own", ()).unwrap(), "no function");
+}

@@ -15,6 +15,8 @@ mod failures;
 mod hooks;
 /// Loading: exports, sources, siblings, and what is refused.
 mod loading;
+/// What one bundle does in a runtime that others share.
+mod neighbours;
 /// Rule S8: what a standby rehearses on its first lane's thread leaves nothing.
 mod standby;
 /// Rule L8: what unloading frees.
