@@ -176,6 +176,11 @@ impl Connection {
         Self { socket, write: Mutex::new(()) }
     }
 
+    /// Its socket.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     /// Sends one message, from any thread.
     ///
     /// # Errors

@@ -110,6 +110,8 @@ pub(crate) type LogFn = extern "C" fn(u64, i32, *const u8, i64, *const u8, i64);
 pub(crate) type CallFn = extern "C" fn(u64, *const u8, i64, *const u8, i64, *mut Answer);
 /// A bundle's folder, a file, where to answer.
 pub(crate) type ReadFn = extern "C" fn(*const u8, i64, *const u8, i64, *mut Answer);
+/// The lane that this thread works for, or 0.
+pub(crate) type WorkForFn = extern "C" fn(u64);
 /// Ends an answer's life.
 pub(crate) type FreeAnswerFn = extern "C" fn(*mut Answer);
 pub(crate) type StartFn = unsafe extern "system" fn(*const Callbacks, *mut Outcome) -> i32;
@@ -129,6 +131,7 @@ pub(crate) struct Callbacks {
     pub(crate) call: CallFn,
     pub(crate) read: ReadFn,
     pub(crate) free_answer: FreeAnswerFn,
+    pub(crate) work_for: WorkForFn,
 }
 
 /// What Rust calls: the methods of `Menagerie.Bridge.Entry`.

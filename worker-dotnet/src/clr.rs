@@ -44,6 +44,7 @@ impl Clr {
             let problem = format!("{what} of {} failed: {error}", installation.root.display());
             missing(problem, "Check that installation, or set DOTNET_ROOT to another one")
         };
+        signals::tell_ends();
         let hostfxr = Hostfxr::load_from_path(&installation.hostfxr)
             .map_err(|error| failed("loading the host library", &error))?;
         let config = native(&installation.bridge.join(RUNTIME_CONFIG))?;
@@ -69,7 +70,7 @@ impl Clr {
                 .map_err(|error| failed(&format!("loading {file} into the runtime"), &error))?;
         }
         let clr = Self::bind(&loader).map_err(|error| failed("binding the bridge", &error))?;
-        signals::restore_abort();
+        signals::tell_ends();
         // CoreCLR cannot be ended and started again, so neither is its host.
         std::mem::forget(context);
         Ok(clr)

@@ -7,19 +7,36 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
-use menagerie_protocol::message::LogLevel;
+use menagerie_protocol::message::{ENDED_BY, LogLevel};
 use menagerie_protocol::msgpack::{Reader, Token, Writer};
+use menagerie_protocol::serve::LastWords;
 use menagerie_protocol::{Failure, Host, Logger, Runtime};
 
 use crate::abi::{ANSWER_FAILURE, ANSWER_VALUE, ANSWER_WRONG_THREAD, Answer, Bytes, Callbacks};
 use crate::{guest_error, siblings};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
-static LOGGERS: RwLock<Option<HashMap<u64, Logger>>> = RwLock::new(None);
+static KNOWN: RwLock<Option<HashMap<u64, Known>>> = RwLock::new(None);
 
 thread_local! {
     /// The lanes whose thread this is: one, in a worker.
     static HOSTS: RefCell<HashMap<u64, Host>> = RefCell::default();
+}
+
+/// A lane, until nothing is left of its bundle.
+#[derive(Clone, Debug)]
+struct Known {
+    logger: Logger,
+    words: &'static LastWords,
+    /// Its bundle has gone. What it has left running is heard no more, unless it ends
+    /// the process: somebody has to be named for that.
+    has_left: bool,
+}
+
+/// What is known of lanes, to be changed.
+fn change<T>(change: impl FnOnce(&mut HashMap<u64, Known>) -> T) -> T {
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    change(known.get_or_insert_default())
 }
 
 /// A lane that C# may ask for.
@@ -30,8 +47,9 @@ impl LaneNumber {
     /// Makes the lane of this thread known.
     pub(crate) fn new(runtime: &Runtime) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut loggers = LOGGERS.write().unwrap_or_else(PoisonError::into_inner);
-        loggers.get_or_insert_default().insert(number, runtime.logger());
+        let words = LastWords::of(runtime.bundle_name());
+        let lane = Known { logger: runtime.logger(), words, has_left: false };
+        change(|known| known.insert(number, lane));
         HOSTS.with_borrow_mut(|hosts| hosts.insert(number, runtime.host()));
         Self(number)
     }
@@ -43,15 +61,31 @@ impl LaneNumber {
 
 impl Drop for LaneNumber {
     fn drop(&mut self) {
-        let mut loggers = LOGGERS.write().unwrap_or_else(PoisonError::into_inner);
-        loggers.get_or_insert_default().remove(&self.0);
+        change(|known| {
+            if let Some(lane) = known.get_mut(&self.0) {
+                lane.has_left = true;
+            }
+        });
         HOSTS.with_borrow_mut(|hosts| hosts.remove(&self.0));
     }
 }
 
+/// The lane's bundle has been collected: no code of it runs any more.
+pub(crate) fn forget(lane: u64) {
+    change(|known| known.remove(&lane));
+}
+
 /// What the bridge is given to call.
 pub(crate) fn callbacks() -> Callbacks {
-    Callbacks { log, call, read: siblings::read, free_answer }
+    Callbacks { log, call, read: siblings::read, free_answer, work_for }
+}
+
+/// This thread works for a lane from now on, or for none: a thread of the pool, of a
+/// timer, or of a bundle's own.
+extern "C" fn work_for(lane: u64) {
+    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    let words = known.as_ref().and_then(|known| known.get(&lane)).map(|lane| lane.words);
+    LastWords::belong_to_this_thread(words);
 }
 
 extern "C" fn log(
@@ -71,14 +105,16 @@ extern "C" fn log(
         4 => LogLevel::Error,
         _ => LogLevel::Info,
     };
-    let logger = {
-        let loggers = LOGGERS.read().unwrap_or_else(PoisonError::into_inner);
-        loggers.as_ref().and_then(|loggers| loggers.get(&lane).cloned())
+    let lane = {
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().and_then(|known| known.get(&lane).cloned())
     };
-    // Nobody is left to hear a bundle that is gone.
-    if let Some(logger) = logger {
+    if let Some(Known { logger, has_left, .. }) = lane {
         // SAFETY: C# has the array fixed until this function returns.
         let target = String::from_utf8_lossy(unsafe { target.get() });
+        if has_left && target != ENDED_BY {
+            return;
+        }
         // SAFETY: as above.
         let message = String::from_utf8_lossy(unsafe { message.get() });
         logger.log(level, &target, &message);

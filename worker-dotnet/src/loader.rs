@@ -17,7 +17,7 @@ use crate::abi::{Bytes, LoadRequest, OK, Outcome};
 use crate::clr::{self, Clr};
 use crate::image::Image;
 use crate::instance::DotnetInstance;
-use crate::lanes::LaneNumber;
+use crate::lanes::{self, LaneNumber};
 use crate::rehearsal;
 use crate::search::{Installation, Search};
 use crate::signals;
@@ -217,7 +217,7 @@ impl BundleLoader for DotnetLoader {
 fn collect(clr: &Clr, lane: u64, runtime: &Runtime) {
     // SAFETY: Collect takes a number, and no number is a wrong one.
     let why = match unsafe { (clr.entries.collect)(lane) } {
-        OK => return,
+        OK => return lanes::forget(lane),
         UNFINALIZED => {
             "the memory of unloaded assemblies is not freed any more: a finalizer, of this bundle or of another one in the worker, does not return or has ended .NET's finalizer thread; a restart of the worker frees it"
         }

@@ -16,6 +16,7 @@ mod loader;
 mod params;
 mod registrar;
 mod stack;
+mod whose;
 
 pub use loader::NativeLoader;
 pub use stack::tell_stacks;

@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use libloading::os::unix::{Library as Handle, RTLD_LOCAL, RTLD_NOW};
 use menagerie_guest::abi;
 use menagerie_protocol::message::LogLevel;
-use menagerie_protocol::{LoaderError, Logger};
+use menagerie_protocol::serve::LastWords;
+use menagerie_protocol::{LoaderError, Logger, ManifestData};
 
 use crate::image::Image;
 use crate::keys;
+use crate::whose::Place;
 
 const INIT: &str = "menagerie_init";
 const VERSION: &str = "menagerie_abi_version";
@@ -21,25 +23,34 @@ pub(crate) struct Library {
     handle: Handle,
     image: Image,
     artifact: PathBuf,
+    place: Option<Place>,
 }
 
 impl Library {
     /// Maps a private copy of the file, the one that was handed on if there is
     /// one, and resolves all its symbols. Its constructors run here, on this
     /// thread.
-    pub(crate) fn open(artifact: &Path, copy: Option<OwnedFd>) -> Result<Self, LoaderError> {
-        let image = Image::new(artifact, copy)?;
+    pub(crate) fn open(
+        manifest: &ManifestData,
+        copy: Option<OwnedFd>,
+    ) -> Result<Self, LoaderError> {
+        let artifact = manifest.artifact()?;
+        let image = Image::new(&artifact, copy)?;
         let path = image.path();
         // SAFETY: the constructors of a bundle's library are the bundle's own
         // code: to run it is what this worker is for, and the reason why it is
         // a process of its own.
         let opened = unsafe { Handle::open(Some(path.as_os_str()), RTLD_NOW | RTLD_LOCAL) };
         match opened {
-            Ok(handle) => Ok(Self { handle, image, artifact: artifact.to_owned() }),
-            Err(error) => Err(LoaderError::ArtifactUnusable {
-                artifact: artifact.to_owned(),
-                problem: explain(&error, &path),
-            }),
+            Ok(handle) => {
+                let mapped = image.mapped().unwrap_or_default();
+                let place = Place::of(&mapped, LastWords::of(&manifest.name));
+                Ok(Self { handle, image, artifact, place })
+            }
+            Err(error) => {
+                let problem = explain(&error, &path);
+                Err(LoaderError::ArtifactUnusable { artifact, problem })
+            }
         }
     }
 
@@ -94,6 +105,7 @@ impl Library {
             // The dynamic loader still knows the library by this descriptor's
             // path, and would return it to whoever gets the number next.
             std::mem::forget(self.image);
+            std::mem::forget(self.place);
         }
         gone
     }

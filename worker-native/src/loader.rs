@@ -31,7 +31,7 @@ impl NativeLoader {
 
     /// Maps the bundle's library, and registers what it adds.
     fn start(manifest: &ManifestData, runtime: &Runtime) -> Result<NativeInstance, LoaderError> {
-        let library = Library::open(&manifest.artifact()?, runtime.take_copy())?;
+        let library = Library::open(manifest, runtime.take_copy())?;
         let entry = library.entry();
         let host = LaneHost::new(runtime);
         // From here on the library goes when the lane's thread has ended, and

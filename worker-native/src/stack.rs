@@ -6,7 +6,11 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use menagerie_protocol::serve::{LastWords, is_own_doing};
+
+use crate::whose;
 
 /// What ends a program that does something impossible, or gives up.
 const SIGNALS: [(c_int, &str); 5] = [
@@ -26,8 +30,8 @@ static BEFORE: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
 /// Whether a thread has told its stack: the first is the one that matters.
 static TOLD: AtomicBool = AtomicBool::new(false);
 
-/// From now on a thread that dies of a signal tells its stack first. It dies of
-/// the same signal afterwards.
+/// From now on a thread that dies of a signal tells its stack first, and whose code it
+/// runs if that is known. It dies of the same signal afterwards.
 pub fn tell_stacks() {
     // The first call loads a library; a handler must not.
     let mut frames = [std::ptr::null_mut(); 1];
@@ -52,6 +56,8 @@ pub fn tell_stacks() {
         // SAFETY: the action is alive; its handler does only what one may do.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }
+    // SAFETY: the handler is a function of this program, which is never unmapped.
+    unsafe { libc::atexit(tell_exit) };
 }
 
 const fn nothing() -> libc::sigaction {
@@ -64,7 +70,15 @@ const fn nothing() -> libc::sigaction {
 extern "C" fn tell(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     let at = SIGNALS.iter().position(|(number, _)| *number == signal);
     let name = at.and_then(|at| SIGNALS.get(at)).map_or("a signal", |(_, name)| name);
+    // SAFETY: the kernel gives it to this handler.
+    let own_doing = unsafe { is_own_doing(info) };
     if !TOLD.swap(true, Ordering::Relaxed) {
+        // Of a lane's thread it is known; another one's stack shows it.
+        let mut whose = LastWords::of_this_thread();
+        if let Some(words) = whose.filter(|_| own_doing) {
+            words.say();
+        }
+        end_soon(signal);
         let mut line = Line::new();
         line.text(name.as_bytes());
         line.text(b": the stack of the thread that got it, innermost first:");
@@ -75,6 +89,10 @@ extern "C" fn tell(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
         let count = usize::try_from(count).unwrap_or(0);
         // The innermost is this function.
         for frame in frames.iter().take(count).skip(1) {
+            if whose.is_none() && own_doing {
+                whose = whose::last_words(*frame as usize);
+                whose.inspect(|words| words.say());
+            }
             tell_frame(*frame);
         }
     }
@@ -89,6 +107,53 @@ extern "C" fn tell(signal: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     if code <= 0 {
         // SAFETY: takes integers only. The signal is blocked until this returns.
         unsafe { libc::raise(signal) };
+    }
+}
+
+/// What the process dies of, for [`give_up`].
+static DIES_OF: AtomicI32 = AtomicI32::new(0);
+
+/// To find out where an address is takes the dynamic loader's lock, which another
+/// thread may have for as long as a constructor runs, or for ever: a second is enough.
+fn end_soon(signal: c_int) {
+    DIES_OF.store(signal, Ordering::Relaxed);
+    let mut action = nothing();
+    let handler: extern "C" fn(c_int) = give_up;
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // SAFETY: the action is alive; its handler does only what one may do.
+    unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) };
+    // SAFETY: takes a number only.
+    unsafe { libc::alarm(1) };
+}
+
+/// On whichever thread: if it is the one that tells its stack, it has the signal blocked.
+extern "C" fn give_up(_: c_int) {
+    let signal = DIES_OF.load(Ordering::Relaxed);
+    // SAFETY: the default action is no code.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: all zeros is a value, the empty set.
+    let mut only: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours to change.
+    unsafe { libc::sigaddset(&raw mut only, signal) };
+    // SAFETY: the set is alive, and the one before is not asked for.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, std::ptr::null_mut()) };
+    // SAFETY: takes an integer only.
+    unsafe { libc::raise(signal) };
+}
+
+/// Runs when a thread has called exit(3): this program itself does not, while it has
+/// bundles.
+extern "C" fn tell_exit() {
+    if let Some(words) = LastWords::of_this_thread() {
+        return words.say();
+    }
+    let mut frames = [std::ptr::null_mut(); MOST as usize];
+    // SAFETY: the array has room for as many frames as are asked for.
+    let count = unsafe { libc::backtrace(frames.as_mut_ptr(), MOST.into()) };
+    let count = usize::try_from(count).unwrap_or(0);
+    let mut whose = frames.iter().take(count).map(|frame| whose::last_words(*frame as usize));
+    if let Some(words) = whose.find_map(|words| words) {
+        words.say();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A worker's lanes: one thread each, and one that sees them off.
+//! A worker's lanes: one thread each, and others that see them off.
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::error::LoaderError;
@@ -20,7 +20,8 @@ use crate::runtime::{InterruptSlot, LogSink, Runtime};
 use crate::shm::{Access, Segment};
 
 use super::idle::Idle;
-use super::last_words::{AbortOnUnwind, ended_its_thread, last_words};
+use super::last_words::{AbortOnUnwind, LastWords, ended_its_thread, last_words};
+use super::reapers::Reapers;
 use super::settle::Libraries;
 
 /// All lanes of a worker.
@@ -41,8 +42,8 @@ struct Shared {
     loading: AtomicUsize,
     /// What was mapped when the VM ran, and no bundle did.
     libraries: OnceLock<Libraries>,
-    /// The thread that sees lanes off, started by the first that ends.
-    reaper: OnceLock<mpsc::Sender<(Arc<Self>, Farewell)>>,
+    /// The threads that see lanes off.
+    reapers: Reapers,
 }
 
 impl std::fmt::Debug for Shared {
@@ -102,7 +103,7 @@ impl Lanes {
             running: Mutex::default(),
             loading: AtomicUsize::new(0),
             libraries: OnceLock::new(),
-            reaper: OnceLock::new(),
+            reapers: Reapers::default(),
         });
         Self { shared, first: Mutex::new(first) }
     }
@@ -186,39 +187,30 @@ impl Lanes {
 }
 
 impl Shared {
-    /// Leaves the rest of a lane that ends to the reaper.
-    ///
-    /// # Panics
-    ///
-    /// The system has no thread to spare.
-    fn leave_to_reaper(self: &Arc<Self>, farewell: Farewell) {
-        let reaper = self.reaper.get_or_init(|| {
-            let (farewells, ended) = mpsc::channel::<(Arc<Self>, Farewell)>();
-            let see_off = move || {
-                for (shared, farewell) in ended {
-                    shared.see_off(farewell);
-                }
-            };
-            let name = "lane-reaper".to_owned();
-            let spawned = std::thread::Builder::new().name(name).spawn(see_off);
-            assert!(spawned.is_ok(), "cannot start a thread: {spawned:?}");
-            farewells
-        });
-        drop(reaper.send((Arc::clone(self), farewell)));
-    }
-
+    /// What is left to do when a lane's thread has ended, for a thread that sees it off.
+    /// Its bundle's code runs there once more: destructors.
     fn see_off(&self, farewell: Farewell) {
         let Farewell { lane, then, last_word } = farewell;
         // `load` has stored the handle before the thread began.
-        let handle = self.running().get_mut(&lane).and_then(|entry| entry.thread.take());
-        if let Some(handle) = handle {
+        let of_lane = self
+            .running()
+            .get_mut(&lane)
+            .map(|entry| (entry.thread.take(), entry.bundle.clone(), entry.system_thread.clone()));
+        let Some((thread, bundle, system_thread)) = of_lane else { return };
+        if let Some(thread) = thread {
             // The thread's thread-local destructors have run after this.
-            drop(handle.join());
+            drop(thread.join());
         }
-        self.running().remove(&lane);
+        let bomb = AbortOnUnwind::armed(Arc::clone(&self.outbox), Some(bundle.clone()));
+        LastWords::belong_to_this_thread(Some(LastWords::of(&bundle)));
+        system_thread.begin();
         for then in then {
             then();
         }
+        system_thread.end();
+        LastWords::belong_to_this_thread(None);
+        bomb.disarm();
+        self.running().remove(&lane);
         (self.outbox)(last_word);
     }
 }
@@ -274,6 +266,7 @@ impl LaneThread {
         let outbox = Arc::clone(&self.shared.outbox);
         let bomb = AbortOnUnwind::armed(outbox, Some(request.manifest.name.clone()));
         self.system_thread.begin();
+        LastWords::belong_to_this_thread(Some(LastWords::of(&request.manifest.name)));
         let lane = request.lane;
         // Linux keeps 15 characters of a thread's name.
         if let Ok(name) = CString::new(format!("lane {}", request.manifest.name)) {
@@ -281,7 +274,9 @@ impl LaneThread {
         }
         let (last_word, then) = self.live(request, fds, given);
         self.system_thread.end();
-        self.shared.leave_to_reaper(Farewell { lane, then, last_word });
+        let shared = Arc::clone(&self.shared);
+        let farewell = Farewell { lane, then, last_word };
+        self.shared.reapers.leave(Box::new(move || shared.see_off(farewell)));
         bomb.disarm();
     }
 

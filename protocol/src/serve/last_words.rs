@@ -1,9 +1,116 @@
 //! What a worker says last, if it is a bundle or its loader that ends it: whose doing
 //! that was. Nobody else can tell, where several bundles ran or none did.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use libc::{SI_TKILL, c_int, siginfo_t};
+
+use crate::control::frame;
 use crate::lane::worker::Outbox;
 use crate::message::{ENDED_BY, LogLevel, LogRecord, ToSupervisor};
 use crate::runtime::Logger;
+
+/// The control socket, for who cannot ask for it: a handler of signals.
+static CONTROL: AtomicI32 = AtomicI32::new(-1);
+/// Whether somebody has said whose doing the end is.
+static SAID: AtomicBool = AtomicBool::new(false);
+/// Those of all bundles that have been here, by name.
+static KNOWN: Mutex<BTreeMap<String, &'static LastWords>> = Mutex::new(BTreeMap::new());
+
+thread_local! {
+    /// Of the bundle that this thread works for. It has no destructor, so that it can
+    /// be asked for until the thread is gone.
+    static OURS: Cell<Option<&'static LastWords>> = const { Cell::new(None) };
+}
+
+/// What a worker says that dies of a bundle's code, put together beforehand: neither a
+/// handler of signals nor one of exits may allocate or wait for anybody.
+#[derive(Debug)]
+pub struct LastWords(Box<[u8]>);
+
+impl LastWords {
+    /// Those for a bundle; they stay as long as the process, once for each name.
+    #[must_use]
+    pub fn of(bundle: &str) -> &'static Self {
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(words) = known.get(bundle) {
+            return words;
+        }
+        let message = format!("code of the bundle '{bundle}' ends the worker");
+        let record = ToSupervisor::Log(last_words(Some(bundle.to_owned()), message));
+        // A name that fits no message is in no manifest either.
+        let words = Self(frame(&record).unwrap_or_default().into());
+        let words: &'static Self = Box::leak(Box::new(words));
+        known.insert(bundle.to_owned(), words);
+        words
+    }
+
+    /// Those of the bundle that this thread works for, if it does: a lane's thread, and
+    /// one that a loader knows to be a bundle's.
+    #[must_use]
+    pub fn of_this_thread() -> Option<&'static Self> {
+        OURS.get()
+    }
+
+    /// This thread works for a bundle from now on, or for none.
+    pub fn belong_to_this_thread(words: Option<&'static Self>) {
+        OURS.set(words);
+    }
+
+    /// Says them, unless this process has said whose doing its end is. A handler of
+    /// signals may do so.
+    pub fn say(&self) {
+        let socket = CONTROL.load(Ordering::Relaxed);
+        if socket < 0 || SAID.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (start, len) = (self.0.as_ptr().cast(), self.0.len());
+        // Somebody else may be sending and wait until there is room: then it is not said.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: so many bytes are there. The number of a descriptor that was closed is
+        // refused, or is of another socket, which gets a message that it cannot read.
+        unsafe { libc::send(socket, start, len, flags) };
+    }
+}
+
+/// What is said from now on goes by this socket.
+pub(super) fn speak_by(control: BorrowedFd<'_>) {
+    CONTROL.store(control.as_raw_fd(), Ordering::Relaxed);
+}
+
+/// A message on its way to the supervisor may be this process's last words.
+pub(super) fn notice(message: &ToSupervisor) {
+    if let ToSupervisor::Log(record) = message
+        && record.target == ENDED_BY
+        && record.level == LogLevel::Error
+    {
+        SAID.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether the thread that got a signal has brought it about itself: by what it did, or
+/// by `abort` or `raise`.
+///
+/// # Safety
+///
+/// The pointer is what the kernel gave to a handler of `SA_SIGINFO` that runs.
+#[must_use]
+pub unsafe fn is_own_doing(info: *const siginfo_t) -> bool {
+    // SAFETY: the caller's promise.
+    let info = unsafe { &*info };
+    let code: c_int = info.si_code;
+    if code != SI_TKILL {
+        return code > 0;
+    }
+    // SAFETY: a signal with this code has a sender.
+    let sender = unsafe { info.si_pid() };
+    // SAFETY: it takes nothing, and cannot fail.
+    sender == unsafe { libc::getpid() }
+}
 
 /// Ends the process if it is dropped while it is armed: its thread panics, or unwinds
 /// because the bundle has called pthread_exit(3). The call that ran has been answered

@@ -8,11 +8,12 @@ mod in_process;
 mod lanes;
 mod last_words;
 mod outbox;
+mod reapers;
 mod settle;
 
 pub use environment::EnvironmentError;
 pub use lanes::Lanes;
-pub use last_words::watched;
+pub use last_words::{LastWords, is_own_doing, watched};
 
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::process::ExitCode;
@@ -109,6 +110,7 @@ fn run(
     let connected = Arc::new(OnceLock::<Connection>::new());
     let sender = Arc::clone(&connected);
     let outbox = Arc::new(move |message: ToSupervisor| {
+        last_words::notice(&message);
         // Before the hello there is nothing to say.
         if let Some(connection) = sender.get() {
             outbox::send(connection, message);
@@ -122,6 +124,7 @@ fn run(
     let runtime = runtime();
     let connection = connect(environment)?;
     let connection = connected.get_or_init(|| connection);
+    last_words::speak_by(connection.as_fd());
     let mut features = vec![robust::FEATURE.to_owned(), FEATURE_FIRST_LOAD.to_owned()];
     features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
     features.extend(loader.shares_a_lock().then(|| FEATURE_SHARED_LOCK.to_owned()));

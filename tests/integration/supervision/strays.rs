@@ -17,26 +17,57 @@ const IN_C: &str = r#"
 #include <menagerie.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 static char file[4096];
 
-static void *waits(void *nothing) {
-    (void)nothing;
+static void *waits(void *way) {
     while (access(file, F_OK) != 0) usleep(1000);
+    if (!strcmp(way, "exit")) exit(3);
+    if (!strcmp(way, "fault")) *(volatile int *)8 = 1;
+    if (!strcmp(way, "untold")) signal(SIGABRT, SIG_DFL);
     abort();
 }
 
-/* A thread of its own aborts when the file is there. */
-static int abort_when(mg_call *call, void *userdata) {
+/* A thread of its own ends the process when the file is there. */
+static int end_when(mg_call *call, void *userdata) {
     (void)userdata;
     pthread_t thread;
-    mg_str path = mg_arg_str(call, 0);
+    static char way[16];
+    mg_str how = mg_arg_str(call, 0), path = mg_arg_str(call, 1);
+    memcpy(way, how.ptr, how.len < sizeof way - 1 ? how.len : sizeof way - 1);
     memcpy(file, path.ptr, path.len < sizeof file - 1 ? path.len : sizeof file - 1);
-    pthread_create(&thread, NULL, waits, NULL);
+    pthread_create(&thread, NULL, waits, way);
     return mg_return_null(call);
+}
+
+static char at_end[16];
+
+__attribute__((destructor)) static void unmapped(void) {
+    if (!strcmp(at_end, "pthread_exit")) pthread_exit(NULL);
+    if (!strcmp(at_end, "exit")) syscall(SYS_exit, 0);
+    if (!strcmp(at_end, "abort")) abort();
+}
+
+/* When the library is unmapped. */
+static int end_at_last(mg_call *call, void *userdata) {
+    (void)userdata;
+    mg_str how = mg_arg_str(call, 0);
+    memcpy(at_end, how.ptr, how.len < sizeof at_end - 1 ? how.len : sizeof at_end - 1);
+    return mg_return_null(call);
+}
+
+static int end(mg_call *call, void *userdata) {
+    (void)userdata;
+    char way[16] = "";
+    mg_str how = mg_arg_str(call, 0);
+    memcpy(way, how.ptr, how.len < sizeof way - 1 ? how.len : sizeof way - 1);
+    file[0] = '/';
+    waits(way);
+    return MG_OK;
 }
 
 static int close_all(mg_call *call, void *userdata) {
@@ -69,7 +100,7 @@ static int inc(mg_call *call, void *userdata) {
 int menagerie_init(const mg_host *host, mg_registrar *registrar) {
     (void)host;
     struct { const char *name; mg_function function; } all[] = {
-        {"inc", inc}, {"sleep_from", sleep_from}, {"abort_when", abort_when},
+        {"inc", inc}, {"sleep_from", sleep_from}, {"end_when", end_when}, {"end", end}, {"end_at_last", end_at_last},
         {"close_all", close_all}, {"end_thread", end_thread},
     };
     INIT
@@ -144,7 +175,9 @@ fn s5_an_exception_that_nobody_catches_in_dotnet_is_its_bundles() {
     run_with(strict(), |supervisor| async move {
         let guilty = load_failures(&supervisor, "guilty").await;
         let innocent = load_failures(&supervisor, "innocent").await;
-        for (n, function) in [(1, "throw_when"), (2, "throw_in_finalizer")] {
+        for (n, function) in
+            [(1, "throw_when"), (2, "throw_in_finalizer"), (3, "look_in_finalizer")]
+        {
             let working = at_work(&innocent).await;
             let folder = tempfile::tempdir().unwrap();
             let file = folder.path().join("now");
@@ -193,6 +226,97 @@ fn s5_who_runs_when_the_control_socket_is_missed_is_not_blamed() {
     });
 }
 
+/// How a native bundle may end its worker, and a signal or an exit code tells of it.
+const WAYS: [&str; 3] = ["abort", "fault", "exit"];
+
+/// The thread's stack shows whose code it runs, and a lane's thread is one bundle's.
+#[test]
+fn s5_a_native_bundle_whose_thread_ends_the_worker_is_blamed_for_it() {
+    run_with(strict(), |supervisor| async move {
+        let (innocent, _files) = load(&supervisor, "innocent").await;
+        let (guilty, _files) = load(&supervisor, "guilty").await;
+        let ways = WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]);
+        for (n, (way, astray)) in (1..).zip(ways) {
+            let working = at_work(&innocent).await;
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("now");
+            if astray {
+                guilty.call::<_, ()>("end_when", (way, &file)).await.unwrap();
+                now(&file);
+            } else {
+                let outcome = guilty.call::<_, ()>("end", (way,)).await;
+                assert!(matches!(outcome, Err(Failure::WorkerCrashed { .. })), "{outcome:?}");
+            }
+            assert!(working.await.unwrap().is_err());
+            let told = report(&supervisor, "native", n).await;
+            assert_eq!(told.suspect.as_deref(), Some("guilty"), "{way} {astray}: {told:?}");
+            assert!(told.running.iter().any(|call| call.bundle == "innocent"), "{told:?}");
+            in_state(&supervisor, "guilty", BundleState::Quarantined).await;
+            answers(&innocent).await;
+            supervisor.reload("guilty").await.unwrap();
+        }
+    });
+}
+
+/// On a thread of the worker's, when the bundle's own has ended.
+#[test]
+fn s5_a_native_bundle_whose_destructor_ends_its_thread_is_blamed() {
+    run_with(strict(), |supervisor| async move {
+        let (innocent, _files) = load(&supervisor, "innocent").await;
+        for (n, way) in (1..).zip(["abort", "pthread_exit", "exit"]) {
+            let working = at_work(&innocent).await;
+            let (guilty, _files) = load(&supervisor, "guilty").await;
+            guilty.call::<_, ()>("end_at_last", (way,)).await.unwrap();
+            drop(supervisor.unload("guilty").await);
+            assert!(working.await.unwrap().is_err());
+            let told = report(&supervisor, "native", n).await;
+            assert_eq!(told.suspect.as_deref(), Some("guilty"), "{way}: {told:?}");
+            answers(&innocent).await;
+        }
+    });
+}
+
+/// .NET tells nobody of these but the standard error, if at all.
+#[test]
+fn s5_a_dotnet_bundle_whose_timer_ends_the_worker_is_blamed_for_it() {
+    run_with(strict(), |supervisor| async move {
+        let guilty = load_failures(&supervisor, "guilty").await;
+        let innocent = load_failures(&supervisor, "innocent").await;
+        for (n, way) in (1..).zip(["exit", "fail_fast", "overflow"]) {
+            let working = at_work(&innocent).await;
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("now");
+            guilty.call::<_, ()>("end_when", (way, &file)).await.unwrap();
+            now(&file);
+            assert!(working.await.unwrap().is_err());
+            let told = report(&supervisor, "dotnet", n).await;
+            assert_eq!(told.suspect.as_deref(), Some("guilty"), "{way}: {told:?}");
+            assert!(told.running.iter().any(|call| call.bundle == "innocent"), "{told:?}");
+            in_state(&supervisor, "guilty", BundleState::Quarantined).await;
+            assert_eq!(innocent.call::<_, i64>("null", ("ab",)).await.unwrap(), 2);
+            supervisor.reload("guilty").await.unwrap();
+        }
+    });
+}
+
+/// A timer that an unload does not stop, and that keeps what was unloaded.
+#[test]
+fn s5_a_generation_that_has_gone_is_its_bundles_still() {
+    run_with(strict(), |supervisor| async move {
+        let guilty = load_failures(&supervisor, "guilty").await;
+        let innocent = load_failures(&supervisor, "innocent").await;
+        let working = at_work(&innocent).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("now");
+        guilty.call::<_, ()>("throw_in_timer_when", (&file,)).await.unwrap();
+        supervisor.reload("guilty").await.unwrap();
+        now(&file);
+        assert!(working.await.unwrap().is_err());
+        let told = report(&supervisor, "dotnet", 1).await;
+        assert_eq!(told.suspect.as_deref(), Some("guilty"), "{told:?}");
+    });
+}
+
 /// It is named and not blamed: nobody else is to be protected from it, and the
 /// worker's own quarantine tries again.
 #[test]
@@ -201,7 +325,7 @@ fn s5_the_only_bundle_of_a_worker_that_ends_by_itself_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let (alone, _files) = load(&supervisor, "alone").await;
         let first = folder.path().join("first");
-        alone.call::<_, ()>("abort_when", (first.to_str().unwrap(),)).await.unwrap();
+        alone.call::<_, ()>("end_when", ("untold", &first)).await.unwrap();
         now(&first);
         let told = report(&supervisor, "native", 1).await;
         assert_eq!((told.signal, told.running.len()), (Some(6), 0), "{told:?}");
@@ -210,7 +334,7 @@ fn s5_the_only_bundle_of_a_worker_that_ends_by_itself_is_named() {
         // Of two it may be either; and what others do to a process is nobody's doing.
         let (other, _files) = load(&supervisor, "other").await;
         let second = folder.path().join("second");
-        alone.call::<_, ()>("abort_when", (second.to_str().unwrap(),)).await.unwrap();
+        alone.call::<_, ()>("end_when", ("untold", &second)).await.unwrap();
         now(&second);
         let told = report(&supervisor, "native", 2).await;
         assert_eq!((&told.suspect, told.running.len()), (&None, 0), "{told:?}");

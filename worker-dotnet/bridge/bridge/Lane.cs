@@ -16,7 +16,7 @@ namespace Menagerie.Bridge
         private static Lane own;
 
         // The lane that this thread or continuation was started from.
-        private static readonly AsyncLocal<Lane> Flow = new AsyncLocal<Lane>();
+        private static readonly AsyncLocal<Lane> Flow = new AsyncLocal<Lane>(Flows);
 
         private readonly Pump pump = new Pump();
 
@@ -48,8 +48,16 @@ namespace Menagerie.Bridge
         {
             Out.Flush();
             Error.Flush();
-            own = null;
             Flow.Value = null;
+            own = null;
+        }
+
+        // Rust knows a lane's own thread. What others work for they know here only, and
+        // no code runs here any more when the process is aborted.
+        private static void Flows(AsyncLocalValueChangedArgs<Lane> change)
+        {
+            if (own == null)
+                ((NativeBackend)Backend.Current).WorkFor(change.CurrentValue);
         }
 
         /// <summary>

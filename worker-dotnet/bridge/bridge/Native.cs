@@ -90,6 +90,9 @@ namespace Menagerie.Bridge
 
         /// <summary>A <see cref="FreeAnswerFunction"/>.</summary>
         public IntPtr FreeAnswer;
+
+        /// <summary>A <see cref="WorkForFunction"/>.</summary>
+        public IntPtr WorkFor;
     }
 
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
@@ -105,4 +108,8 @@ namespace Menagerie.Bridge
 
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
     internal unsafe delegate void FreeAnswerFunction(Answer* answer);
+
+    // The lane that this thread works for, or 0.
+    [UnmanagedFunctionPointer(CallingConvention.Cdecl)]
+    internal delegate void WorkForFunction(ulong lane);
 }

@@ -13,6 +13,7 @@ namespace Menagerie.Bridge
         private readonly CallFunction call;
         private readonly ReadFunction read;
         private readonly FreeAnswerFunction freeAnswer;
+        private readonly WorkForFunction workFor;
 
         internal NativeBackend(Callbacks callbacks)
         {
@@ -20,6 +21,7 @@ namespace Menagerie.Bridge
             call = (CallFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Call, typeof(CallFunction));
             read = (ReadFunction)Marshal.GetDelegateForFunctionPointer(callbacks.Read, typeof(ReadFunction));
             freeAnswer = (FreeAnswerFunction)Marshal.GetDelegateForFunctionPointer(callbacks.FreeAnswer, typeof(FreeAnswerFunction));
+            workFor = (WorkForFunction)Marshal.GetDelegateForFunctionPointer(callbacks.WorkFor, typeof(WorkForFunction));
         }
 
         internal override void Log(int level, string message)
@@ -36,6 +38,12 @@ namespace Menagerie.Bridge
             byte[] m = Utf8.GetBytes(message ?? "");
             fixed (byte* targetBytes = t, messageBytes = m)
                 log(lane, level, targetBytes, t.Length, messageBytes, m.Length);
+        }
+
+        /// <summary>Who is to be named if this thread ends the process.</summary>
+        internal void WorkFor(Lane lane)
+        {
+            workFor(lane == null ? 0 : lane.Id);
         }
 
         /// <summary>
