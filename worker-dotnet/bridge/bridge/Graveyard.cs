@@ -1,6 +1,5 @@
 using System;
 using System.Collections.Generic;
-using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.Loader;
 using System.Threading;
@@ -19,19 +18,12 @@ namespace Menagerie.Bridge
     /// <summary>Contexts that were unloaded, until they are proved collected.</summary>
     internal static class Graveyard
     {
-        private const int Rounds = 12;
-
-        // What one round finalizes frees something in the next. So many that have found as
-        // many finalizers due as the one before have shown that nothing more happens:
-        // some objects of .NET's own are due each time.
-        private const int IdleRounds = 3;
+        // All of .NET stands still in each, for everybody's bundles. Two will do for what can
+        // go at all; a finalizer that keeps others waiting for theirs takes one more.
+        private const int Rounds = 5;
         private const int FinalizersMilliseconds = 2000;
 
         private static readonly Dictionary<ulong, WeakReference> Graves = new Dictionary<ulong, WeakReference>();
-
-        // By reflection: Debian's mcs compiles against a base library that lacks them.
-        private static readonly MethodInfo MemoryInfo = typeof(GC).GetMethod("GetGCMemoryInfo", Type.EmptyTypes);
-        private static readonly PropertyInfo PendingCount = MemoryInfo == null ? null : MemoryInfo.ReturnType.GetProperty("FinalizationPendingCount");
 
         // A wait for the finalizers that took too long, and may still be under way: one of
         // them does not end, or has ended the thread that runs them all.
@@ -48,17 +40,11 @@ namespace Menagerie.Bridge
         internal static Remains Collect(ulong lane)
         {
             Forget();
-            int idle = 0;
-            long due = -1;
-            for (int round = 0; round < Rounds && idle < IdleRounds; round++)
+            for (int round = 0; round < Rounds; round++)
             {
                 if (IsGone(lane))
                     return Remains.None;
-                // All of .NET stands still meanwhile, for everybody's bundles.
                 GC.Collect();
-                long before = due;
-                due = FinalizersDue();
-                idle = due == before ? idle + 1 : 0;
                 if (!HaveRun())
                     return Remains.Unfinalized;
             }
@@ -77,12 +63,6 @@ namespace Menagerie.Bridge
                 return true;
             endless = wait;
             return false;
-        }
-
-        // How many finalizers the last collection has found due.
-        private static long FinalizersDue()
-        {
-            return MemoryInfo == null ? 0 : (long)PendingCount.GetValue(MemoryInfo.Invoke(null, null));
         }
 
         [MethodImpl(MethodImplOptions.NoInlining)]
