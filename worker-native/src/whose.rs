@@ -89,12 +89,12 @@ mod tests {
             last_words(address).map(std::ptr::from_ref) == words.map(std::ptr::from_ref)
         };
         let first = Place::of(&[0x2000..0x3000, 0x1000..0x1800], one);
-        let second = Place::of(&[0x5000..0x6000], two);
+        let second = Place::of(&[0x5000..0x5800, 0x5800..0x6000], two);
         assert!(is(0x1000, Some(one)) && is(0x1900, Some(one)) && is(0x2fff, Some(one)));
         assert!(is(0x3000, None) && is(0xfff, None) && is(0x5000, Some(two)));
         drop(first);
         assert!(is(0x1000, None) && is(0x5000, Some(two)));
-        let _again = Place::of(&[0x1000..0x2000], two);
+        let _again = Place::of(&[0x1000..0x1800, 0x1800..0x2000], two);
         assert!(is(0x1000, Some(two)));
         assert_eq!(entries().count(), 2);
         drop(second);
