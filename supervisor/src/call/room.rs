@@ -40,7 +40,7 @@ impl Contract {
             if let Some(sent) = self.try_room(&place, lane, function, args, clock, own) {
                 return Ok(sent);
             }
-            clock.check()?;
+            self.goes_on(clock)?;
         }
     }
 
@@ -65,7 +65,7 @@ impl Contract {
             if let Some(sent) = self.try_room(&place, lane, function, args, clock, own) {
                 return Ok(sent);
             }
-            clock.check()?;
+            self.goes_on(clock)?;
         }
     }
 
@@ -93,6 +93,12 @@ impl Contract {
     /// replicas another lane may have room.
     fn waits_for(&self, lane: &Lane) -> bool {
         !self.bundle.seats.are_many() && lane.is_full()
+    }
+
+    /// Whether there is time left, and anybody who keeps it: a pause ends at once where the
+    /// supervisor's runtime has gone.
+    fn goes_on(&self, clock: &mut Clock) -> Result<(), TimedOut> {
+        if self.core.timers.are_over() { Err(TimedOut) } else { clock.check() }
     }
 
     fn no_place(&self, lane: &Arc<Lane>) -> NotSent {
