@@ -157,7 +157,7 @@ impl Runtime {
     }
 
     /// How many bytes of MessagePack a value may have that leaves the bundle: more is
-    /// [`Failure::PayloadTooLarge`](crate::Failure::PayloadTooLarge), so that an
+    /// [`Failure::PayloadTooLarge`], so that an
     /// encoder may stop there. Values that share their parts may be small in the
     /// guest and endless here.
     #[must_use]

@@ -1,79 +1,32 @@
 //! Rule L5 for loads that nobody waits for any more, as whoever asked has gone: what the
 //! worker had begun to load is unloaded again.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use menagerie_supervisor::{Activity, Supervisor};
 
 use super::first_load::Gated;
 use super::{answers, load, lua};
-use crate::support::{Bundle, config, report, run, start_with, wait_for, worker};
+use crate::support::{Bundle, Gate, config, report, run, start_with, wait_for, worker};
 
 /// A bundle that takes its time to load while a gate is closed, and takes notes.
 struct Slow {
     bundle: Bundle,
-    folder: tempfile::TempDir,
+    gate: Gate,
 }
 
 impl Slow {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let manifest = "name = 'slow'\nversion = '1.0.0'\nloader = 'lua'\n\
-                        file = 'main.lua'\nprovides = ['slow@1']\n";
-        let code = format!(
-            "local menagerie = require 'menagerie'\n\
-             local function note(word)\n\
-               local file = io.open('{notes}', 'a')\n\
-               file:write(word, '\\n')\n\
-               file:close()\n\
-             end\n\
-             local function is_closed()\n\
-               local file = io.open('{gate}')\n\
-               return file and file:close()\n\
-             end\n\
-             note 'begun'\n\
-             while is_closed() do menagerie.sleep(5) end\n\
-             return {{\n\
-               ['slow@1'] = {{ inc = function(n) return n + 1 end }},\n\
-               on_unload = function() note 'unloaded' end,\n\
-             }}\n",
-            notes = folder.path().join("notes").display(),
-            gate = folder.path().join("closed").display()
-        );
-        let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.lua", &code)]);
-        Self { bundle, folder }
-    }
-
-    fn gate(&self) -> PathBuf {
-        self.folder.path().join("closed")
-    }
-
-    fn close(&self) {
-        std::fs::write(self.gate(), "").unwrap();
-    }
-
-    fn open(&self) {
-        std::fs::remove_file(self.gate()).unwrap();
-    }
-
-    /// Waits until this was noted so often.
-    async fn noted(&self, word: &str, times: usize) {
-        wait_for(&format!("{times} notes of {word}"), || {
-            let notes = std::fs::read_to_string(self.folder.path().join("notes")).ok()?;
-            let count = notes.lines().filter(|line| *line == word).count();
-            assert!(count <= times, "{notes}");
-            (count == times).then_some(())
-        })
-        .await;
+        let gate = Gate::new();
+        Self { bundle: gate.bundle("slow", "pass 'begun'", "version = '1.0.0'"), gate }
     }
 
     /// Begins to load it while the gate is closed, and has it not wait for the end.
     async fn load_in_vain(&self, supervisor: &Supervisor, nth: usize) {
-        self.close();
+        self.gate.close();
         let (supervisor, path) = (supervisor.clone(), self.bundle.path());
         let loading = tokio::spawn(async move { supervisor.load(path).await });
-        self.noted("begun", nth).await;
+        self.gate.noted("begun", nth).await;
         loading.abort();
         assert!(loading.await.unwrap_err().is_cancelled());
     }
@@ -95,8 +48,8 @@ fn l5_a_load_that_is_given_up_leaves_nothing() {
         for n in 1..=3 {
             slow.load_in_vain(&supervisor, n).await;
             assert!(supervisor.contract("slow@1").is_err());
-            slow.open();
-            slow.noted("unloaded", n).await;
+            slow.gate.open();
+            slow.gate.noted("slow unloaded", n).await;
             answers(&other).await;
             let before = *before.get_or_insert_with(|| threads(&supervisor));
             wait_for("its thread to end", || (threads(&supervisor) <= before).then_some(())).await;
@@ -105,10 +58,10 @@ fn l5_a_load_that_is_given_up_leaves_nothing() {
         slow.load_in_vain(&supervisor, 4).await;
         let (loading, path) = (supervisor.clone(), slow.bundle.path());
         let loading = tokio::spawn(async move { loading.load(path).await });
-        slow.noted("begun", 5).await;
-        slow.open();
+        slow.gate.noted("begun", 5).await;
+        slow.gate.open();
         loading.await.unwrap().unwrap();
-        slow.noted("unloaded", 4).await;
+        slow.gate.noted("slow unloaded", 4).await;
         answers(&supervisor.contract("slow@1").unwrap()).await;
         assert_eq!(worker(&supervisor, "lua").unwrap().incarnation, 1);
         supervisor.shutdown().await;
@@ -145,12 +98,12 @@ fn l5_what_was_unloaded_before_the_hello_is_unloaded_after_it() {
         let other = load(&gated.supervisor, lua("other")).await;
         gated.crashes().await;
         gated.supervisor.unload("slow").await.unwrap();
-        slow.close();
+        slow.gate.close();
         gated.open();
-        slow.noted("begun", 2).await;
+        slow.gate.noted("begun", 2).await;
         answers(&other).await;
-        slow.open();
-        slow.noted("unloaded", 1).await;
+        slow.gate.open();
+        slow.gate.noted("slow unloaded", 1).await;
         gated.ends_well().await;
     });
 }
