@@ -9,6 +9,7 @@
 //! that the dynamic loader knows.
 
 use std::collections::BTreeSet;
+use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +17,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use libc::{PT_LOAD, dl_phdr_info};
 use menagerie_protocol::LoaderError;
 use menagerie_protocol::loader::PrivateCopy;
 
@@ -70,12 +72,54 @@ impl Image {
         format!("/proc/self/fd/{}", self.copy.file().as_raw_fd()).into()
     }
 
+    /// Where the dynamic loader has put it, from the first byte to the last, if it is
+    /// open: what `/proc/self/maps` tells as well, in a tenth of a millisecond.
+    pub(crate) fn span(&self) -> Option<Range<usize>> {
+        let mut find = Find { name: self.path().into_os_string().into_encoded_bytes(), span: None };
+        // SAFETY: `visit` is made for this, and gets what it expects.
+        unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut find).cast()) };
+        find.span
+    }
+
     /// Where it is mapped in this process.
     pub(crate) fn mapped(&self) -> io::Result<Vec<Range<usize>>> {
         let inode = self.copy.file().metadata()?.ino().to_string();
         let maps = std::fs::read_to_string("/proc/self/maps")?;
         Ok(maps.lines().filter_map(|line| range_of(line, &inode)).collect())
     }
+}
+
+/// A library that is looked for among those that are open, and where it is.
+struct Find {
+    name: Vec<u8>,
+    span: Option<Range<usize>>,
+}
+
+/// Ends the search by another result than 0 (dl_iterate_phdr(3)).
+///
+/// # Safety
+///
+/// `info` is what the dynamic loader tells of a library, and `find` a [`Find`].
+unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: usize, find: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    let find = unsafe { &mut *find.cast::<Find>() };
+    // SAFETY: the caller's promise.
+    let info = unsafe { &*info };
+    // SAFETY: the name is a string of C's for as long as the library is open.
+    let name = unsafe { CStr::from_ptr(info.dlpi_name) };
+    if name.to_bytes() != find.name {
+        return 0;
+    }
+    // SAFETY: so many headers are there.
+    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let base = usize::try_from(info.dlpi_addr).unwrap_or(0);
+    let loaded = headers.iter().filter(|header| header.p_type == PT_LOAD).map(|header| {
+        let number = |value| usize::try_from(value).unwrap_or(0);
+        let start = base.wrapping_add(number(header.p_vaddr));
+        start..start.wrapping_add(number(header.p_memsz))
+    });
+    find.span = loaded.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end));
+    1
 }
 
 /// The addresses of a line of `/proc/self/maps`, if it is of this file:

@@ -43,8 +43,8 @@ impl Library {
         let opened = unsafe { Handle::open(Some(path.as_os_str()), RTLD_NOW | RTLD_LOCAL) };
         match opened {
             Ok(handle) => {
-                let mapped = image.mapped().unwrap_or_default();
-                let place = Place::of(&mapped, LastWords::of(&manifest.name));
+                let words = LastWords::of(&manifest.name);
+                let place = image.span().map(|span| Place::of(span, words));
                 Ok(Self { handle, image, artifact, place })
             }
             Err(error) => {

@@ -37,10 +37,7 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 pub(crate) struct Place(&'static Entry);
 
 impl Place {
-    /// `None` if it is mapped nowhere.
-    pub(crate) fn of(mapped: &[Range<usize>], words: &'static LastWords) -> Option<Self> {
-        let start = mapped.iter().map(|range| range.start).min()?;
-        let end = mapped.iter().map(|range| range.end).max()?;
+    pub(crate) fn of(Range { start, end }: Range<usize>, words: &'static LastWords) -> Self {
         let _changes = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         let free = entries().find(|entry| entry.end.load(Ordering::Relaxed) == 0);
         let entry = free.unwrap_or_else(|| {
@@ -56,7 +53,7 @@ impl Place {
         entry.words.store(std::ptr::from_ref(words).cast_mut(), Ordering::Relaxed);
         entry.start.store(start, Ordering::Relaxed);
         entry.end.store(end, Ordering::Release);
-        Some(Self(entry))
+        Self(entry)
     }
 }
 
@@ -88,16 +85,16 @@ mod tests {
         let is = |address, words: Option<&'static LastWords>| {
             last_words(address).map(std::ptr::from_ref) == words.map(std::ptr::from_ref)
         };
-        let first = Place::of(&[0x2000..0x3000, 0x1000..0x1800], one);
-        let second = Place::of(&[0x5000..0x5800, 0x5800..0x6000], two);
+        let first = Place::of(0x1000..0x3000, one);
+        let second = Place::of(0x5000..0x6000, two);
         assert!(is(0x1000, Some(one)) && is(0x1900, Some(one)) && is(0x2fff, Some(one)));
         assert!(is(0x3000, None) && is(0xfff, None) && is(0x5000, Some(two)));
         drop(first);
         assert!(is(0x1000, None) && is(0x5000, Some(two)));
-        let _again = Place::of(&[0x1000..0x1800, 0x1800..0x2000], two);
+        let _again = Place::of(0x1000..0x2000, two);
         assert!(is(0x1000, Some(two)));
         assert_eq!(entries().count(), 2);
         drop(second);
-        assert!(Place::of(&[], one).is_none());
+        assert!(is(0x5000, None));
     }
 }
