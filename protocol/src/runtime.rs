@@ -156,15 +156,6 @@ impl Runtime {
         &self.source
     }
 
-    /// How many bytes of MessagePack a value may have that leaves the bundle: more is
-    /// [`Failure::PayloadTooLarge`], so that an
-    /// encoder may stop there. Values that share their parts may be small in the
-    /// guest and endless here.
-    #[must_use]
-    pub fn max_payload(&self) -> usize {
-        self.lane.max_payload()
-    }
-
     /// A folder of this worker's own, for private copies. It exists, nobody
     /// else may read it, and it is removed when the worker has ended.
     #[must_use]
@@ -359,7 +350,8 @@ impl Host {
     }
 
     /// How large a payload may be, in bytes: a result, or a guest's own call with its
-    /// contract and function. A loader may look before it has written all of one.
+    /// contract and function; more is [`Failure::PayloadTooLarge`]. An encoder may stop
+    /// there: values that share their parts may be small in the guest and endless here.
     #[must_use]
     pub fn max_payload(&self) -> usize {
         self.lane.max_payload()

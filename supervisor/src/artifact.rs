@@ -12,7 +12,6 @@ use std::time::SystemTime;
 
 use menagerie_protocol::ManifestData;
 use menagerie_protocol::loader::{PrivateCopy, Stamp};
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::blocking::{blocking, drop_in_background, in_background};
@@ -84,7 +83,7 @@ impl Drop for Artifact {
 /// The kernel takes its time over the memory of a large file: not on a thread
 /// that others wait for.
 fn free(kept: Option<Kept>) {
-    if let (Some(kept), Ok(_)) = (kept, Handle::try_current()) {
+    if let Some(kept) = kept {
         drop_in_background(kept);
     }
 }

@@ -110,7 +110,7 @@ fn read(manifest: &ManifestData, source: &BundleSource) -> Result<(Code, Sibling
 /// Gives a state to a bundle: adds what the bundle finds of its own in it.
 fn settle(vm: &Vm, runtime: &Runtime, siblings: Siblings) -> mlua::Result<()> {
     let Vm { lua, native, interrupter, converter, .. } = vm;
-    converter.limit.set(runtime.max_payload());
+    converter.limit.set(runtime.host().max_payload());
     native::fill_own(lua, native, runtime.logger(), siblings)?;
     let (converter, interrupter) = (Rc::clone(converter), Arc::clone(interrupter));
     let call = outcall::function(lua, converter, interrupter, runtime.host())?;

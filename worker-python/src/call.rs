@@ -136,7 +136,7 @@ fn answer(
             Writer::new(out).bin_head(bytes.as_bytes().len());
             Ok(Some(bytes))
         }
-        None => encode(&value, lane.max_payload, out).map(|()| None),
+        None => encode(&value, lane.host.max_payload(), out).map(|()| None),
     });
     match sent {
         Ok(None) => reply.ok(out),

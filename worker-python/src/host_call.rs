@@ -75,7 +75,7 @@ pub(crate) fn call_async(
 /// A call's arguments, or why they cannot be sent.
 fn packed(lane: &Lane, args: &Bound<'_, PyTuple>) -> PyResult<Result<Vec<u8>, Failure>> {
     let mut bytes = Vec::new();
-    match encode(args, lane.max_payload, &mut bytes) {
+    match encode(args, lane.host.max_payload(), &mut bytes) {
         Ok(()) => Ok(Ok(bytes)),
         Err(error) => error.into_failure().map(Err),
     }

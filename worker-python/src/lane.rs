@@ -42,8 +42,6 @@ pub(crate) struct Lane {
     pub(crate) prefix: String,
     pub(crate) host: Host,
     pub(crate) logger: Logger,
-    /// How many bytes a value may have that leaves the bundle.
-    pub(crate) max_payload: usize,
     pub(crate) interrupt: Arc<PythonInterrupt>,
     /// Whether the main module is running for the first time: only then
     /// exports are taken.
@@ -69,7 +67,6 @@ impl Lane {
             generation: runtime.generation(),
             host: runtime.host(),
             logger: runtime.logger(),
-            max_payload: runtime.max_payload(),
             tasks: Tasks::new(Arc::clone(&interrupt)),
             interrupt,
             loading: Cell::new(true),
