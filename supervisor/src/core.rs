@@ -296,7 +296,8 @@ impl Core {
                 self.restore_failed(bundle, &error);
             }
             if number == TRIES {
-                process.kill(format!("'{}' could not be loaded again: {error}", bundle.name));
+                return process
+                    .kill(format!("'{}' could not be loaded again: {error}", bundle.name));
             }
             tokio::time::sleep(self.config.restart.delay(number)).await;
         }
