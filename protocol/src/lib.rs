@@ -21,6 +21,7 @@ pub mod msgpack;
 pub mod ring;
 pub mod robust;
 pub mod runtime;
+pub mod sandbox;
 pub mod serve;
 pub mod shm;
 pub mod testing;

@@ -43,6 +43,10 @@ pub const ENV_FIRST_LOAD: &str = "MENAGERIE_FIRST_LOAD";
 /// may use: to find that out reads several files, which a start need not wait for.
 pub const ENV_CPUS: &str = "MENAGERIE_CPUS";
 
+/// What a worker exits with that cannot enter its sandbox ([`crate::sandbox`]); its
+/// standard error says why.
+pub const EXIT_NO_SANDBOX: i32 = 75;
+
 /// What a worker exits with whose control socket does not work any more: code in its
 /// own process has closed it, or another descriptor has its number now.
 pub const EXIT_CONTROL_LOST: i32 = 74;
@@ -313,7 +317,8 @@ mod tests {
         }
         let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
         assert!(document.contains(&version), "{version}");
-        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD, ENV_CPUS] {
+        let ours = [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD, ENV_CPUS];
+        for name in ours.into_iter().chain([crate::sandbox::ENV_SANDBOX]) {
             assert!(document.contains(&format!("| `{name}` |")), "{name}");
         }
     }

@@ -20,6 +20,7 @@ use crate::locate::LOADERS;
 use crate::placement::Isolation;
 use crate::registry::Registry;
 use crate::runtime_dir::RuntimeDir;
+use crate::sandbox::{Grant, Sandbox};
 use crate::signature::{PublicKey, SignaturePolicy};
 use crate::timer::Timers;
 use crate::worker::listener::ControlSocket;
@@ -130,6 +131,18 @@ impl SupervisorBuilder {
     /// Another isolation for one bundle, by its name.
     pub fn isolate(mut self, bundle: impl Into<String>, isolation: Isolation) -> Self {
         self.config.bundle_isolation.insert(bundle.into(), isolation);
+        self
+    }
+
+    /// Whether bundles are held in a sandbox (P2).
+    pub fn sandbox(mut self, sandbox: Sandbox) -> Self {
+        self.config.sandbox = sandbox;
+        self
+    }
+
+    /// What one bundle in the sandbox gets of what it wants, by its name (P3).
+    pub fn grant(mut self, bundle: impl Into<String>, grant: Grant) -> Self {
+        self.config.grants.insert(bundle.into(), grant);
         self
     }
 

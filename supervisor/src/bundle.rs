@@ -18,6 +18,7 @@ use crate::counters::Counters;
 use crate::lane::{Lane, lock};
 use crate::locate;
 use crate::placement::WorkerName;
+use crate::sandbox::Rights;
 use crate::seat::{Seat, Seats};
 use crate::signature::{SignatureStatus, Snapshot};
 use crate::status::{BundleState, BundleStatus, ContractStatus, ReplicaStatus};
@@ -62,13 +63,15 @@ pub(crate) struct Content {
     /// The artifact's copy for loaders that map it.
     pub(crate) artifact: Arc<Artifact>,
     pub(crate) signature: Option<SignatureStatus>,
+    /// What it may do in its sandbox, if it is in one (P2).
+    pub(crate) rights: Option<Arc<Rights>>,
 }
 
 impl Content {
     /// With no signature asked for.
     pub(crate) fn plain(manifest: ManifestData, source: BundleSource) -> Self {
         let (manifest, artifact) = (Arc::new(manifest), Arc::default());
-        Self { manifest, source, snapshot: None, artifact, signature: None }
+        Self { manifest, source, snapshot: None, artifact, signature: None, rights: None }
     }
 
     /// Whether it still is what was checked, where something was.
@@ -285,7 +288,7 @@ impl Bundle {
     }
 
     pub(crate) fn status(&self) -> BundleStatus {
-        let Content { manifest, signature, .. } = &*self.content();
+        let Content { manifest, signature, rights, .. } = &*self.content();
         let route = self.route();
         let (state, mut problem) = match &**route {
             Route::Up(_) => (BundleState::Ready, None),
@@ -335,6 +338,7 @@ impl Bundle {
             calls: self.counters.status(u32::try_from(in_flight).unwrap_or(u32::MAX)),
             problem,
             signature: signature.clone(),
+            not_granted: rights.as_ref().map(|r| r.refused.clone()).unwrap_or_default(),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::blame::BlamePolicy;
 use crate::lifecycle::RestartPolicy;
 use crate::locate::LOADERS;
 use crate::placement::Isolation;
+use crate::sandbox::{self, Grant, Sandbox};
 use crate::signature::SignatureConfig;
 
 #[cfg(test)]
@@ -111,6 +112,13 @@ pub struct Config {
     pub isolation: Isolation,
     /// Another isolation for single bundles, by name.
     pub bundle_isolation: BTreeMap<String, Isolation>,
+    /// Whether workers are held in a sandbox (P2). A bundle that is has a worker of its
+    /// own, whatever `isolation` says, and no standby takes over from that.
+    pub sandbox: Sandbox,
+    /// Another sandbox for single bundles, by name.
+    pub bundle_sandbox: BTreeMap<String, Sandbox>,
+    /// What single bundles in the sandbox get of what their manifests want, by name (P3).
+    pub grants: BTreeMap<String, Grant>,
     /// Over how many workers the calls of a loader's bundles are spread, by the
     /// loader's name, from 1 to 64; 1 where nothing is said (S9). Each of the
     /// workers has all of these bundles.
@@ -147,7 +155,16 @@ impl Config {
     /// What holds for a bundle.
     #[must_use]
     pub fn isolation_of(&self, bundle: &str) -> Isolation {
+        if self.sandbox_of(bundle) == Sandbox::Strict {
+            return Isolation::Bundle;
+        }
         self.bundle_isolation.get(bundle).copied().unwrap_or(self.isolation)
+    }
+
+    /// Which sandbox a bundle is in.
+    #[must_use]
+    pub fn sandbox_of(&self, bundle: &str) -> Sandbox {
+        self.bundle_sandbox.get(bundle).copied().unwrap_or(self.sandbox)
     }
 
     /// Over how many workers the calls of a loader's bundles are spread.
@@ -195,6 +212,9 @@ impl Default for Config {
             crash_history: 100,
             isolation: Isolation::Shared,
             bundle_isolation: BTreeMap::new(),
+            sandbox: Sandbox::Off,
+            bundle_sandbox: BTreeMap::new(),
+            grants: BTreeMap::new(),
             replicas: BTreeMap::new(),
             isolate_after: 2,
             bundle_crash_limit: 3,
@@ -245,6 +265,23 @@ pub enum ConfigError {
     Variable {
         /// Its name.
         name: String,
+    },
+    /// A grant that cannot be given.
+    #[error("grants: {bundle}: {problem}")]
+    Grant {
+        /// The bundle that it is for.
+        bundle: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// A bundle that is in the sandbox and is to share a worker.
+    #[error(
+        "bundle_isolation: {bundle}: it is in the strict sandbox, and has a worker of its own; \
+         set bundle_sandbox.{bundle} to 'off', or take this out"
+    )]
+    Shared {
+        /// The bundle.
+        bundle: String,
     },
     /// Replicas of a loader that there is not.
     #[error("replicas: there is no loader '{loader}'; there are {}", LOADERS.join(", "))]
@@ -334,6 +371,15 @@ impl Config {
         if !(64 << 10..=1 << 30).contains(&self.log_bytes) {
             return invalid("log_bytes", "must be from 64 KiB to 1 GiB");
         }
+        if let Some((bundle, problem)) = sandbox::problem(&self.grants) {
+            return Err(ConfigError::Grant { bundle, problem });
+        }
+        let shares = |(bundle, isolation): &(&String, &Isolation)| {
+            **isolation != Isolation::Bundle && self.sandbox_of(bundle) == Sandbox::Strict
+        };
+        if let Some((bundle, _)) = self.bundle_isolation.iter().find(shares) {
+            return Err(ConfigError::Shared { bundle: bundle.clone() });
+        }
         if let Some(problem) = self.signatures.problem() {
             return invalid("signatures.policy", problem);
         }
@@ -371,6 +417,7 @@ impl Config {
     pub(crate) fn absolute_paths(&mut self) -> std::io::Result<()> {
         let places = self.worker_dir.iter_mut().chain(&mut self.python_venv);
         let places = places.chain(&mut self.signatures.trust_store);
+        let places = places.chain(self.grants.values_mut().flat_map(Grant::paths_mut));
         for path in places.chain(self.worker_programs.values_mut()) {
             *path = std::path::absolute(&*path)?;
         }

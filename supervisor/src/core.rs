@@ -188,7 +188,7 @@ impl Core {
 
     /// Loads a bundle from its folder.
     pub(crate) async fn load_dir(&self, dir: &Path) -> Result<BundleStatus, RuntimeError> {
-        let fetched = self.fetch(dir).await.inspect_err(|error| self.refused(error))?;
+        let fetched = self.fetch(dir, None).await.inspect_err(|error| self.refused(error))?;
         let place = fetched.folder.clone().map(|folder| Place::of(folder, dir));
         let outcome = self.load(fetched, place.clone()).await;
         if let (Ok(_), Some(place)) = (&outcome, place) {

@@ -165,6 +165,7 @@ impl Core {
             contracts: manifest.map(crate::bundle::promised).unwrap_or_default(),
             calls: CallStatus::default(),
             problem: Some(error.to_string()),
+            not_granted: Vec::new(),
             signature: match error {
                 RuntimeError::Loader(error) => SignatureStatus::of_error(error),
                 _ => None,

@@ -131,6 +131,13 @@ pub enum EventKind {
         /// What is wrong with its signature.
         reason: String,
     },
+    /// A bundle is loaded in its sandbox without what it wants (P3).
+    BundleNotGranted {
+        /// The bundle.
+        bundle: String,
+        /// What it wants and does not get: `network`, `read /srv/data: is not granted`.
+        wants: Vec<String>,
+    },
     /// A bundle was running at too many crashes: it is not loaded again before
     /// somebody reloads it (S5).
     BundleQuarantined {
@@ -215,6 +222,7 @@ impl EventKind {
             Self::StandbyReady { .. } => LogLevel::Debug,
             Self::WorkerUnresponsive { .. }
             | Self::BundleIsolated { .. }
+            | Self::BundleNotGranted { .. }
             | Self::BundleUnverified { .. }
             | Self::StandbyDied { .. }
             | Self::DeadlineExceeded { .. }
@@ -260,6 +268,9 @@ impl fmt::Display for EventKind {
             }
             Self::BundleUnverified { bundle, reason } => {
                 write!(f, "bundle {bundle} is loaded unverified: {reason}")
+            }
+            Self::BundleNotGranted { bundle, wants } => {
+                write!(f, "bundle {bundle} does not get what it wants: {}", wants.join("; "))
             }
             Self::BundleQuarantined { bundle, crashes } => {
                 write!(f, "bundle {bundle} quarantined: it was running at {crashes} crashes")
@@ -450,6 +461,9 @@ pub(crate) fn log(kind: &EventKind) {
         }
         EventKind::BundleUnverified { bundle, reason } => {
             tracing::warn!(bundle, reason, "bundle is loaded unverified");
+        }
+        EventKind::BundleNotGranted { bundle, wants } => {
+            tracing::warn!(bundle, ?wants, "bundle does not get what it wants");
         }
         EventKind::BundleQuarantined { bundle, crashes } => {
             tracing::error!(bundle, crashes, "bundle quarantined");

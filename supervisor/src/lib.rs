@@ -38,6 +38,7 @@ mod reload;
 mod replicate;
 mod restart;
 mod runtime_dir;
+mod sandbox;
 mod seat;
 mod signature;
 mod status;
@@ -69,6 +70,7 @@ pub use menagerie_protocol::{
 };
 pub use placement::{Isolation, UnknownIsolation};
 pub use reconcile::Reconciled;
+pub use sandbox::{Grant, Sandbox};
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use signature::{
     KeyError, PublicKey, SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState,
@@ -76,7 +78,7 @@ pub use signature::{
 };
 pub use status::{
     Activity, BundleState, BundleStatus, CallStatus, Condition, ContractStatus, CrashReport,
-    ReplicaStatus, ResourceUsage, RunningCall, StandbyStatus, Status, WorkerStatus,
+    ReplicaStatus, ResourceUsage, RunningCall, SandboxStatus, StandbyStatus, Status, WorkerStatus,
 };
 pub use supervisor::Supervisor;
 pub use watch::{Watch, WatchSettings};

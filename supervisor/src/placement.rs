@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::sandbox::Sandbox;
 
 /// Whether bundles share their loader's worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -96,6 +97,12 @@ impl WorkerName {
     /// What all replicas are called together.
     pub(crate) fn common(&self) -> Self {
         Self { number: None, ..self.clone() }
+    }
+
+    /// Whether its processes are held in a sandbox (P2).
+    pub(crate) fn is_in_sandbox(&self, config: &Config) -> bool {
+        let is_held = |bundle: &String| config.sandbox_of(bundle) == Sandbox::Strict;
+        self.bundle.as_ref().is_some_and(is_held)
     }
 
     /// Which of a bundle's seats is in this worker, from 0.

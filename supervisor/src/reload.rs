@@ -13,6 +13,7 @@ use crate::events::EventKind;
 use crate::hand_over::Change;
 use crate::lane::lock;
 use crate::replicate::first_then_others;
+use crate::sandbox::are_same;
 use crate::status::BundleStatus;
 use crate::worker::handle::Worker;
 use crate::worker::process::Process;
@@ -77,7 +78,7 @@ impl Core {
             return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
         }
         let content = match bundle.path() {
-            Some(dir) => Arc::new(self.fetch(&dir).await?.content),
+            Some(dir) => Arc::new(self.fetch(&dir, Some(&bundle.content())).await?.content),
             None => bundle.content(),
         };
         self.check_same(bundle, &content)?;
@@ -144,6 +145,15 @@ impl Core {
             None
         };
         match changed {
+            // A sandbox stays as it was entered.
+            None if !are_same(content.rights.as_ref(), bundle.content().rights.as_ref()) => {
+                Err(RuntimeError::HotReloadDisabled {
+                    bundle: bundle.name.clone(),
+                    reason: "it would get other rights in its sandbox than its worker has; unload \
+                             it, and load it again"
+                        .to_owned(),
+                })
+            }
             None => Ok(()),
             Some((key, before)) => Err(content
                 .relocate(LoaderError::ManifestInvalid {

@@ -2,6 +2,8 @@
 //! those of the status socket's JSON.
 
 use menagerie_protocol::SupportedLanguage;
+use menagerie_protocol::message::Hello;
+use menagerie_protocol::sandbox::{FEATURE_SANDBOX, LACKS};
 use serde::{Deserialize, Serialize};
 
 use crate::lifecycle::WorkerState;
@@ -71,7 +73,29 @@ pub struct WorkerStatus {
     pub last_crash: Option<CrashReport>,
     /// Why it could not be started, if that is so.
     pub problem: Option<String>,
+    /// The sandbox that it is in, if it is (P2).
+    #[serde(default)]
+    pub sandbox: Option<SandboxStatus>,
 }
+
+/// The sandbox of a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxStatus {
+    /// What it cannot hold back, as this machine's kernel is.
+    pub lacks: Vec<String>,
+}
+
+impl SandboxStatus {
+    /// As a worker says it, which is none of a bundle's words yet.
+    pub(crate) fn of(hello: &Hello) -> Option<Self> {
+        let lacks = hello.features.iter().filter_map(|feature| feature.strip_prefix(LACKS));
+        let lacks = lacks.take(MOST_LACKS).map(|what| what.chars().take(200).collect()).collect();
+        hello.has(FEATURE_SANDBOX).then_some(Self { lacks })
+    }
+}
+
+/// More than there are.
+const MOST_LACKS: usize = 16;
 
 /// A death that nobody had asked for (S2).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -237,6 +261,9 @@ pub struct BundleStatus {
     /// What is known of its signature; `None` with the policy off (R5).
     #[serde(default)]
     pub signature: Option<SignatureStatus>,
+    /// What it wants and does not get, in its sandbox (P3).
+    #[serde(default)]
+    pub not_granted: Vec<String>,
 }
 
 /// In how many workers a bundle is (S9).

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use crate::LANGUAGES;
 use crate::rules::{
     RULES, Rule,
-    Scope::{Across, Languages, Unbuilt},
+    Scope::{Across, Languages},
     rule,
 };
 use crate::sources::{Test, tests, workspace};
@@ -37,7 +37,7 @@ fn gaps(tests: &[Test], rule: &Rule) -> Vec<String> {
         let empty = |language: &&str| fill(tests, rule, Some(language)).is_empty();
         gaps.extend(LANGUAGES.iter().filter(|l| empty(l)).map(|l| format!("{} {l}", rule.name)));
     }
-    if rule.scope != Unbuilt && rule.tests.is_empty() {
+    if rule.tests.is_empty() {
         gaps.push(rule.name.to_owned());
     }
     gaps
@@ -69,10 +69,6 @@ fn page() -> (String, Vec<String>) {
     for rule in RULES.iter().filter(|rule| rule.scope == Across) {
         let tests = shown(&fill(&tests, rule, None));
         writeln!(page, "| {} {} | {tests} |", rule.name, rule.about).unwrap();
-    }
-    page.push_str("\n## Rules that are not built yet\n\n");
-    for rule in RULES.iter().filter(|rule| rule.scope == Unbuilt) {
-        writeln!(page, "- {} {}: `menagerie doctor` says so.", rule.name, rule.about).unwrap();
     }
     (page, RULES.iter().flat_map(|rule| gaps(&tests, rule)).collect())
 }

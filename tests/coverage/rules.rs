@@ -7,11 +7,9 @@ pub(crate) enum Scope {
     Languages,
     /// In the supervisor or in `protocol`, in one place for all languages.
     Across,
-    /// Nowhere yet.
-    Unbuilt,
 }
 
-use Scope::{Across, Languages, Unbuilt};
+use Scope::{Across, Languages};
 
 /// A rule, and the tests that hold it: each of its clauses has one. Without them it is
 /// not kept, whatever other tests have its number.
@@ -342,6 +340,29 @@ pub(crate) const RULES: [Rule; 38] = [
             "p1_a_worker_of_any_language_is_limited",
         ],
     ),
-    rule("P2", Unbuilt, "a strict sandbox", &[]),
-    rule("P3", Unbuilt, "what a bundle wants and gets", &[]),
+    rule(
+        "P2",
+        Across,
+        "a strict sandbox",
+        &[
+            "p2_a_bundle_reads_and_writes_nothing_but_its_own",
+            "p2_a_bundle_reaches_no_other_process",
+            "p2_a_bundle_executes_no_program",
+            "p2_a_lua_bundle_reaches_nothing_but_its_own",
+            "p2_a_kernel_without_landlock_is_said_and_nothing_is_loaded",
+            "p2_what_an_older_kernel_lacks_is_said",
+            "p2_a_worker_that_is_not_in_its_sandbox_gets_no_bundle",
+        ],
+    ),
+    rule(
+        "P3",
+        Across,
+        "what a bundle wants and gets",
+        &[
+            "p3_a_bundle_has_the_network_if_it_wants_it_and_is_granted_it",
+            "p3_a_bundle_has_the_paths_that_it_wants_below_those_that_are_granted",
+            "p3_a_bundle_changes_what_it_may_write",
+            "p3_a_reload_that_would_change_a_bundles_rights_is_refused",
+        ],
+    ),
 ];

@@ -47,6 +47,9 @@ mod rules;
 // Signed bundles: who is let in, and that what is served is what was checked.
 mod signatures;
 
+// Bundles in the strict sandbox: what they reach, and what they are granted.
+mod sandbox;
+
 // Deaths, blame, isolation, standbys, restarts without a pause: what the
 // supervisor makes of real workers that die.
 mod supervision;

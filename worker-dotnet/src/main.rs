@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use menagerie_protocol::message::{ENV_SOCKET, ENV_STANDBY};
+use menagerie_protocol::sandbox;
 use menagerie_worker_dotnet::{DotnetLoader, Search};
 
 /// Settings that the runtime reads from the environment only, unless they are
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    sandbox::enter(|| search.files());
     let loader = DotnetLoader::new(search);
     // Under a supervisor the runtime starts while the worker says hello, so
     // that the first load, or a standby's, finds it running.

@@ -115,6 +115,13 @@ impl Search {
         })
     }
 
+    /// What a .NET process reads beside its bundles: the installation and the bridge's
+    /// folder, where they are found.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.find().map_or_else(|_| Vec::new(), |found| vec![found.root, found.bridge])
+    }
+
     /// The runtime as the status shows it, for example `.NET 8.0.4`; found
     /// without starting it.
     #[must_use]

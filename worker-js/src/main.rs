@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use menagerie_protocol::sandbox;
 use menagerie_worker_js::JsLoader;
 
 fn main() -> ExitCode {
@@ -14,6 +15,8 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    // The engine is within the program.
+    sandbox::enter(Vec::new);
     menagerie_protocol::serve::serve(JsLoader::new(), || version)
 }
 

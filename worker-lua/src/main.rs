@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use menagerie_protocol::sandbox;
 use menagerie_worker_lua::{LuaLoader, runtime_version};
 
 fn main() -> ExitCode {
@@ -13,5 +14,7 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    // Lua is within the program.
+    sandbox::enter(Vec::new);
     menagerie_protocol::serve::serve(LuaLoader::new(), runtime_version)
 }

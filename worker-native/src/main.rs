@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use menagerie_protocol::sandbox;
 use menagerie_worker_native::{NativeLoader, tell_stacks};
 
 fn main() -> ExitCode {
@@ -13,6 +14,8 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
+    // C and Rust have no runtime but the system's libraries.
+    sandbox::enter(Vec::new);
     write_lines_at_once();
     tell_stacks();
     menagerie_protocol::serve::serve(NativeLoader::new(), || runtime)

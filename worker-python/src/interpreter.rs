@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pyo3::prelude::*;
@@ -88,6 +88,26 @@ fn initialise() -> Result<(), String> {
     // thread state stays, as the one that Python calls its main thread's.
     unsafe { ffi::PyEval_SaveThread() };
     prepared
+}
+
+/// The folders and archives that it imports from, and where its own libraries are.
+pub(crate) fn folders() -> Vec<PathBuf> {
+    if start().is_err() {
+        return Vec::new();
+    }
+    let of_sys = |py: Python<'_>| -> PyResult<Vec<PathBuf>> {
+        let sys = PyModule::import(py, intern!(py, "sys"))?;
+        let mut folders: Vec<PathBuf> = sys.getattr(intern!(py, "path"))?.extract()?;
+        for prefix in ["base_prefix", "base_exec_prefix", "prefix", "exec_prefix"] {
+            let prefix: PathBuf = sys.getattr(prefix)?.extract()?;
+            folders.push(prefix.join("lib"));
+        }
+        Ok(folders)
+    };
+    let mut folders = Python::attach(of_sys).unwrap_or_default();
+    // An empty one means the folder that a process runs in.
+    folders.retain(|folder| folder.is_absolute());
+    folders
 }
 
 /// UTF-8 whatever the locale says: a worker's environment is scrubbed, and what

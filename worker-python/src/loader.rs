@@ -63,6 +63,12 @@ impl PythonLoader {
         })
     }
 
+    /// What bundles import from: the interpreter's own folders, and the environment.
+    #[must_use]
+    pub fn runtime_files(&self) -> Vec<PathBuf> {
+        interpreter::folders().into_iter().chain(self.venv.clone()).collect()
+    }
+
     fn ready(&self) -> Result<(), LoaderError> {
         self.is_used.store(true, Ordering::Relaxed);
         let missing = |problem: String, remedy: &str| LoaderError::RuntimeMissing {

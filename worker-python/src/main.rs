@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use menagerie_protocol::message::ENV_STANDBY;
+use menagerie_protocol::sandbox;
 use menagerie_protocol::serve::serve;
 use menagerie_worker_python::{PythonLoader, runtime_version};
 
@@ -17,6 +18,8 @@ fn main() -> ExitCode {
     // CPython takes the thread that initialises it for its main thread, so it
     // has to be this one.
     let loader = PythonLoader::new();
+    // What it imports from is known now, and no other thread runs yet.
+    sandbox::enter(|| loader.runtime_files());
     if std::env::var_os(ENV_STANDBY).is_some() {
         // Nobody waits for it: if there is no thread to spare, nothing is lost.
         drop(loader.warm_up());

@@ -40,8 +40,24 @@ pub struct ManifestData {
     pub dependencies: Vec<ContractDependency>,
     /// Functions, by contract name, that may run again after a crash (C4).
     pub idempotent: BTreeMap<String, Vec<String>>,
+    /// What the bundle wants of the machine (P3). The supervisor's alone: a worker learns
+    /// what it gets.
+    #[serde(skip)]
+    pub wants: Wants,
     /// The bundle's folder, canonical; empty for a bundle from memory.
     pub dir: PathBuf,
+}
+
+/// What a bundle wants beside its own files, where it is held in a sandbox
+/// (`DESIGN.md`, rule P3).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// The network.
+    pub network: bool,
+    /// To read these files, and these folders with everything below them.
+    pub read: Vec<PathBuf>,
+    /// To change these as well.
+    pub write: Vec<PathBuf>,
 }
 
 /// A bundle that must be loaded before another one.

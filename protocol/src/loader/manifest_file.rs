@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::file::{Unread, read_at_most};
 use super::manifest::{
-    BundleDependency, ContractDependency, DependencyKind, ManifestData, ParsedManifest,
+    BundleDependency, ContractDependency, DependencyKind, ManifestData, ParsedManifest, Wants,
 };
 use crate::contract::{ContractId, ContractRequest};
 use crate::{BundleId, LoaderError};
@@ -66,7 +66,7 @@ const IGNORED_KEYS: [&str; 3] = ["description", "author", "license"];
 
 /// The keys of a bundle itself. TOML takes those that stand below `[file]` for
 /// the table's, which is the commonest slip; they are the bundle's all the same.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "name",
     "id",
     "bundle_id",
@@ -79,6 +79,7 @@ const KEYS: [&str; 12] = [
     "function_count",
     "dependency",
     "idempotent",
+    "wants",
 ];
 
 /// Operating systems, as `[file]` names them: a table of architectures stands
@@ -179,6 +180,7 @@ impl Reader<'_> {
             function_count: BTreeMap::new(),
             dependencies: Vec::new(),
             idempotent: BTreeMap::new(),
+            wants: Wants::default(),
             dir: PathBuf::new(),
         };
         let mut entries: Vec<(&str, Range<usize>, &Value<'_>)> =
@@ -203,6 +205,7 @@ impl Reader<'_> {
                 "function_count" => manifest.function_count = self.function_count(value)?,
                 "dependency" => manifest.dependencies = self.dependencies(value)?,
                 "idempotent" => manifest.idempotent = self.idempotent(value)?,
+                "wants" => manifest.wants = self.wants(value)?,
                 _ => self.unknown(key, &key_span),
             }
         }
@@ -371,6 +374,40 @@ impl Reader<'_> {
             out.insert(base_name(contract).to_owned(), list);
         }
         Ok(out)
+    }
+
+    fn wants(&mut self, value: &Value<'_>) -> Result<Wants, LoaderError> {
+        let mut wants = Wants::default();
+        for (key, value) in self.table("wants", value)? {
+            let span = key.span();
+            let name: &str = key.get_ref().as_ref();
+            let full = format!("wants.{name}");
+            match name {
+                "network" => wants.network = self.bool(&full, value)?,
+                "read" => wants.read = self.paths(&full, value)?,
+                "write" => wants.write = self.paths(&full, value)?,
+                _ => self.unknown(&full, &span),
+            }
+        }
+        Ok(wants)
+    }
+
+    /// Paths outside the bundle, of which there are few.
+    fn paths(&self, key: &str, value: &Value<'_>) -> Result<Vec<PathBuf>, LoaderError> {
+        const MOST: usize = 100;
+        let list = self.list(key, value)?;
+        if list.len() > MOST {
+            return Err(self.error(key, value, "expected at most 100 paths"));
+        }
+        let path = |item| {
+            let path = self.string(key, item)?;
+            if path.len() > 256 || !path.starts_with('/') || path.contains('\0') {
+                let message = format!("'{path}': expected an absolute path of at most 256 bytes");
+                return Err(self.error(key, item, message));
+            }
+            Ok(PathBuf::from(path))
+        };
+        list.iter().map(path).collect()
     }
 
     fn dependencies(&mut self, value: &Value<'_>) -> Result<Vec<ContractDependency>, LoaderError> {

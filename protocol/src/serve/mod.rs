@@ -27,10 +27,11 @@ use crate::control::{Connection, ControlError, Inbox};
 use crate::lane::wait::assume_cpus;
 use crate::loader::BundleLoader;
 use crate::message::{
-    EXIT_CONTROL_LOST, FEATURE_COPY, FEATURE_FIRST_LOAD, FEATURE_SHARED_LOCK, Hello, MAGIC,
-    PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
+    EXIT_CONTROL_LOST, EXIT_NO_SANDBOX, FEATURE_COPY, FEATURE_FIRST_LOAD, FEATURE_SHARED_LOCK,
+    Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
 };
 use crate::robust;
+use crate::sandbox::{self, SandboxError};
 use crate::shm::{Access, Segment};
 use settle::Settling;
 
@@ -96,6 +97,12 @@ fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// What should be in a sandbox, and cannot be, serves nobody.
+fn without_sandbox(error: &SandboxError) -> ! {
+    complain(error);
+    exit_now(EXIT_NO_SANDBOX)
+}
+
 fn connect(environment: &WorkerEnvironment) -> std::io::Result<Connection> {
     let name = environment.socket.as_path().to_fs_name::<GenericFilePath>()?;
     let Stream::UdSocket(stream) = Stream::connect(name)?;
@@ -107,6 +114,7 @@ fn run(
     runtime: impl FnOnce() -> String,
     environment: &WorkerEnvironment,
 ) -> Result<(), ControlError> {
+    let sandbox = sandbox::entered().unwrap_or_else(|error| without_sandbox(error));
     let connected = Arc::new(OnceLock::<Connection>::new());
     let sender = Arc::clone(&connected);
     let outbox = Arc::new(move |message: ToSupervisor| {
@@ -125,8 +133,12 @@ fn run(
     let connection = connect(environment)?;
     let connection = connected.get_or_init(|| connection);
     last_words::speak_by(connection.as_fd());
+    // Nothing of a bundle's has run: what it may do is settled from here on.
+    let sealed = sandbox.map_or_else(|| Ok(Vec::new()), sandbox::seal);
+    let sealed = sealed.unwrap_or_else(|error| without_sandbox(&error));
     let mut features = vec![robust::FEATURE.to_owned(), FEATURE_FIRST_LOAD.to_owned()];
     features.extend(loader.maps_artifacts().then(|| FEATURE_COPY.to_owned()));
+    features.extend(sealed);
     features.extend(loader.shares_a_lock().then(|| FEATURE_SHARED_LOCK.to_owned()));
     connection.send(&ToSupervisor::Hello(Hello {
         magic: MAGIC,

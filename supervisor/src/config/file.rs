@@ -10,6 +10,7 @@ use toml::de::{DeTable, DeValue, Deserializer, Error as TomlError};
 
 use super::Config;
 use crate::http::StatusConfig;
+use crate::sandbox::Grant;
 
 /// A supervisor's settings from a file: [`Config`], and what `menagerie run`
 /// has beside it.
@@ -158,6 +159,7 @@ impl ConfigFile {
             .chain(config.worker_programs.values_mut())
             .chain(config.python_venv.as_mut())
             .chain(config.signatures.trust_store.as_mut())
+            .chain(config.grants.values_mut().flat_map(Grant::paths_mut))
             .chain(self.status.socket.as_mut())
             .chain(self.status.token_file.as_mut())
     }
@@ -225,7 +227,15 @@ fn find(document: &DeTable<'_>, message: &str, table: Option<&str>) -> Option<Ra
         DeValue::Table(inner) => Some(inner.get_key_value(word)?.0.span()),
         _ => None,
     };
-    let tables = ["restart", "signatures", "replicas", "worker_programs", "worker_env"];
+    let tables = [
+        "restart",
+        "signatures",
+        "replicas",
+        "worker_programs",
+        "worker_env",
+        "grants",
+        "bundle_isolation",
+    ];
     let setting = words.clone().find_map(|word| match table {
         Some(table) => inside(table, word),
         None => document

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::lane::wait::cpus;
+use menagerie_protocol::sandbox::Kernel;
 use menagerie_protocol::shm::{seal_future_writes, sealed_memfd};
 use serde::{Deserialize, Serialize};
 
@@ -166,7 +167,7 @@ struct Feature {
 }
 
 /// The kernel's versions are those of the system calls' man pages.
-const FEATURES: [Feature; 6] = [
+const FEATURES: [Feature; 8] = [
     Feature {
         name: "sealed memfds",
         is_there: || sealed_memfd("menagerie-doctor", 4096).is_ok(),
@@ -193,10 +194,24 @@ const FEATURES: [Feature; 6] = [
     },
     Feature {
         name: "landlock",
-        is_there: landlock,
+        is_there: || Kernel::current().landlock > 0,
         required: false,
-        purpose: "the strict sandbox (not built yet)",
+        purpose: "the strict sandbox: files",
         remedy: "a kernel of version 5.13 or later, started with lsm=landlock among its modules",
+    },
+    Feature {
+        name: "landlock, version 6",
+        is_there: || Kernel::current().lacks().is_empty(),
+        required: false,
+        purpose: "the strict sandbox: signals and all else, as a worker's status says",
+        remedy: "a kernel of version 6.12 or later",
+    },
+    Feature {
+        name: "seccomp filters",
+        is_there: || Kernel::current().seccomp,
+        required: false,
+        purpose: "the strict sandbox: network, programs, other processes",
+        remedy: "a kernel with CONFIG_SECCOMP_FILTER",
     },
     Feature {
         name: "two CPUs or more",
@@ -240,14 +255,6 @@ fn pidfd() -> bool {
     // SAFETY: just opened, and used by nobody else.
     unsafe { libc::close(fd) };
     true
-}
-
-fn landlock() -> bool {
-    const VERSION: u32 = 1;
-    let null: *const libc::c_void = std::ptr::null();
-    // SAFETY: with the flag LANDLOCK_CREATE_RULESET_VERSION (1) the call takes no
-    // attributes, and returns a number (landlock_create_ruleset(2)).
-    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, null, 0_usize, VERSION) > 0 }
 }
 
 #[cfg(test)]

@@ -104,6 +104,9 @@ fn one_of_each() -> impl Iterator<Item = EventKind> {
             }
             EventKind::BundleFailed { .. } => EventKind::BundleUnverified { bundle, reason },
             EventKind::BundleUnverified { .. } => {
+                EventKind::BundleNotGranted { bundle, wants: vec!["network".to_owned()] }
+            }
+            EventKind::BundleNotGranted { .. } => {
                 EventKind::BundleQuarantined { bundle, crashes: 3 }
             }
             EventKind::BundleQuarantined { .. } => {

@@ -104,6 +104,11 @@ impl Registry {
         }
     }
 
+    /// The one of this name, which may be being loaded for the first time.
+    pub(crate) fn of_name(&self, name: &str) -> Option<Arc<Bundle>> {
+        self.bundles.get(name).map(|entry| Arc::clone(&entry.bundle))
+    }
+
     /// Whether it is still the one of its name.
     pub(crate) fn holds(&self, bundle: &Arc<Bundle>) -> bool {
         self.bundles.get(&bundle.name).is_some_and(|entry| Arc::ptr_eq(&entry.bundle, bundle))

@@ -9,15 +9,18 @@ use menagerie_protocol::{BundleSource, LoaderError, ManifestData, RuntimeError};
 
 use super::files::Flaw;
 use super::{SignatureConfig, SignaturePolicy, SignatureStatus, Snapshot, file, trust};
-use crate::blocking::blocking;
+use crate::blocking::{Folder, blocking};
 use crate::bundle::Content;
 use crate::config::Config;
 use crate::core::Core;
 use crate::events::EventKind;
+use crate::sandbox::Rights;
 
 /// Where a bundle may be copied to, and which bundles are.
 struct Copies {
     config: Arc<Config>,
+    /// Where all copies of the bundle are, as a worker in a sandbox reads there only.
+    home: Arc<Folder>,
     dir: PathBuf,
 }
 
@@ -44,22 +47,31 @@ impl Core {
     /// checked, and what is loaded is the copy. Where it has replicas, it is
     /// copied in any case: one that comes back after a crash loads what the
     /// others run, whatever has become of the folder since (S9).
-    pub(crate) async fn fetch(&self, dir: &Path) -> Result<Fetched, RuntimeError> {
-        let copies = Copies {
-            config: Arc::clone(&self.config),
-            dir: self.dir.path().join(format!("bundle-{}", self.next_copy())),
-        };
+    ///
+    /// `before` is what serves, at a reload: the new copy is beside the old one.
+    pub(crate) async fn fetch(
+        &self,
+        dir: &Path,
+        before: Option<&Content>,
+    ) -> Result<Fetched, RuntimeError> {
+        let number = self.next_copy();
+        let home = before.and_then(|before| before.snapshot.as_ref()?.home().cloned());
+        let new = || Arc::new(Folder(self.dir.path().join(format!("bundle-{number}"))));
+        let home = home.unwrap_or_else(new);
+        let dir_of_copy = home.0.join(format!("copy-{number}"));
+        let copies = Copies { config: Arc::clone(&self.config), home, dir: dir_of_copy };
         let dir = dir.to_owned();
         let checks = self.config.signatures.policy != SignaturePolicy::Off;
         let cannot = |error: io::Error| LoaderError::io(dir.clone(), &error);
         let folder = dir.clone();
         // Whatever stands there, and on whatever file system, holds up nobody else.
         let fetch = blocking(move || {
-            if checks {
+            let fetched = if checks {
                 Fetched::checked(&copies, &folder)
             } else {
                 Fetched::plain(&copies, &folder)
-            }
+            };
+            fetched.map(|fetched| fetched.with_rights(&copies.config))
         });
         let fetched = fetch.await.map_err(cannot)??;
         self.tell(&fetched);
@@ -84,6 +96,7 @@ impl Core {
             }
         };
         let fetched = Fetched { content, folder: None, warnings, doubt };
+        let fetched = fetched.with_rights(&self.config);
         self.tell(&fetched);
         Ok(fetched)
     }
@@ -95,10 +108,25 @@ impl Core {
                 reason: doubt.to_string(),
             });
         }
+        let refused = fetched.content.rights.as_ref().map(|rights| &rights.refused);
+        if let Some(refused) = refused.filter(|refused| !refused.is_empty()) {
+            self.events.emit(EventKind::BundleNotGranted {
+                bundle: fetched.content.manifest.name.clone(),
+                wants: refused.clone(),
+            });
+        }
     }
 }
 
 impl Fetched {
+    /// With what it gets in its sandbox, if it is in one.
+    fn with_rights(mut self, config: &Config) -> Self {
+        let Content { manifest, source, snapshot, .. } = &self.content;
+        let copies = snapshot.as_ref().and_then(|snapshot| Some(&*snapshot.home()?.0));
+        self.content.rights = Rights::of(config, manifest, source, copies);
+        self
+    }
+
     fn unchecked(dir: &Path) -> Result<Self, LoaderError> {
         let ParsedManifest { manifest, warnings } = ManifestData::read(dir)?;
         let folder = manifest.dir.clone();
@@ -117,7 +145,7 @@ impl Fetched {
         // which is being removed.
         let copy = copies.dir.with_extension("unsigned");
         let snapshot = Snapshot::take_unsigned(&folder, copy).map_err(Flaw::of_copy)?;
-        Self::of_snapshot(snapshot, folder)
+        Self::of_snapshot(snapshot.in_home(&copies.home), folder)
     }
 
     fn checked(copies: &Copies, dir: &Path) -> Result<Self, LoaderError> {
@@ -127,7 +155,7 @@ impl Fetched {
             return Self::unchecked(dir);
         }
         let config = &copies.config.signatures;
-        match Self::verified(config, dir, copies.dir.clone()) {
+        match Self::verified(config, dir, copies) {
             Err(error) if config.policy == SignaturePolicy::Warn => {
                 let Some(signature) = SignatureStatus::of_error(&error) else { return Err(error) };
                 let mut fetched = Self::plain(copies, dir)?;
@@ -150,10 +178,16 @@ impl Fetched {
     }
 
     /// Copies a bundle, and checks the copy.
-    fn verified(config: &SignatureConfig, dir: &Path, copy: PathBuf) -> Result<Self, LoaderError> {
+    fn verified(
+        config: &SignatureConfig,
+        dir: &Path,
+        copies: &Copies,
+    ) -> Result<Self, LoaderError> {
         let name = name_of(dir);
         let folder = dir.canonicalize().map_err(|error| LoaderError::io(dir, &error))?;
-        let snapshot = Snapshot::take(&folder, copy).map_err(|flaw| flaw.of(&name))?;
+        let snapshot =
+            Snapshot::take(&folder, copies.dir.clone()).map_err(|flaw| flaw.of(&name))?;
+        let snapshot = snapshot.in_home(&copies.home);
         // Of the user's folder, as it is by now: it fits the copy, or not.
         let key = file::verify(&folder, snapshot.files()).map_err(|flaw| flaw.of(&name))?;
         let Some(key) = key else { return Err(LoaderError::UnsignedBundle { bundle: name }) };

@@ -4,6 +4,7 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use menagerie_protocol::LoaderError;
 
@@ -21,6 +22,8 @@ pub(crate) struct Snapshot {
     files: Vec<FileEntry>,
     /// Whether it has to stay as it was taken.
     sealed: bool,
+    /// The folder where all copies of this bundle are, if there is one.
+    home: Option<Arc<Folder>>,
 }
 
 impl Snapshot {
@@ -41,7 +44,8 @@ impl Snapshot {
         // As the manifest's reader and the workers will name it.
         let dir = dir.canonicalize().unwrap_or(dir);
         // From here on it is removed, whatever happens.
-        let mut snapshot = Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new(), sealed };
+        let mut snapshot =
+            Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new(), sealed, home: None };
         let irregular = if sealed { Irregular::Refused } else { Irregular::Passed };
         snapshot.files = read_all(of, irregular, &mut |relative, original| {
             let target = dir.join(relative);
@@ -55,6 +59,16 @@ impl Snapshot {
             create(&target, mode).map(Some)
         })?;
         Ok(snapshot)
+    }
+
+    /// It is one of those in this folder, which goes with the last of them.
+    pub(super) fn in_home(mut self, home: &Arc<Folder>) -> Self {
+        self.home = Some(Arc::clone(home));
+        self
+    }
+
+    pub(crate) const fn home(&self) -> Option<&Arc<Folder>> {
+        self.home.as_ref()
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -99,7 +113,7 @@ impl Snapshot {
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        let folder = Folder(std::mem::take(&mut self.dir));
+        let folder = (Folder(std::mem::take(&mut self.dir)), self.home.take());
         if tokio::runtime::Handle::try_current().is_ok() {
             drop_in_background(folder);
         }

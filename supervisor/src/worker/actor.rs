@@ -302,8 +302,8 @@ impl Actor {
             Command::Settled(incarnation) => {
                 if let Some(alive) = self.serving(incarnation) {
                     alive.watch_for_death();
-                    self.core.spares.provide_for(&self.core, &self.name.loader);
-                    self.core.standbys.refill(&self.core, &self.name.loader);
+                    self.core.spares.provide_for(&self.core, &self.name);
+                    self.core.standbys.refill(&self.core, &self.name);
                 }
                 Action::None
             }
@@ -480,9 +480,7 @@ impl Actor {
         {
             let mut view = lock(&self.view);
             view.pid = Some(alive.child.pid);
-            view.language = Some(alive.hello.language);
-            view.runtime = Some(alive.hello.runtime.clone());
-            view.supports_hot_reload = alive.hello.supports_hot_reload;
+            view.show(&alive.hello);
             view.problem = None;
         }
         let process = Arc::clone(&alive.process);

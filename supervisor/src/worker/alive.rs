@@ -48,7 +48,7 @@ impl Alive {
         incarnation: u64,
         launched: Launched,
     ) -> Self {
-        let Launched { mut child, connected, lane, first_load, dying } = launched;
+        let Launched { mut child, connected, lane, first_load, dying, rights } = launched;
         let mut channel = connected.channel;
         let process = Process::new(ProcessParts {
             worker: name.to_string(),
@@ -57,6 +57,7 @@ impl Alive {
             pidfd: Arc::clone(&child.pidfd),
             incarnation,
             sender: channel.sender(),
+            rights,
             takes_copies: connected.hello.has(FEATURE_COPY),
             shares_a_lock: connected.hello.has(FEATURE_SHARED_LOCK),
             config: Arc::clone(&core.config),
@@ -126,7 +127,7 @@ impl Alive {
     }
 
     /// Whether the next process is to be started as soon as this one begins to die.
-    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &str)>) {
+    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &WorkerName)>) {
         if let Some(dying) = &self.dying {
             dying.want_next(wanted);
         }

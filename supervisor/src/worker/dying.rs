@@ -21,6 +21,7 @@ use super::sides::Side;
 use super::spawn::{Job, Slice, outlive, set_slice};
 use crate::core::Core;
 use crate::lane::lock;
+use crate::placement::WorkerName;
 use crate::proc_stat::Stat;
 
 /// Notices that a worker's control thread has died, tells of the crash, and begins to
@@ -90,8 +91,8 @@ enum Next {
     /// Nobody wants one.
     #[default]
     None,
-    /// Of this loader.
-    Wanted(Weak<Core>, String),
+    /// Of this worker.
+    Wanted(Weak<Core>, WorkerName),
     Begun(Box<Begun>),
 }
 
@@ -99,11 +100,11 @@ impl Next {
     /// What is left to do to start it, if it is wanted.
     fn begin(next: &Mutex<Self>) -> Option<Job> {
         let mut next = lock(next);
-        let Self::Wanted(core, loader) = &*next else { return None };
+        let Self::Wanted(core, name) = &*next else { return None };
         let core = core.upgrade()?;
         let _runtime = core.runtime.enter();
         // Why it cannot be is said when it is tried again.
-        let (begun, job) = Begun::planned(&core, loader).ok()?;
+        let (begun, job) = Begun::planned(&core, name).ok()?;
         *next = Self::Begun(Box::new(begun));
         Some(job)
     }
@@ -131,11 +132,11 @@ impl Dying {
     }
 
     /// Whether the next process is to be started as soon as this one begins to die.
-    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &str)>) {
+    pub(super) fn want_next(&self, wanted: Option<(&Arc<Core>, &WorkerName)>) {
         let mut next = lock(&self.plan.next);
         match (&*next, wanted) {
-            (Next::None, Some((core, loader))) => {
-                *next = Next::Wanted(Arc::downgrade(core), loader.to_owned());
+            (Next::None, Some((core, name))) => {
+                *next = Next::Wanted(Arc::downgrade(core), name.clone());
             }
             (Next::Wanted(..), None) => *next = Next::None,
             _ => {}
@@ -383,7 +384,8 @@ mod tests {
     async fn launched_after_death(
         supervisor: &Supervisor,
     ) -> (JoinHandle<Result<Launched, LaunchError>>, u32) {
-        let wanted = Some((supervisor.core(), "native"));
+        let native = WorkerName::shared("native");
+        let wanted = Some((supervisor.core(), &native));
         let next = next_after_death(|dying| dying.want_next(wanted)).await;
         let (sender, pid) = mpsc::channel();
         let launched = tokio::spawn(next.expect("it was wanted").launched(None, move |pid| {
@@ -441,16 +443,17 @@ mod tests {
     #[tokio::test]
     async fn s3_no_process_is_begun_that_nobody_wants() {
         let supervisor = supervisor();
-        let wanted = |loader| Some((supervisor.core(), loader));
+        let (native, cobol) = (WorkerName::shared("native"), WorkerName::shared("cobol"));
+        let wanted = |name| Some((supervisor.core(), name));
         assert!(next_after_death(|_| {}).await.is_none());
         // A process that stops because it should.
         let next = next_after_death(|dying| {
-            dying.want_next(wanted("native"));
+            dying.want_next(wanted(&native));
             dying.want_next(None);
         });
         assert!(next.await.is_none());
         // One that cannot be started is tried again, by whoever can say why.
-        let next = next_after_death(|dying| dying.want_next(wanted("cobol")));
+        let next = next_after_death(|dying| dying.want_next(wanted(&cobol)));
         assert!(next.await.is_none());
     }
 

@@ -6,10 +6,12 @@ use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::Path;
 
+use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::lane::wait::cpus;
 use menagerie_protocol::message::{
     ENV_CPUS, ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
 };
+use menagerie_protocol::sandbox::{ENV_SANDBOX, Limits};
 
 use crate::config::Config;
 
@@ -68,14 +70,20 @@ impl Environment {
         token: &str,
         scratch: &Path,
         first_load: Option<RawFd>,
-    ) -> BTreeMap<OsString, OsString> {
+        sandbox: Option<&Limits>,
+    ) -> Result<BTreeMap<OsString, OsString>, CodecError> {
         let Self(mut env) = self;
+        if let Some(limits) = sandbox {
+            env.insert(ENV_SANDBOX.into(), limits.to_text()?.into());
+            // The one place where it can write.
+            env.insert("TMPDIR".into(), scratch.into());
+        }
         if let Some(descriptor) = first_load {
             env.insert(ENV_FIRST_LOAD.into(), descriptor.to_string().into());
         }
         env.insert(ENV_TOKEN.into(), token.into());
         env.insert(ENV_SCRATCH.into(), scratch.into());
-        env
+        Ok(env)
     }
 }
 
@@ -88,7 +96,7 @@ mod tests {
         let mut config = Config::default();
         config.worker_env.insert("MINE".to_owned(), "yes".to_owned());
         let here = Path::new("/here");
-        let env = Environment::new(&config, here, false).of("abc", here, Some(3));
+        let env = Environment::new(&config, here, false).of("abc", here, Some(3), None).unwrap();
         for name in ["MINE", ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_FIRST_LOAD, ENV_CPUS] {
             assert!(env.contains_key(&OsString::from(name)), "{name}");
         }

@@ -16,6 +16,7 @@ use crate::bundle::{Bundle, Content};
 use crate::config::Config;
 use crate::lane::Draft;
 use crate::locate;
+use crate::sandbox::{Rights, are_same};
 
 /// The lane that it is for.
 const LANE: LaneId = 1;
@@ -53,10 +54,13 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Does what comes before a load. Whatever is wrong is said when the bundle is loaded
+    /// Does what comes before a load into a process with these rights. Whatever is wrong is said when the bundle is loaded
     /// in the ordinary way.
-    pub(super) async fn new(bundle: Arc<Bundle>) -> Option<Self> {
+    pub(super) async fn new(bundle: Arc<Bundle>, rights: Option<&Arc<Rights>>) -> Option<Self> {
         let content = bundle.content();
+        if !are_same(rights, content.rights.as_ref()) {
+            return None;
+        }
         content.check(&bundle.loader).await.ok()?;
         let copy = content.copy(locate::maps_artifacts(&bundle.loader)).await;
         Some(Self { bundle, content, copy })

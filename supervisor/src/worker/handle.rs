@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use menagerie_protocol::message::Hello;
 use menagerie_protocol::{RuntimeError, SupportedLanguage};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -12,7 +13,7 @@ use crate::lane::lock;
 use crate::lifecycle::WorkerState;
 use crate::placement::WorkerName;
 use crate::proc_stat::Stat;
-use crate::status::{CrashReport, WorkerStatus};
+use crate::status::{CrashReport, SandboxStatus, WorkerStatus};
 
 /// What a worker can be asked.
 #[derive(Debug)]
@@ -72,6 +73,17 @@ pub(super) struct View {
     pub(super) supports_hot_reload: bool,
     pub(super) last_crash: Option<CrashReport>,
     pub(super) problem: Option<String>,
+    pub(super) sandbox: Option<SandboxStatus>,
+}
+
+impl View {
+    /// What a process has said of itself is shown from now on.
+    pub(super) fn show(&mut self, hello: &Hello) {
+        self.language = Some(hello.language);
+        self.runtime = Some(hello.runtime.clone());
+        self.supports_hot_reload = hello.supports_hot_reload;
+        self.sandbox = SandboxStatus::of(hello);
+    }
 }
 
 impl Worker {
@@ -180,6 +192,7 @@ impl Worker {
             bundles,
             last_crash: view.last_crash.clone(),
             problem: view.problem.clone(),
+            sandbox: view.sandbox.clone(),
         }
     }
 }

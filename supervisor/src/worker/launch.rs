@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use menagerie_protocol::message::FEATURE_FIRST_LOAD;
+use menagerie_protocol::message::{EXIT_NO_SANDBOX, FEATURE_FIRST_LOAD};
+use menagerie_protocol::sandbox::{FEATURE_SANDBOX, Kernel, SandboxError};
 use menagerie_protocol::{LoaderError, RuntimeError};
 use nix::sys::signal::Signal;
 use tokio::sync::oneshot;
@@ -25,9 +26,11 @@ use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::core::Core;
 use crate::events::{EventKind, Events, NextEvent};
-use crate::lane::Draft;
+use crate::lane::{Draft, lock};
 use crate::locate;
+use crate::placement::WorkerName;
 use crate::random;
+use crate::sandbox::Rights;
 
 /// How long the hello of a process that has ended may take to be read.
 const LATE: Duration = Duration::from_millis(100);
@@ -43,6 +46,8 @@ pub(crate) struct Launched {
     pub(crate) first_load: Option<FirstLoad>,
     /// Tells that it dies a little before it has ended, where that can be told.
     pub(crate) dying: Option<Dying>,
+    /// What it may do in its sandbox, if it is in one.
+    pub(crate) rights: Option<Arc<Rights>>,
 }
 
 /// Why there is none.
@@ -65,6 +70,7 @@ pub(crate) struct Begun {
     /// Where it learns what to load first.
     first_load: Option<UnixStream>,
     dying: Option<Dying>,
+    rights: Option<Arc<Rights>>,
     /// From before the start on: what the process says may be refused before we know
     /// its pid.
     events: Events,
@@ -78,15 +84,23 @@ pub(crate) struct Order {
     standby: bool,
     program: PathBuf,
     env: Environment,
+    /// Its sandbox, if it is in one.
+    rights: Option<Arc<Rights>>,
 }
 
 impl Order {
-    /// For a worker of this loader. A standby learns that it is one.
-    pub(super) fn new(core: &Core, loader: &str, standby: bool) -> Result<Self, LaunchError> {
+    /// For a process of this worker. A standby, of its loader's, learns that it is one.
+    pub(super) fn new(core: &Core, name: &WorkerName, standby: bool) -> Result<Self, LaunchError> {
+        let loader = &name.loader;
+        let rights = rights_of(core, name);
+        if rights.is_some() {
+            let lacking = |error: SandboxError| unavailable(loader, error.to_string());
+            Kernel::current().check().map_err(lacking)?;
+        }
         let program =
             locate::worker_program(&core.config, loader).map_err(LaunchError::NotStarted)?;
         let env = Environment::new(&core.config, core.control.path(), standby);
-        Ok(Self { loader: loader.to_owned(), standby, program, env })
+        Ok(Self { loader: loader.clone(), standby, program, env, rights })
     }
 
     /// Whether its program is still there.
@@ -95,22 +109,35 @@ impl Order {
     }
 }
 
+/// What a worker's processes may do in their sandbox: what its bundle gets. `None` if they
+/// are in none.
+fn rights_of(core: &Core, name: &WorkerName) -> Option<Arc<Rights>> {
+    let bundle = name.bundle.as_ref().filter(|_| name.is_in_sandbox(&core.config))?;
+    let bundle = lock(&core.registry).of_name(bundle);
+    // Who is about to stop may do nothing.
+    Some(bundle.and_then(|bundle| bundle.content().rights.clone()).unwrap_or_default())
+}
+
 impl Begun {
     /// Begins to start a process for a worker. A standby learns that it is one.
-    pub(crate) fn new(core: &Arc<Core>, loader: &str, standby: bool) -> Result<Self, LaunchError> {
-        let (begun, job) = Self::of(core, Order::new(core, loader, standby)?)?;
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        name: &WorkerName,
+        standby: bool,
+    ) -> Result<Self, LaunchError> {
+        let (begun, job) = Self::of(core, Order::new(core, name, standby)?)?;
         core.spawner.carry_out(job);
         Ok(begun)
     }
 
     /// The same where nobody has a moment to lose; the job is the caller's to carry out.
-    pub(super) fn planned(core: &Arc<Core>, loader: &str) -> Result<(Self, Job), LaunchError> {
-        let kept = core.spares.order(loader).filter(Order::is_current);
-        Self::of(core, kept.map_or_else(|| Order::new(core, loader, false), Ok)?)
+    pub(super) fn planned(core: &Arc<Core>, name: &WorkerName) -> Result<(Self, Job), LaunchError> {
+        let kept = core.spares.order(core, name).filter(Order::is_current);
+        Self::of(core, kept.map_or_else(|| Order::new(core, name, false), Ok)?)
     }
 
     fn of(core: &Arc<Core>, order: Order) -> Result<(Self, Job), LaunchError> {
-        let Order { loader, standby, program, env } = order;
+        let Order { loader, standby, program, env, rights } = order;
         let cannot = |error: io::Error| unavailable(&loader, error.to_string());
         let Spare { scratch, stdio, first_load, lane, dying } =
             core.spares.take().map_err(cannot)?;
@@ -120,13 +147,12 @@ impl Begun {
         let events = core.events.subscribe();
         let expected = Expected::new(core);
         let config = &core.config;
+        let number = descriptor.as_ref().map(|_| FIRST_DESCRIPTOR);
+        let limits = rights.as_ref().map(|rights| &rights.limits);
+        let env = env.of(&expected.token, scratch.path(), number, limits);
         let request = SpawnRequest {
             program,
-            env: env.of(
-                &expected.token,
-                scratch.path(),
-                descriptor.as_ref().map(|_| FIRST_DESCRIPTOR),
-            ),
+            env: env.map_err(|error| unavailable(&loader, error.to_string()))?,
             dir: scratch.path().to_owned(),
             stdio,
             descriptor,
@@ -137,7 +163,8 @@ impl Begun {
             },
         };
         let (job, spawning) = Job::new(request);
-        let begun = Self { loader, scratch, lane, first_load, dying, events, expected, spawning };
+        let begun =
+            Self { loader, scratch, lane, first_load, dying, rights, events, expected, spawning };
         Ok((begun, job))
     }
 
@@ -154,6 +181,7 @@ impl Begun {
             mut lane,
             mut first_load,
             dying,
+            rights,
             events,
             mut expected,
             spawning,
@@ -166,7 +194,7 @@ impl Begun {
         let mut first_sent = None;
         let outcome = {
             let handshake = handshake(&core.config, &loader, &child, &mut expected, events);
-            let chosen = async { Chosen::new(first?.await.ok()?).await };
+            let chosen = async { Chosen::new(first?.await.ok()?, rights.as_ref()).await };
             let (mut handshake, mut chosen) =
                 (std::pin::pin!(handshake), std::pin::pin!(chosen.fuse()));
             loop {
@@ -189,10 +217,14 @@ impl Begun {
             outcome => outcome,
         };
         let reason = match outcome {
+            Ok(Some(connected)) if rights.is_some() && !connected.hello.has(FEATURE_SANDBOX) => {
+                child.signal(Signal::SIGKILL);
+                Some("handshake failed: it is not in the sandbox that it should be in".to_owned())
+            }
             Ok(Some(connected)) => {
                 let takes_it = connected.hello.has(FEATURE_FIRST_LOAD);
                 let first_load = first_sent.filter(|_| takes_it);
-                return Ok(Launched { child, connected, lane, first_load, dying });
+                return Ok(Launched { child, connected, lane, first_load, dying, rights });
             }
             Ok(None) => None,
             Err(reason) => {
@@ -201,8 +233,14 @@ impl Begun {
             }
         };
         let ended = child.ended().await;
-        if reason.is_none() && ended.end == End::Exit(LOADER_FAILED) {
-            return Err(unloadable(&loader, child, ended).await);
+        match (&reason, ended.end) {
+            (None, End::Exit(LOADER_FAILED)) => {
+                return Err(unloadable(&loader, child, ended).await);
+            }
+            (None, End::Exit(EXIT_NO_SANDBOX)) => {
+                return Err(not_in_sandbox(&loader, child, ended).await);
+            }
+            _ => {}
         }
         Err(LaunchError::Died { child: Box::new(child), ended, reason })
     }
@@ -314,6 +352,15 @@ async fn unloadable(loader: &str, mut child: Child, ended: Ended) -> LaunchError
     }))
 }
 
+/// The process ended because it could not enter its sandbox: that is not a crash.
+async fn not_in_sandbox(loader: &str, mut child: Child, ended: Ended) -> LaunchError {
+    let lines = child.stderr_lines().await;
+    match lines.into_iter().find(|line| line.contains("sandbox")) {
+        Some(problem) => unavailable(loader, problem),
+        None => LaunchError::Died { child: Box::new(child), ended, reason: None },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
@@ -330,11 +377,12 @@ mod tests {
         config.worker_programs.insert("native".to_owned(), program.clone());
         let supervisor = Supervisor::builder().config(config).start().unwrap();
         let core = supervisor.core();
-        let ahead = || core.spares.provide_for(core, "native");
-        let planned = || Begun::planned(core, "native").map(drop);
+        let native = WorkerName::shared("native");
+        let ahead = || core.spares.provide_for(core, &native);
+        let planned = || Begun::planned(core, &native).map(drop);
         ahead();
-        assert!(core.spares.order("native").is_some_and(|order| order.program == program));
-        assert!(core.spares.order("native").is_none(), "it is for one process");
+        assert!(core.spares.order(core, &native).is_some_and(|order| order.program == program));
+        assert!(core.spares.order(core, &native).is_none(), "it is for one process");
         planned().unwrap();
         ahead();
         std::fs::remove_file(&program).unwrap();
@@ -346,7 +394,7 @@ mod tests {
         assert_eq!(looked_in, [program.to_str().unwrap()]);
         // Nor is there one to be ordered.
         ahead();
-        assert!(core.spares.order("native").is_none());
+        assert!(core.spares.order(core, &native).is_none());
         symlink("/usr/bin/yes", &program).unwrap();
         planned().unwrap();
     }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use super::launch::{Begun, LaunchError, Launched};
 use crate::bundle::Bundle;
 use crate::core::Core;
+use crate::placement::WorkerName;
 
 /// A process on its way. Dropping it ends it.
 pub(super) struct Launching {
@@ -26,10 +27,10 @@ impl Launching {
     /// Starts one; `shown` learns its pid.
     pub(super) fn begin(
         core: &Arc<Core>,
-        loader: &str,
+        name: &WorkerName,
         shown: impl FnOnce(u32) + Send + 'static,
     ) -> Self {
-        Self::of(Begun::new(core, loader, false), shown)
+        Self::of(Begun::new(core, name, false), shown)
     }
 
     /// One whose start has begun, if it could.

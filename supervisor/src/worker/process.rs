@@ -31,6 +31,7 @@ use crate::bundle::Bundle;
 use crate::config::Config;
 use crate::events::EventBus;
 use crate::lane::{Draft, Lane, LanePeer, OpenOutcall, OutcallHead, Pump, lock};
+use crate::sandbox::Rights;
 use crate::status::{Activity, RunningCall};
 
 /// A call that a guest has made.
@@ -63,6 +64,8 @@ pub(crate) struct Process {
     sender: Sender,
     /// Whether it takes artifacts' copies.
     takes_copies: bool,
+    /// What it may do in its sandbox, if it is in one.
+    rights: Option<Arc<Rights>>,
     /// Whether a bundle may keep the others' calls from ending.
     shares_a_lock: bool,
     pub(super) config: Arc<Config>,
@@ -146,6 +149,7 @@ pub(crate) struct ProcessParts {
     pub(crate) incarnation: u64,
     pub(crate) sender: Sender,
     pub(crate) takes_copies: bool,
+    pub(crate) rights: Option<Arc<Rights>>,
     pub(crate) shares_a_lock: bool,
     pub(crate) config: Arc<Config>,
     pub(crate) events: Arc<EventBus>,
@@ -165,6 +169,7 @@ impl Process {
             pidfd: parts.pidfd,
             sender: parts.sender,
             takes_copies: parts.takes_copies,
+            rights: parts.rights,
             shares_a_lock: parts.shares_a_lock,
             config: parts.config,
             events: parts.events,

@@ -46,10 +46,10 @@ impl Actor {
         }
         self.rolling =
             Some(Rolling { replies: vec![reply], launching: None, next: None, process: None });
-        if let Some(standby) = self.core.standbys.take(&self.name.loader) {
+        if let Some(standby) = self.core.standbys.take(&self.core, &self.name) {
             let _ = self.next_launched(Ok(standby));
         } else if let Some(rolling) = &mut self.rolling {
-            rolling.launching = Some(Launching::begin(&self.core, &self.name.loader, |_| {}));
+            rolling.launching = Some(Launching::begin(&self.core, &self.name, |_| {}));
         }
     }
 
@@ -147,8 +147,7 @@ impl Actor {
         let (from, to) = (Arc::clone(&old.process), Arc::clone(&next.process));
         {
             let mut view = lock(&self.view);
-            view.runtime = Some(next.hello.runtime.clone());
-            view.supports_hot_reload = next.hello.supports_hot_reload;
+            view.show(&next.hello);
         }
         self.alive = Some(next);
         self.current.send_replace(Current::Up(Arc::clone(&to)));
@@ -161,14 +160,14 @@ impl Actor {
         let (core, name) = (Arc::clone(&self.core), self.name.clone());
         let emptied = roll::change_over(Arc::clone(&core), name.clone(), prepared, from);
         let (view, commands) = (Arc::clone(&self.view), self.commands.clone());
-        let loader = self.name.loader.clone();
+        let refilled = self.name.clone();
         tokio::spawn(async move {
             let changed = async {
                 emptied.await;
                 reply(Ok(()));
             };
             stop::replaced(Arc::clone(&core), name, old, view, changed).await;
-            core.standbys.refill(&core, &loader);
+            core.standbys.refill(&core, &refilled);
             // What was being loaded into the old process is loaded again.
             if let Some(commands) = commands.upgrade() {
                 drop(commands.send(Command::Restore));

@@ -13,6 +13,7 @@ use super::scratch::{Scratch, Scratches};
 use super::spawn::Stdio;
 use crate::core::Core;
 use crate::lane::{Draft, LaneLimits, lock};
+use crate::placement::WorkerName;
 
 /// For one process.
 #[derive(Debug)]
@@ -56,17 +57,24 @@ impl Spares {
         kept.filter(|spare| spare.scratch.path().is_dir()).map_or_else(|| self.make(), Ok)
     }
 
-    /// An order for a loader, as it was when its last worker became ready.
-    pub(super) fn order(&self, loader: &str) -> Option<Order> {
-        lock(&self.orders).remove(loader)
+    /// An order for a worker, as it was when the last one of its loader became ready.
+    pub(super) fn order(&self, core: &Core, name: &WorkerName) -> Option<Order> {
+        if name.is_in_sandbox(&core.config) {
+            return None;
+        }
+        lock(&self.orders).remove(&name.loader)
     }
 
-    /// A worker of this loader is ready: if it crashes, this is what the next one needs.
-    pub(super) fn provide_for(&self, core: &Core, loader: &str) {
+    /// This worker is ready: if it crashes, this is what the next process needs.
+    pub(super) fn provide_for(&self, core: &Core, name: &WorkerName) {
         self.refill();
+        // One in a sandbox has an order that is no other's.
+        if name.is_in_sandbox(&core.config) {
+            return;
+        }
         // Why there is none is said to whoever needs it.
-        if let Ok(order) = Order::new(core, loader, false) {
-            lock(&self.orders).insert(loader.to_owned(), order);
+        if let Ok(order) = Order::new(core, name, false) {
+            lock(&self.orders).insert(name.loader.clone(), order);
         }
     }
 

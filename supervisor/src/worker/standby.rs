@@ -15,6 +15,7 @@ use super::launch::{Begun, LaunchError, Launched};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
+use crate::placement::WorkerName;
 use crate::status::StandbyStatus;
 
 /// A standby that has lived for so long counts as sound: the next one that
@@ -38,10 +39,13 @@ struct Shared {
 }
 
 impl Standbys {
-    /// Takes a standby, if there is one.
-    pub(crate) fn take(&self, loader: &str) -> Option<Launched> {
+    /// Takes a standby for this worker, if there is one: it is in no sandbox.
+    pub(crate) fn take(&self, core: &Core, name: &WorkerName) -> Option<Launched> {
+        if name.is_in_sandbox(&core.config) {
+            return None;
+        }
         let pools = lock(&self.0);
-        let mut ready = lock(&pools.get(loader)?.shared.ready);
+        let mut ready = lock(&pools.get(&name.loader)?.shared.ready);
         let at = ready.iter().position(|launched| {
             // One that was stopped, or has just ended, would cost more time
             // than it saves.
@@ -53,14 +57,16 @@ impl Standbys {
 
     /// Starts what lacks, in the background. It is asked for when a loader's
     /// worker is ready, so as not to compete with its recovery.
-    pub(crate) fn refill(&self, core: &Arc<Core>, loader: &str) {
-        if core.config.standby == 0 || *core.stopping.borrow() {
+    pub(crate) fn refill(&self, core: &Arc<Core>, name: &WorkerName) {
+        let none = core.config.standby == 0 || name.is_in_sandbox(&core.config);
+        if none || *core.stopping.borrow() {
             return;
         }
+        let loader = &name.loader;
         let mut pools = lock(&self.0);
-        let pool = pools.entry(loader.to_owned()).or_insert_with(|| {
+        let pool = pools.entry(loader.clone()).or_insert_with(|| {
             let shared = Arc::new(Shared::default());
-            let keep = keep(Arc::clone(core), loader.to_owned(), Arc::clone(&shared));
+            let keep = keep(Arc::clone(core), loader.clone(), Arc::clone(&shared));
             Pool { shared, task: core.runtime.spawn(keep).abort_handle() }
         });
         pool.shared.refill.notify_one();
@@ -111,7 +117,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
         }
         // The first at once, then with longer and longer pauses.
         tokio::time::sleep(core.config.restart.delay(failures)).await;
-        let launched = match Begun::new(&core, &loader, true) {
+        let launched = match Begun::new(&core, &WorkerName::shared(&loader), true) {
             Ok(begun) => begun.launched(None, |_| {}).await,
             Err(error) => Err(error),
         };

@@ -23,7 +23,7 @@ impl Actor {
     pub(super) fn foresee(&self) {
         let Some(alive) = &self.alive else { return };
         let starts = self.core.config.standby == 0 && self.starts_next();
-        alive.want_next(starts.then_some((&self.core, &self.name.loader)));
+        alive.want_next(starts.then_some((&self.core, &self.name)));
         self.foretell(alive);
     }
 
@@ -76,13 +76,13 @@ impl Actor {
             Early::Starts(_) => false,
         };
         self.early.take().filter(|early| !is_gone(early)).or_else(|| {
-            let standby = self.core.standbys.take(&self.name.loader)?;
+            let standby = self.core.standbys.take(&self.core, &self.name)?;
             Some(Early::Waits(Box::new(standby)))
         })
     }
 
     pub(super) fn launch(&self) -> Launching {
-        Launching::begin(&self.core, &self.name.loader, self.shown())
+        Launching::begin(&self.core, &self.name, self.shown())
     }
 
     /// Shows the pid of a process that starts, unless the one before has not ended yet.

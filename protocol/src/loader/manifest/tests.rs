@@ -116,6 +116,38 @@ fn b1_wrong_types_name_file_key_and_line() {
 }
 
 #[test]
+fn p3_what_a_bundle_wants_is_read_or_refused_with_its_place() {
+    let read = |wants: &str| parse(&format!("{MINIMAL}[wants]\n{wants}"));
+    assert_eq!(parse(MINIMAL).unwrap().manifest.wants, Wants::default());
+    let text = "network = true\nread = [\"/srv/a b\"]\nwrite = [\"/srv/c\", \"/\"]";
+    let wants = Wants {
+        network: true,
+        read: vec!["/srv/a b".into()],
+        write: vec!["/srv/c".into(), "/".into()],
+    };
+    assert_eq!(read(text).unwrap().manifest.wants, wants);
+    let warnings = read("netwrok = true").unwrap().warnings;
+    assert!(warnings[0].contains("unknown key 'wants.netwrok'"), "{warnings:?}");
+    let many = format!("read = [{}]", "\"/a\", ".repeat(101));
+    let long = format!("write = [\"/{}\"]", "a".repeat(256));
+    for (wrong, key) in [
+        ("network = 1", "wants.network"),
+        ("read = \"/srv\"", "wants.read"),
+        ("read = [1]", "wants.read"),
+        ("write = [\"srv\"]", "wants.write"),
+        ("write = [\"~/srv\"]", "wants.write"),
+        (&*many, "wants.read"),
+        (&*long, "wants.write"),
+    ] {
+        let error = read(wrong).unwrap_err();
+        let LoaderError::ManifestInvalid { line, key: named, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!((*line, &**named), (Some(4), key), "{error}");
+    }
+}
+
+#[test]
 fn b1_broken_toml_names_the_line() {
     let error = parse("name = \"a\"\nloader = = 3\n").unwrap_err();
     assert!(matches!(error, LoaderError::ManifestInvalid { line: Some(2), .. }), "{error:?}");

@@ -67,6 +67,9 @@ fn g_what_is_unknown_or_wrong_is_refused_with_its_place() {
         ("\n\ndeadline = \"5\"", "m.toml:3:12: '5' is no time"),
         ("max_payload = \"5MB\"", "m.toml:1:15: '5MB' is no size"),
         ("max_payload = true", "m.toml:1:15: expected a size"),
+        ("sandbox = \"srtict\"", "m.toml:1:11: unknown variant `srtict`"),
+        ("[grants.a]\nnetwrok = true", "m.toml:2:1: unknown field `netwrok`"),
+        ("[grants]\na = true", "m.toml:2:5: invalid type"),
         ("hot_reload = \"yes\"", "m.toml:1:14: invalid type"),
         ("[status]\nadmin = [\"no-such-user-at-all\"]", "m.toml:2:"),
         ("log = \"a\"\nlog = \"b\"", "m.toml:2:"),
@@ -105,6 +108,10 @@ fn g_contradictions_are_refused_with_their_place() {
         (
             "[worker_programs]\nlua = \"a\"\npyhton = \"a\"",
             "m.toml:3:1: worker_programs: there is no loader 'pyhton'; there are native, ",
+        ),
+        (
+            "sandbox = \"strict\"\n[bundle_isolation]\na = \"shared\"",
+            "m.toml:3:1: bundle_isolation: a: it is in the strict sandbox, and has a worker of its",
         ),
         ("[worker_env]\nA = \"\\u0000\"", "m.toml:2:1: worker_env: 'A': "),
         ("\n[worker_env]\n\"a=b\" = \"\"", "m.toml:2:2: worker_env: 'a=b': "),
@@ -173,12 +180,16 @@ fn g_differences_are_named_beside_paths_that_are_no_utf_8() {
 fn g_paths_are_relative_to_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.toml");
-    let text = "bundles = [\"a\"]\nworker_dir = \"w\"\n[status]\nsocket = \"s.sock\"";
+    let text = "bundles = [\"a\"]\nworker_dir = \"w\"\n[status]\nsocket = \"s.sock\"\n\
+                [grants.a]\nread = [\"r\", \"/r\"]\nwrite = [\"w\"]";
     std::fs::write(&path, text).unwrap();
     let file = ConfigFile::read(&path).unwrap();
     assert_eq!(file.bundles, [dir.path().join("a")]);
     assert_eq!(file.config.worker_dir, Some(dir.path().join("w")));
     assert_eq!(file.status.socket, Some(dir.path().join("s.sock")));
+    let granted = &file.config.grants["a"];
+    assert_eq!(granted.read, [dir.path().join("r"), "/r".into()]);
+    assert_eq!(granted.write, [dir.path().join("w")]);
     let missing = ConfigFile::read(&dir.path().join("none.toml")).unwrap_err().to_string();
     assert!(missing.contains("none.toml: "), "{missing}");
 }

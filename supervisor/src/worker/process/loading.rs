@@ -16,6 +16,7 @@ use super::super::questions::Asked;
 use super::{Entry, Process};
 use crate::bundle::{Bundle, Content};
 use crate::lane::{Draft, Lane, LaneLimits, Refused, lock};
+use crate::sandbox::are_same;
 use crate::status::Activity;
 
 impl Process {
@@ -116,6 +117,11 @@ impl Process {
         content: &Arc<Content>,
         reload: bool,
     ) -> Result<Loaded, RuntimeError> {
+        // One whose name another bundle had just before, which it was started for.
+        if !are_same(self.rights.as_ref(), content.rights.as_ref()) {
+            self.kill(format!("its sandbox was made for another bundle than '{}'", bundle.name));
+            return Err(self.gone());
+        }
         let first = self.first(bundle, content).filter(|_| !reload);
         let loading = match first {
             Some(loading) => loading,
