@@ -284,6 +284,31 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The variant's name: the kind by which guests of every language tell failures apart.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Guest(_) => "Guest",
+            Self::BadArguments { .. } => "BadArguments",
+            Self::Cancelled => "Cancelled",
+            Self::DeadlineExceeded { .. } => "DeadlineExceeded",
+            Self::WorkerCrashed { .. } => "WorkerCrashed",
+            Self::Quarantined { .. } => "Quarantined",
+            Self::NoSuchContract { .. } => "NoSuchContract",
+            Self::NoSuchFunction { .. } => "NoSuchFunction",
+            Self::Overloaded { .. } => "Overloaded",
+            Self::CycleDetected { .. } => "CycleDetected",
+            Self::UndeclaredDependency { .. } => "UndeclaredDependency",
+            Self::StaleHandle { .. } => "StaleHandle",
+            Self::BundleUnavailable { .. } => "BundleUnavailable",
+            Self::PayloadTooLarge { .. } => "PayloadTooLarge",
+            Self::BadValue { .. } => "BadValue",
+            Self::ShuttingDown => "ShuttingDown",
+            Self::HostPanicked { .. } => "HostPanicked",
+            Self::OutOfResources { .. } => "OutOfResources",
+        }
+    }
+
     /// Whether the same call may succeed later, unchanged.
     #[must_use]
     pub const fn is_transient(&self) -> bool {

@@ -172,36 +172,11 @@ fn write_failure(failure: &Failure) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = Writer::new(&mut out);
     writer.array(3);
-    writer.str(kind_of(failure));
+    writer.str(failure.kind());
     writer.str(&failure.to_string());
     match failure {
         Failure::Guest(error) => guest_error::write(&mut writer, error),
         _ => writer.nil(),
     }
     out
-}
-
-/// The variant's name.
-fn kind_of(failure: &Failure) -> &'static str {
-    match failure {
-        Failure::Guest(_) => "Guest",
-        Failure::BadArguments { .. } => "BadArguments",
-        Failure::Cancelled => "Cancelled",
-        Failure::DeadlineExceeded { .. } => "DeadlineExceeded",
-        Failure::WorkerCrashed { .. } => "WorkerCrashed",
-        Failure::Quarantined { .. } => "Quarantined",
-        Failure::NoSuchContract { .. } => "NoSuchContract",
-        Failure::NoSuchFunction { .. } => "NoSuchFunction",
-        Failure::Overloaded { .. } => "Overloaded",
-        Failure::CycleDetected { .. } => "CycleDetected",
-        Failure::UndeclaredDependency { .. } => "UndeclaredDependency",
-        Failure::StaleHandle { .. } => "StaleHandle",
-        Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
-        Failure::BadValue { .. } => "BadValue",
-        Failure::BundleUnavailable { .. } => "BundleUnavailable",
-        Failure::HostPanicked { .. } => "HostPanicked",
-        Failure::OutOfResources { .. } => "OutOfResources",
-        Failure::ShuttingDown => "ShuttingDown",
-        _ => "Other",
-    }
 }

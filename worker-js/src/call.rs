@@ -94,7 +94,7 @@ fn call_error<'s>(
     lane: &Lane,
     failure: &Failure,
 ) -> v8::Local<'s, v8::Value> {
-    let kind = text(scope, kind(failure));
+    let kind = text(scope, failure.kind());
     let message = text(scope, &failure.to_string());
     let told = match failure {
         Failure::Guest(error) => told(scope, error),
@@ -128,29 +128,4 @@ fn told<'s>(scope: &mut v8::PinScope<'s, '_>, error: &GuestError) -> v8::Local<'
 
 fn text<'s>(scope: &mut v8::PinScope<'s, '_>, text: &str) -> v8::Local<'s, v8::Value> {
     v8::String::new(scope, text).map_or_else(|| v8::null(scope).into(), Into::into)
-}
-
-/// The failure's kind, as guests of every language see it.
-const fn kind(failure: &Failure) -> &'static str {
-    match failure {
-        Failure::Guest(_) => "Guest",
-        Failure::BadArguments { .. } => "BadArguments",
-        Failure::Cancelled => "Cancelled",
-        Failure::DeadlineExceeded { .. } => "DeadlineExceeded",
-        Failure::WorkerCrashed { .. } => "WorkerCrashed",
-        Failure::Quarantined { .. } => "Quarantined",
-        Failure::NoSuchContract { .. } => "NoSuchContract",
-        Failure::NoSuchFunction { .. } => "NoSuchFunction",
-        Failure::Overloaded { .. } => "Overloaded",
-        Failure::CycleDetected { .. } => "CycleDetected",
-        Failure::UndeclaredDependency { .. } => "UndeclaredDependency",
-        Failure::StaleHandle { .. } => "StaleHandle",
-        Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
-        Failure::BadValue { .. } => "BadValue",
-        Failure::BundleUnavailable { .. } => "BundleUnavailable",
-        Failure::HostPanicked { .. } => "HostPanicked",
-        Failure::OutOfResources { .. } => "OutOfResources",
-        Failure::ShuttingDown => "ShuttingDown",
-        _ => "Failure",
-    }
 }

@@ -129,7 +129,7 @@ pub(crate) fn function(
 fn describe(lua: &Lua, failure: &Failure) -> mlua::Result<Table> {
     let table = lua.create_table()?;
     table.raw_set("type", "menagerie.CallError")?;
-    table.raw_set("kind", kind(failure))?;
+    table.raw_set("kind", failure.kind())?;
     table.raw_set("message", failure.to_string())?;
     if let Failure::Guest(error) = failure {
         table.raw_set("cause", describe_guest(lua, error)?)?;
@@ -157,11 +157,4 @@ fn describe_guest(lua: &Lua, error: &GuestError) -> mlua::Result<Table> {
         }
     }
     Ok(table)
-}
-
-/// The failure's name, as `DESIGN.md` rule C3 has it.
-fn kind(failure: &Failure) -> String {
-    let debug = format!("{failure:?}");
-    let end = debug.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(debug.len());
-    debug[..end].to_owned()
 }

@@ -89,7 +89,7 @@ impl ShownFailure {
             _ => None,
         };
         let shown = abi::Failure {
-            kind: abi::Str::of(kind(&failure)),
+            kind: abi::Str::of(failure.kind()),
             message: abi::Str::of(&message),
             guest: guest.as_deref().map_or(std::ptr::null(), std::ptr::from_ref),
         };
@@ -116,28 +116,4 @@ fn to_abi(error: &GuestError, arena: &mut Vec<Vec<abi::Error>>) -> abi::Error {
     };
     arena.push(inner);
     shown
-}
-
-fn kind(failure: &Failure) -> &'static str {
-    match failure {
-        Failure::Guest(_) => "Guest",
-        Failure::BadArguments { .. } => "BadArguments",
-        Failure::Cancelled => "Cancelled",
-        Failure::DeadlineExceeded { .. } => "DeadlineExceeded",
-        Failure::WorkerCrashed { .. } => "WorkerCrashed",
-        Failure::Quarantined { .. } => "Quarantined",
-        Failure::NoSuchContract { .. } => "NoSuchContract",
-        Failure::NoSuchFunction { .. } => "NoSuchFunction",
-        Failure::Overloaded { .. } => "Overloaded",
-        Failure::CycleDetected { .. } => "CycleDetected",
-        Failure::UndeclaredDependency { .. } => "UndeclaredDependency",
-        Failure::StaleHandle { .. } => "StaleHandle",
-        Failure::PayloadTooLarge { .. } => "PayloadTooLarge",
-        Failure::BadValue { .. } => "BadValue",
-        Failure::BundleUnavailable { .. } => "BundleUnavailable",
-        Failure::HostPanicked { .. } => "HostPanicked",
-        Failure::OutOfResources { .. } => "OutOfResources",
-        Failure::ShuttingDown => "ShuttingDown",
-        _ => "Failure",
-    }
 }

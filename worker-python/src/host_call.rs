@@ -112,7 +112,7 @@ fn call_error(py: Python<'_>, failure: &Failure) -> PyResult<PyErr> {
         Failure::Guest(error) => Some(remote_error(py, error)?),
         _ => None,
     };
-    new_call_error(py, &kind(failure), &failure.to_string(), remote)
+    new_call_error(py, failure.kind(), &failure.to_string(), remote)
 }
 
 /// A `menagerie.RemoteError`.
@@ -121,12 +121,6 @@ fn remote_error<'py>(py: Python<'py>, error: &GuestError) -> PyResult<Bound<'py,
     let causes = inner.iter().map(|cause| remote_error(py, cause)).collect::<PyResult<Vec<_>>>()?;
     let class = interpreter::class(py, "RemoteError")?;
     class.call1((type_name, message, stack, code, help, url, causes))
-}
-
-/// The failure's name: that of its variant.
-fn kind(failure: &Failure) -> String {
-    let debug = format!("{failure:?}");
-    debug.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
 }
 
 fn new_call_error(
