@@ -425,6 +425,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// How long an orderly end of everything may take: every step of it has a
-/// limit of its own, and this is beyond their sum.
+/// How long a shutdown waits for an orderly end of everything. Every step of it has a limit
+/// of its own, and with the usual settings this is beyond their sum; with a longer `drain` or
+/// `term_timeout` it need not be, and what has not ended goes on without being waited for.
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);

@@ -115,11 +115,11 @@ pub enum EventKind {
         /// How many times it has been loaded.
         generation: u32,
     },
-    /// A bundle could not be loaded, reloaded, or loaded again.
+    /// A bundle could not be loaded, reloaded, or loaded again, or its folder is gone.
     BundleFailed {
         /// The bundle.
         bundle: String,
-        /// `load`, `reload`, `reinitialise` or `restore`.
+        /// `load`, `reload`, `reinitialise`, `restore`, `restart` or `watch`.
         step: String,
         /// Why.
         reason: String,
