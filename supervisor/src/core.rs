@@ -16,7 +16,7 @@ use crate::bundle::{Bundle, Place, Route, Serving};
 use crate::config::Config;
 use crate::counters::CallCounts;
 use crate::discovery::Broken;
-use crate::events::{EventBus, EventKind};
+use crate::events::{EventBus, EventKind, Step};
 use crate::host::HostContracts;
 use crate::lane::lock;
 use crate::locate::LOADERS;
@@ -216,16 +216,8 @@ impl Core {
             | LoaderError::TrustStoreUnusable { bundle, .. },
         ) = error
         {
-            self.load_failed(bundle, error);
+            self.events.bundle_failed(bundle, Step::Load, error);
         }
-    }
-
-    fn load_failed(&self, bundle: &str, error: &RuntimeError) {
-        self.events.emit(EventKind::BundleFailed {
-            bundle: bundle.to_owned(),
-            step: "load".to_owned(),
-            reason: error.to_string(),
-        });
     }
 
     async fn load(
@@ -242,7 +234,7 @@ impl Core {
         let bundle = Bundle::in_workers(content, place, places, self.this.clone());
         let outcome = self.load_new(bundle).await;
         if let Err(error) = &outcome {
-            self.load_failed(&name, error);
+            self.events.bundle_failed(&name, Step::Load, error);
         }
         outcome
     }
@@ -293,7 +285,7 @@ impl Core {
         for number in 1..=TRIES {
             let Err(error) = self.try_to_restore(bundle, process).await else { return };
             if number == 1 {
-                self.restore_failed(bundle, &error);
+                self.events.bundle_failed(&bundle.name, Step::Restore, &error);
             }
             if number == TRIES {
                 return process
@@ -301,14 +293,6 @@ impl Core {
             }
             tokio::time::sleep(self.config.restart.delay(number)).await;
         }
-    }
-
-    fn restore_failed(&self, bundle: &Bundle, error: &RuntimeError) {
-        self.events.emit(EventKind::BundleFailed {
-            bundle: bundle.name.clone(),
-            step: "restore".to_owned(),
-            reason: error.to_string(),
-        });
     }
 
     /// As [`restore`](Self::restore); the error is one that may pass.
@@ -355,7 +339,7 @@ impl Core {
                 let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
                 let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
                 seat.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
-                self.restore_failed(bundle, &error);
+                self.events.bundle_failed(&bundle.name, Step::Restore, &error);
             }
         }
         Ok(())

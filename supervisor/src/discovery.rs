@@ -9,7 +9,7 @@ use menagerie_protocol::{BundleId, LoaderError, ManifestData, RuntimeError};
 
 use crate::blocking::blocking;
 use crate::core::Core;
-use crate::events::EventKind;
+use crate::events::Step;
 use crate::lane::lock;
 use crate::registry::Graph;
 use crate::signature::SignatureStatus;
@@ -95,11 +95,7 @@ impl Core {
                 Found::Broken(dir, error) => {
                     let error = RuntimeError::from(error);
                     self.list_broken(&dir, None, &error);
-                    self.events.emit(EventKind::BundleFailed {
-                        bundle: folder_name(&dir),
-                        step: "load".to_owned(),
-                        reason: error.to_string(),
-                    });
+                    self.events.bundle_failed(&folder_name(&dir), Step::Load, &error);
                     outcomes.push((dir, Err(error)));
                 }
             }

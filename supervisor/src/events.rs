@@ -301,6 +301,36 @@ impl fmt::Display for EventKind {
     }
 }
 
+/// What failed with a bundle; an event has its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It was to be loaded.
+    Load,
+    /// It was to be reloaded, by hand or as its files have changed.
+    Reload,
+    /// It was to be reloaded after a bundle that it depends on.
+    Reinitialise,
+    /// It was to be loaded again, in its worker's next process (S4).
+    Restore,
+    /// It was to be switched over in a rolling restart (S8).
+    Restart,
+    /// Its folder was to be watched, and is gone.
+    Watch,
+}
+
+impl Step {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load",
+            Self::Reload => "reload",
+            Self::Reinitialise => "reinitialise",
+            Self::Restore => "restore",
+            Self::Restart => "restart",
+            Self::Watch => "watch",
+        }
+    }
+}
+
 /// A stream of events. Dropping it unsubscribes.
 #[derive(Debug)]
 pub struct Events {
@@ -398,6 +428,15 @@ impl EventBus {
     pub(crate) fn emit(&self, kind: EventKind) {
         log(&kind);
         self.tell(kind);
+    }
+
+    /// Emits [`BundleFailed`](EventKind::BundleFailed).
+    pub(crate) fn bundle_failed(&self, bundle: &str, step: Step, reason: &impl ToString) {
+        self.emit(EventKind::BundleFailed {
+            bundle: bundle.to_owned(),
+            step: step.name().to_owned(),
+            reason: reason.to_string(),
+        });
     }
 
     /// As [`emit`](Self::emit), without the log line, whose way is the host's: whoever

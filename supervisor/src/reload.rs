@@ -9,7 +9,7 @@ use menagerie_protocol::{LoaderError, ManifestData, RuntimeError};
 
 use crate::bundle::{Bundle, Content, Serving};
 use crate::core::Core;
-use crate::events::EventKind;
+use crate::events::{EventKind, Step};
 use crate::hand_over::Change;
 use crate::lane::lock;
 use crate::replicate::first_then_others;
@@ -41,15 +41,15 @@ impl Core {
             }
             return outcome;
         }
-        let status = self.reload_one(name, "reload").await?;
+        let status = self.reload_one(name, Step::Reload).await?;
         let dependents = lock(&self.registry).to_reinitialise(name);
         for dependent in dependents {
-            drop(self.reload_one(&dependent, "reinitialise").await);
+            drop(self.reload_one(&dependent, Step::Reinitialise).await);
         }
         Ok(status)
     }
 
-    async fn reload_one(&self, name: &str, step: &str) -> Result<BundleStatus, RuntimeError> {
+    async fn reload_one(&self, name: &str, step: Step) -> Result<BundleStatus, RuntimeError> {
         let bundle = lock(&self.registry).get(name)?;
         let outcome = self.reload_bundle(&bundle).await;
         match &outcome {
@@ -57,11 +57,7 @@ impl Core {
                 bundle: name.to_owned(),
                 generation: status.generation,
             }),
-            Err(error) => self.events.emit(EventKind::BundleFailed {
-                bundle: name.to_owned(),
-                step: step.to_owned(),
-                reason: error.to_string(),
-            }),
+            Err(error) => self.events.bundle_failed(name, step, error),
         }
         outcome
     }

@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 use crate::bundle::Place;
 use crate::core::Core;
 use crate::discovery::bundles_in;
-use crate::events::EventKind;
+use crate::events::Step;
 use crate::lane::lock;
 use crate::status::BundleState;
 use fingerprint::Fingerprint;
@@ -201,8 +201,7 @@ impl Task {
             lock(&self.core.broken).remove(&dir);
             if let Loaded::Yes(bundle) = self.loaded(&dir) {
                 let reason = format!("{} is gone; what is loaded goes on", dir.display());
-                let step = "watch".to_owned();
-                self.core.events.emit(EventKind::BundleFailed { bundle, step, reason });
+                self.core.events.bundle_failed(&bundle, Step::Watch, &reason);
             }
         }
         let mut mended = self.reload(changed).await;

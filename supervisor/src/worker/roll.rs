@@ -12,7 +12,7 @@ use super::process::{Loaded, Process};
 use super::restore::layers;
 use crate::bundle::{Bundle, Content, Serving};
 use crate::core::Core;
-use crate::events::EventKind;
+use crate::events::{EventKind, Step};
 use crate::lane::lock;
 use crate::placement::WorkerName;
 
@@ -121,11 +121,7 @@ fn report(
     outcome: Result<Option<Serving>, RuntimeError>,
 ) -> Option<Serving> {
     outcome.unwrap_or_else(|error| {
-        core.events.emit(EventKind::BundleFailed {
-            bundle: bundle.name.clone(),
-            step: "restart".to_owned(),
-            reason: error.to_string(),
-        });
+        core.events.bundle_failed(&bundle.name, Step::Restart, &error);
         None
     })
 }
