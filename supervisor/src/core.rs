@@ -32,7 +32,7 @@ use crate::timer::Timers;
 use crate::waits::Waits;
 use crate::worker::handle::{Command, Worker};
 use crate::worker::listener::ControlSocket;
-use crate::worker::process::{OutcallRouter, Process};
+use crate::worker::process::{KillCause, OutcallRouter, Process};
 use crate::worker::reap::Reaper;
 use crate::worker::spare::Spares;
 use crate::worker::spawn::Spawner;
@@ -288,8 +288,8 @@ impl Core {
                 self.events.bundle_failed(&bundle.name, Step::Restore, &error);
             }
             if number == TRIES {
-                return process
-                    .kill(format!("'{}' could not be loaded again: {error}", bundle.name));
+                let reason = format!("'{}' could not be loaded again: {error}", bundle.name);
+                return process.kill(KillCause::Supervisor, reason);
             }
             tokio::time::sleep(self.config.restart.delay(number)).await;
         }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::lifecycle::WorkerState;
 use crate::placement::Isolation;
 use crate::signature::SignatureStatus;
+use crate::worker::process::KillCause;
 pub use crate::worker::{Condition, ResourceUsage};
 
 /// Everything at a glance.
@@ -117,6 +118,9 @@ pub struct CrashReport {
     /// Why the supervisor itself ended it, if it did: a deadline, missed
     /// heartbeats, a protocol violation.
     pub reason: Option<String>,
+    /// The same in a word, for the metrics.
+    #[serde(skip)]
+    pub(crate) kill: Option<KillCause>,
     /// The calls, loads and hooks that were running.
     pub running: Vec<RunningCall>,
     /// The bundle whose doing it was although the calls that ran do not show it: the one

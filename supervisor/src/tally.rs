@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::events::EventKind;
 use crate::lifecycle::WorkerState;
 use crate::status::CrashReport;
+use crate::worker::process::KillCause;
 
 /// Counts by worker and by bundle.
 #[derive(Clone, Debug, Default)]
@@ -111,16 +112,16 @@ impl WorkerTally {
 
 /// The kind of a death: few of them, so that they may be a label.
 fn cause(report: &CrashReport) -> String {
-    if let Some(reason) = &report.reason {
-        let kinds = [
-            ("protocol violation", "protocol_violation"),
-            ("handshake", "handshake"),
-            ("heartbeat", "heartbeat"),
-            ("deadline", "deadline"),
-            ("timed out", "timeout"),
-        ];
-        let found = kinds.iter().find(|(text, _)| reason.contains(text));
-        return found.map_or("supervisor", |(_, kind)| kind).to_owned();
+    if let Some(kill) = report.kill {
+        let kind = match kill {
+            KillCause::Violation => "protocol_violation",
+            KillCause::Handshake => "handshake",
+            KillCause::Heartbeat => "heartbeat",
+            KillCause::Deadline => "deadline",
+            KillCause::Timeout => "timeout",
+            KillCause::Supervisor => "supervisor",
+        };
+        return kind.to_owned();
     }
     match (report.signal, report.exit_code) {
         (Some(signal), _) => match nix::sys::signal::Signal::try_from(signal) {
@@ -141,13 +142,14 @@ mod tests {
         EventKind::WorkerState { worker: "lua".into(), state, incarnation, pid: None }
     }
 
-    fn crash(incarnation: u64, signal: Option<i32>, reason: Option<&str>) -> EventKind {
+    fn crash(incarnation: u64, signal: Option<i32>, kill: Option<KillCause>) -> EventKind {
         let report = serde_json::json!({
             "worker": "lua", "time_ms": 0, "pid": 1, "incarnation": incarnation, "cause": "",
-            "signal": signal, "exit_code": null, "reason": reason, "running": [], "stderr": [],
+            "signal": signal, "exit_code": null, "reason": null, "running": [], "stderr": [],
             "uptime_ms": 0,
         });
-        EventKind::WorkerCrashed(serde_json::from_value(report).unwrap())
+        let report: CrashReport = serde_json::from_value(report).unwrap();
+        EventKind::WorkerCrashed(Box::new(CrashReport { kill, ..report }))
     }
 
     fn restarts(kinds: &[EventKind]) -> Vec<(String, u64)> {
@@ -175,7 +177,7 @@ mod tests {
             state(Crashed, 2),
             state(Backoff, 2),
             state(Starting, 2),
-            crash(1, Some(9), Some("a call that did not end within its deadline and grace")),
+            crash(1, Some(9), Some(KillCause::Deadline)),
         ];
         assert_eq!(restarts(&late), [("deadline".to_owned(), 1)]);
         let asked = [state(Starting, 1), state(Draining, 1), state(Stopped, 1), state(Starting, 2)];

@@ -17,7 +17,7 @@ use super::idle::Due;
 use super::judge::judge;
 use super::launch::{LaunchError, Launched};
 use super::launching::{Early, Launching, attend, launched};
-use super::process::Process;
+use super::process::{KillCause, Process};
 use super::reap::Ended;
 use super::restore::{self, Pace, restore};
 use super::rolling::Rolling;
@@ -153,7 +153,7 @@ impl Actor {
         (self.early, self.launching) = (None, None);
         if let Some(alive) = &self.alive {
             // The rest follows from its end.
-            return alive.process.kill(PROBLEM);
+            return alive.process.kill(KillCause::Supervisor, PROBLEM);
         }
         self.show_state();
         let action = match self.life.state() {
@@ -242,7 +242,7 @@ impl Actor {
         let _ = self.input(Input::Stop { restart: false });
         match &self.alive {
             Some(alive) => {
-                alive.process.kill("its supervisor is gone");
+                alive.process.kill(KillCause::Supervisor, "its supervisor is gone");
                 Action::None
             }
             None if self.launching.take().is_some() => self.stopped(),
@@ -496,7 +496,8 @@ impl Actor {
         tokio::spawn(async move {
             let restored = AssertUnwindSafe(restore(&core, &bundles, &process, pace));
             if restored.catch_unwind().await.is_err() {
-                return process.kill("the supervisor's task that loads its bundles has panicked");
+                let reason = "the supervisor's task that loads its bundles has panicked";
+                return process.kill(KillCause::Supervisor, reason);
             }
             if let Some(commands) = commands.upgrade() {
                 drop(commands.send(Command::Restored(process.incarnation)));

@@ -13,7 +13,7 @@ use super::heard::Heard;
 use super::heartbeat::{Beat, Heartbeat};
 use super::idle::{Account, Due, Work};
 use super::launch::{Begun, Launched};
-use super::process::{Process, ProcessParts};
+use super::process::{KillCause, Process, ProcessParts};
 use crate::config::Config;
 use crate::core::Core;
 use crate::events::EventKind;
@@ -99,7 +99,8 @@ impl Alive {
                 biased;
                 () = over(&mut ended) => {}
                 () = tokio::time::sleep(END_PATIENCE) => {
-                    reader.kill(format!("protocol violation: {error}"));
+                    let reason = format!("protocol violation: {error}");
+                    reader.kill(KillCause::Violation, reason);
                 }
             }
         }));

@@ -9,13 +9,20 @@ use menagerie_protocol::message::EXIT_CONTROL_LOST;
 use super::alive::Alive;
 use super::child::{Child, Stderr};
 use super::handle::View;
-use super::process::LastMoments;
+use super::process::{KillCause, LastMoments};
 use super::reap::{End, Ended};
 use crate::core::Core;
 use crate::events::now_ms;
 use crate::lane::lock;
 use crate::placement::WorkerName;
 use crate::status::CrashReport;
+
+/// Why the supervisor ended a process: in a word, and in many.
+type Reason = (KillCause, String);
+
+fn words(reason: Option<&Reason>) -> Option<&str> {
+    reason.map(|(_, text)| text.as_str())
+}
 
 /// A death, ready to be reported.
 pub(super) struct Death {
@@ -29,14 +36,17 @@ pub(super) struct Death {
 /// A process has ended: calls that it had begun fail, its bundles wait.
 pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     let missed = alive.missed();
-    let given_up = alive.given_up().map(str::to_owned);
+    let given_up = alive.given_up().map(|text| (KillCause::Heartbeat, text.to_owned()));
     let process = Arc::clone(&alive.process);
     // The reason is asked for again below: reading what is left in the lanes
     // may find a violation. What a dying process does to its socket is none.
-    let reason = || given_up.clone().or_else(|| Some(process.kill_reason()?.text));
+    let reason = || {
+        let kill = || process.kill_reason().map(|kill| (kill.cause, kill.text));
+        given_up.clone().or_else(kill)
+    };
     let failure = || Failure::WorkerCrashed {
         worker: name.to_string(),
-        cause: cause(ended.end, reason().as_deref()),
+        cause: cause(ended.end, words(reason().as_ref())),
         started: true,
     };
     let moments = process.died(failure, |bundle, lane| bundle.orphaned(lane));
@@ -44,7 +54,7 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     let (suspects, suspect) = suspects(&moments, ended.end, reason.is_some());
     let LastMoments { running, reason: kill, .. } = moments;
     let condition = kill.and_then(|kill| kill.condition).or(process.condition());
-    let cause = cause(ended.end, reason.as_deref());
+    let cause = cause(ended.end, words(reason.as_ref()));
     let mut death = death(name, process.incarnation, alive.child, ended, cause, reason);
     death.report.running = running;
     death.report.suspect = suspect;
@@ -113,6 +123,7 @@ pub(super) fn unserved(
     reason: Option<String>,
 ) -> Death {
     let cause = before_hello(ended.end, reason.as_deref());
+    let reason = reason.map(|text| (KillCause::Handshake, text));
     death(name, incarnation, child, ended, cause, reason)
 }
 
@@ -122,8 +133,9 @@ fn death(
     child: Child,
     ended: Ended,
     cause: String,
-    reason: Option<String>,
+    reason: Option<Reason>,
 ) -> Death {
+    let (kill, reason) = reason.unzip();
     let Ended { end, usage } = ended;
     let report = CrashReport {
         worker: name.to_string(),
@@ -134,6 +146,7 @@ fn death(
         signal: if let End::Signal(signal) = end { Some(signal) } else { None },
         exit_code: if let End::Exit(code) = end { Some(code) } else { None },
         reason,
+        kill,
         running: Vec::new(),
         suspect: None,
         condition: None,

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::launch::Begun;
 use super::obituary::Obituary;
-use super::process::Process;
+use super::process::{KillCause, Process};
 use super::sides::Side;
 use super::spawn::{Job, Slice, outlive, set_slice};
 use crate::core::Core;
@@ -74,7 +74,8 @@ impl Plan {
         }
         let Some(process) = process() else { return };
         if !are_ending(&Stat::of_threads(process.pid)) && !process.has_ended() {
-            process.kill("its control thread has ended, and it has not");
+            let reason = "its control thread has ended, and it has not";
+            process.kill(KillCause::Supervisor, reason);
         }
     }
 }

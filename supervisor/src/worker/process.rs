@@ -100,9 +100,27 @@ pub(crate) struct Process {
     this: Weak<Process>,
 }
 
+/// What the supervisor kills a process for, in a word; the text beside it has the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KillCause {
+    /// It did what no worker does.
+    Violation,
+    /// It said no hello in time, or none that is accepted.
+    Handshake,
+    /// It answered no heartbeats.
+    Heartbeat,
+    /// A call outlived its deadline and grace, or none was begun in that time.
+    Deadline,
+    /// A load or a hook did not end in time, or a call before its lane was to go.
+    Timeout,
+    /// Anything else.
+    Supervisor,
+}
+
 /// Why the supervisor killed a process.
 #[derive(Clone, Debug)]
 pub(crate) struct KillReason {
+    pub(crate) cause: KillCause,
     pub(crate) text: String,
     /// Whose fault it was.
     pub(crate) bundle: Option<String>,
@@ -210,7 +228,7 @@ impl Process {
         match self.sender.send(message, fds) {
             Ok(()) => {}
             Err(error @ Unsent::Codec(_)) => tracing::error!("{error}"),
-            Err(error) => self.kill(format!("protocol violation: {error}")),
+            Err(error) => self.kill(KillCause::Violation, format!("protocol violation: {error}")),
         }
     }
 
@@ -219,31 +237,34 @@ impl Process {
     }
 
     /// Kills the process, and keeps why.
-    pub(crate) fn kill(&self, reason: impl Into<String>) {
-        self.kill_for(reason.into(), None, None, true);
+    pub(crate) fn kill(&self, cause: KillCause, reason: impl Into<String>) {
+        self.kill_for(cause, reason.into(), None, None, true);
     }
 
     /// Kills the process because a bundle does not do in time what it should: that need
     /// not be its own fault where another one may have kept the lock that it needs.
     fn kill_late(
         &self,
+        cause: KillCause,
         reason: impl Into<String>,
         bundle: Option<String>,
         condition: Option<Condition>,
     ) {
-        self.kill_for(reason.into(), bundle, condition, !self.shares_a_lock);
+        self.kill_for(cause, reason.into(), bundle, condition, !self.shares_a_lock);
     }
 
     /// Kills the process, and keeps why, whose fault it was, and what the guest
     /// was seen to do.
     fn kill_for(
         &self,
+        cause: KillCause,
         text: String,
         bundle: Option<String>,
         condition: Option<Condition>,
         is_certain: bool,
     ) {
         lock(&self.reason).get_or_insert_with(|| KillReason {
+            cause,
             text,
             bundle,
             is_certain,
@@ -260,7 +281,7 @@ impl Process {
         let before = thread.sample();
         self.pause(Duration::from_millis(100)).await;
         let condition = thread.since(before);
-        self.kill_late(reason, Some(bundle.to_owned()), condition);
+        self.kill_late(KillCause::Timeout, reason, Some(bundle.to_owned()), condition);
     }
 
     /// A pause by the supervisor's clock: a load is polled by its host, whose executor
@@ -310,16 +331,17 @@ impl Process {
     pub(crate) fn receive(&self, message: ToSupervisor) {
         if let Some((asked, lane)) = Asked::by(&message) {
             if let Err(Unasked) = lock(&self.questions).answer(lane, asked, message) {
-                self.kill(format!(
-                    "protocol violation on lane {lane}: an answer that nobody asked for"
-                ));
+                let reason =
+                    format!("protocol violation on lane {lane}: an answer that nobody asked for");
+                self.kill(KillCause::Violation, reason);
             }
             return;
         }
         match message {
             // It would answer all that are still to come.
             ToSupervisor::Pong { nonce } if nonce > self.ping.load(Ordering::Relaxed) => {
-                self.kill("protocol violation: an answer to a heartbeat that was never sent");
+                let reason = "protocol violation: an answer to a heartbeat that was never sent";
+                self.kill(KillCause::Violation, reason);
             }
             ToSupervisor::Pong { nonce } => {
                 self.pong.fetch_max(nonce, Ordering::Relaxed);
@@ -341,7 +363,7 @@ impl Process {
                 }
             }
             // Answers were handled above.
-            _ => self.kill("protocol violation: a second hello"),
+            _ => self.kill(KillCause::Violation, "protocol violation: a second hello"),
         }
     }
 

@@ -224,6 +224,33 @@ fn g_crashes_and_deadline_kills_are_counted_by_cause() {
     assert_eq!(value(&scrape(&running), "menagerie_calls_total", &spin), Some(1.0));
 }
 
+/// What is said of a death has the bundle's name in it, which says nothing about the cause.
+#[test]
+fn g_a_load_that_hangs_is_a_timeout_whatever_its_bundle_is_called() {
+    let running = Running::start("load_timeout = \"1s\"");
+    let dir = running.dir.path().join("deadline-heartbeat");
+    std::fs::create_dir(&dir).unwrap();
+    let manifest = "name = 'deadline-heartbeat'\nloader = 'lua'\nfile = 'main.lua'\n\
+                    provides = ['hangs@1']\n";
+    std::fs::write(dir.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(dir.join("main.lua"), "while true do end\n").unwrap();
+    let loaded = running.menagerie(&["load", dir.to_str().unwrap()]);
+    assert_eq!(loaded.status.code(), Some(1));
+    let causes = |name: &str| -> Vec<(String, f64)> {
+        let all = scrape(&running);
+        let of_it = all.iter().filter(|sample| sample.name == name);
+        of_it.map(|sample| (sample.labels["cause"].clone(), sample.value)).collect()
+    };
+    until(|| !causes("menagerie_worker_crashes_total").is_empty());
+    let once = [("timeout".to_owned(), 1.0)];
+    assert_eq!(causes("menagerie_worker_crashes_total"), once);
+    until(|| !causes("menagerie_worker_restarts_total").is_empty());
+    assert_eq!(causes("menagerie_worker_restarts_total"), once);
+    let kills =
+        value(&scrape(&running), "menagerie_worker_deadline_kills_total", &[("worker", "lua")]);
+    assert_eq!(kills, Some(0.0));
+}
+
 /// Every family is in the table of docs/operating.md, and each of the table's
 /// names in the code.
 #[test]

@@ -13,7 +13,7 @@ use super::super::connection::Unsent;
 use super::super::first_load::{FirstLoad, load_message};
 use super::super::operations::Operation;
 use super::super::questions::Asked;
-use super::{Entry, Process};
+use super::{Entry, KillCause, Process};
 use crate::bundle::{Bundle, Content};
 use crate::lane::{Draft, Lane, LaneLimits, Refused, lock};
 use crate::sandbox::are_same;
@@ -93,7 +93,7 @@ impl Process {
         let FirstLoad { bundle, content, generation, lane, .. } = first;
         match self.begin(lane, generation, &bundle, &content) {
             Ok(loading) => *lock(&self.first) = Some(loading),
-            Err(error) => self.kill(error.to_string()),
+            Err(error) => self.kill(KillCause::Supervisor, error.to_string()),
         }
     }
 
@@ -167,7 +167,8 @@ impl Process {
                 // The worker has checked the same, if it is honest.
                 if let Err(odd) = loading.content.manifest.check_exports(&contracts) {
                     let odd: String = odd.to_string().chars().take(300).collect();
-                    self.kill(format!("protocol violation on lane {id}: {odd}"));
+                    let reason = format!("protocol violation on lane {id}: {odd}");
+                    self.kill(KillCause::Violation, reason);
                     return Err(self.gone());
                 }
                 contracts
@@ -209,7 +210,7 @@ impl Process {
                 })
             }
             other => {
-                self.kill(format!("protocol violation: {other}"));
+                self.kill(KillCause::Violation, format!("protocol violation: {other}"));
                 self.gone()
             }
         }
@@ -240,7 +241,8 @@ impl Process {
                 Err(_) => {
                     lock(&self.questions).take_back(lane.id);
                     if !self.is_dead() && !lane.is_dead() {
-                        self.kill(format!("lane {} of '{bundle}' reads nothing", lane.id));
+                        let reason = format!("lane {} of '{bundle}' reads nothing", lane.id);
+                        self.kill(KillCause::Timeout, reason);
                     }
                     return Err(self.gone());
                 }

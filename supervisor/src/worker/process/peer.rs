@@ -10,7 +10,7 @@ use menagerie_protocol::lane::TURNS;
 use menagerie_protocol::message::{LaneId, ToWorker};
 
 use super::super::condition::{Condition, CpuSample, LaneThread};
-use super::{Outcall, Process};
+use super::{KillCause, Outcall, Process};
 use crate::lane::{Lane, LanePeer, Leave, OpenOutcall, OutcallHead, Ticket, Violation, lock};
 
 impl LanePeer for Process {
@@ -20,7 +20,8 @@ impl LanePeer for Process {
 
     fn violation(&self, lane: LaneId, what: Violation) {
         let bundle = self.bundle_of(lane);
-        self.kill_for(format!("protocol violation on lane {lane}: {what}"), bundle, None, true);
+        let reason = format!("protocol violation on lane {lane}: {what}");
+        self.kill_for(KillCause::Violation, reason, bundle, None, true);
     }
 
     fn overdue(&self, lane: &Arc<Lane>, ticket: Ticket, until_kill: Option<Duration>) {
@@ -50,7 +51,8 @@ impl LanePeer for Process {
                 // So many calls may have been begun before the lane comes to this one's end.
                 if turn == TURNS || !lane.another_may_run(ticket, leave).await {
                     let reason = "a call that did not end within its deadline and grace";
-                    process.kill_late(reason, bundle, thread.since(before));
+                    let condition = thread.since(before);
+                    process.kill_late(KillCause::Deadline, reason, bundle, condition);
                     return;
                 }
                 left = grace;
@@ -74,7 +76,7 @@ impl LanePeer for Process {
             let answers = process.pong.load(Ordering::Relaxed) > heard;
             if stuck && answers && condition != Some(Condition::Stopped) {
                 let reason = "no call was begun within a deadline and grace";
-                process.kill_late(reason, bundle, condition);
+                process.kill_late(KillCause::Deadline, reason, bundle, condition);
             }
         });
     }
