@@ -4,7 +4,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +27,6 @@ pub struct Runtime {
     id: BundleId,
     generation: u32,
     source: BundleSource,
-    scratch: PathBuf,
     logger: Logger,
     lane: Rc<WorkerLane>,
     pub(crate) registered: RefCell<Registered>,
@@ -111,7 +109,6 @@ impl Runtime {
         bundle: String,
         generation: u32,
         source: BundleSource,
-        scratch: PathBuf,
         sink: LogSink,
         lane: Rc<WorkerLane>,
         interrupt: InterruptSlot,
@@ -122,7 +119,6 @@ impl Runtime {
             bundle,
             generation,
             source,
-            scratch,
             lane,
             registered: RefCell::default(),
             interrupt,
@@ -154,13 +150,6 @@ impl Runtime {
     #[must_use]
     pub const fn source(&self) -> &BundleSource {
         &self.source
-    }
-
-    /// A folder of this worker's own, for private copies. It exists, nobody
-    /// else may read it, and it is removed when the worker has ended.
-    #[must_use]
-    pub fn scratch_dir(&self) -> &Path {
-        &self.scratch
     }
 
     /// The copy of the artifact that this generation is to be loaded from, for

@@ -174,7 +174,6 @@ fn stand(
         manifest.name.clone(),
         1,
         BundleSource::Path(dir.to_owned()),
-        std::env::temp_dir(),
         Arc::new(|_| {}),
         Rc::clone(&lane),
         interrupt,

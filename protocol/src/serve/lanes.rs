@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -36,7 +35,6 @@ pub struct Lanes {
 struct Shared {
     loader: Arc<dyn BundleLoader>,
     outbox: Outbox,
-    scratch: PathBuf,
     running: Mutex<HashMap<LaneId, Entry>>,
     /// How many of them load their bundle.
     loading: AtomicUsize,
@@ -78,28 +76,22 @@ impl Lanes {
     /// No lanes yet; the loader [prepares](BundleLoader::prepare) for the first one,
     /// on its thread.
     #[must_use]
-    pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        Self::with_demand(loader, outbox, scratch, Demand::arisen())
+    pub fn new(loader: Arc<dyn BundleLoader>, outbox: Outbox) -> Self {
+        Self::with_demand(loader, outbox, Demand::arisen())
     }
 
     /// The same of a standby (S8), in which no bundle waits.
     #[must_use]
-    pub fn of_standby(loader: Arc<dyn BundleLoader>, outbox: Outbox, scratch: PathBuf) -> Self {
-        Self::with_demand(loader, outbox, scratch, Demand::default())
+    pub fn of_standby(loader: Arc<dyn BundleLoader>, outbox: Outbox) -> Self {
+        Self::with_demand(loader, outbox, Demand::default())
     }
 
-    fn with_demand(
-        loader: Arc<dyn BundleLoader>,
-        outbox: Outbox,
-        scratch: PathBuf,
-        demand: Demand,
-    ) -> Self {
+    fn with_demand(loader: Arc<dyn BundleLoader>, outbox: Outbox, demand: Demand) -> Self {
         // If there is no thread to spare, the first load says so.
         let first = Idle::prepared(Arc::clone(&loader), Arc::clone(&outbox), demand).ok();
         let shared = Arc::new(Shared {
             loader,
             outbox,
-            scratch,
             running: Mutex::default(),
             loading: AtomicUsize::new(0),
             libraries: OnceLock::new(),
@@ -317,7 +309,6 @@ impl LaneThread {
             request.manifest.name.clone(),
             request.generation,
             request.source.clone(),
-            self.shared.scratch.clone(),
             sink,
             Rc::clone(&lane),
             Arc::clone(&self.interrupt),

@@ -126,7 +126,7 @@ fn run(
     });
     let lanes = || {
         let lanes = if environment.standby { Lanes::of_standby } else { Lanes::new };
-        lanes(Arc::clone(&loader), outbox.clone(), environment.scratch.clone())
+        lanes(Arc::clone(&loader), outbox.clone())
     };
     let early = loader.prepares_before_hello().then(lanes);
     let runtime = runtime();

@@ -5,7 +5,7 @@ mod kept;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -46,7 +46,6 @@ pub struct Harness {
     parked: Mutex<Vec<ToSupervisor>>,
     next_lane: AtomicU32,
     copy: Mutex<Option<OwnedFd>>,
-    _scratch: Scratch,
 }
 
 #[derive(Default)]
@@ -56,14 +55,6 @@ struct Shared {
     on_call: Mutex<Option<Arc<OnCall>>>,
     /// Segments that lanes asked for, to be mapped by their bundle.
     up_segments: Mutex<HashMap<LaneId, HashMap<u32, Arc<Mapping>>>>,
-}
-
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
 }
 
 impl std::fmt::Debug for Harness {
@@ -90,13 +81,8 @@ impl Harness {
 
     fn with_lanes<L: BundleLoader + 'static>(
         loader: L,
-        lanes: fn(Arc<dyn BundleLoader>, Outbox, PathBuf) -> Lanes,
+        lanes: fn(Arc<dyn BundleLoader>, Outbox) -> Lanes,
     ) -> Arc<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("menagerie-harness-{}-{count}", std::process::id());
-        let scratch = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&scratch).expect("a scratch folder");
         let shared = Arc::new(Shared::default());
         let (sender, messages) = channel();
         let sender = Mutex::new(sender);
@@ -109,7 +95,7 @@ impl Harness {
             other => drop(lock(&sender).send(other)),
         });
         // WantSegment is answered by whichever thread of the test waits next.
-        let lanes = lanes(Arc::new(loader), outbox, scratch.clone());
+        let lanes = lanes(Arc::new(loader), outbox);
         Arc::new(Self {
             lanes,
             shared,
@@ -117,7 +103,6 @@ impl Harness {
             parked: Mutex::default(),
             next_lane: AtomicU32::new(1),
             copy: Mutex::default(),
-            _scratch: Scratch(scratch),
         })
     }
 
