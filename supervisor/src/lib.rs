@@ -29,6 +29,7 @@ mod lifecycle;
 mod locate;
 mod logs;
 mod outcall;
+mod pause;
 mod placement;
 mod proc_stat;
 mod random;

@@ -13,6 +13,7 @@ use crate::call::Contract;
 use crate::chain::Called;
 use crate::core::Core;
 use crate::lane::{OutcallHead, Refused, lock};
+use crate::pause::Pause;
 use crate::waits::{Parent, Wait};
 use crate::worker::process::Outcall;
 
@@ -38,14 +39,13 @@ pub(crate) async fn route(core: Arc<Core>, outcall: Outcall) {
         }
     };
     drop(payload);
-    let mut pause = Duration::from_micros(200);
+    let mut pause = Pause::new(Duration::from_micros(200), MAX_PAUSE);
     loop {
         match open.lane().send_answer(head.call, &result) {
             Ok(()) | Err(Refused::Dead) => break,
             Err(Refused::Busy | Refused::Overloaded) => {
                 open.is_answered();
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
+                tokio::time::sleep(pause.next()).await;
             }
         }
     }

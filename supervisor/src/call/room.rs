@@ -8,7 +8,7 @@ use super::Contract;
 use super::arguments::Encode;
 use super::clock::{Clock, TimedOut};
 use super::road::{NotSent, Road, Wait};
-use crate::lane::{Lane, Own, Pause, Place, Refused, block_on};
+use crate::lane::{Lane, Own, Place, Refused, block_on};
 
 /// A call that is sent, or why it is not.
 type Sending<'c> = Result<Road<'c>, NotSent>;
@@ -25,7 +25,7 @@ impl Contract {
     ) -> Result<Sending<'_>, TimedOut> {
         let Some(place) = lane.queue() else { return Ok(Err(self.no_place(lane))) };
         let (mut turn, mut first) = (pin!(place.first()), None);
-        let mut pause = Pause::new();
+        let mut pause = Place::pause();
         loop {
             match first {
                 None => {
@@ -55,7 +55,7 @@ impl Contract {
     ) -> Result<Sending<'_>, TimedOut> {
         let Some(place) = lane.queue() else { return Ok(Err(self.no_place(lane))) };
         let (mut turn, mut first) = (pin!(place.first()), None);
-        let mut pause = Pause::new();
+        let mut pause = Place::pause();
         own.hurry();
         loop {
             match first {

@@ -34,7 +34,7 @@ pub(crate) use overdue::Leave;
 pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
 pub(crate) use receive::{Looks, Own};
-pub(crate) use room::{Pause, Place, block_on};
+pub(crate) use room::{Place, block_on};
 pub(crate) use slots::Ticket;
 
 use std::fmt;

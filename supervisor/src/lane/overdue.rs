@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::slots::Due;
 use super::{Lane, Ticket};
+use crate::pause::Pause;
 
 /// What calls have beyond their own time.
 #[derive(Clone, Copy, Debug)]
@@ -26,15 +27,12 @@ impl Lane {
     /// Which calls await is the worker's word. It gains no more by it than the time of
     /// calls that the host waits for.
     pub(crate) async fn another_may_run(&self, overdue: Ticket, leave: Leave) -> bool {
-        /// Each look is a wake-up.
-        const MAX_PAUSE: Duration = Duration::from_millis(100);
-        let mut pause = Duration::from_millis(1);
+        let mut pause = Pause::new(Duration::from_millis(1), Duration::from_millis(100));
         let mut waited = false;
         // What we have no memory or descriptors for is not its fault.
         while self.owes_segment() && self.is_running(overdue) {
             waited = true;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            tokio::time::sleep(pause.next()).await;
         }
         let begun = self.begun();
         let left = self.memory.left().load(Ordering::Relaxed);
@@ -61,8 +59,7 @@ impl Lane {
         };
         while self.is_running(overdue) && self.slots.any_other(overdue, numbers.clone(), has_time) {
             waited = true;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            tokio::time::sleep(pause.next()).await;
         }
         waited
     }

@@ -19,6 +19,7 @@ use super::decode::decode;
 use super::nap::Nap;
 use super::slots::{Opened, Waiter};
 use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
+use crate::pause::Pause;
 
 /// A call as its caller has it, with its end when that is known: who reads it
 /// puts it there, and it is moved no more.
@@ -442,15 +443,12 @@ impl Lane {
     /// Waits until the worker has begun a call that nobody waits for any more, if it has
     /// not yet: it cannot know that it need not. False if that will not be.
     pub(crate) async fn begins_abandoned(&self, ticket: Ticket) -> bool {
-        /// Each look is a wake-up.
-        const MAX_PAUSE: Duration = Duration::from_millis(100);
-        let mut pause = Duration::from_millis(1);
+        let mut pause = Pause::new(Duration::from_millis(1), Duration::from_millis(100));
         while !self.is_running(ticket) {
             if self.is_dead() || !self.slots.is_abandoned(ticket) {
                 return false;
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            tokio::time::sleep(pause.next()).await;
         }
         true
     }

@@ -12,6 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::coop::unconstrained;
 
 use super::Lane;
+use crate::pause::Pause;
 
 /// A lane's queue.
 #[derive(Debug, Default)]
@@ -60,6 +61,11 @@ impl<'l> Place<'l> {
     /// future that nobody polls.
     pub(crate) const PATIENCE: Duration = Duration::from_millis(100);
 
+    /// How long the first one waits before it looks again.
+    pub(crate) const fn pause() -> Pause {
+        Pause::new(Duration::from_micros(100), Duration::from_millis(5))
+    }
+
     /// Waits until this is the queue's first place.
     pub(crate) async fn first(&self) -> First<'l> {
         // A thread that waits is no task, whose budget would be meant.
@@ -99,23 +105,5 @@ pub(crate) fn block_on<F: Future>(mut future: Pin<&mut F>, until: Instant) -> Op
             return None;
         }
         std::thread::park_timeout(left);
-    }
-}
-
-/// How long the first one waits before it looks again: longer each time that there is no
-/// room yet.
-#[derive(Debug)]
-pub(crate) struct Pause(Duration);
-
-impl Pause {
-    const LONGEST: Duration = Duration::from_millis(5);
-
-    pub(crate) const fn new() -> Self {
-        Self(Duration::from_micros(50))
-    }
-
-    pub(crate) fn next(&mut self) -> Duration {
-        self.0 = (self.0 * 2).min(Self::LONGEST);
-        self.0
     }
 }

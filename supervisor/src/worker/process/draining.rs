@@ -9,6 +9,7 @@ use menagerie_protocol::message::ToWorker;
 use super::Process;
 use crate::config::Config;
 use crate::lane::Lane;
+use crate::pause::Pause;
 
 impl Process {
     /// Waits until no call runs on a lane, but not longer than `limit`.
@@ -54,15 +55,14 @@ impl Process {
     async fn drained(&self, lane: &Arc<Lane>, mut until: impl FnMut() -> Instant) -> bool {
         // The first checks are close together: a lane is usually idle, and its
         // callers wait.
-        let mut pause = Duration::from_micros(50);
+        let mut pause = Pause::new(Duration::from_micros(50), Duration::from_millis(5));
         while lane.in_flight() > 0 && !lane.is_dead() {
             if Instant::now() >= until() {
                 return false;
             }
             // For calls whose futures nobody polls.
             lane.pump();
-            self.pause(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(5));
+            self.pause(pause.next()).await;
         }
         true
     }

@@ -12,6 +12,7 @@ use menagerie_protocol::message::{LaneId, ToWorker};
 use super::super::condition::{Condition, CpuSample, LaneThread};
 use super::{KillCause, Outcall, Process};
 use crate::lane::{Lane, LanePeer, Leave, OpenOutcall, OutcallHead, Ticket, Violation, lock};
+use crate::pause::Pause;
 
 impl LanePeer for Process {
     fn send(&self, message: ToWorker, fds: Vec<OwnedFd>) {
@@ -87,13 +88,11 @@ impl LanePeer for Process {
     }
 
     fn grant_later(&self, lane: &Arc<Lane>, len: usize) {
-        const MAX_PAUSE: Duration = Duration::from_millis(500);
         let lane = Arc::clone(lane);
         self.runtime.spawn(async move {
-            let mut pause = Duration::from_millis(5);
+            let mut pause = Pause::new(Duration::from_millis(5), Duration::from_millis(500));
             while !lane.grant_owed(len) {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_PAUSE);
+                tokio::time::sleep(pause.next()).await;
             }
         });
     }
