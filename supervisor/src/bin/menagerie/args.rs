@@ -36,36 +36,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a supervisor until SIGINT or SIGTERM
     #[command(after_help = "Example: menagerie run --bundles tests/bundles")]
-    Run {
-        /// The settings: see docs/menagerie.toml
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// A bundle or a folder of bundles to load; may be repeated
-        #[arg(long, value_name = "DIR")]
-        bundles: Vec<PathBuf>,
-        /// Reload a bundle when its files have changed, and load new ones
-        #[arg(long)]
-        watch: bool,
-        /// A folder with the worker programs, looked in after this program's own
-        #[arg(long, value_name = "DIR")]
-        worker_dir: Option<PathBuf>,
-        /// Whether bundles share their loader's worker: shared, bundle, or auto
-        /// (one that crashes it again and again gets its own)
-        #[arg(long, value_name = "MODE")]
-        isolation: Option<Isolation>,
-        /// Started, empty workers that are kept for each loader, so that a
-        /// crash costs only the loading of the bundles
-        #[arg(long, value_name = "COUNT")]
-        standby: Option<u32>,
-        /// Spread the calls of a loader's bundles over so many workers, for
-        /// example python=3; may be repeated
-        #[arg(long, value_parser = replicas, value_name = "LANGUAGE=COUNT")]
-        replicas: Vec<(String, u32)>,
-        /// What to log: error, warn, info, debug, trace, or as in RUST_LOG
-        /// [default: info]
-        #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
-        log: Option<String>,
-    },
+    Run(Run),
     /// Show workers and bundles at a glance
     Status,
     /// Show the bundles
@@ -150,27 +121,8 @@ pub(crate) enum Command {
         #[arg(long)]
         rolling: bool,
     },
-    /// Measure what calls cost on this machine, beside what the machine allows
-    #[command(after_help = "Figures mean something only in a build with optimisation, on a \
-        machine that does nothing else.\nGroups: null, await, vm, tasks, idle-10ms, bytes, \
-        noticed, start, idle.")]
-    Bench {
-        /// Fewer turns: less exact, in a minute
-        #[arg(long)]
-        quick: bool,
-        /// Only this group; may be repeated
-        #[arg(long, value_name = "GROUP")]
-        only: Vec<String>,
-        /// Write bench.json and bench.svg into this folder
-        #[arg(long, value_name = "DIR")]
-        out: Option<PathBuf>,
-        /// The folder of the sample bundles
-        #[arg(long, value_name = "DIR", default_value = "tests/bundles")]
-        bundles: PathBuf,
-        /// A folder with the worker programs, looked in after this program's own
-        #[arg(long, value_name = "DIR")]
-        worker_dir: Option<PathBuf>,
-    },
+    #[command(flatten)]
+    Bench(BenchCommand),
     /// Make a bundle that runs as it is
     #[command(after_help = "Example: menagerie new python plugins/hello")]
     New {
@@ -202,34 +154,7 @@ pub(crate) enum Command {
     },
     /// Check a bundle: manifest, files, signature, what it exports, and the
     /// calls in its tests.json
-    Check {
-        /// Its folder
-        dir: PathBuf,
-        /// A bundle or folder of bundles that it depends on; may be repeated
-        #[arg(long, value_name = "DIR")]
-        with: Vec<PathBuf>,
-        /// The settings: see docs/menagerie.toml
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// A folder with the worker programs, looked in after this program's own
-        #[arg(long, value_name = "DIR")]
-        worker_dir: Option<PathBuf>,
-    },
-    /// The other process of a floor; started by `bench`
-    #[command(hide = true)]
-    BenchPeer {
-        /// The shared memory
-        memory: String,
-    },
-    /// A host that does nothing; started by `bench`
-    #[command(hide = true)]
-    BenchIdle {
-        /// The bundles that it loads
-        dirs: Vec<PathBuf>,
-        /// A folder with the worker programs
-        #[arg(long)]
-        worker_dir: Option<PathBuf>,
-    },
+    Check(Check),
     /// Watch workers and bundles live
     Top {
         /// How often to look
@@ -256,6 +181,96 @@ pub(crate) enum Command {
     Doctor {
         /// A folder with the worker programs, looked in after this program's own
         #[arg(long, value_name = "DIR")]
+        worker_dir: Option<PathBuf>,
+    },
+}
+
+/// What `run` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// The settings: see docs/menagerie.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A bundle or a folder of bundles to load; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundles: Vec<PathBuf>,
+    /// Reload a bundle when its files have changed, and load new ones
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// A folder with the worker programs, looked in after this program's own
+    #[arg(long, value_name = "DIR")]
+    pub(crate) worker_dir: Option<PathBuf>,
+    /// Whether bundles share their loader's worker: shared, bundle, or auto
+    /// (one that crashes it again and again gets its own)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) isolation: Option<Isolation>,
+    /// Started, empty workers that are kept for each loader, so that a
+    /// crash costs only the loading of the bundles
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) standby: Option<u32>,
+    /// Spread the calls of a loader's bundles over so many workers, for
+    /// example python=3; may be repeated
+    #[arg(long, value_parser = replicas, value_name = "LANGUAGE=COUNT")]
+    pub(crate) replicas: Vec<(String, u32)>,
+    /// What to log: error, warn, info, debug, trace, or as in RUST_LOG
+    /// [default: info]
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+/// What `check` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    /// Its folder
+    pub(crate) dir: PathBuf,
+    /// A bundle or folder of bundles that it depends on; may be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) with: Vec<PathBuf>,
+    /// The settings: see docs/menagerie.toml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// A folder with the worker programs, looked in after this program's own
+    #[arg(long, value_name = "DIR")]
+    pub(crate) worker_dir: Option<PathBuf>,
+}
+
+/// `bench`, and what it starts of this program.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Measure what calls cost on this machine, beside what the machine allows
+    #[command(after_help = "Figures mean something only in a build with optimisation, on a \
+        machine that does nothing else.\nGroups: null, await, vm, tasks, idle-10ms, bytes, \
+        noticed, start, idle.")]
+    Bench {
+        /// Fewer turns: less exact, in a minute
+        #[arg(long)]
+        quick: bool,
+        /// Only this group; may be repeated
+        #[arg(long, value_name = "GROUP")]
+        only: Vec<String>,
+        /// Write bench.json and bench.svg into this folder
+        #[arg(long, value_name = "DIR")]
+        out: Option<PathBuf>,
+        /// The folder of the sample bundles
+        #[arg(long, value_name = "DIR", default_value = "tests/bundles")]
+        bundles: PathBuf,
+        /// A folder with the worker programs, looked in after this program's own
+        #[arg(long, value_name = "DIR")]
+        worker_dir: Option<PathBuf>,
+    },
+    /// The other process of a floor; started by `bench`
+    #[command(hide = true)]
+    BenchPeer {
+        /// The shared memory
+        memory: String,
+    },
+    /// A host that does nothing; started by `bench`
+    #[command(hide = true)]
+    BenchIdle {
+        /// The bundles that it loads
+        dirs: Vec<PathBuf>,
+        /// A folder with the worker programs
+        #[arg(long)]
         worker_dir: Option<PathBuf>,
     },
 }

@@ -13,6 +13,7 @@ use menagerie_supervisor::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::args::Check;
 use crate::client::{Client, CommandError};
 use crate::ending::Ending;
 use crate::render;
@@ -67,18 +68,8 @@ struct Test {
     fails: bool,
 }
 
-/// What to check, and what it needs.
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) dir: PathBuf,
-    /// Bundles that it depends on.
-    pub(crate) with: Vec<PathBuf>,
-    pub(crate) config: Option<PathBuf>,
-    pub(crate) worker_dir: Option<PathBuf>,
-}
-
 /// Checks a bundle. What it has made for that goes with it, also when it is stopped.
-pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
+pub(crate) async fn check(request: Check) -> Result<Findings, CommandError> {
     let mut ending = Ending::new().map_err(|error| CommandError::Failed(error.to_string()))?;
     tokio::select! {
         findings = look(request) => findings,
@@ -88,7 +79,7 @@ pub(crate) async fn check(request: Request) -> Result<Findings, CommandError> {
     }
 }
 
-async fn look(request: Request) -> Result<Findings, CommandError> {
+async fn look(request: Check) -> Result<Findings, CommandError> {
     let failed = |error: &dyn std::fmt::Display| CommandError::Failed(error.to_string());
     // Whoever reads it may be in another folder.
     let dir = std::path::absolute(&request.dir).unwrap_or_else(|_| request.dir.clone());

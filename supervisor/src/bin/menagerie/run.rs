@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, BundleStatus, ConfigFile, FileError, Isolation, LoadStep, RuntimeError,
-    StartError, Status, StatusSocket, Supervisor, WatchSettings, check_log,
+    BundleState, BundleStatus, ConfigFile, FileError, LoadStep, RuntimeError, StartError, Status,
+    StatusSocket, Supervisor, WatchSettings, check_log,
 };
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::args::Run;
 use crate::client::CommandError;
 use crate::command::socket_of_environment;
 use crate::ending::Ending;
@@ -38,15 +39,8 @@ fn summary(status: &Status, failed: Option<&str>) -> String {
 /// What the command line says. It wins over the file of settings.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) config: Option<PathBuf>,
+    pub(crate) args: Run,
     pub(crate) socket: Option<PathBuf>,
-    pub(crate) bundles: Vec<PathBuf>,
-    pub(crate) watch: bool,
-    pub(crate) worker_dir: Option<PathBuf>,
-    pub(crate) isolation: Option<Isolation>,
-    pub(crate) standby: Option<u32>,
-    pub(crate) replicas: Vec<(String, u32)>,
-    pub(crate) log: Option<String>,
     pub(crate) json: bool,
 }
 
@@ -70,18 +64,18 @@ struct FailedLoad {
 impl Request {
     /// The settings of both.
     pub(crate) fn settings(&self) -> Result<ConfigFile, FileError> {
-        let mut settings = match &self.config {
+        let mut settings = match &self.args.config {
             Some(file) => ConfigFile::read(file)?,
             None => ConfigFile::default(),
         };
-        settings.bundles.extend(self.bundles.iter().cloned());
-        settings.log = self.log.clone().or(settings.log);
+        settings.bundles.extend(self.args.bundles.iter().cloned());
+        settings.log = self.args.log.clone().or(settings.log);
         let socket = self.socket.clone().or(settings.status.socket);
         settings.status.socket = socket.or_else(socket_of_environment);
-        settings.config.worker_dir = self.worker_dir.clone().or(settings.config.worker_dir);
-        settings.config.isolation = self.isolation.unwrap_or(settings.config.isolation);
-        settings.config.standby = self.standby.unwrap_or(settings.config.standby);
-        settings.config.replicas.extend(self.replicas.iter().cloned());
+        settings.config.worker_dir = self.args.worker_dir.clone().or(settings.config.worker_dir);
+        settings.config.isolation = self.args.isolation.unwrap_or(settings.config.isolation);
+        settings.config.standby = self.args.standby.unwrap_or(settings.config.standby);
+        settings.config.replicas.extend(self.args.replicas.iter().cloned());
         Ok(settings)
     }
 }
@@ -115,7 +109,7 @@ async fn load(
 }
 
 pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
-    let (json, watch) = (request.json, request.watch);
+    let (json, watch) = (request.json, request.args.watch);
     let settings = request.settings().map_err(|e| CommandError::Usage(e.to_string()))?;
     if watch && settings.bundles.is_empty() {
         let text = "--watch: there are no bundles to watch, neither in --bundles nor in a file";

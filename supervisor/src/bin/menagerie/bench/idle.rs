@@ -30,7 +30,7 @@ pub(super) fn measure(dirs: &[PathBuf], config: &Config) -> Result<Idle, Problem
 }
 
 /// That process's main.
-pub(crate) fn main(dirs: &[PathBuf], worker_dir: Option<PathBuf>) -> Result<(), Problem> {
+pub(super) fn main(dirs: &[PathBuf], worker_dir: Option<PathBuf>) -> Result<(), Problem> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let before = resident()?;

@@ -11,7 +11,7 @@ mod crashes;
 mod idle;
 mod in_process;
 mod left_out;
-pub(crate) mod peer;
+mod peer;
 mod plot;
 #[path = "../../../proc_stat.rs"]
 #[allow(dead_code, reason = "the supervisor's own, which reads more of it")]
@@ -24,21 +24,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-pub(crate) use idle::main as idle_main;
 use report::{Report, Row, Unit};
 
+use crate::args::BenchCommand;
 use crate::client::CommandError;
 use crate::render;
 
 /// What `menagerie bench` was asked for.
 #[derive(Debug)]
-pub(crate) struct Options {
-    pub(crate) quick: bool,
-    pub(crate) only: Vec<String>,
-    pub(crate) out: Option<PathBuf>,
-    pub(crate) bundles: PathBuf,
-    pub(crate) worker_dir: Option<PathBuf>,
-    pub(crate) json: bool,
+struct Options {
+    quick: bool,
+    only: Vec<String>,
+    out: Option<PathBuf>,
+    bundles: PathBuf,
+    worker_dir: Option<PathBuf>,
+    json: bool,
 }
 
 /// Why something could not be measured.
@@ -75,7 +75,21 @@ fn nanos(time: Duration) -> f64 {
     time.as_nanos() as f64
 }
 
-pub(crate) fn run(options: &Options) -> Result<(), CommandError> {
+/// `bench`, or one of the processes that it starts.
+pub(crate) fn execute(command: BenchCommand, json: bool) -> Result<(), CommandError> {
+    let failed = |error: &dyn Display| CommandError::Failed(error.to_string());
+    match command {
+        BenchCommand::Bench { quick, only, out, bundles, worker_dir } => {
+            run(&Options { quick, only, out, bundles, worker_dir, json })
+        }
+        BenchCommand::BenchPeer { memory } => peer::main(&memory).map_err(|error| failed(&error)),
+        BenchCommand::BenchIdle { dirs, worker_dir } => {
+            idle::main(&dirs, worker_dir).map_err(|error| failed(&error))
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), CommandError> {
     let known = rows::GROUPS.map(|(name, _)| name);
     if let Some(unknown) = options.only.iter().find(|only| !known.contains(&only.as_str())) {
         let known = known.join(", ");

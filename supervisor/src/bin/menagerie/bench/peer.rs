@@ -175,7 +175,7 @@ fn take_sleeping(word: &AtomicU64) -> u64 {
 }
 
 /// The other process's main: it ends with its standard input.
-pub(crate) fn main(path: &str) -> io::Result<()> {
+pub(super) fn main(path: &str) -> io::Result<()> {
     // It may outlive a killed parent by one wait: no longer, by this.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     let file = OpenOptions::new().read(true).write(true).open(path)?;
