@@ -15,153 +15,20 @@
 //! | done → free | the caller | nothing: only it is left |
 //! | abandoned → free | the leader | the lane's receiving end |
 
-use std::ops::Range;
+mod look;
+mod slot;
+
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
-use std::sync::{Mutex, OnceLock};
-use std::task::Waker;
-use std::thread::Thread;
 use std::time::{Duration, Instant};
+
+pub(crate) use look::Due;
+use slot::{Phase, Slot, State};
+pub(crate) use slot::{Ticket, Waiter};
 
 use super::bulk::DownSegment;
 use super::{Outcome, lock};
-
-/// A call in flight: which slot, and which use of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Ticket {
-    pub(crate) index: u32,
-    /// Never 0 for a call.
-    generation: u32,
-}
-
-impl Ticket {
-    /// The call's id on the wire; never 0 for a call.
-    pub(crate) const fn wire(self) -> u64 {
-        self.index as u64 | ((self.generation as u64) << 32)
-    }
-
-    /// Reads it from the wire; whether there is such a call is for
-    /// [`Slots::complete`] to say.
-    #[allow(clippy::cast_possible_truncation, reason = "both halves are 32 bits")]
-    pub(crate) const fn from_wire(wire: u64) -> Self {
-        Self { index: wire as u32, generation: (wire >> 32) as u32 }
-    }
-}
-
-/// Who waits for a call.
-#[derive(Debug)]
-pub(crate) enum Waiter {
-    /// Nobody sleeps: the caller looks by itself, or has not begun to wait.
-    Nobody,
-    /// A task.
-    Task(Waker),
-    /// A thread that is parked.
-    Thread(Thread),
-}
-
-impl Waiter {
-    pub(crate) fn wake(self) {
-        match self {
-            Self::Nobody => {}
-            Self::Task(waker) => waker.wake(),
-            Self::Thread(thread) => thread.unpark(),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Free,
-    /// The caller looks by itself, or has not begun to wait.
-    Sent,
-    /// The caller sleeps; its waiter is there.
-    Asleep,
-    /// The caller has gone; the answer is thrown away.
-    Abandoned,
-    /// The outcome is there.
-    Done,
-}
-
-/// The state word: generation and phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct State {
-    generation: u32,
-    phase: Phase,
-}
-
-impl State {
-    const fn pack(self) -> u64 {
-        ((self.generation as u64) << 32) | self.phase as u64
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "both halves are 32 bits")]
-    const fn unpack(word: u64) -> Self {
-        let phase = match word as u32 {
-            1 => Phase::Sent,
-            2 => Phase::Asleep,
-            3 => Phase::Abandoned,
-            4 => Phase::Done,
-            _ => Phase::Free,
-        };
-        Self { generation: (word >> 32) as u32, phase }
-    }
-}
-
-/// One call's place. A cache line and more of its own, so that callers on
-/// different CPUs do not disturb each other.
-#[repr(align(128))]
-#[derive(Debug, Default)]
-struct Slot {
-    state: AtomicU64,
-    /// The call's number among all of its lane.
-    number: AtomicU64,
-    /// When it was sent, in nanoseconds since the lane was made; 0 if nobody
-    /// has looked at the clock.
-    sent: AtomicU64,
-    /// When its caller's time is up, in the same way; 0 for never. It counts where `sent`
-    /// is known.
-    until: AtomicU64,
-    function: AtomicU32,
-    /// Whether `segment` is taken.
-    bulk: AtomicU32,
-    /// The wait of another bundle that it was made for, 0 for none.
-    origin: AtomicU64,
-    /// Where its arguments stand; kept until the outcome is taken, because it
-    /// may be an echo of them.
-    segment: Mutex<Option<DownSegment>>,
-    outcome: Mutex<Option<Outcome>>,
-    waiter: Mutex<Option<Waiter>>,
-}
-
-impl Slot {
-    fn state(&self) -> State {
-        State::unpack(self.state.load(Acquire))
-    }
-
-    #[inline]
-    fn take_segment(&self) -> Option<DownSegment> {
-        if self.bulk.load(Relaxed) == 0 { None } else { self.take_bulk() }
-    }
-
-    #[inline(never)]
-    fn take_bulk(&self) -> Option<DownSegment> {
-        self.bulk.store(0, Relaxed);
-        lock(&self.segment).take()
-    }
-
-    /// Ends this use. Everything of it has been taken out.
-    fn free(&self, generation: u32) {
-        // SYNC: slot free. Pairs with the acquire load in `Slots::open`.
-        self.state.store(State { generation, phase: Phase::Free }.pack(), Release);
-    }
-
-    /// Moves from a phase to another, by its caller.
-    fn leave(&self, ticket: Ticket, from: Phase, to: Phase) -> bool {
-        let generation = ticket.generation;
-        let (from, to) = (State { generation, phase: from }, State { generation, phase: to });
-        self.state.compare_exchange(from.pack(), to.pack(), AcqRel, Relaxed).is_ok()
-    }
-}
 
 /// A call that was running when its worker died.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,15 +36,6 @@ pub(crate) struct Running {
     pub(crate) function: u32,
     /// How long it had run, if somebody had looked at the clock.
     pub(crate) age: Option<Duration>,
-}
-
-/// When a call's time is up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Due {
-    At(Instant),
-    Never,
-    /// Nobody has looked at the clock for it.
-    Unknown,
 }
 
 /// What [`Slots::fail_all`] has ended.
@@ -406,8 +264,8 @@ impl Slots {
     pub(crate) fn own_segment(&self, ticket: Ticket) -> Option<Option<DownSegment>> {
         let slot = self.get(ticket.index)?;
         let State { generation, phase } = slot.state();
-        let in_flight = matches!(phase, Phase::Sent | Phase::Asleep);
-        (generation == ticket.generation && in_flight).then(|| slot.take_segment())
+        let waited_for = generation == ticket.generation && phase.is_waited_for();
+        waited_for.then(|| slot.take_segment())
     }
 
     /// Ends such a call, whose outcome the caller has.
@@ -523,108 +381,6 @@ impl Slots {
             }
         }
         failed
-    }
-
-    fn age(&self, slot: &Slot) -> Option<Duration> {
-        match slot.sent.load(Relaxed) {
-            0 => None,
-            sent => Some(self.epoch.elapsed().saturating_sub(Duration::from_nanos(sent))),
-        }
-    }
-
-    /// The calls in flight, whether their callers wait or have gone.
-    fn in_flight(&self) -> impl Iterator<Item = (Ticket, &Slot)> {
-        (0_u32..).zip(self.iter()).filter_map(|(index, slot)| {
-            let State { generation, phase } = slot.state();
-            let in_flight = matches!(phase, Phase::Sent | Phase::Asleep | Phase::Abandoned);
-            in_flight.then_some((Ticket { index, generation }, slot))
-        })
-    }
-
-    /// The latest of the deadlines of the calls in flight, as far as they are known: who
-    /// calls looks at the clock only when the call has to wait.
-    pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        let until = |(_, slot): (_, &Slot)| {
-            // SYNC: call timed.
-            let known = slot.sent.load(Acquire) != 0;
-            if known { slot.until.load(Relaxed) } else { 0 }
-        };
-        let last = self.in_flight().map(until).max().filter(|last| *last != 0)?;
-        self.epoch.checked_add(Duration::from_nanos(last))
-    }
-
-    /// The calls in flight that the worker has begun.
-    pub(crate) fn running(&self, begun: u64) -> Vec<Ticket> {
-        let has_begun = |slot: &Slot| slot.number.load(Relaxed) < begun;
-        self.in_flight().filter(|(_, slot)| has_begun(slot)).map(|(ticket, _)| ticket).collect()
-    }
-
-    /// Whether a call is in flight and the worker has begun it.
-    pub(crate) fn is_running(&self, ticket: Ticket, begun: u64) -> bool {
-        let Some(slot) = self.get(ticket.index) else { return false };
-        let state = slot.state();
-        state.generation == ticket.generation
-            && matches!(state.phase, Phase::Sent | Phase::Asleep | Phase::Abandoned)
-            && slot.number.load(Relaxed) < begun
-    }
-
-    /// Whether one of the calls of these numbers, other than this one, is in flight, is
-    /// waited for, and `has_time`.
-    pub(crate) fn any_other(
-        &self,
-        ticket: Ticket,
-        numbers: Range<u64>,
-        has_time: impl Fn(Due) -> bool,
-    ) -> bool {
-        (0_u32..).zip(self.iter()).any(|(index, slot)| {
-            let waited_for = matches!(slot.state().phase, Phase::Sent | Phase::Asleep);
-            index != ticket.index
-                && waited_for
-                && numbers.contains(&slot.number.load(Relaxed))
-                && has_time(self.due(slot))
-        })
-    }
-
-    fn due(&self, slot: &Slot) -> Due {
-        // SYNC: call timed. Pairs with the release store in `sent_at`.
-        match (slot.sent.load(Acquire), slot.until.load(Relaxed)) {
-            (0, _) => Due::Unknown,
-            (_, 0) => Due::Never,
-            (_, until) => Due::At(self.epoch + Duration::from_nanos(until)),
-        }
-    }
-
-    /// What a call was made for; `None` if it is not in flight.
-    pub(crate) fn origin(&self, ticket: Ticket) -> Option<u64> {
-        let slot = self.get(ticket.index)?;
-        let State { generation, phase } = slot.state();
-        let in_flight = matches!(phase, Phase::Sent | Phase::Asleep | Phase::Abandoned);
-        (generation == ticket.generation && in_flight).then(|| slot.origin.load(Relaxed))
-    }
-
-    /// Whether a call is in flight that nobody waits for any more.
-    pub(crate) fn is_abandoned(&self, ticket: Ticket) -> bool {
-        let abandoned = State { generation: ticket.generation, phase: Phase::Abandoned };
-        self.get(ticket.index).is_some_and(|slot| slot.state() == abandoned)
-    }
-
-    /// The function of the call in a slot; 0 where there is no such slot.
-    #[inline]
-    pub(crate) fn function(&self, index: u32) -> u32 {
-        self.get(index).map_or(0, |slot| slot.function.load(Relaxed))
-    }
-
-    /// A thread that is parked for a call: a new leader.
-    pub(crate) fn any_thread(&self) -> Option<Thread> {
-        self.iter().find_map(|slot| {
-            if slot.state().phase != Phase::Asleep {
-                return None;
-            }
-            match &*lock(&slot.waiter) {
-                Some(Waiter::Thread(thread)) => Some(thread.clone()),
-                _ => None,
-            }
-        })
     }
 }
 
