@@ -71,7 +71,7 @@ pub use menagerie_protocol::{
 };
 pub use placement::{Isolation, UnknownIsolation};
 pub use reconcile::Reconciled;
-pub use sandbox::{Grant, Sandbox};
+pub use sandbox::{Grant, Sandbox, UnknownSandbox};
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use signature::{
     KeyError, PublicKey, SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState,

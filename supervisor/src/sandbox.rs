@@ -2,6 +2,7 @@
 //! wants, as far as the host's configuration grants it (`DESIGN.md`, rules P2, P3).
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,31 @@ pub enum Sandbox {
     /// has no network, starts no programs and reaches no other process; but for what its
     /// bundle is [granted](Grant). Each bundle has a worker of its own.
     Strict,
+}
+
+impl fmt::Display for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Strict => "strict",
+        })
+    }
+}
+
+/// No sandbox has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no sandbox: expected off or strict")]
+pub struct UnknownSandbox(String);
+
+impl std::str::FromStr for Sandbox {
+    type Err = UnknownSandbox;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Off, Self::Strict]
+            .into_iter()
+            .find(|sandbox| sandbox.to_string() == text)
+            .ok_or_else(|| UnknownSandbox(text.to_owned()))
+    }
 }
 
 /// What a bundle may have of what it wants (P3).
@@ -131,6 +157,15 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn p2_sandboxes_have_names() {
+        for sandbox in [Sandbox::Off, Sandbox::Strict] {
+            assert_eq!(sandbox.to_string().parse(), Ok(sandbox));
+        }
+        let unknown = "loose".parse::<Sandbox>().unwrap_err().to_string();
+        assert_eq!(unknown, "'loose' is no sandbox: expected off or strict");
+    }
 
     #[test]
     fn p3_a_bundle_gets_what_it_wants_and_is_granted() {

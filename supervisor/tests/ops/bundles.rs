@@ -164,3 +164,25 @@ fn g_check_takes_what_a_bundle_depends_on() {
     let together = menagerie(&["check", "--with", with.to_str().unwrap()], &sample("probe-lua"));
     assert!(together.status.success(), "{together:?}");
 }
+
+#[test]
+fn p2_check_runs_a_bundle_in_the_sandbox() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("nosy");
+    std::fs::create_dir(&bundle).unwrap();
+    let manifest = "name = 'nosy'\nloader = 'lua'\nfile = 'main.lua'\n[wants]\nnetwork = true\n";
+    std::fs::write(bundle.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(bundle.join("main.lua"), "assert(io.open('/etc/hosts'))\nreturn {}\n").unwrap();
+    let free = menagerie(&["check"], &bundle);
+    assert_eq!(free.status.code(), Some(0), "{free:?}");
+    let held = menagerie(&["check", "--sandbox", "strict"], &bundle);
+    assert_eq!(held.status.code(), Some(1), "{held:?}");
+    assert!(String::from_utf8_lossy(&held.stdout).contains("Permission denied"), "{held:?}");
+    std::fs::write(bundle.join("main.lua"), "return {}\n").unwrap();
+    let held = menagerie(&["check", "--sandbox", "strict"], &bundle);
+    assert_eq!(held.status.code(), Some(0), "{held:?}");
+    let said = "it wants and does not get: network";
+    assert!(String::from_utf8_lossy(&held.stdout).contains(said), "{held:?}");
+    let unknown = menagerie(&["check", "--sandbox", "loose"], &bundle);
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use menagerie_supervisor::{Isolation, units};
+use menagerie_supervisor::{Isolation, Sandbox, units};
 
 /// Runs plugins in worker processes, and shows what they do.
 ///
@@ -204,6 +204,10 @@ pub(crate) struct Run {
     /// (one that crashes it again and again gets its own)
     #[arg(long, value_name = "MODE")]
     pub(crate) isolation: Option<Isolation>,
+    /// Whether bundles are held in a sandbox, each in a worker of its own: off, or
+    /// strict (its own files, no network, no programs, no other processes)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) sandbox: Option<Sandbox>,
     /// Started, empty workers that are kept for each loader, so that a
     /// crash costs only the loading of the bundles
     #[arg(long, value_name = "COUNT")]
@@ -232,6 +236,9 @@ pub(crate) struct Check {
     /// A folder with the worker programs, looked in after this program's own
     #[arg(long, value_name = "DIR")]
     pub(crate) worker_dir: Option<PathBuf>,
+    /// Whether it is run in a sandbox: off, or strict
+    #[arg(long, value_name = "MODE")]
+    pub(crate) sandbox: Option<Sandbox>,
 }
 
 /// `bench`, and what it starts of this program.

@@ -105,6 +105,7 @@ async fn look(request: Check) -> Result<Findings, CommandError> {
         None => ConfigFile::default(),
     };
     settings.config.worker_dir = request.worker_dir.or(settings.config.worker_dir);
+    settings.config.sandbox = request.sandbox.unwrap_or(settings.config.sandbox);
     examine_signature(&settings.config.signatures, &request.dir, &mut findings);
     // Code that is not what was signed is not run to see what it does.
     if !findings.problems.is_empty() {
@@ -171,6 +172,8 @@ fn copy_of(store: &Path, scratch: &Scratch) -> Result<PathBuf, CommandError> {
 
 /// Whether it exports what it promises.
 fn look_at(bundle: &BundleStatus, manifest: &ManifestData, findings: &mut Findings) {
+    let not_granted = bundle.not_granted.iter();
+    findings.warnings.extend(not_granted.map(|what| format!("it wants and does not get: {what}")));
     for promised in &manifest.provides {
         let exported = bundle.contracts.iter().find(|c| c.name == promised.name);
         match exported {

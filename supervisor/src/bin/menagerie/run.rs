@@ -73,6 +73,7 @@ impl Request {
         let socket = self.socket.clone().or(settings.status.socket);
         settings.status.socket = socket.or_else(socket_of_environment);
         settings.config.worker_dir = self.args.worker_dir.clone().or(settings.config.worker_dir);
+        settings.config.sandbox = self.args.sandbox.unwrap_or(settings.config.sandbox);
         settings.config.isolation = self.args.isolation.unwrap_or(settings.config.isolation);
         settings.config.standby = self.args.standby.unwrap_or(settings.config.standby);
         settings.config.replicas.extend(self.args.replicas.iter().cloned());

@@ -119,7 +119,8 @@ impl Process {
     ) -> Result<Loaded, RuntimeError> {
         // One whose name another bundle had just before, which it was started for.
         if !are_same(self.rights.as_ref(), content.rights.as_ref()) {
-            self.kill(format!("its sandbox was made for another bundle than '{}'", bundle.name));
+            let other = format!("its sandbox was made for another bundle than '{}'", bundle.name);
+            self.kill(KillCause::Supervisor, other);
             return Err(self.gone());
         }
         let first = self.first(bundle, content).filter(|_| !reload);
