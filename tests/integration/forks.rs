@@ -5,7 +5,9 @@ use menagerie_supervisor::{Contract, Supervisor};
 use tracing::Level;
 
 use crate::bad_input::native::compile;
-use crate::support::{Bundle, Line, find_line, run, start, wait_for, worker};
+use crate::support::{
+    Bundle, Line, find_line, ready_after, report, run, slay, start, wait_for, worker,
+};
 
 const IN_PYTHON: &str = "
 import asyncio, multiprocessing, os, sys, threading
@@ -131,11 +133,29 @@ fn c3_a_fork_of_a_python_worker_answers_no_calls() {
 
 const IN_C: &str = r#"
 #include <menagerie.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 static int64_t calls;
+
+/* How a fork may end that is no business of the worker's. */
+static int ends(mg_call *call, void *userdata) {
+    (void)userdata;
+    mg_str way = mg_arg_str(call, 0);
+    pid_t pid = fork();
+    int status = 0;
+    if (pid == 0) {
+        if (way.ptr[0] == 'e') exit(3);
+        if (way.ptr[0] == 'f') *(volatile int *)8 = 1;
+        if (way.ptr[0] == 't') pthread_exit(NULL);
+        abort();
+    }
+    waitpid(pid, &status, 0);
+    return mg_return_i64(call, WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status));
+}
 
 static int returns(mg_call *call, void *userdata) {
     (void)userdata;
@@ -150,24 +170,54 @@ static int count(mg_call *call, void *userdata) {
     return mg_return_i64(call, ++calls);
 }
 
+/* The fork comes back from here as well. */
 int menagerie_init(const mg_host *host, mg_registrar *registrar) {
     (void)host;
+    pid_t pid = fork();
+    if (pid > 0) waitpid(pid, NULL, 0);
+    if (mg_add_function(registrar, "forks@1", "ends", NULL, ends, NULL)) return MG_FAILED;
     if (mg_add_function(registrar, "forks@1", "returns", "", returns, NULL)) return MG_FAILED;
     return mg_add_function(registrar, "forks@1", "count", "", count, NULL);
 }
 "#;
 
-/// Native code has nobody who would look after it: the fork dies of its answer.
+async fn in_c(supervisor: &Supervisor) -> (Contract, Bundle) {
+    let bundle = Bundle::of(&[("manifest.toml", &manifest("native", "libforks.so"))]);
+    compile(IN_C, &bundle.path().join("libforks.so"));
+    supervisor.load(bundle.path()).await.unwrap();
+    (supervisor.contract("forks@1").unwrap(), bundle)
+}
+
+/// Native code has nobody who would look after it: the fork dies of its answer, or of
+/// what it has to say about its load.
 #[test]
 fn c3_a_fork_of_a_native_worker_answers_no_calls() {
     run(async {
         let supervisor = start();
-        let bundle = Bundle::of(&[("manifest.toml", &manifest("native", "libforks.so"))]);
-        compile(IN_C, &bundle.path().join("libforks.so"));
-        supervisor.load(bundle.path()).await.unwrap();
-        let forks = supervisor.contract("forks@1").unwrap();
+        let (forks, _files) = in_c(&supervisor).await;
+        said("came back to the worker's code").await;
         assert_eq!(forks.call::<_, i64>("returns", ()).await.unwrap(), 1);
         is_alone(&supervisor, "native", &forks, 1).await;
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn s5_a_bundle_whose_fork_has_ended_is_not_blamed_for_a_later_crash() {
+    run(async {
+        let supervisor = start();
+        let (forks, _files) = in_c(&supervisor).await;
+        let ways = [("exit", true), ("fault", false), ("abort", false), ("thread", false)];
+        for (n, (way, exited)) in (1..).zip(ways) {
+            let status = forks.call::<_, i64>("ends", (way,)).await.unwrap();
+            assert_eq!(status == 3, exited, "{way}: {status}");
+            assert!(exited || status < 0, "{way}: {status}");
+            slay(worker(&supervisor, "native").unwrap().pid.unwrap());
+            let told = report(&supervisor, "native", n).await;
+            assert_eq!(told.signal, Some(9), "{way}: {told:?}");
+            assert_eq!(told.suspect, None, "{way}: {told:?}");
+            ready_after(&supervisor, "native", told.incarnation).await;
+        }
         supervisor.shutdown().await;
     });
 }

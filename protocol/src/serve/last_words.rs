@@ -16,6 +16,9 @@ use crate::runtime::Logger;
 
 /// The control socket, for who cannot ask for it: a handler of signals.
 static CONTROL: AtomicI32 = AtomicI32::new(-1);
+/// The process that speaks by it, the worker. One that a bundle forks has the socket
+/// and the handlers as well, and its end is not the worker's.
+static SPEAKER: AtomicI32 = AtomicI32::new(0);
 /// Whether somebody has said whose doing the end is.
 static SAID: AtomicBool = AtomicBool::new(false);
 /// Those of all bundles that have been here, by name.
@@ -61,11 +64,12 @@ impl LastWords {
         OURS.set(words);
     }
 
-    /// Says them, unless this process has said whose doing its end is. A handler of
-    /// signals may do so.
+    /// Says them, unless this process has said whose doing its end is, or is a fork of
+    /// the worker. A handler of signals may do so.
     pub fn say(&self) {
         let socket = CONTROL.load(Ordering::Relaxed);
-        if socket < 0 || SAID.swap(true, Ordering::Relaxed) {
+        // In this order: a vfork(2) has the worker's own memory.
+        if socket < 0 || is_fork() || SAID.swap(true, Ordering::Relaxed) {
             return;
         }
         let (start, len) = (self.0.as_ptr().cast(), self.0.len());
@@ -77,19 +81,46 @@ impl LastWords {
     }
 }
 
-/// What is said from now on goes by this socket.
+/// What is said from now on goes by this socket, and this process says it.
 pub(super) fn speak_by(control: BorrowedFd<'_>) {
+    SPEAKER.store(getpid(), Ordering::Relaxed);
     CONTROL.store(control.as_raw_fd(), Ordering::Relaxed);
 }
 
-/// A message on its way to the supervisor may be this process's last words.
-pub(super) fn notice(message: &ToSupervisor) {
-    if let ToSupervisor::Log(record) = message
-        && record.target == ENDED_BY
-        && record.level == LogLevel::Error
-    {
+fn getpid() -> libc::pid_t {
+    // SAFETY: it takes nothing, and cannot fail.
+    unsafe { libc::getpid() }
+}
+
+/// Whether this process was forked from the worker by a bundle.
+fn is_fork() -> bool {
+    SPEAKER.load(Ordering::Relaxed) != getpid()
+}
+
+/// A message is about to go to the supervisor, and may be this process's last words.
+/// Whether it may go: a fork's end is nobody else's business.
+///
+/// A fork may log. One that has anything else to say has come back from the bundle's
+/// code, as a second worker; it ends here.
+pub(super) fn may_send(message: &ToSupervisor) -> bool {
+    let is_fork = is_fork();
+    let ToSupervisor::Log(record) = message else {
+        if is_fork {
+            let process = std::process::id();
+            super::complain_text(&format!(
+                "the forked process {process} came back to the worker's code, and was ended"
+            ));
+            // Nothing of C's streams: what is in them is the worker's.
+            // SAFETY: `_exit` takes no pointers and does not return.
+            unsafe { libc::_exit(1) };
+        }
+        return true;
+    };
+    let are_last = record.target == ENDED_BY && record.level == LogLevel::Error;
+    if are_last && !is_fork {
         SAID.store(true, Ordering::Relaxed);
     }
+    !(are_last && is_fork)
 }
 
 /// Whether the thread that got a signal has brought it about itself: by what it did, or
@@ -108,8 +139,7 @@ pub unsafe fn is_own_doing(info: *const siginfo_t) -> bool {
     }
     // SAFETY: a signal with this code has a sender.
     let sender = unsafe { info.si_pid() };
-    // SAFETY: it takes nothing, and cannot fail.
-    sender == unsafe { libc::getpid() }
+    sender == getpid()
 }
 
 /// Ends the process if it is dropped while it is armed: its thread panics, or unwinds

@@ -118,9 +118,10 @@ fn run(
     let connected = Arc::new(OnceLock::<Connection>::new());
     let sender = Arc::clone(&connected);
     let outbox = Arc::new(move |message: ToSupervisor| {
-        last_words::notice(&message);
         // Before the hello there is nothing to say.
-        if let Some(connection) = sender.get() {
+        if let Some(connection) = sender.get()
+            && last_words::may_send(&message)
+        {
             outbox::send(connection, message);
         }
     });
@@ -131,8 +132,8 @@ fn run(
     let early = loader.prepares_before_hello().then(lanes);
     let runtime = runtime();
     let connection = connect(environment)?;
-    let connection = connected.get_or_init(|| connection);
     last_words::speak_by(connection.as_fd());
+    let connection = connected.get_or_init(|| connection);
     // Nothing of a bundle's has run: what it may do is settled from here on.
     let sealed = sandbox.map_or_else(|| Ok(Vec::new()), sandbox::seal);
     let sealed = sealed.unwrap_or_else(|error| without_sandbox(&error));
