@@ -9,10 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use menagerie_protocol::shm::Segment;
-use mlua::{
-    AnyUserData, BorrowedBytes, Lua, LuaString, MetaMethod, UserData, UserDataMethods, Value,
-    Variadic,
-};
+use mlua::{AnyUserData, Lua, MetaMethod, UserData, UserDataMethods, Value, Variadic};
 
 use crate::stack::collect;
 
@@ -57,29 +54,12 @@ impl View {
     }
 }
 
+/// A Lua string is copied as well: of values that Rust holds there are a few thousand at
+/// most, and a bundle may have more of these.
 #[derive(Debug)]
 enum Memory {
     Own(Box<[u8]>),
-    /// A Lua string, not copied.
-    Text(LuaString),
     View(View),
-}
-
-/// Bytes that are held for reading.
-pub(crate) enum Slice<'a> {
-    Plain(&'a [u8]),
-    Text(BorrowedBytes),
-}
-
-impl std::ops::Deref for Slice<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Plain(bytes) => bytes,
-            Self::Text(bytes) => bytes,
-        }
-    }
 }
 
 /// How many bytes lie where Lua's collector does not see them, since it last heard of
@@ -141,29 +121,27 @@ impl Bytes {
     pub(crate) fn len(&self) -> usize {
         match &self.0 {
             Memory::Own(bytes) => bytes.len(),
-            Memory::Text(text) => text.as_bytes().len(),
             Memory::View(view) => view.len,
         }
     }
 
     /// The bytes; [`STALE`] if they are not valid any more.
-    pub(crate) fn slice(&self) -> Result<Slice<'_>, &'static str> {
+    pub(crate) fn slice(&self) -> Result<&[u8], &'static str> {
         match &self.0 {
-            Memory::Own(bytes) => Ok(Slice::Plain(bytes)),
-            Memory::Text(text) => Ok(Slice::Text(text.as_bytes())),
-            Memory::View(view) => view.slice().map(Slice::Plain),
+            Memory::Own(bytes) => Ok(bytes),
+            Memory::View(view) => view.slice(),
         }
     }
 
     fn read<R>(&self, f: impl FnOnce(&[u8]) -> R) -> mlua::Result<R> {
-        Ok(f(&self.slice().map_err(mlua::Error::runtime)?))
+        Ok(f(self.slice().map_err(mlua::Error::runtime)?))
     }
 }
 
-/// `menagerie.bytes(value)`: of a string, or a copy of other bytes.
+/// `menagerie.bytes(value)`: a copy of a string or of other bytes.
 pub(crate) fn make(lua: &Lua, value: Value) -> mlua::Result<AnyUserData> {
     let bytes = match value {
-        Value::String(text) => Bytes(Memory::Text(text)),
+        Value::String(text) => Bytes::copy(&text.as_bytes()),
         Value::UserData(other) => other.borrow::<Bytes>()?.read(Bytes::copy)?,
         other => {
             let problem = format!("bytes: expected a string, got {}", other.type_name());

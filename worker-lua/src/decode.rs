@@ -12,6 +12,8 @@ use menagerie_protocol::shm::Segment;
 use mlua::{Lua, Table, Value};
 
 use crate::bytes::{Bytes, Epoch, VIEW_FROM};
+use crate::interrupt::{Interrupter, LOOK_EVERY};
+use crate::outcall::Converter;
 use crate::stack::Stack;
 use crate::wide::{Int64, Wide};
 
@@ -19,16 +21,21 @@ use crate::wide::{Int64, Wide};
 pub(crate) type Shared<'a> = Option<(&'a Arc<Segment>, &'a Epoch)>;
 
 /// Puts the objects for bytes and wide integers into the inbox, in the order
-/// of the data.
+/// of the data. An error if the call is asked to stop meanwhile.
 pub(crate) fn objects(
     lua: &Lua,
-    wide: &Wide,
+    Converter { wide, interrupter, .. }: &Converter,
     data: &[u8],
     shared: Shared<'_>,
     inbox: &Table,
 ) -> mlua::Result<()> {
     let mut reader = Reader::new(data);
+    let mut values = 0_usize;
     while !reader.rest().is_empty() {
+        values += 1;
+        if values.is_multiple_of(LOOK_EVERY) {
+            interrupter.check()?;
+        }
         let value = match reader.token().map_err(mlua::Error::external)? {
             Token::Bin(bytes) => {
                 let bytes = match shared {
@@ -108,6 +115,9 @@ pub(crate) struct Decoder<'a, 's> {
     next_object: i64,
     /// The index of the metatable of maps, an absolute one.
     map_metatable: c_int,
+    interrupter: &'s Interrupter,
+    /// How many values have been begun.
+    values: usize,
 }
 
 impl<'a, 's> Decoder<'a, 's> {
@@ -116,12 +126,13 @@ impl<'a, 's> Decoder<'a, 's> {
         reader: Reader<'a>,
         inbox: c_int,
         map_metatable: c_int,
+        interrupter: &'s Interrupter,
     ) -> Self {
-        Self { stack, reader, inbox, next_object: 1, map_metatable }
+        Self { stack, reader, inbox, next_object: 1, map_metatable, interrupter, values: 0 }
     }
 
     /// Pushes one value; a null as nil. False if the stack or the data ends,
-    /// or two keys of a map are one in Lua. May raise.
+    /// two keys of a map are one in Lua, or the call is asked to stop. May raise.
     #[must_use]
     pub(crate) fn push_argument(&mut self) -> bool {
         let mut ahead = self.reader.clone();
@@ -134,6 +145,11 @@ impl<'a, 's> Decoder<'a, 's> {
     }
 
     fn push(&mut self) -> bool {
+        // No hook is called in here.
+        self.values += 1;
+        if self.values.is_multiple_of(LOOK_EVERY) && self.interrupter.is_stopped() {
+            return false;
+        }
         let Ok(token) = self.reader.token() else { return false };
         match token {
             Token::Nil => self.stack.push_null(),

@@ -7,13 +7,10 @@ use menagerie_protocol::msgpack::{DecodeError, MAX_DEPTH, Reader, Token, Writer}
 use menagerie_protocol::{Failure, GuestError};
 use mlua::{Table, UserDataRef, Value};
 
-use crate::bytes::{Bytes, STALE, Slice};
-use crate::interrupt::{CANCELLED, Interrupter};
+use crate::bytes::{Bytes, STALE};
+use crate::interrupt::{CANCELLED, Interrupter, LOOK_EVERY};
 use crate::stack::{Kind, Stack};
 use crate::wide::{Int64, Wide};
-
-/// How many values pass between two looks at whether the call is to stop.
-const LOOK_EVERY: usize = 4096;
 
 /// Why a Lua value has no MessagePack form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -250,7 +247,7 @@ pub(crate) struct Splice {
     body: Option<UserDataRef<Bytes>>,
 }
 
-/// Reads the values that were set aside, and empties the outbox.
+/// Reads the values that were set aside.
 pub(crate) fn splice(
     wide: &Wide,
     Scratch { out, gaps, has_object_keys, limit, .. }: &Scratch,
@@ -259,20 +256,25 @@ pub(crate) fn splice(
     if gaps.is_empty() && !has_object_keys {
         return Ok(Ok(Vec::new()));
     }
-    let values = outbox.sequence_values::<Value>().collect::<mlua::Result<Vec<_>>>()?;
-    outbox.clear()?;
-    let splices = gaps.iter().zip(values).map(|(&at, value)| splice_one(wide, at, &value));
-    let splices = splices.collect::<Result<Vec<_>, _>>();
-    if !has_object_keys {
-        return Ok(splices);
-    }
-    Ok(splices.and_then(|splices| {
-        let whole = with_pieces(out, &splices, *limit, |pieces| pieces.concat())?;
-        match keys_differ(&mut Reader::new(&whole)) {
-            Ok(false) => Err(EncodeError::SameKey),
-            _ => Ok(splices),
+    // One after the other: `mlua` has a few thousand places for values that it holds.
+    let mut splices = Vec::with_capacity(gaps.len());
+    for (number, &at) in (1_i64..).zip(gaps) {
+        match splice_one(wide, at, &outbox.raw_get(number)?)? {
+            Ok(splice) => splices.push(splice),
+            Err(error) => return Ok(Err(error)),
         }
-    }))
+    }
+    if !has_object_keys {
+        return Ok(Ok(splices));
+    }
+    let whole = match with_pieces(out, &splices, *limit, |pieces| pieces.concat()) {
+        Ok(whole) => whole,
+        Err(error) => return Ok(Err(error)),
+    };
+    Ok(match keys_differ(&mut Reader::new(&whole)) {
+        Ok(false) => Err(EncodeError::SameKey),
+        _ => Ok(splices),
+    })
 }
 
 /// Whether no map has a key twice.
@@ -302,25 +304,26 @@ fn keys_differ(reader: &mut Reader<'_>) -> Result<bool, DecodeError> {
     Ok(true)
 }
 
-fn splice_one(wide: &Wide, at: usize, value: &Value) -> Result<Splice, EncodeError> {
+fn splice_one(wide: &Wide, at: usize, value: &Value) -> mlua::Result<Result<Splice, EncodeError>> {
     let mut head = Vec::new();
     let mut writer = Writer::new(&mut head);
     let mut body = None;
     match value {
         Value::UserData(data) if data.is::<Bytes>() => {
-            let unreadable = EncodeError::Unsupported("userdata");
-            let bytes = data.borrow::<Bytes>().map_err(|_| unreadable)?;
+            let bytes = data.borrow::<Bytes>()?;
             writer.bin_head(bytes.len());
             body = Some(bytes);
         }
-        _ => match wide.read(value) {
-            Ok(Some(Int64::Signed(v))) => writer.int(v),
-            Ok(Some(Int64::Unsigned(v))) => writer.uint(v),
-            _ if matches!(value, Value::Other(_)) => return Err(EncodeError::Unsupported("cdata")),
-            _ => return Err(EncodeError::Unsupported("userdata")),
+        _ => match wide.read(value)? {
+            Some(Int64::Signed(v)) => writer.int(v),
+            Some(Int64::Unsigned(v)) => writer.uint(v),
+            None if matches!(value, Value::Other(_)) => {
+                return Ok(Err(EncodeError::Unsupported("cdata")));
+            }
+            None => return Ok(Err(EncodeError::Unsupported("userdata"))),
         },
     }
-    Ok(Splice { at, head, body })
+    Ok(Ok(Splice { at, head, body }))
 }
 
 /// Shows `f` the value in pieces, in order.
@@ -330,7 +333,7 @@ pub(crate) fn with_pieces<R>(
     limit: usize,
     f: impl FnOnce(&[&[u8]]) -> R,
 ) -> Result<R, EncodeError> {
-    let mut bodies: Vec<Option<Slice<'_>>> = Vec::with_capacity(splices.len());
+    let mut bodies: Vec<Option<&[u8]>> = Vec::with_capacity(splices.len());
     for splice in splices {
         let body = splice.body.as_ref().map(|body| body.slice()).transpose();
         bodies.push(body.map_err(|_| EncodeError::Stale)?);

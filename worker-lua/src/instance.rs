@@ -109,7 +109,10 @@ fn failure(error: CallError) -> Failure {
 
 impl Instance for LuaInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
+        // From its first moment on it can be stopped: its arguments may take long.
+        self.vm.interrupter.begin(reply.call_id());
         self.begin(function, args, reply);
+        self.vm.interrupter.end();
         // The call is answered: the memory of its arguments is used again.
         self.epoch.advance();
     }

@@ -1,6 +1,6 @@
 //! The soft cancel (S6): a flag that a count hook looks at.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,40 +15,38 @@ use mlua::{HookTriggers, Lua, VmState};
 /// speed, ordinary code some percent slower.
 const INSTRUCTIONS: u32 = 10_000;
 
-const IDLE: u8 = 0;
-const RUNNING: u8 = 1;
-const STOP: u8 = 2;
+/// How many values cross, where no hook is called, between two looks at the flag.
+pub(crate) const LOOK_EVERY: usize = 4096;
 
 /// What the guest's code sees raised; the call itself ends in `Cancelled`.
 pub(crate) const CANCELLED: &str = "the call was cancelled";
 
-/// Whether the bundle's code runs, and whether it has been asked to stop.
+/// Which call runs, and which one has been asked to stop.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupter {
-    state: AtomicU8,
+    /// 0 if none does: a hook or the main chunk.
+    running: AtomicU64,
+    stopping: AtomicU64,
     /// Wakes a sleeping guest.
     sleeper: Mutex<()>,
     stopped: Condvar,
 }
 
 impl Interrupter {
-    /// A call begins: an interrupt that came too late for the last one is
-    /// forgotten.
-    pub(crate) fn begin(&self) {
-        self.state.store(RUNNING, Ordering::Release);
+    /// A call begins, which may have been asked to stop already.
+    pub(crate) fn begin(&self, call: u64) {
+        self.running.store(call, Ordering::Release);
     }
 
-    /// The call has ended; true if it was asked to stop.
-    pub(crate) fn end(&self) -> bool {
-        // One that comes between these two finds the call ended, as it has.
-        let stopped = self.is_stopped();
-        self.state.store(IDLE, Ordering::Release);
-        stopped
+    /// The call has ended.
+    pub(crate) fn end(&self) {
+        self.running.store(0, Ordering::Release);
     }
 
     /// Whether the running call was asked to stop.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.state.load(Ordering::Acquire) == STOP
+        let running = self.running.load(Ordering::Acquire);
+        running != 0 && running == self.stopping.load(Ordering::Acquire)
     }
 
     /// The error to raise in the guest, if it is to stop.
@@ -82,14 +80,16 @@ impl Interrupter {
 }
 
 impl Interrupt for Interrupter {
-    fn interrupt(&self, _: u64) {
-        let hit =
-            self.state.compare_exchange(RUNNING, STOP, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if hit {
-            // With the lock held, a sleeper either has not looked at the flag
-            // yet or waits already: it cannot miss this.
-            let _guard = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
-            self.stopped.notify_all();
-        }
+    fn interrupt(&self, call: u64) {
+        self.stopping.store(call, Ordering::Release);
+        // With the lock held, a sleeper either has not looked at the flag yet or
+        // waits already: it cannot miss this.
+        let _guard = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopped.notify_all();
+    }
+
+    /// The call has ended, or is about to begin.
+    fn cancel(&self, call: u64) {
+        self.interrupt(call);
     }
 }

@@ -69,7 +69,7 @@ impl Converter {
         let found = scan(Reader::new(data), 1).map_err(|(_, e)| mlua::Error::runtime(e))?;
         let inbox = lua.create_table()?;
         if found.has_objects {
-            objects(lua, &self.wide, data, None, &inbox)?;
+            objects(lua, self, data, None, &inbox)?;
         }
         let mut pushed = false;
         // SAFETY: the closure only borrows; its indices are those of the inbox
@@ -77,7 +77,8 @@ impl Converter {
         let value: Value = unsafe {
             protected(lua, (&inbox, &self.map_metatable), |stack| {
                 pushed = stack.reserve(4)
-                    && Decoder::new(stack, Reader::new(data), 1, 2).push_argument();
+                    && Decoder::new(stack, Reader::new(data), 1, 2, &self.interrupter)
+                        .push_argument();
                 if pushed {
                     stack.insert(1);
                     stack.set_top(1);
@@ -87,10 +88,10 @@ impl Converter {
             })
         }?;
         if pushed {
-            Ok(value)
-        } else {
-            Err(mlua::Error::runtime("the value does not fit into Lua"))
+            return Ok(value);
         }
+        self.interrupter.check()?;
+        Err(mlua::Error::runtime("the value does not fit into Lua"))
     }
 }
 

@@ -42,7 +42,8 @@ pub(crate) enum Arguments<'a> {
 /// How far a call came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The arguments do not fit on Lua's stack, or into a Lua table.
+    /// The arguments do not fit on Lua's stack, or into a Lua table, or the call was
+    /// asked to stop before they were there.
     Arguments,
     /// An error was raised; it is in the outbox.
     Raised,
@@ -110,8 +111,10 @@ fn step(stack: &Stack, frame: &mut Frame<'_>) {
     match &frame.arguments {
         Arguments::Packed { reader, count } => {
             let reader = reader.clone();
-            let mut decoder = Decoder::new(stack, reader, INBOX, MAP_METATABLE);
-            if !(0..*count).all(|_| decoder.push_argument()) {
+            let mut decoder = Decoder::new(stack, reader, INBOX, MAP_METATABLE, frame.interrupter);
+            // Nothing of the bundle's runs for a call that was asked to stop meanwhile.
+            let all = (0..*count).all(|_| decoder.push_argument());
+            if !all || frame.interrupter.is_stopped() {
                 return;
             }
         }

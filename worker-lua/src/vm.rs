@@ -124,16 +124,10 @@ impl Vm {
 
     /// Runs the bundle's main chunk, and returns what it returns.
     pub(crate) fn run(&self, chunk: &Function) -> Result<Value, CallError> {
-        self.interrupter.begin();
-        // Telling an error runs the guest's code as well, `__index` and `__tostring`.
-        let result = match self.xpcall.call::<(bool, Value)>((chunk, &self.on_error)) {
-            Ok((true, value)) => Ok(value),
-            Ok((false, info)) => Err(raised::caught(&info)),
-            Err(error) => Err(raised::from_mlua(&error)),
-        };
-        let stopped = self.interrupter.end();
-        result
-            .map_err(|error| if stopped { CallError::Cancelled } else { CallError::Raised(error) })
+        match self.xpcall.call::<(bool, Value)>((chunk, &self.on_error))? {
+            (true, value) => Ok(value),
+            (false, info) => Err(CallError::Raised(raised::caught(&info))),
+        }
     }
 
     /// Adds a function that [`call`](Self::call) can call, and returns its
@@ -163,8 +157,13 @@ impl Vm {
         shared: Shared<'_>,
     ) -> Result<Encoded<'_>, CallError> {
         let inbox = self.shelves.inbox.clone();
-        objects(&self.lua, &self.converter.wide, reader.rest(), shared, &inbox)?;
-        let result = self.run_frame(function, Arguments::Packed { reader, count });
+        let made = objects(&self.lua, &self.converter, reader.rest(), shared, &inbox);
+        let result = match made {
+            Ok(()) => self.run_frame(function, Arguments::Packed { reader, count }),
+            Err(_) if self.interrupter.is_stopped() => Err(CallError::Cancelled),
+            Err(error) => Err(error.into()),
+        };
+        // However it went: what is left there would be the next call's arguments.
         inbox.clear()?;
         result
     }
@@ -198,26 +197,30 @@ impl Vm {
             outcome: Outcome::Arguments,
         };
         let Shelves { outbox, .. } = &self.shelves;
-        self.interrupter.begin();
-        let result = trampoline::call(&self.trampoline, &mut frame);
+        let called = trampoline::call(&self.trampoline, &mut frame);
         let outcome = frame.outcome;
-        // Telling an error runs the guest's code as well, `__index` and `__tostring`.
-        let raised = (outcome == Outcome::Raised)
-            .then(|| outbox.raw_get::<Value>(1).map(|info| raised::caught(&info)));
-        let stopped = self.interrupter.end();
-        if result.is_err() || outcome != Outcome::Done {
+        let is_outbox_used = outcome != Outcome::Done || !self.scratch.gaps.is_empty();
+        let result = match called.map(|()| outcome) {
+            Ok(Outcome::Done) => splice(&self.converter.wide, &self.scratch, outbox)
+                .map_err(CallError::from)
+                .and_then(|splices| splices.map_err(CallError::Result)),
+            // Telling an error runs the guest's code as well, `__index` and `__tostring`.
+            Ok(Outcome::Raised) => Err(match outbox.raw_get::<Value>(1) {
+                Ok(info) => CallError::Raised(raised::caught(&info)),
+                Err(error) => error.into(),
+            }),
+            Ok(Outcome::Arguments) => Err(CallError::Arguments),
+            Ok(Outcome::Result(error)) => Err(CallError::Result(error)),
+            Err(error) => Err(error.into()),
+        };
+        if is_outbox_used {
             outbox.clear()?;
-            result?;
-            return Err(match (outcome, raised) {
-                _ if stopped => CallError::Cancelled,
-                (Outcome::Result(error), _) => CallError::Result(error),
-                (_, Some(error)) => CallError::Raised(error?),
-                _ => CallError::Arguments,
-            });
         }
-        let splices =
-            splice(&self.converter.wide, &self.scratch, outbox)?.map_err(CallError::Result)?;
-        Ok(Encoded { out: &self.scratch.out, splices, limit })
+        match result {
+            Ok(splices) => Ok(Encoded { out: &self.scratch.out, splices, limit }),
+            Err(_) if self.interrupter.is_stopped() => Err(CallError::Cancelled),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -77,6 +77,25 @@ fn s6_a_result_that_shares_its_parts_is_stopped() {
     assert_eq!(stop(&bundle, call), Err(Failure::Cancelled));
 }
 
+/// One stop, as soon as the call has begun: its arguments are not there yet.
+#[test]
+fn s6_a_stop_that_comes_while_arguments_are_read_is_not_lost() {
+    let (_harness, bundle) = probe(
+        "function probe.nap(_) menagerie.sleep(1e9) end
+         function probe.echo(n) return n end",
+    );
+    for value in [i64::MAX, 1] {
+        let mut args = Vec::new();
+        menagerie_protocol::msgpack::encode_args(&mut args, &(vec![value; 500_000],)).unwrap();
+        let call = bundle.begin("probe@1", "nap", &args).unwrap();
+        bundle.wait_until_begun();
+        bundle.interrupt();
+        assert_eq!(bundle.finish(call), Err(Failure::Cancelled));
+        // Nothing of them is left for the next one.
+        assert_eq!(bundle.call("probe@1", "echo", (i64::MIN,)), Ok(i64::MIN));
+    }
+}
+
 #[test]
 fn s6_a_sleeper_is_woken() {
     let (_harness, bundle) = spinner("");

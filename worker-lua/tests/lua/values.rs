@@ -464,3 +464,52 @@ fn sample_bundles_do_what_they_say() {
     let error = guest_error(probe.call::<_, ()>("probe@1", "fail", ("no luck",)));
     assert!(error.message.ends_with("no luck"), "{error:?}");
 }
+
+/// More than `mlua` holds values for Rust at once: 8,000, with LuaJIT.
+const MANY: usize = 20_000;
+
+#[test]
+fn c2_a_bundle_may_have_any_number_of_bytes() {
+    let (_harness, bundle) = probe(
+        "local kept = {}
+         function probe.drop(n) for i = 1, n do menagerie.bytes('x' .. i) end return n end
+         function probe.keep(n) for i = 1, n do kept[i] = menagerie.bytes('x' .. i) end return n end
+         function probe.kept() return kept end
+         function probe.spoilt() local t = {unpack(kept, 1, 100)} t[101] = print return t end
+         function probe.echo(v) return v end
+         unpack = unpack or table.unpack",
+    );
+    for function in ["drop", "keep", "drop"] {
+        assert_eq!(bundle.call("probe@1", function, (MANY,)), Ok(MANY), "{function}");
+    }
+    let bytes: Vec<_> = (1..=MANY).map(|i| ByteBuf::from(format!("x{i}"))).collect();
+    assert_eq!(bundle.call("probe@1", "kept", ()), Ok(bytes.clone()));
+    assert!(
+        guest_error(bundle.call::<_, ()>("probe@1", "spoilt", ())).message.contains("function")
+    );
+    assert_eq!(bundle.call("probe@1", "echo", (&bytes,)), Ok(bytes));
+}
+
+#[test]
+fn c1_a_value_may_have_any_number_of_wide_integers() {
+    let (_harness, bundle) = probe(
+        "function probe.make(n)
+             local t = {}
+             for i = 1, n do t[i] = menagerie.int64('9223372036854775807') - i end
+             return t
+         end
+         function probe.echo(v) return v end
+         function probe.spread(n)
+             local t = {}
+             for i = 1, n do t[i] = 'x' .. i end
+             return (pcall(menagerie.call, 'a@1', 'f', (unpack or table.unpack)(t)))
+         end",
+    );
+    let wide: Vec<_> = (1..).take(MANY).map(|i| i64::MAX - i).collect();
+    // Each argument of a call is held. It is an error that there are too many.
+    for n in [7_000, 7_950] {
+        assert_eq!(bundle.call("probe@1", "spread", (n,)), Ok(false), "{n}");
+    }
+    assert_eq!(bundle.call("probe@1", "make", (MANY,)), Ok(wide.clone()));
+    assert_eq!(bundle.call("probe@1", "echo", (&wide,)), Ok(wide));
+}
