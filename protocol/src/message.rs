@@ -4,6 +4,7 @@
 use std::num::NonZero;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,10 @@ pub const ENV_FIRST_LOAD: &str = "MENAGERIE_FIRST_LOAD";
 /// The environment variable with the number of CPUs that the supervisor and its workers
 /// may use: to find that out reads several files, which a start need not wait for.
 pub const ENV_CPUS: &str = "MENAGERIE_CPUS";
+
+/// The environment variable with the time in milliseconds that a call has to stop when it
+/// was asked to, before it costs the worker its life (S6).
+pub const ENV_GRACE: &str = "MENAGERIE_GRACE_MS";
 
 /// What a worker exits with that cannot enter its sandbox ([`crate::sandbox`]); its
 /// standard error says why.
@@ -280,6 +285,8 @@ pub struct WorkerEnvironment {
     pub first_load: Option<RawFd>,
     /// The number of CPUs that it and its supervisor may use.
     pub cpus: Option<NonZero<u32>>,
+    /// How long a call has to stop when it was asked to, if the supervisor says so.
+    pub grace: Option<Duration>,
 }
 
 #[cfg(test)]
@@ -317,8 +324,9 @@ mod tests {
         }
         let version = format!("Version {}.{}.", PROTOCOL_VERSION.0, PROTOCOL_VERSION.1);
         assert!(document.contains(&version), "{version}");
-        let ours = [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH, ENV_STANDBY, ENV_FIRST_LOAD, ENV_CPUS];
-        for name in ours.into_iter().chain([crate::sandbox::ENV_SANDBOX]) {
+        let others =
+            [ENV_STANDBY, ENV_FIRST_LOAD, ENV_CPUS, ENV_GRACE, crate::sandbox::ENV_SANDBOX];
+        for name in [ENV_SOCKET, ENV_TOKEN, ENV_SCRATCH].into_iter().chain(others) {
             assert!(document.contains(&format!("| `{name}` |")), "{name}");
         }
     }

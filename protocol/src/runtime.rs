@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::contract::{ContractId, is_function_name};
 use crate::error::{Failure, GuestError, LoaderError};
@@ -36,6 +37,15 @@ pub struct Runtime {
     pub(crate) copy: Cell<Option<OwnedFd>>,
     /// What the loader has prepared on this thread.
     pub(crate) prepared: Cell<Option<Prepared>>,
+}
+
+/// See [`Runtime::grace`], in milliseconds; the default of the supervisor's configuration
+/// where no supervisor says so.
+static GRACE_MS: AtomicU64 = AtomicU64::new(500);
+
+/// The supervisor has said how long calls have to stop.
+pub(crate) fn assume_grace(grace: Duration) {
+    GRACE_MS.store(u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
 
 /// How the control thread stops what runs on a lane.
@@ -216,6 +226,13 @@ impl Runtime {
     pub fn set_interrupt(&self, interrupt: Arc<dyn Interrupt>) {
         let mut how = self.interrupt.how.lock().unwrap_or_else(PoisonError::into_inner);
         *how = Some(interrupt);
+    }
+
+    /// How long a call has to stop when it was asked to (S6), before it costs the worker
+    /// its life.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(GRACE_MS.load(Ordering::Relaxed))
     }
 
     /// Something to do when the lane's thread has ended, and with it the

@@ -21,7 +21,6 @@ impl JsInstance {
         if !self.is_anything_ready() {
             return;
         }
-        self.left_over = false;
         self.gate.enter_turn();
         let lost = self.turn_inside();
         let interrupted = self.gate.leave();
@@ -31,10 +30,7 @@ impl JsInstance {
     /// Cheap, since the lane asks again and again while it is awake.
     fn is_anything_ready(&self) -> bool {
         let due = || self.lane.timers.borrow().next().is_some_and(|due| due <= Instant::now());
-        self.left_over
-            || !self.lane.answers.borrow().is_empty()
-            || self.gate.any_cancelled()
-            || due()
+        !self.lane.answers.borrow().is_empty() || self.gate.any_cancelled() || due()
     }
 
     /// A turn while the gate is entered already, and what cut it short, if

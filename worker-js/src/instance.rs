@@ -41,8 +41,6 @@ pub(crate) struct JsInstance {
     pub(crate) on_load: Option<v8::Global<v8::Function>>,
     pub(crate) on_unload: Option<v8::Global<v8::Function>>,
     buffers: Buffers,
-    /// A call that was stopped has left microtasks.
-    pub(crate) left_over: bool,
     pub(crate) bundle: String,
     pub(crate) generation: u32,
     /// Dropped last: everything above refers to it.
@@ -75,7 +73,6 @@ impl JsInstance {
             on_load: None,
             on_unload: None,
             buffers: Buffers::default(),
-            left_over: false,
             bundle,
             generation,
             engine,
@@ -104,7 +101,8 @@ impl JsInstance {
 
 impl Instance for JsInstance {
     fn call(&mut self, function: FunctionId, args: Args<'_>, reply: Reply) {
-        self.lane.serving.set(reply.call_id());
+        let call = reply.call_id();
+        self.lane.serving.set(call);
         self.gate.enter_call();
         let lost = {
             enter!(scope, self.engine);
@@ -116,15 +114,20 @@ impl Instance for JsInstance {
                     .fail(GuestError::new("RangeError", format!("no function {function}")));
             };
             let mut lent = Lent::default();
-            let mut outcome = invoke(scope, gate, target, args, &mut lent);
-            // No microtask has run yet that could be lost: they go on later.
-            if gate.is_interrupted() {
-                self.left_over = true;
+            let mut outcome = if gate.is_cancelled(call) {
+                Outcome::Failed(Failure::Cancelled)
+            } else {
+                invoke(scope, gate, target, args, &mut lent)
+            };
+            // No microtask has run yet that could be lost: they go on later, as the lane
+            // has this call's end to see to.
+            if !gate.enter_microtasks(call) {
                 reply.fail(Failure::Cancelled);
                 lent.give_back(scope);
                 None
             } else {
                 let lost = self.lane.run_microtasks(scope);
+                gate.enter_result();
                 if let (Some(failure), Outcome::Promise(promise)) = (&lost, &outcome) {
                     promise.mark_as_handled();
                     outcome = Outcome::Failed(failure.clone());
@@ -145,7 +148,8 @@ impl Instance for JsInstance {
             }
         };
         self.lane.serving.set(0);
-        // An interrupt that has come since then has cost no other call anything.
+        // An interrupt that has come since then has cost no other call anything; if this
+        // one waits, it is answered in the next turn.
         let _ = self.gate.leave();
         self.fail_begun(lost);
     }

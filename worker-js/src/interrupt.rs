@@ -3,16 +3,15 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use deno_core::v8;
 use menagerie_protocol::Interrupt;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// How long a continuation may go on whose call is to be cancelled, before it is
-/// ended: with it go those of other calls that were ready as well.
-const PATIENCE: Duration = Duration::from_millis(10);
+/// Between two looks at a continuation that may have to be ended.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the low bits of the gate's state say; the others count the entries.
 const PHASE: u64 = 7;
@@ -39,20 +38,32 @@ pub(crate) struct Gate {
     cancelled: Mutex<Vec<u64>>,
     any_cancelled: AtomicBool,
     wake: EventFd,
+    /// How long a continuation may go on while a call that may be its own is to be
+    /// cancelled. It is ended only then, as calls that wait go with it.
+    patience: Duration,
+    /// The state of the continuation that was last watched for that.
+    watched: AtomicU64,
+    this: Weak<Self>,
 }
 
 impl Gate {
-    /// The gate of an engine in which nothing runs.
-    pub(crate) fn new(isolate: v8::IsolateHandle) -> io::Result<Self> {
+    /// The gate of an engine in which nothing runs. A call that is to be cancelled costs
+    /// the worker its life if it has not ended after the `grace`.
+    pub(crate) fn new(isolate: v8::IsolateHandle, grace: Duration) -> io::Result<Arc<Self>> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self {
+        let wake = EventFd::from_value_and_flags(0, flags)?;
+        Ok(Arc::new_cyclic(|this| Self {
             state: AtomicU64::new(IDLE),
             serving: AtomicU64::new(0),
             isolate,
             cancelled: Mutex::default(),
             any_cancelled: AtomicBool::new(false),
-            wake: EventFd::from_value_and_flags(0, flags)?,
-        })
+            wake,
+            // The rest of it is for what there is to do afterwards.
+            patience: grace / 5 * 4,
+            watched: AtomicU64::new(0),
+            this: this.clone(),
+        }))
     }
 
     /// A call is about to run.
@@ -72,17 +83,32 @@ impl Gate {
         self.state.store(next_entry(state) | phase, Ordering::Release);
     }
 
+    /// The function of this call has returned, and continuations follow that may be other
+    /// calls'. False if it was interrupted, which stays so.
+    pub(crate) fn enter_microtasks(&self, call: u64) -> bool {
+        self.serving.store(call, Ordering::Relaxed);
+        self.change(CALL, TURN)
+    }
+
+    /// They have run, and its result is read, which costs nobody else anything.
+    pub(crate) fn enter_result(&self) {
+        let _ = self.change(TURN, CALL);
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        let state = self.state.load(Ordering::Relaxed);
+        let next = next_entry(state) | to;
+        state & PHASE == from
+            && self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// The next continuation of a turn is about to run, for this call or, with 0,
     /// for none that waits.
     pub(crate) fn enter_continuation(&self, call: u64) {
         self.serving.store(call, Ordering::Relaxed);
-        let state = self.state.load(Ordering::Relaxed);
-        if state & PHASE == TURN {
-            // An entry of its own, so that it is not hit for the one before. It
-            // fails if the turn has been interrupted just now, which stays so.
-            let next = next_entry(state) | TURN;
-            let _ = self.state.compare_exchange(state, next, Ordering::AcqRel, Ordering::Acquire);
-        }
+        // An entry of its own, so that it is not hit for the one before. It fails if the
+        // turn has been interrupted just now, which stays so.
+        let _ = self.change(TURN, TURN);
     }
 
     /// Whether the script that runs has been interrupted.
@@ -121,6 +147,48 @@ impl Gate {
         }
     }
 
+    /// Ends the script of this very state if it does not end by itself.
+    fn end_in_time(&self, state: u64) {
+        let began = Instant::now();
+        while let Some(left) = self.patience.checked_sub(began.elapsed()) {
+            if self.state.load(Ordering::Acquire) != state {
+                return;
+            }
+            std::thread::sleep(left.min(PAUSE));
+        }
+        self.terminate(state);
+    }
+
+    /// This call is to be cancelled; the lane's thread sees to it.
+    fn note(&self, call: u64) {
+        let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        cancelled.push(call);
+        self.any_cancelled.store(true, Ordering::Release);
+        drop(cancelled);
+        // It fails when the counter is full: then it is readable already.
+        let _ = self.wake.write(1);
+    }
+
+    /// Has a continuation that runs in this state, and may be this call's, ended if it does
+    /// not end by itself. Another call's is left alone: this one is seen to after it.
+    fn watch(&self, call: u64, state: u64) {
+        let serving = self.serving.load(Ordering::Relaxed);
+        if state & PHASE != TURN || (serving != 0 && serving != call) {
+            return;
+        }
+        // No two entries have one state.
+        if self.watched.swap(state, Ordering::Relaxed) == state {
+            return;
+        }
+        // This thread is the one that stops other bundles' calls.
+        let this = self.this.clone();
+        let watch = move || this.upgrade().map(|this| this.end_in_time(state));
+        let watcher = std::thread::Builder::new().name("js-watch".to_owned());
+        if watcher.spawn(watch).is_err() {
+            self.end_in_time(state);
+        }
+    }
+
     /// Readable when there are calls to be cancelled.
     pub(crate) fn wake(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
@@ -129,6 +197,12 @@ impl Gate {
     /// Whether there are calls to be cancelled.
     pub(crate) fn any_cancelled(&self) -> bool {
         self.any_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Whether this call is to be cancelled.
+    pub(crate) fn is_cancelled(&self, call: u64) -> bool {
+        self.any_cancelled()
+            && self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).contains(&call)
     }
 
     /// Takes the calls that are to be cancelled.
@@ -147,34 +221,20 @@ const fn next_entry(state: u64) -> u64 {
 }
 
 impl Interrupt for Gate {
-    fn interrupt(&self, _: u64) {
+    /// Its function may not have been called yet, or have returned just now: then it is
+    /// answered as one that waits.
+    fn interrupt(&self, call: u64) {
+        self.note(call);
         let state = self.state.load(Ordering::Acquire);
         if state & PHASE == CALL {
             self.terminate(state);
+        } else {
+            self.watch(call, state);
         }
     }
 
     fn cancel(&self, call: u64) {
-        {
-            let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
-            cancelled.push(call);
-            self.any_cancelled.store(true, Ordering::Release);
-        }
-        // It fails when the counter is full: then it is readable already.
-        let _ = self.wake.write(1);
-        let state = self.state.load(Ordering::Acquire);
-        let serving = self.serving.load(Ordering::Relaxed);
-        // Another call's is left alone: this one waits, and is seen to after it.
-        if state & PHASE != TURN || (serving != 0 && serving != call) {
-            return;
-        }
-        let began = Instant::now();
-        while began.elapsed() < PATIENCE {
-            std::thread::sleep(PATIENCE / 20);
-            if self.state.load(Ordering::Acquire) != state {
-                return;
-            }
-        }
-        self.terminate(state);
+        self.note(call);
+        self.watch(call, self.state.load(Ordering::Acquire));
     }
 }

@@ -1,7 +1,5 @@
 //! The loader: a bundle becomes an engine with its modules in it.
 
-use std::sync::Arc;
-
 use menagerie_protocol::loader::{Demand, Prepared};
 use menagerie_protocol::{
     BundleLoader, BundleSource, GuestError, LoaderError, ManifestData, Runtime, SupportedLanguage,
@@ -66,9 +64,8 @@ impl JsLoader {
             Some(blank) => *blank,
             None => Blank::start(self.heap_limit).map_err(|e| failed("start the engine", e))?,
         };
-        let gate = Gate::new(blank.engine.isolate.thread_safe_handle())
+        let gate = Gate::new(blank.engine.isolate.thread_safe_handle(), runtime.grace())
             .map_err(|e| LoaderError::io("eventfd", &e))?;
-        let gate = Arc::new(gate);
         let lane = Lane::new(runtime.host(), runtime.logger(), gate, Modules::new(sources));
         let bundle = runtime.bundle_name().to_owned();
         let mut instance = JsInstance::new(blank, lane, bundle, runtime.generation())

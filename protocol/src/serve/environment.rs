@@ -1,11 +1,13 @@
 //! What a worker is started with.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use thiserror::Error;
 
 use crate::message::{
-    ENV_CPUS, ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN, WorkerEnvironment,
+    ENV_CPUS, ENV_FIRST_LOAD, ENV_GRACE, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
+    WorkerEnvironment,
 };
 
 /// A variable of the environment is missing.
@@ -33,6 +35,7 @@ impl WorkerEnvironment {
         let standby = std::env::var_os(ENV_STANDBY).is_some();
         let first_load = std::env::var(ENV_FIRST_LOAD).ok().and_then(|fd| fd.parse().ok());
         let cpus = std::env::var(ENV_CPUS).ok().and_then(|cpus| cpus.parse().ok());
+        let grace = std::env::var(ENV_GRACE).ok().and_then(|ms| ms.parse().ok());
         Ok(Self {
             socket: path(ENV_SOCKET)?,
             token,
@@ -40,6 +43,7 @@ impl WorkerEnvironment {
             standby,
             first_load,
             cpus,
+            grace: grace.map(Duration::from_millis),
         })
     }
 }

@@ -31,6 +31,7 @@ use crate::message::{
     Hello, MAGIC, PROTOCOL_VERSION, ToSupervisor, ToWorker, WorkerEnvironment,
 };
 use crate::robust;
+use crate::runtime::assume_grace;
 use crate::sandbox::{self, SandboxError};
 use crate::shm::{Access, Segment};
 use settle::Settling;
@@ -65,6 +66,9 @@ pub fn serve<L: BundleLoader + 'static>(loader: L, runtime: impl FnOnce() -> Str
     };
     if let Some(cpus) = environment.cpus {
         assume_cpus(cpus);
+    }
+    if let Some(grace) = environment.grace {
+        assume_grace(grace);
     }
     match run(Arc::new(loader), runtime, &environment) {
         // The host is gone, or closed the socket to be rid of us: nothing is

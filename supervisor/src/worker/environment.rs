@@ -9,7 +9,7 @@ use std::path::Path;
 use menagerie_protocol::codec::CodecError;
 use menagerie_protocol::lane::wait::cpus;
 use menagerie_protocol::message::{
-    ENV_CPUS, ENV_FIRST_LOAD, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
+    ENV_CPUS, ENV_FIRST_LOAD, ENV_GRACE, ENV_SCRATCH, ENV_SOCKET, ENV_STANDBY, ENV_TOKEN,
 };
 use menagerie_protocol::sandbox::{ENV_SANDBOX, Limits};
 
@@ -58,6 +58,7 @@ impl Environment {
         }
         env.insert(ENV_SOCKET.into(), socket.into());
         env.insert(ENV_CPUS.into(), cpus().to_string().into());
+        env.insert(ENV_GRACE.into(), config.grace.as_millis().to_string().into());
         if standby {
             env.insert(ENV_STANDBY.into(), "1".into());
         }
@@ -102,6 +103,7 @@ mod tests {
         }
         let cpus = std::thread::available_parallelism().unwrap();
         assert_eq!(env[&OsString::from(ENV_CPUS)], OsString::from(cpus.to_string()));
+        assert_eq!(env[&OsString::from(ENV_GRACE)], OsString::from("500"));
         // Cargo sets this one for its tests.
         assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
         assert!(!env.contains_key(&OsString::from("CARGO_MANIFEST_DIR")));

@@ -161,6 +161,69 @@ fn s6_a_call_is_cancelled_while_another_one_is_at_work() {
     }
 }
 
+/// What works for no call at all, as an interval does, is not in the way of one that
+/// waits: that is answered when it lets go, and no other call is.
+#[test]
+fn s6_a_call_is_cancelled_alone_while_an_interval_works() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "never: () => new Promise(() => {}),
+         async waits() { return await new Promise((r) => { this.open = r; }); },
+         release(value) { this.open(value); },
+         start() {
+           setInterval(() => {
+             console.log('works');
+             for (const began = performance.now(); performance.now() - began < 40;);
+           }, 1);
+         }",
+    );
+    bundle.call::<_, ()>("test@1", "start", ()).unwrap();
+    let waiting = bundle.begin("test@1", "waits", &[0x90]).unwrap();
+    for _ in 0..10 {
+        let given_up = bundle.begin("test@1", "never", &[0x90]).unwrap();
+        bundle.wait_until_begun();
+        let before = harness.logs().len();
+        while harness.logs().len() == before {
+            std::thread::yield_now();
+        }
+        bundle.interrupt_call(given_up);
+        assert_eq!(bundle.finish(given_up), Err(Failure::Cancelled));
+    }
+    bundle.call::<_, ()>("test@1", "release", (5,)).unwrap();
+    assert_eq!(bundle.finish(waiting).unwrap(), [5]);
+}
+
+/// What goes on behind an `await` of something that is there goes on in the same breath.
+#[test]
+fn s6_a_call_that_works_on_behind_an_await_takes_no_others_with_it() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "async waits() { return await new Promise((r) => { this.open = r; }); },
+         release(value) { this.open(value); },
+         async works(last) {
+           await null;
+           console.log('works');
+           for (const began = performance.now(); performance.now() - began < 40;);
+           return last ? 7 : await new Promise(() => {});
+         }",
+    );
+    for last in [true, false] {
+        let waiting = bundle.begin("test@1", "waits", &[0x90]).unwrap();
+        let before = harness.logs().len();
+        let working = bundle.begin("test@1", "works", &[0x91, 0xc2 + u8::from(last)]).unwrap();
+        while harness.logs().len() == before {
+            std::thread::yield_now();
+        }
+        bundle.interrupt_call(working);
+        let expected = if last { Ok(vec![7]) } else { Err(Failure::Cancelled) };
+        assert_eq!(bundle.finish(working), expected);
+        bundle.call::<_, ()>("test@1", "release", (5,)).unwrap();
+        assert_eq!(bundle.finish(waiting).unwrap(), [5]);
+    }
+}
+
 #[test]
 fn s6_a_call_that_spins_is_stopped_alone() {
     let harness = harness();
