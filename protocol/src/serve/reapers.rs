@@ -4,6 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
 /// What is left to do for a lane.
 pub(super) type Farewell = Box<dyn FnOnce() + Send>;
@@ -25,33 +26,41 @@ struct Queue {
 }
 
 impl Reapers {
-    /// Leaves a farewell to one of them.
-    ///
-    /// # Panics
-    ///
-    /// There is none of them, and the system has no thread to spare.
+    /// Leaves a farewell to one of them. If there is none, and the system has no thread to
+    /// spare, this waits until it has: a farewell has time, and a shortage of threads is
+    /// nobody's here.
     pub(super) fn leave(&self, farewell: Farewell) {
-        let queue = self.0.get_or_init(|| {
-            let (sender, receiver) = mpsc::channel();
-            let receiver = Arc::new(Mutex::new(receiver));
-            Queue { sender, receiver, spare: Arc::default(), any: AtomicBool::new(false) }
-        });
+        let queue = self.0.get_or_init(Queue::new);
         if queue.spare.fetch_sub(1, Ordering::Relaxed) <= 0 {
-            match queue.start() {
-                Ok(()) => {
-                    queue.spare.fetch_add(1, Ordering::Relaxed);
-                    queue.any.store(true, Ordering::Relaxed);
-                }
-                // It waits for one that is busy.
-                Err(_) if queue.any.load(Ordering::Relaxed) => {}
-                Err(error) => panic!("cannot start a thread: {error}"),
-            }
+            queue.grow(|| queue.start());
         }
         drop(queue.sender.send(farewell));
     }
 }
 
+/// Between two attempts to start the first thread.
+const PAUSE: Duration = Duration::from_millis(10);
+
 impl Queue {
+    fn new() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        let receiver = Arc::new(Mutex::new(receiver));
+        Self { sender, receiver, spare: Arc::default(), any: AtomicBool::new(false) }
+    }
+
+    /// Starts one more thread.
+    fn grow(&self, start: impl Fn() -> io::Result<()>) {
+        while start().is_err() {
+            // It waits for one that is busy.
+            if self.any.load(Ordering::Relaxed) {
+                return;
+            }
+            thread::sleep(PAUSE);
+        }
+        self.spare.fetch_add(1, Ordering::Relaxed);
+        self.any.store(true, Ordering::Relaxed);
+    }
+
     fn start(&self) -> io::Result<()> {
         let (receiver, spare) = (Arc::clone(&self.receiver), Arc::clone(&self.spare));
         // Until the sender is gone, and the lanes with it.
@@ -71,7 +80,28 @@ fn next(receiver: &Mutex<mpsc::Receiver<Farewell>>) -> Option<Farewell> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    #[test]
+    fn s5_a_farewell_waits_where_there_is_no_thread_to_spare() {
+        let queue = Queue::new();
+        let left = Cell::new(3);
+        let short = || match left.get() {
+            0 => Ok(()),
+            n => {
+                left.set(n - 1);
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+        };
+        queue.grow(short);
+        assert_eq!((left.get(), queue.spare.load(Ordering::Relaxed)), (0, 1));
+        // There is one now: the next ones wait for it.
+        left.set(3);
+        queue.grow(short);
+        assert_eq!((left.get(), queue.spare.load(Ordering::Relaxed)), (2, 1));
+    }
 
     #[test]
     fn c6_a_farewell_that_takes_long_keeps_no_other_waiting() {

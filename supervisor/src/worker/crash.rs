@@ -73,7 +73,8 @@ fn suspects(moments: &LastMoments, end: End, wanted: bool) -> (Vec<String>, Opti
     {
         // Without others it is certain in any case.
         let others = ran().filter(|_| !kill.is_certain);
-        return (others.chain([bundle]).collect(), None);
+        let suspect = moments.running.is_empty().then(|| bundle.clone());
+        return (others.chain([bundle]).collect(), suspect);
     }
     if let Some(named) = moments.ended_by.clone().filter(|_| !wanted) {
         return (vec![named.clone()], Some(named));

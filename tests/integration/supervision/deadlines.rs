@@ -310,6 +310,7 @@ async fn s6_a_worker_that_begins_no_calls_is_ended(suffix: &str) {
     assert!(reason.contains("no call was begun"), "{report:?}");
     assert_eq!(report.condition, Some(Condition::Busy), "{report:?}");
     assert!(report.missed_heartbeats < 3 && report.running.is_empty(), "{report:?}");
+    assert_eq!(report.suspect.as_deref(), Some("loop"), "{report:?}");
     answers(&guest.contract).await;
     supervisor.shutdown().await;
 }
