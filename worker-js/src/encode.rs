@@ -1,6 +1,7 @@
 //! JavaScript values into MessagePack.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use deno_core::v8;
@@ -48,6 +49,9 @@ pub(crate) struct Encoded<'a> {
     views: Option<List>,
     /// The bytes of all of them.
     spliced: usize,
+    /// How many keys of maps are being written that are objects: none of their bytes is
+    /// left out, as they are compared.
+    keys: usize,
 }
 
 /// Some bytes of an `ArrayBuffer`.
@@ -102,6 +106,7 @@ impl<'a> Encoded<'a> {
             splices: Vec::new(),
             views: buffers.views,
             spliced: 0,
+            keys: 0,
         }
     }
 
@@ -281,7 +286,31 @@ impl<'a> Encoded<'a> {
         let len = entries.length();
         self.room(len as usize)?;
         Writer::new(&mut self.buffer).map(len as usize / 2);
-        self.each(scope, entries.into(), len, depth)
+        // Two objects are two keys in JavaScript, whatever is in them. The plain ones were
+        // compared already.
+        let mut objects = Vec::new();
+        for stretch in stretches(len) {
+            self.may_go_on()?;
+            v8::scope!(let scope, scope);
+            for index in stretch {
+                let element = entries.get_index(scope, index).ok_or(EncodeError::Threw)?;
+                if index % 2 == 1 || !element.is_object() {
+                    self.nested(scope, element, depth + 1)?;
+                    continue;
+                }
+                let start = self.buffer.len();
+                self.keys += 1;
+                self.nested(scope, element, depth + 1)?;
+                self.keys -= 1;
+                objects.push(start..self.buffer.len());
+            }
+        }
+        let mut seen = HashSet::with_capacity(objects.len());
+        if objects.into_iter().all(|key| seen.insert(&self.buffer[key])) {
+            return Ok(());
+        }
+        Err("a Map with two keys of the same content cannot leave JavaScript: they are one there"
+            .into())
     }
 
     fn each<'s>(
@@ -351,7 +380,7 @@ impl<'a> Encoded<'a> {
         let len = bytes.len();
         self.room(len)?;
         let mut out = Writer::new(&mut self.buffer);
-        if len < SPLICE_FROM {
+        if len < SPLICE_FROM || self.keys > 0 {
             out.bin(bytes);
             return Ok(());
         }

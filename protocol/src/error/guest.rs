@@ -135,12 +135,39 @@ impl GuestError {
         self
     }
 
+    /// The same error with short texts and without causes, where the whole is too long to
+    /// be sent.
+    pub(crate) fn short(&self) -> Self {
+        let short = |text: &Option<String>| text.as_deref().map(short_text);
+        Self {
+            type_name: short_text(&self.type_name),
+            message: short_text(&self.message),
+            stack: short_text(&self.stack),
+            code: short(&self.code),
+            help: short(&self.help),
+            url: short(&self.url),
+            inner: Vec::new(),
+        }
+    }
+
     /// The same error with a stack.
     #[must_use]
     pub fn with_stack(mut self, stack: impl Into<String>) -> Self {
         self.stack = stack.into();
         self
     }
+}
+
+/// What is left of a text in a message that was too long, in bytes.
+pub(crate) const MAX_TEXT: usize = 16 << 10;
+
+/// A text, cut where it is too long for a message that has to be short.
+pub(crate) fn short_text(text: &str) -> String {
+    if text.len() <= MAX_TEXT {
+        return text.to_owned();
+    }
+    let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{} […]", &text[..end])
 }
 
 #[cfg(test)]

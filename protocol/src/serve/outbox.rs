@@ -3,11 +3,8 @@
 
 use crate::codec::{CodecError, MAX_MESSAGE};
 use crate::control::{Connection, ControlError};
-use crate::error::{GuestError, LoaderError};
+use crate::error::{GuestError, LoaderError, short_text};
 use crate::message::{LogLevel, LogRecord, ToSupervisor};
-
-/// What is left of a text in a message that was too long, in bytes.
-const MAX_TEXT: usize = 16 << 10;
 
 /// Sends a message; one that is too long with less in it.
 pub(super) fn send(connection: &Connection, message: ToSupervisor) {
@@ -24,26 +21,26 @@ fn shortened(message: ToSupervisor, size: usize) -> ToSupervisor {
         ToSupervisor::LoadFailed { lane, error } => {
             let error = match error {
                 LoaderError::InitFailed { bundle, step, error } => {
-                    LoaderError::init(bundle, cut(step), short(error))
+                    LoaderError::init(bundle, short_text(&step), error.short())
                 }
                 other => {
-                    let error = GuestError::new("LoaderError", cut(other.to_string()));
+                    let error = GuestError::new("LoaderError", short_text(&other.to_string()));
                     LoaderError::init(String::new(), "load", error)
                 }
             };
             ToSupervisor::LoadFailed { lane, error }
         }
         ToSupervisor::Finished { lane, state: Err(error) } => {
-            ToSupervisor::Finished { lane, state: Err(short(error)) }
+            ToSupervisor::Finished { lane, state: Err(error.short()) }
         }
         ToSupervisor::Resumed { lane, outcome: Err(error) } => {
-            ToSupervisor::Resumed { lane, outcome: Err(short(error)) }
+            ToSupervisor::Resumed { lane, outcome: Err(error.short()) }
         }
         ToSupervisor::Log(record) => ToSupervisor::Log(LogRecord {
             bundle: record.bundle,
             level: record.level,
-            target: cut(record.target),
-            message: cut(record.message),
+            target: short_text(&record.target),
+            message: short_text(&record.message),
         }),
         _ => ToSupervisor::Log(LogRecord {
             bundle: None,
@@ -56,33 +53,13 @@ fn shortened(message: ToSupervisor, size: usize) -> ToSupervisor {
     }
 }
 
-fn short(error: GuestError) -> GuestError {
-    GuestError {
-        type_name: cut(error.type_name),
-        message: cut(error.message),
-        stack: cut(error.stack),
-        code: error.code.map(cut),
-        help: error.help.map(cut),
-        url: error.url.map(cut),
-        inner: Vec::new(),
-    }
-}
-
-fn cut(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.push_str(" […]");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
     use crate::control::Inbox;
+    use crate::error::MAX_TEXT;
 
     fn received(message: ToSupervisor) -> ToSupervisor {
         let (ours, theirs) = UnixStream::pair().unwrap();

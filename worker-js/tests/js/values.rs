@@ -119,6 +119,30 @@ fn c1_maps_keep_their_keys() {
     assert_eq!(reader.token(), Ok(Token::Int(1)));
 }
 
+/// Two objects are two keys, and may be one outside.
+#[test]
+fn c1_a_map_with_objects_of_one_content_as_keys_is_refused() {
+    let harness = harness();
+    let bundle = functions(
+        &harness,
+        "bytes: (n, same) => new Map([[new Uint8Array(n), 1], [new Uint8Array(n).fill(same ? 0 : 1), 2]]),
+         buffers: (n, same) => new Map([[new ArrayBuffer(n), 1], [new Uint8Array(n).fill(same ? 0 : 1), 2]]),
+         arrays: (n, same) => new Map([[Array(n).fill(1), 1], [Array(n).fill(same ? 1 : 2), 2], [1, 3]]),
+         objects: (n, same) => new Map([[{ n }, 1], [{ n: same ? n : -1 }, 2], ['n', n]]),
+         nested: (n, same) => [{ m: new Map([[new Map([[[n], n]]), 1], [new Map([[[same ? n : -1], n]]), 2]]) }]",
+    );
+    for function in ["bytes", "buffers", "arrays", "objects", "nested"] {
+        for n in [3, 10_000] {
+            let error = guest(bundle.call::<_, ()>("test@1", function, (n, true)));
+            assert!(error.message.contains("they are one there"), "{function} {n}: {error:?}");
+            let mut args = Vec::new();
+            menagerie_protocol::msgpack::encode_args(&mut args, &(n, false)).unwrap();
+            let sent = bundle.call_raw("test@1", function, &args);
+            assert!(sent.is_ok(), "{function} {n}: {sent:?}");
+        }
+    }
+}
+
 #[test]
 fn c1_what_cannot_leave_is_a_typed_error() {
     let harness = harness();

@@ -27,6 +27,22 @@ fn c3_an_error_has_place_message_and_stack() {
     assert!(!error.stack.contains("traceback"), "{}", error.stack);
 }
 
+/// A message that is longer than any may be.
+#[test]
+fn c3_an_error_with_a_huge_message_keeps_its_type_and_its_message_s_start() {
+    let (_harness, bundle) = probe(
+        "local huge = ('x'):rep(20e6)
+         function probe.text() error('it was: ' .. huge) end
+         function probe.table() error { type = 'Mine', message = 'it was: ' .. huge, code = 7 } end",
+    );
+    for (function, type_name, code) in [("text", "error", None), ("table", "Mine", Some("7"))] {
+        let error = guest_error(bundle.call::<_, ()>("probe@1", function, ()));
+        assert_eq!((&*error.type_name, error.code.as_deref()), (type_name, code), "{function}");
+        assert!(error.message.contains("it was: xxx"), "{function}");
+        assert!(error.message.ends_with("x […]") && error.message.len() < 1 << 15, "{function}");
+    }
+}
+
 #[test]
 fn c3_an_error_table_gives_type_code_help_url_and_cause() {
     let (_harness, bundle) = probe(

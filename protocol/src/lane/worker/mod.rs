@@ -393,12 +393,17 @@ impl WorkerLane {
     /// Answers a call with a failure.
     pub(crate) fn fail(&self, call: u64, failure: &Failure) {
         drop(self.take_bulk(call));
-        let mut bytes = codec::encode(failure).unwrap_or_default();
-        if bytes.is_empty() || bytes.len() as u64 > self.max_payload {
-            let short =
-                GuestError::new("MenagerieError", "the guest's error is too large to be sent");
-            bytes = codec::encode(&Failure::from(short)).unwrap_or_default();
-        }
+        let fits = |bytes: &Vec<u8>| bytes.len() as u64 <= self.max_payload;
+        let encode = |failure: &Failure| codec::encode(failure).ok().filter(fits);
+        let short = || match failure {
+            Failure::Guest(error) => encode(&Failure::from(error.short())),
+            _ => None,
+        };
+        let untold = || {
+            let problem = "the guest's error is too large to be sent";
+            codec::encode(&Failure::from(GuestError::new("MenagerieError", problem))).ok()
+        };
+        let bytes = encode(failure).or_else(short).or_else(untold).unwrap_or_default();
         let head = FrameHead { kind: Kind::Reply, flags: FLAG_FAILURE, function: 0, call };
         if bytes.len() <= INLINE_MAX {
             self.send(head, &[&bytes]);
