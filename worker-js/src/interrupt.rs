@@ -10,6 +10,10 @@ use deno_core::v8;
 use menagerie_protocol::Interrupt;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+/// How long a continuation may go on, at most, while a call that may be its own is to be
+/// cancelled. It is ended only then, as calls that wait go with it.
+const PATIENCE: Duration = Duration::from_millis(400);
+
 /// Between two looks at a continuation that may have to be ended.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -38,8 +42,7 @@ pub(crate) struct Gate {
     cancelled: Mutex<Vec<u64>>,
     any_cancelled: AtomicBool,
     wake: EventFd,
-    /// How long a continuation may go on while a call that may be its own is to be
-    /// cancelled. It is ended only then, as calls that wait go with it.
+    /// [`PATIENCE`], or less where calls have less time to stop.
     patience: Duration,
     /// The state of the continuation that was last watched for that.
     watched: AtomicU64,
@@ -60,7 +63,7 @@ impl Gate {
             any_cancelled: AtomicBool::new(false),
             wake,
             // The rest of it is for what there is to do afterwards.
-            patience: grace / 5 * 4,
+            patience: PATIENCE.min(grace / 5 * 4),
             watched: AtomicU64::new(0),
             this: this.clone(),
         }))

@@ -291,6 +291,43 @@ fn leaves_a_loop_behind(suffix: &str) -> Bundle {
     Bundle::of(&[("manifest.toml", &manifest), (file, code)])
 }
 
+/// What works for no call, as an interval does, is in nobody's way.
+#[test]
+fn s6_calls_past_their_deadlines_take_no_others_along_while_an_interval_works() {
+    const CODE: &str = "let open;
+        export default { 'busy@1': {
+          never: () => new Promise(() => {}),
+          waits: () => new Promise((resolve) => { open = resolve; }),
+          release(value) { open(value); },
+          start() {
+            setInterval(() => {
+              for (const began = performance.now(); performance.now() - began < 40;);
+            }, 1);
+          },
+        } };";
+    run(async {
+        let supervisor = start_with(config());
+        let manifest = "name = 'busy'\nversion = '1.0.0'\nloader = 'js'\nfile = 'main.js'\n\
+                        provides = ['busy@1']\n";
+        let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.js", CODE)]);
+        supervisor.load(bundle.path()).await.unwrap();
+        let patient = supervisor.contract("busy@1").unwrap().with_timeout(PATIENCE);
+        let hasty = patient.clone().with_timeout(Duration::from_millis(100));
+        let waits = patient.clone();
+        let waiting = tokio::spawn(async move { waits.call::<_, i64>("waits", ()).await });
+        patient.call::<_, ()>("start", ()).await.unwrap();
+        for _ in 0..5 {
+            let outcome = hasty.call::<_, ()>("never", ()).await;
+            assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+        }
+        // It had to begin before.
+        while patient.call::<_, ()>("release", (5,)).await.is_err() {}
+        assert_eq!(waiting.await.unwrap(), Ok(5));
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+        supervisor.shutdown().await;
+    });
+}
+
 async fn s6_a_worker_that_begins_no_calls_is_ended(suffix: &str) {
     let supervisor = start_with(config());
     let guest = load(&supervisor, leaves_a_loop_behind(suffix)).await;
