@@ -45,7 +45,8 @@ impl ManifestData {
         for provided in &self.provides {
             if !exported.iter().any(|(id, _)| id.same_major(provided)) {
                 let problem = "is in the manifest's provides, but the code does not export it";
-                return Err(mismatch(&provided.to_string(), problem));
+                let problem = format!("{problem}; it exports {}", listed(&exported));
+                return Err(mismatch(&provided.to_string(), &problem));
             }
         }
         let mut seen = vec![false; self.provides.len()];
@@ -81,6 +82,18 @@ impl ManifestData {
     }
 }
 
+/// The first of these contracts, for people.
+fn listed(exported: &[(ContractId, &ContractInterface)]) -> String {
+    const MOST: usize = 8;
+    let names: Vec<&str> =
+        exported.iter().take(MOST).map(|(_, interface)| &*interface.contract).collect();
+    match exported.len() {
+        0 => "nothing".to_owned(),
+        ..=MOST => names.join(", "),
+        more => format!("{} and {} more", names.join(", "), more - MOST),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,8 +116,9 @@ mod tests {
         let named = |name| contract(name, ["f".to_owned()]);
         two.check_exports(&[named("a@1.7"), named("b@2")]).unwrap();
         for (contracts, problem) in [
-            (vec![named("a")], "does not export it"),
-            (vec![named("a"), named("b@1")], "does not export it"),
+            (vec![], "does not export it; it exports nothing"),
+            (vec![named("a")], "does not export it; it exports a"),
+            (vec![named("a"), named("b@1")], "does not export it; it exports a, b@1"),
             (vec![named("a"), named("b@2"), named("c")], "not in the manifest"),
             (vec![named("a"), named("b@2"), named("a@1.1")], "exported twice"),
             (vec![named("a"), named("b@2"), named("!@#")], "is no contract name"),
@@ -112,6 +126,9 @@ mod tests {
             let error = two.check_exports(&contracts).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
+        let others: Vec<_> = (0..10).map(|n| contract(&format!("c{n}@1"), [])).collect();
+        let error = two.check_exports(&others).unwrap_err().to_string();
+        assert!(error.ends_with("c6@1, c7@1 and 2 more"), "{error}");
         let error = two.check_exports(&[named("a"), contract("b@2", ["No".to_owned()])]);
         assert!(matches!(error, Err(LoaderError::BadFunctionName { .. })), "{error:?}");
     }
