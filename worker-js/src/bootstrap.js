@@ -58,7 +58,7 @@
   const api = {
     call: async (contract, name, ...args) => native.call(contract, name, args),
     log(level, message) {
-      const number = LEVELS.indexOf(level);
+      const number = LEVELS.indexOf(level === "warning" ? "warn" : level);
       if (number < 0) throw new TypeError(`log: the level is one of ${LEVELS.join(", ")}`);
       native.log(number, "log", typeof message === "string" ? message : inspect(message));
     },

@@ -110,7 +110,7 @@ fn level_of(name: &str) -> Option<LogLevel> {
         "trace" => LogLevel::Trace,
         "debug" => LogLevel::Debug,
         "info" => LogLevel::Info,
-        "warn" => LogLevel::Warn,
+        "warn" | "warning" => LogLevel::Warn,
         "error" => LogLevel::Error,
         _ => return None,
     })

@@ -9,7 +9,7 @@ fn console_log_and_print_go_to_the_log() {
         console.log('at load');
         export default { 'test@1': { say() {
           console.debug('d'); console.info('%s is %d', 'x', 5, [1]); console.warn({ a: 1 }); console.error(new Error('e'));
-          print('one\\ntwo', 3); log('warn', 'careful'); log('trace', { deep: true });
+          print('one\\ntwo', 3); log('warn', 'careful'); log('warning', 'so'); log('trace', { deep: true });
         }, bad() { log('loud', 'x'); } } };";
     let bundle = load(&harness, code).unwrap();
     bundle.call::<_, ()>("test@1", "say", ()).unwrap();
@@ -35,6 +35,7 @@ fn console_log_and_print_go_to_the_log() {
         (LogLevel::Info, "stdout", "one"),
         (LogLevel::Info, "stdout", "two 3"),
         (LogLevel::Warn, "log", "careful"),
+        (LogLevel::Warn, "log", "so"),
         (LogLevel::Trace, "log", "{ deep: true }"),
     ];
     assert_eq!(seen[5..], expected);

@@ -13,6 +13,7 @@ fn output_goes_to_the_log_by_lines() {
            io.write('unfinished'):flush()
            menagerie.log('debug', 'four')
            menagerie.log('error', 5)
+           menagerie.log('warning', 'as in Python')
          end",
     );
     let (): () = bundle.call("probe@1", "speak", ()).unwrap();
@@ -29,6 +30,7 @@ fn output_goes_to_the_log_by_lines() {
             (LogLevel::Info, "stdout", "unfinished"),
             (LogLevel::Debug, "log", "four"),
             (LogLevel::Error, "log", "5"),
+            (LogLevel::Warn, "log", "as in Python"),
         ]
     );
     assert!(logs.iter().all(|record| record.bundle.as_deref() == Some("probe")));
