@@ -34,7 +34,8 @@ pub(crate) enum Verdict {
 
 #[derive(Clone, Copy, Debug)]
 struct Death {
-    at: Instant,
+    /// When it does not count any more.
+    until: Instant,
     /// Whether others ran at the time too.
     shared: bool,
 }
@@ -57,30 +58,44 @@ impl Blame {
         let mut verdicts = Vec::new();
         for (bundle, policy) in running {
             let deaths = self.deaths.entry(bundle.to_owned()).or_default();
-            deaths.push_back(Death { at: now, shared });
-            deaths.retain(|death| now.saturating_duration_since(death.at) < policy.window);
+            deaths.push_back(Death { until: now + policy.window, shared });
             // What lies before the limit decides nothing any more.
             while deaths.len() > policy.limit as usize {
                 deaths.pop_front();
             }
-            let count = u32::try_from(deaths.len()).unwrap_or(u32::MAX);
-            let only_suspected = deaths.iter().all(|death| death.shared);
-            let verdict = if count >= policy.limit && !only_suspected {
-                deaths.clear();
-                Verdict::Quarantine(count)
-            } else if count >= policy.limit
-                || policy.isolate_after.is_some_and(|after| count >= after)
-            {
-                Verdict::Isolate(count)
-            } else {
-                Verdict::Noted(count)
-            };
-            verdicts.push((bundle, verdict));
+            verdicts.push((bundle, self.standing(bundle, policy, now)));
         }
         verdicts
     }
 
-    /// A bundle starts anew: it was reloaded by hand, or unloaded.
+    /// What a bundle has to expect that may have been loaded never yet: nobody else keeps
+    /// whether that is quarantined.
+    pub(crate) fn standing(&mut self, bundle: &str, policy: BlamePolicy, now: Instant) -> Verdict {
+        // Of a bundle that is never loaded again nothing stays.
+        self.deaths.retain(|_, deaths| {
+            deaths.retain(|death| now < death.until);
+            !deaths.is_empty()
+        });
+        let Some(deaths) = self.deaths.get(bundle) else { return Verdict::Noted(0) };
+        let count = u32::try_from(deaths.len()).unwrap_or(u32::MAX);
+        let only_suspected = deaths.iter().all(|death| death.shared);
+        if count >= policy.limit && !only_suspected {
+            Verdict::Quarantine(count)
+        } else if count >= policy.limit || policy.isolate_after.is_some_and(|after| count >= after)
+        {
+            Verdict::Isolate(count)
+        } else {
+            Verdict::Noted(count)
+        }
+    }
+
+    /// How long the first death counts that is a bundle's still.
+    pub(crate) fn remembered_for(&self, bundle: &str, now: Instant) -> Duration {
+        let first = self.deaths.get(bundle).and_then(VecDeque::front);
+        first.map_or(Duration::ZERO, |first| first.until.saturating_duration_since(now))
+    }
+
+    /// A bundle starts anew: it was quarantined, reloaded by hand, or unloaded.
     pub(crate) fn forget(&mut self, bundle: &str) {
         self.deaths.remove(bundle);
     }

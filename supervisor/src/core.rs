@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::loader::manifest::ParsedManifest;
-use menagerie_protocol::{BundleSource, Failure, LoaderError, RuntimeError};
+use menagerie_protocol::{BundleSource, Failure, LoaderError, ManifestData, RuntimeError};
 use tokio::sync::watch;
 
-use crate::blame::Blame;
+use crate::blame::{Blame, Verdict};
 use crate::bundle::{Bundle, Place, Route, Serving};
 use crate::config::Config;
 use crate::counters::CallCounts;
@@ -230,13 +230,53 @@ impl Core {
         for warning in warnings {
             tracing::warn!(bundle = name, "{warning}");
         }
-        let places = WorkerName::places(&self.config, &content.manifest.loader, &name);
-        let bundle = Bundle::in_workers(content, place, places, self.this.clone());
-        let outcome = self.load_new(bundle).await;
+        let outcome = match self.places_of(&content.manifest) {
+            Ok(places) => {
+                let bundle = Bundle::in_workers(content, place, places, self.this.clone());
+                self.load_new(bundle).await
+            }
+            Err(error) => Err(error),
+        };
         if let Err(error) = &outcome {
             self.events.bundle_failed(&name, Step::Load, error);
         }
         outcome
+    }
+
+    /// Where a bundle is to be loaded for the first time: nowhere, if it has killed who
+    /// loaded it too often, or alone, if it has done so now and then (S5).
+    fn places_of(
+        &self,
+        manifest: &ManifestData,
+    ) -> Result<(WorkerName, Vec<WorkerName>), RuntimeError> {
+        let bundle = &manifest.name;
+        let (first, others) = WorkerName::places(&self.config, &manifest.loader, bundle);
+        match self.standing(bundle) {
+            Verdict::Noted(_) => Ok((first, others)),
+            Verdict::Isolate(_) => {
+                let own = |place: &WorkerName| place.own_in_place(bundle);
+                for from in std::iter::once(&first).chain(&others).filter(|p| p.bundle.is_none()) {
+                    let (bundle, to) = (bundle.clone(), own(from).to_string());
+                    self.events.emit(EventKind::BundleIsolated {
+                        bundle,
+                        from: from.to_string(),
+                        to,
+                    });
+                }
+                Ok((own(&first), others.iter().map(own).collect()))
+            }
+            Verdict::Quarantine(crashes) => {
+                let wait = lock(&self.blame).remembered_for(bundle, Instant::now());
+                let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+                Err(RuntimeError::BundleQuarantined { bundle: bundle.clone(), crashes, wait_ms })
+            }
+        }
+    }
+
+    /// What becomes of a bundle that is not loaded, by its account.
+    pub(crate) fn standing(&self, bundle: &str) -> Verdict {
+        let policy = self.config.blame_policy(bundle);
+        lock(&self.blame).standing(bundle, policy, Instant::now())
     }
 
     async fn load_new(&self, bundle: Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
@@ -399,7 +439,6 @@ impl Drop for Reserved<'_> {
     fn drop(&mut self) {
         if !self.keep {
             lock(&self.core.registry).remove(&self.bundle.name);
-            lock(&self.core.blame).forget(&self.bundle.name);
             for home in self.bundle.homes() {
                 self.core.release(&home);
             }

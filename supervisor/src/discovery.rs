@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use menagerie_protocol::loader::manifest::MANIFEST_FILE;
 use menagerie_protocol::{BundleId, LoaderError, ManifestData, RuntimeError};
 
+use crate::blame::Verdict;
 use crate::blocking::blocking;
 use crate::core::Core;
 use crate::events::Step;
@@ -147,6 +148,10 @@ impl Core {
             return;
         }
         let name = manifest.map_or_else(|| folder_name(dir), |manifest| manifest.name.clone());
+        let state = match self.standing(&name) {
+            Verdict::Quarantine(_) => BundleState::Quarantined,
+            Verdict::Noted(_) | Verdict::Isolate(_) => BundleState::Failed,
+        };
         let status = BundleStatus {
             id: BundleId::of_name(&name).to_string(),
             name,
@@ -156,7 +161,7 @@ impl Core {
             worker: String::new(),
             replicas: ReplicaStatus::default(),
             path: Some(dir.display().to_string()),
-            state: BundleState::Failed,
+            state,
             generation: 0,
             contracts: manifest.map(crate::bundle::promised).unwrap_or_default(),
             calls: CallStatus::default(),

@@ -270,6 +270,9 @@ pub(crate) enum Input {
     },
     /// Its process has ended.
     Died,
+    /// Its process has ended because of a bundle that was being loaded for the first time
+    /// and is not loaded again (S5): that says nothing about the next.
+    DiedOfNewcomer,
     /// What its last deaths were blamed on is not loaded into it any more
     /// (S5): they say nothing about the next.
     CulpritGone,
@@ -437,16 +440,24 @@ impl Lifecycle {
             (State::Backoff { .. } | State::Quarantined { .. }, Input::Stop { restart: true }) => {
                 self.respawn(now, false)
             }
-            (State::Draining { restart: false }, Input::Died) => {
+            (State::Draining { restart: false }, Input::Died | Input::DiedOfNewcomer) => {
                 self.enter(State::Stopped);
                 Action::None
             }
-            (State::Draining { restart: true }, Input::Died) => {
+            (State::Draining { restart: true }, Input::Died | Input::DiedOfNewcomer) => {
                 self.enter(State::Stopped);
                 self.spawn(false)
             }
             (State::Starting { .. } | State::Ready { .. }, Input::Died) => {
-                self.crashed(now, jitter)
+                let trial = self.crash(now);
+                self.start_again(trial, now, jitter)
+            }
+            (State::Starting { .. } | State::Ready { .. }, Input::DiedOfNewcomer) => {
+                // Neither the limit nor the delays count it.
+                let trial = self.crash(now);
+                self.enter(State::Backoff { until: now });
+                self.restarts += 1;
+                self.spawn(trial)
             }
             (State::Backoff { until }, Input::Timer) if now >= *until => self.respawn(now, false),
             (State::Quarantined { until }, Input::Timer) if now >= *until => {
@@ -459,7 +470,8 @@ impl Lifecycle {
         }
     }
 
-    fn crashed(&mut self, now: Instant, jitter: f64) -> Action {
+    /// Returns whether it was a trial start.
+    fn crash(&mut self, now: Instant) -> bool {
         let before = self.state.clone();
         if let State::Ready { since } = before
             && now.saturating_duration_since(since) >= self.policy.reset_after
@@ -467,7 +479,7 @@ impl Lifecycle {
             self.in_a_row = 0;
         }
         self.enter(State::Crashed);
-        self.start_again(before == State::Starting { trial: true }, now, jitter)
+        before == State::Starting { trial: true }
     }
 
     /// At once, after a delay, or from quarantine; after a trial start it is quarantine.

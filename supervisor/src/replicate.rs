@@ -102,18 +102,23 @@ impl Core {
         worker: Arc<Worker>,
     ) -> Result<Fresh, RuntimeError> {
         let content = bundle.content();
-        // A worker that dies while it loads may have died of another bundle:
-        // one more try tells.
-        let mut tries = 2;
+        let mut is_first = true;
         loop {
-            tries -= 1;
             let process = worker.process().await?;
-            match self.build(bundle, &content, Arc::clone(&process), false).await {
-                Err(RuntimeError::WorkerUnavailable { .. }) if tries > 0 && process.is_ending() => {
-                    process.ended().await;
-                }
-                outcome => return outcome,
+            let outcome = self.build(bundle, &content, Arc::clone(&process), false).await;
+            if !matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. }))
+                || !process.is_ending()
+            {
+                return outcome;
             }
+            process.ended().await;
+            worker.turned_from(&process).await;
+            // It may have died of another bundle, or been asked to stop: one more try
+            // tells. What has killed it alone would do so again.
+            if !is_first || process.died_of(&bundle.name) {
+                return outcome;
+            }
+            is_first = false;
         }
     }
 

@@ -8,7 +8,7 @@ use crate::sources::{tests, workspace};
 
 /// Enum, variant, the file of the test, the test.
 #[rustfmt::skip]
-const PROVOKED: [(&str, &str, &str, &str); 50] = [
+const PROVOKED: [(&str, &str, &str, &str); 51] = [
     ("Failure", "Guest", "tests/integration/conformance.rs", "c3_the_guests_own_error"),
     ("Failure", "BadArguments", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "DeadlineExceeded", "tests/integration/conformance.rs", "s6_a_call_that_spins_meets_its_deadline"),
@@ -59,6 +59,7 @@ const PROVOKED: [(&str, &str, &str, &str); 50] = [
     ("RuntimeError", "WorkerUnavailable", "tests/integration/faults/hello.rs", "s3_a_worker_that_is_always_refused_is_quarantined"),
     ("RuntimeError", "TimedOut", "tests/integration/faults/hello.rs", "s6_a_worker_of_a_later_minor_version_that_does_nothing"),
     ("RuntimeError", "ShuttingDown", "tests/integration/faults/hello.rs", "s6_a_shutdown_while_the_worker_starts"),
+    ("RuntimeError", "BundleQuarantined", "tests/integration/supervision/newcomers.rs", "s5_the_third_first_load_that_kills_its_worker_quarantines_the_bundle"),
 ];
 
 /// The variants of an enum, read from its source.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, BundleStatus, EventKind, Supervisor, Watch, WatchSettings,
+    BundleState, BundleStatus, EventKind, RuntimeError, Supervisor, Watch, WatchSettings,
 };
 use menagerie_tests::Language;
 
@@ -98,6 +98,23 @@ fn lua(name: &str, more: &str, text: &str) -> Bundle {
         "name = '{name}'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['{name}@1']\n{more}\n"
     );
     Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &says(name, text))])
+}
+
+/// What kept it away was what it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn s5_a_bundle_that_killed_its_worker_is_loaded_when_it_is_mended() {
+    let bundle = lua("a", "", "one");
+    bundle.write("main.lua", "require 'menagerie'.abort()");
+    let watched = Watched::of(&[&bundle]).await;
+    let load = || watched.supervisor.load(watched.file("bundle-0"));
+    for _ in 0..2 {
+        assert!(load().await.is_err());
+    }
+    let refused = load().await;
+    assert!(matches!(refused, Err(RuntimeError::BundleQuarantined { .. })), "{refused:?}");
+    std::fs::write(watched.file("bundle-0/main.lua"), says("a", "two")).unwrap();
+    watched.says("a", "two").await;
+    watched.supervisor.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

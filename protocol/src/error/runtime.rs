@@ -104,4 +104,18 @@ pub enum RuntimeError {
     /// The supervisor is shutting down.
     #[error("the supervisor is shutting down")]
     ShuttingDown,
+    /// A bundle that was never loaded has killed its worker at too many of its loads (S5).
+    #[error(
+        "bundle '{bundle}' is quarantined: {crashes} workers have died of loading it, as the \
+         crash reports show; it can be loaded again in {} s",
+        .wait_ms.div_ceil(1000)
+    )]
+    BundleQuarantined {
+        /// The bundle.
+        bundle: String,
+        /// How many.
+        crashes: u32,
+        /// When it can be loaded again, in milliseconds from now.
+        wait_ms: u64,
+    },
 }

@@ -70,8 +70,25 @@ fn s5_each_bundle_has_an_account_of_its_own() {
     }
     assert_eq!(blame.died([("b", SHARED)], now), [("b", Verdict::Noted(1))]);
     assert_eq!(blame.died([("a", SHARED)], now), [("a", Verdict::Quarantine(3))]);
-    // By then it has paid: it begins anew when it is let out.
-    assert_eq!(blame.died([("a", SHARED)], now), [("a", Verdict::Noted(1))]);
+}
+
+/// It is quarantined as long as it was at so many deaths within the window.
+#[test]
+fn s5_the_standing_of_a_bundle_is_that_of_its_last_deaths() {
+    let (mut blame, start) = (Blame::default(), Instant::now());
+    let at = |second| start + Duration::from_secs(second);
+    assert_eq!(blame.standing("a", AUTO, start), Verdict::Noted(0));
+    for (second, expected) in
+        [(0, Verdict::Noted(1)), (10, Verdict::Isolate(2)), (20, Verdict::Quarantine(3))]
+    {
+        assert_eq!(blame.died([("a", AUTO)], at(second)), [("a", expected)]);
+        assert_eq!(blame.standing("a", AUTO, at(second)), expected);
+    }
+    assert_eq!(blame.remembered_for("a", at(20)), Duration::from_secs(40));
+    assert_eq!(blame.standing("a", AUTO, at(59)), Verdict::Quarantine(3));
+    assert_eq!(blame.standing("a", AUTO, at(60)), Verdict::Isolate(2));
+    assert_eq!(blame.standing("a", AUTO, at(80)), Verdict::Noted(0));
+    assert!(blame.deaths.is_empty());
 }
 
 #[test]

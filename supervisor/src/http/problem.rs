@@ -91,6 +91,7 @@ impl From<RuntimeError> for Problem {
             )
             | RuntimeError::WorkerNotFound { .. }
             | RuntimeError::WorkerUnavailable { .. }
+            | RuntimeError::BundleQuarantined { .. }
             | RuntimeError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "not available"),
             RuntimeError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timed out"),
             RuntimeError::HotReloadDisabled { .. } => (StatusCode::FORBIDDEN, "disabled"),

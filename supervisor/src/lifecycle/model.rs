@@ -33,7 +33,7 @@ fn happening(state: &State, which: u8) -> Option<Input> {
     let starting = matches!(state, State::Starting { .. });
     let ready = matches!(state, State::Ready { .. });
     let lives = starting || ready || matches!(state, State::Draining { .. });
-    match which % 11 {
+    match which % 12 {
         0 => Some(Input::Wanted),
         1 => Some(Input::Needed),
         2 => ready.then_some(Input::Idle),
@@ -42,6 +42,7 @@ fn happening(state: &State, which: u8) -> Option<Input> {
         6 | 7 => lives.then_some(Input::Died),
         8 => Some(Input::Stop { restart: which & 0x10 == 0 }),
         9 => ready.then_some(Input::Replaced),
+        10 => lives.then_some(Input::DiedOfNewcomer),
         _ => Some(if which & 0x10 == 0 { Input::Timer } else { Input::CulpritGone }),
     }
 }
@@ -60,7 +61,7 @@ proptest! {
             now += Duration::from_millis(if pause % 3 == 0 { pause } else { pause % 300 });
             let Some(input) = happening(life.state(), which) else { continue };
             match input {
-                Input::Died | Input::CannotStart { .. } => made.lives = false,
+                Input::Died | Input::DiedOfNewcomer | Input::CannotStart { .. } => made.lives = false,
                 Input::Replaced => replaced += 1,
                 _ => {}
             }

@@ -215,6 +215,35 @@ fn s5_a_worker_is_not_punished_for_a_bundle_that_has_left_it() {
 }
 
 #[test]
+fn s5_a_worker_is_not_punished_for_what_it_was_to_load_for_the_first_time() {
+    let (mut life, now) = life();
+    for _ in 0..20 {
+        ready(&mut life, now);
+        let _ = states(&mut life);
+        assert_eq!(life.on(Input::DiedOfNewcomer, now, 0.0), Action::Spawn);
+        assert_eq!(states(&mut life), [W::Crashed, W::Backoff, W::Starting]);
+    }
+    assert_eq!(life.restarts(), 20);
+    // What else it dies of counts as before.
+    assert_eq!(life.on(Input::Died, now, 0.0), Action::Spawn);
+    assert!(matches!(life.on(Input::Died, now, 0.0), Action::WaitUntil(_)));
+}
+
+#[test]
+fn s5_a_trial_start_that_dies_of_a_first_load_is_followed_by_another_trial() {
+    let (mut life, mut now) = life();
+    let _ = life.on(Input::Wanted, now, 0.0);
+    while *life.state() != (State::Starting { trial: true }) {
+        if let Action::WaitUntil(until) = life.on(Input::Died, now, 0.0) {
+            now = until;
+            let _ = life.on(Input::Timer, now, 0.0);
+        }
+    }
+    assert_eq!(life.on(Input::DiedOfNewcomer, now, 0.0), Action::Spawn);
+    assert_eq!(*life.state(), State::Starting { trial: true });
+}
+
+#[test]
 fn s8_a_process_that_takes_over_is_a_new_incarnation_of_a_ready_worker() {
     let (mut life, now) = life();
     ready(&mut life, now);

@@ -189,7 +189,10 @@ impl Task {
                 Loaded::No if before.is_some_and(|before| !self.has_failed(dir, before)) => {}
                 Loaded::No => match self.moved(dir, &known) {
                     Some(name) => drop(changed.insert(name)),
-                    None => fresh.push(dir.clone()),
+                    None => {
+                        self.pardon(&known);
+                        fresh.push(dir.clone());
+                    }
                 },
             }
             self.known.insert(dir.clone(), known);
@@ -217,6 +220,15 @@ impl Task {
             mended |= self.try_the_broken(tried).await;
         }
         !wait
+    }
+
+    /// What is about to be loaded is not what has killed its workers (S5).
+    fn pardon(&self, known: &Known) {
+        if let Some(name) = &known.name
+            && lock(&self.core.registry).get(name).is_err()
+        {
+            lock(&self.core.blame).forget(name);
+        }
     }
 
     /// Reloads bundles; whether that went well with any.

@@ -14,7 +14,7 @@ use super::alive::Alive;
 use super::crash::{self, Death};
 use super::handle::{Command, Current, View};
 use super::idle::Due;
-use super::judge::judge;
+use super::judge::{Outlook, judge};
 use super::launch::{LaunchError, Launched};
 use super::launching::{Early, Launching, attend, launched};
 use super::process::{KillCause, Process};
@@ -559,8 +559,8 @@ impl Actor {
     }
 
     fn mourn(&mut self, death: Death) -> Action {
-        self.current.send_replace(Current::Coming);
         if matches!(self.life.state(), State::Draining { .. }) {
+            self.current.send_replace(Current::Coming);
             return self.stopped();
         }
         let running = &death.report.running;
@@ -569,10 +569,15 @@ impl Actor {
             self.pace = Pace::OneByOne;
         }
         lock(&self.view).problem = None;
-        if judge(&self.core, &self.name, &death.suspects) {
-            let _ = self.input(Input::CulpritGone);
-        }
-        let action = self.input(Input::Died);
+        // Whoever waits for the judgement has it when the worker turns to what comes next.
+        let action = match judge(&self.core, &self.name, &death) {
+            Outlook::Open => self.input(Input::Died),
+            Outlook::CulpritGone => {
+                let _ = self.input(Input::CulpritGone);
+                self.input(Input::Died)
+            }
+            Outlook::Untouched => self.input(Input::DiedOfNewcomer),
+        };
         if matches!(self.life.state(), State::Quarantined { .. }) {
             self.give_up_rolling(&self.unavailable("it is quarantined"));
         }

@@ -9,7 +9,7 @@ use menagerie_protocol::message::EXIT_CONTROL_LOST;
 use super::alive::Alive;
 use super::child::{Child, Stderr};
 use super::handle::View;
-use super::process::{KillCause, LastMoments};
+use super::process::{KillCause, LastMoments, Process};
 use super::reap::{End, Ended};
 use crate::core::Core;
 use crate::events::now_ms;
@@ -30,6 +30,8 @@ pub(super) struct Death {
     /// The bundles to blame: those that ran, or the one whose fault it
     /// certainly was.
     pub(super) suspects: Vec<String>,
+    /// Who has died, if it had said hello.
+    pub(super) process: Option<Arc<Process>>,
     stderr: Stderr,
 }
 
@@ -38,6 +40,7 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     let missed = alive.missed();
     let given_up = alive.given_up().map(|text| (KillCause::Heartbeat, text.to_owned()));
     let process = Arc::clone(&alive.process);
+    process.ended_by(ended.end);
     // The reason is asked for again below: reading what is left in the lanes
     // may find a violation. What a dying process does to its socket is none.
     let reason = || {
@@ -61,6 +64,7 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     death.report.condition = condition;
     death.report.missed_heartbeats = missed;
     death.suspects = suspects;
+    death.process = Some(process);
     death
 }
 
@@ -156,10 +160,11 @@ fn death(
         stderr: Vec::new(),
         uptime_ms: u64::try_from(child.started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    Death { report, suspects: Vec::new(), stderr: child.remains() }
+    Death { report, suspects: Vec::new(), process: None, stderr: child.remains() }
 }
 
-fn cause(end: End, reason: Option<&str>) -> String {
+/// The cause of an end, in words.
+pub(super) fn cause(end: End, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{} after {reason}", end.describe()),
         None if end == End::Exit(EXIT_CONTROL_LOST) => {

@@ -147,6 +147,13 @@ impl Worker {
         }
     }
 
+    /// Waits until it has turned from this process, which has ended.
+    pub(crate) async fn turned_from(&self, process: &Arc<Process>) {
+        let is_it = |now: &Current| matches!(now, Current::Up(now) if Arc::ptr_eq(now, process));
+        // None turns any more if the supervisor is gone.
+        drop(self.current.clone().wait_for(|now| !is_it(now)).await);
+    }
+
     /// Starts it anew, whatever it does: the incarnation before. A look at its
     /// state would not do to choose a command by: it may be another one when the
     /// command arrives.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::crash::Death;
 use super::handle::Command;
 use crate::blame::Verdict;
 use crate::bundle::Bundle;
@@ -11,34 +12,66 @@ use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
 use crate::placement::WorkerName;
+use crate::status::Activity;
 
-/// A worker has died, and these bundles are to blame. Returns whether one of
-/// them is not loaded into it any more.
-pub(super) fn judge(core: &Core, worker: &WorkerName, suspects: &[String]) -> bool {
-    let names: BTreeSet<&str> = suspects.iter().map(String::as_str).collect();
+/// What the death of a worker says of its next process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Outlook {
+    /// It may die as well.
+    Open,
+    /// What was blamed is not loaded into it any more.
+    CulpritGone,
+    /// What was blamed was being loaded for the first time: it was never one of those
+    /// that are loaded again, and says nothing of them.
+    Untouched,
+}
+
+/// Judges who is to blame for the death of a worker's process.
+pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook {
+    let names: BTreeSet<&str> = death.suspects.iter().map(String::as_str).collect();
     let found: Vec<Arc<Bundle>> = {
         let registry = lock(&core.registry);
-        // One that was being loaded for the first time has no place to lose.
         names.iter().filter_map(|name| registry.get(name).ok()).collect()
     };
-    let running = names.iter().map(|name| (*name, core.config.blame_policy(name)));
-    let verdicts = lock(&core.blame).died(running, Instant::now());
-    let mut gone = false;
+    let policies = names.iter().map(|name| (*name, core.config.blame_policy(name)));
+    let verdicts = lock(&core.blame).died(policies, Instant::now());
+    let is_loaded = |name: &str| {
+        let mut running = death.report.running.iter();
+        running.any(|call| call.bundle == name && call.activity == Activity::Load)
+    };
+    let mut outlook = Outlook::Open;
+    if !names.is_empty() && found.is_empty() && names.iter().all(|name| is_loaded(name)) {
+        outlook = Outlook::Untouched;
+    }
     for (name, verdict) in verdicts {
-        let Some(bundle) = found.iter().find(|bundle| bundle.name == name) else { continue };
-        match verdict {
-            Verdict::Noted(_) => {}
-            Verdict::Isolate(_) => gone |= isolate(core, worker, bundle),
-            Verdict::Quarantine(crashes) => {
-                bundle.quarantine();
-                evict(core, bundle);
-                let bundle = bundle.name.clone();
+        let bundle = found.iter().find(|bundle| bundle.name == name);
+        match (verdict, bundle) {
+            // One that was being loaded for the first time has no place to lose, and its
+            // account is what keeps it away.
+            (Verdict::Noted(_), _) | (Verdict::Isolate(_), None) => {}
+            (Verdict::Isolate(_), Some(bundle)) => {
+                if isolate(core, worker, bundle) {
+                    outlook = Outlook::CulpritGone;
+                }
+            }
+            (Verdict::Quarantine(crashes), bundle) => {
+                if let Some(bundle) = bundle {
+                    bundle.quarantine();
+                    // When it is let out it begins anew.
+                    lock(&core.blame).forget(name);
+                    evict(core, bundle);
+                    outlook = Outlook::CulpritGone;
+                }
+                let bundle = name.to_owned();
                 core.events.emit(EventKind::BundleQuarantined { bundle, crashes });
-                gone = true;
             }
         }
     }
-    gone
+    if let Some(process) = &death.process {
+        process.blame(&death.suspects);
+    }
+    outlook
 }
 
 /// It may be loaded in other workers than the one that has died.

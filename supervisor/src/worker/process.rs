@@ -7,7 +7,7 @@ mod peer;
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use menagerie_protocol::message::{ENDED_BY, LaneId, LogLevel, ToSupervisor, ToWorker};
@@ -21,11 +21,12 @@ pub(crate) use loading::{Loaded, hook_failed};
 
 use super::condition::{Condition, CpuSample, LaneThread};
 use super::connection::{Sender, Unsent};
+use super::crash;
 use super::gate::Gate;
 use super::operations::Operations;
 use super::output::{STDERR, Tail};
 use super::questions::{Asked, Questions, Unasked};
-use super::reap;
+use super::reap::{self, End};
 use super::spawn::signal;
 use crate::bundle::Bundle;
 use crate::config::Config;
@@ -80,6 +81,10 @@ pub(crate) struct Process {
     first: Mutex<Option<Loading>>,
     /// True from the process's end on.
     dead: watch::Sender<bool>,
+    /// How it ended, from then on.
+    end: OnceLock<End>,
+    /// The bundles that are to blame for that, if it was a crash.
+    blamed: OnceLock<Vec<String>>,
     /// Why the supervisor killed it, if it did.
     reason: Mutex<Option<KillReason>>,
     /// When it was last looked at, and what it had done since the time before.
@@ -201,6 +206,8 @@ impl Process {
             draft: Mutex::new(parts.lane),
             first: Mutex::default(),
             dead: watch::Sender::new(false),
+            end: OnceLock::new(),
+            blamed: OnceLock::new(),
             reason: Mutex::default(),
             looked: Mutex::default(),
             operations: Operations::default(),
@@ -374,11 +381,41 @@ impl Process {
     }
 
     fn gone(&self) -> RuntimeError {
-        let problem = match self.kill_reason() {
-            Some(reason) => format!("it died before it had answered: {}", reason.text),
+        self.gone_in(None)
+    }
+
+    /// It is no more; what it should have done at the time, and for which bundle.
+    fn gone_in(&self, step: Option<(&str, &str)>) -> RuntimeError {
+        let what = match step {
+            Some((step, bundle)) => format!("it died in '{step}' of '{bundle}'"),
             None => "it died before it had answered".to_owned(),
         };
+        let reason = self.kill_reason().map(|reason| reason.text);
+        let why = match (self.end.get(), reason) {
+            (Some(end), reason) => Some(crash::cause(*end, reason.as_deref())),
+            (None, reason) => reason,
+        };
+        let problem = why.map_or_else(|| what.clone(), |why| format!("{what}: {why}"));
         RuntimeError::WorkerUnavailable { worker: self.worker.clone(), problem }
+    }
+
+    /// It has ended like this; called before [`died`](Self::died).
+    pub(super) fn ended_by(&self, end: End) {
+        let _ = self.end.set(end);
+    }
+
+    /// It has crashed, and these bundles are to blame.
+    pub(super) fn blame(&self, suspects: &[String]) {
+        let _ = self.blamed.set(suspects.to_vec());
+    }
+
+    /// Whether it has crashed, and nobody but this bundle is to blame. It is known when
+    /// its worker has turned to the next process.
+    pub(crate) fn died_of(&self, bundle: &str) -> bool {
+        let alone = |blamed: &Vec<String>| {
+            !blamed.is_empty() && blamed.iter().all(|blamed| blamed == bundle)
+        };
+        self.blamed.get().is_some_and(alone)
     }
 
     /// The bundle whose line on standard output it probably is: the only one

@@ -88,7 +88,7 @@ pub(super) async fn replaced(
     };
     if let Some(ended) = ended {
         let death = crash::served(&name, alive, ended);
-        judge(&core, &name, &death.suspects);
+        let _ = judge(&core, &name, &death);
         death.publish(&core, &view);
         return emptied.await;
     }

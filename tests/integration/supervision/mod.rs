@@ -16,6 +16,7 @@ mod leaving;
 mod limits;
 mod long_forms;
 mod neighbours;
+mod newcomers;
 mod placement;
 mod quitters;
 mod remains;

@@ -34,13 +34,13 @@ impl Process {
         tokio::select! {
             biased;
             // Dropped unanswered, when the process has died.
-            answer = answer => answer.map_err(|_| self.gone()),
-            () = self.ended() => Err(self.gone()),
+            answer = answer => answer.map_err(|_| self.gone_in(Some((step, bundle)))),
+            () = self.ended() => Err(self.gone_in(Some((step, bundle)))),
             () = self.pause(limit) => {
                 let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
                 self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                Err(RuntimeError::TimedOut { step: step.to_owned(), limit_ms })
+                Err(RuntimeError::TimedOut { step: format!("{step} of {bundle}"), limit_ms })
             }
         }
     }
