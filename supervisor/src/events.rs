@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use menagerie_protocol::message::LogLevel;
+use menagerie_protocol::{LoaderError, RuntimeError};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::broadcast;
@@ -430,8 +431,21 @@ impl EventBus {
         self.tell(kind);
     }
 
-    /// Emits [`BundleFailed`](EventKind::BundleFailed).
-    pub(crate) fn bundle_failed(&self, bundle: &str, step: Step, reason: &impl ToString) {
+    /// Emits [`BundleFailed`](EventKind::BundleFailed). Where the bundle's own code says in
+    /// a stack what went wrong, that is logged as well.
+    pub(crate) fn bundle_failed(&self, bundle: &str, step: Step, error: &RuntimeError) {
+        self.bundle_failed_as(bundle, step, error);
+        if let RuntimeError::Loader(LoaderError::InitFailed { error, .. }) = error
+            && !error.stack.is_empty()
+        {
+            let stack = error.stack.trim_end();
+            tracing::error!(bundle, "{stack}");
+            self.logs.push(LogLevel::Error, None, Some(bundle), "supervisor", stack);
+        }
+    }
+
+    /// As that, where it is told in words.
+    pub(crate) fn bundle_failed_as(&self, bundle: &str, step: Step, reason: &impl ToString) {
         self.emit(EventKind::BundleFailed {
             bundle: bundle.to_owned(),
             step: step.name().to_owned(),

@@ -204,7 +204,7 @@ impl Task {
             lock(&self.core.broken).remove(&dir);
             if let Loaded::Yes(bundle) = self.loaded(&dir) {
                 let reason = format!("{} is gone; what is loaded goes on", dir.display());
-                self.core.events.bundle_failed(&bundle, Step::Watch, &reason);
+                self.core.events.bundle_failed_as(&bundle, Step::Watch, &reason);
             }
         }
         let mut mended = self.reload(changed).await;
