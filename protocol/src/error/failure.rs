@@ -53,7 +53,10 @@ pub enum Failure {
         contract: String,
     },
     /// The contract has no such function.
-    #[error("'{contract}' has no function '{function}'; it has: {}", .available.join(", "))]
+    #[error("'{contract}' has no function '{function}'; it has {}", match &.available[..] {
+        [] => "none".to_owned(),
+        available => format!("these: {}", available.join(", ")),
+    })]
     NoSuchFunction {
         /// The contract.
         contract: String,

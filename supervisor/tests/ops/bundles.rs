@@ -148,12 +148,131 @@ fn g_check_says_what_is_wrong() {
             "should fail",
         ),
         (sound, code, r#"[{"contract":"a@1","function":"g"}]"#, "has no function"),
+        // Neither is an error of the function's own.
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"g","fails":true}]"#,
+            "should fail by an error of its own",
+        ),
+        (
+            sound,
+            "return { ['a@1'] = { f = function() require 'menagerie'.abort() end } }",
+            r#"[{"contract":"a@1","function":"f","fails":true}]"#,
+            "SIGABRT",
+        ),
     ] {
         let (ok, findings) = check(manifest, code, tests);
         assert!(!ok && findings.contains(told), "{told}: {findings}");
     }
     let (ok, findings) = check(&format!("{sound}colour = 1\n"), code, "[]");
     assert!(ok && findings.contains("colour"), "{findings}");
+    // What an editor puts before a text is none of it.
+    let tests = r#"[{"contract":"a@1","function":"f","args":[1],"result":1}]"#;
+    let (ok, findings) = check(sound, code, &format!("\u{feff}{tests}"));
+    assert!(ok, "{findings}");
+    let fails = "return { ['a@1'] = { f = function() error('no') end } }";
+    let tests = r#"[{"contract":"a@1","function":"f","args":[1],"fails":true}]"#;
+    let (ok, findings) = check(sound, fails, tests);
+    assert!(ok, "{findings}");
+}
+
+/// A bundle in Python, with more in its manifest, and what `check` has to say of it, in
+/// JSON or for people.
+fn check_python(more: &str, code: &str, args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest =
+        format!("name = 'a'\nloader = 'python'\nfile = 'main.py'\nprovides = ['a@1']\n{more}\n");
+    let tests = r#"[{ "contract": "a@1", "function": "f", "result": 1 }]"#;
+    for (file, text) in [("manifest.toml", &*manifest), ("main.py", code), ("tests.json", tests)] {
+        std::fs::write(dir.path().join(file), text).unwrap();
+    }
+    Command::new(MENAGERIE).arg("check").args(args).arg(dir.path()).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+const F: &str = "import menagerie\n@menagerie.export('a@1')\ndef f():\n";
+
+#[test]
+fn s2_check_shows_the_death_that_a_bundle_causes() {
+    for code in
+        ["import os\nos.abort()\n".to_owned(), format!("{F}    import os\n    os.abort()\n")]
+    {
+        let output = check_python("", &code, &[]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let shown = text(&output);
+        let crash = format!("main.py\", line {}", code.lines().count());
+        for part in ["signal 6 (SIGABRT)", "running: a", "Fatal Python error", &*crash] {
+            assert!(shown.contains(part), "no {part} in:\n{shown}");
+        }
+        let findings = json(&check_python("", &code, &["--json"]));
+        assert_eq!(findings["crashes"].as_array().unwrap().len(), 1, "{findings:#}");
+        assert_eq!(findings["crashes"][0]["running"][0]["bundle"], "a");
+    }
+}
+
+#[test]
+fn c3_check_shows_the_stack_of_a_bundle_that_cannot_be_loaded() {
+    let shown = text(&check_python("", "def deep():\n    raise ValueError('no')\ndeep()\n", &[]));
+    for part in ["ValueError: no", "main.py\", line 3", "main.py\", line 2, in deep"] {
+        assert!(shown.contains(part), "no {part} in:\n{shown}");
+    }
+    let code = format!("{F}    raise ValueError('no')\n");
+    let brief = text(&check_python("", &code, &[]));
+    assert!(brief.contains("ValueError: no") && !brief.contains("main.py\""), "{brief}");
+    let shown = text(&check_python("", &code, &["-v"]));
+    assert!(shown.contains("main.py\", line 4, in f"), "{shown}");
+}
+
+#[test]
+fn g_check_takes_the_hosts_contracts_as_given() {
+    let host = "[[dependency]]\nkind = 'host'\ncontract = 'kv'\nmin_version = '1.0.0'";
+    let code = format!("{F}    return 1\n");
+    let output = check_python(host, &code, &["--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let warning = json(&output)["warnings"][0].to_string();
+    assert!(warning.contains("kv@1") && warning.contains("taken as given"), "{warning}");
+    let code = format!("{F}    return menagerie.call('kv@1', 'get', 'a')\n");
+    let output = check_python(host, &code, &["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let detail = json(&output)["tests"][0]["detail"].to_string();
+    assert!(detail.contains("has no function 'get'; it has none"), "{detail}");
+}
+
+/// The bundle may lie among those that it needs.
+#[test]
+fn g_check_with_leaves_out_the_bundle_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, more) in [("a", "[[dependency]]\nkind = 'guest'\ncontract = 'b@1'\n"), ("b", "")] {
+        let bundle = dir.path().join(name);
+        std::fs::create_dir(&bundle).unwrap();
+        let manifest = format!(
+            "name = '{name}'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['{name}@1']\n{more}"
+        );
+        std::fs::write(bundle.join("manifest.toml"), manifest).unwrap();
+        let code = format!("return {{ ['{name}@1'] = {{ f = function() end }} }}");
+        std::fs::write(bundle.join("main.lua"), code).unwrap();
+    }
+    let a = dir.path().join("a");
+    let alone = menagerie(&["check"], &a);
+    let problem = json(&alone)["problems"][0].to_string();
+    assert!(
+        problem.contains("no loaded bundle provides; give its folder as --with DIR"),
+        "{problem}"
+    );
+    for with in [dir.path().to_owned(), dir.path().join("b")] {
+        let output = menagerie(&["check", "--with", with.to_str().unwrap()], &a);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let itself = menagerie(&["check", "--with", a.to_str().unwrap()], &dir.path().join("b"));
+    let problem = json(&itself)["problems"][0].to_string();
+    assert!(problem.contains("b@1"), "{problem}");
+    let itself =
+        menagerie(&["check", "--with", a.join("../b").to_str().unwrap()], &dir.path().join("b"));
+    assert!(itself.status.success(), "{itself:?}");
 }
 
 #[test]

@@ -129,7 +129,8 @@ pub(crate) enum Command {
         /// The language
         #[arg(value_enum)]
         language: Language,
-        /// Its folder; the folder's name becomes the bundle's
+        /// Its folder; the folder's name becomes the bundle's, in lower case and
+        /// with '-' for what is no letter or digit (My_Plugin: my-plugin)
         dir: PathBuf,
         /// Write the files, and compile nothing
         #[arg(long)]
@@ -227,7 +228,8 @@ pub(crate) struct Run {
 pub(crate) struct Check {
     /// Its folder
     pub(crate) dir: PathBuf,
-    /// A bundle or folder of bundles that it depends on; may be repeated
+    /// A bundle that it depends on, or a folder of bundles, in which it may be
+    /// itself; may be repeated
     #[arg(long, value_name = "DIR")]
     pub(crate) with: Vec<PathBuf>,
     /// The settings: see docs/menagerie.toml

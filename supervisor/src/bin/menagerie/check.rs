@@ -3,12 +3,15 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper::Method;
-use menagerie_protocol::ManifestData;
+use menagerie_protocol::loader::manifest::{ContractDependency, DependencyKind, MANIFEST_FILE};
+use menagerie_protocol::{ManifestData, RuntimeError};
 use menagerie_supervisor::{
-    BundleStatus, ConfigFile, ContractStatus, SIGNATURE_FILE, SignatureConfig, SignaturePolicy,
-    SignatureState, SignatureStatus, StatusSocket, Supervisor,
+    BundleStatus, ConfigFile, ContractStatus, CrashReport, EventKind, Events, NextEvent,
+    SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState, SignatureStatus,
+    StatusSocket, Supervisor, WorkerState,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,6 +21,7 @@ use crate::client::{Client, CommandError};
 use crate::ending::Ending;
 use crate::render;
 use crate::scratch::Scratch;
+use crate::told;
 
 /// What was found.
 #[derive(Debug, Default, Serialize)]
@@ -29,12 +33,16 @@ pub(crate) struct Findings {
     pub(crate) signature: Option<SignatureStatus>,
     /// What would keep it from working.
     pub(crate) problems: Vec<String>,
+    /// What its own error tells, if it could not be loaded for one.
+    pub(crate) stack: Option<String>,
     /// What is odd, and does no harm.
     pub(crate) warnings: Vec<String>,
     /// What it provides, once it is loaded.
     pub(crate) contracts: Vec<ContractStatus>,
     /// The calls of `tests.json`, and what came of them.
     pub(crate) tests: Vec<TestOutcome>,
+    /// The deaths of workers meanwhile.
+    pub(crate) crashes: Vec<CrashReport>,
 }
 
 /// A call of `tests.json`.
@@ -43,6 +51,11 @@ pub(crate) struct TestOutcome {
     pub(crate) call: String,
     pub(crate) ok: bool,
     pub(crate) detail: Option<String>,
+    /// What the bundle's own error tells, if that is what is wrong.
+    pub(crate) stack: Option<String>,
+    /// Whether its worker died of it.
+    #[serde(skip)]
+    died: bool,
 }
 
 impl Findings {
@@ -63,7 +76,8 @@ struct Test {
     args: Vec<Value>,
     #[serde(default)]
     result: Value,
-    /// Whether it shall fail; then `result` says nothing.
+    /// Whether it shall fail by an error of its own, or for its arguments; then `result`
+    /// says nothing.
     #[serde(default)]
     fails: bool,
 }
@@ -118,20 +132,105 @@ async fn look(request: Check) -> Result<Findings, CommandError> {
     }
     let supervisor =
         Supervisor::builder().config(settings.config).start().map_err(|e| failed(&e))?;
-    for (path, outcome) in supervisor.load_all(&request.with).await {
+    let mut events = supervisor.events();
+    let with: Vec<PathBuf> =
+        request.with.iter().flat_map(|path| all_but(path, &request.dir)).collect();
+    take_host_as_given(&supervisor, &parsed.manifest, true, &mut findings);
+    for dir in &with {
+        if let Ok(parsed) = ManifestData::read(dir) {
+            take_host_as_given(&supervisor, &parsed.manifest, false, &mut findings);
+        }
+    }
+    for (path, outcome) in supervisor.load_all(&with).await {
         if let Err(error) = outcome {
             findings.problems.push(format!("{}: {error}", path.display()));
         }
     }
     match supervisor.load(&request.dir).await {
         Ok(bundle) => look_at(&bundle, &parsed.manifest, &mut findings),
-        Err(error) => findings.problems.push(error.to_string()),
+        Err(error) => {
+            let lacks_another = matches!(
+                error,
+                RuntimeError::DependencyNotFound { .. }
+                    | RuntimeError::UnsatisfiedCapability { kind: DependencyKind::Guest, .. }
+            );
+            let hint = if lacks_another { "; give its folder as --with DIR" } else { "" };
+            findings.problems.push(format!("{error}{hint}"));
+            findings.stack = told::of_error(&json!(error));
+        }
     }
     if findings.problems.is_empty() && !tests.is_empty() {
         findings.tests = run_tests(&supervisor, tests, &scratch).await?;
     }
+    if !findings.is_sound() {
+        let died = findings.tests.iter().any(|test| test.died);
+        findings.crashes = crashes(&mut events, usize::from(died)).await;
+    }
     supervisor.shutdown().await;
     Ok(findings)
+}
+
+/// The folders of the bundles of a path, without one: a bundle that is to be checked may
+/// lie among those that it needs. What cannot be read, the load says.
+fn all_but(path: &Path, dir: &Path) -> Vec<PathBuf> {
+    let is_it = |path: &Path| path.canonicalize().ok() == dir.canonicalize().ok();
+    let has_manifest = |dir: &Path| dir.join(MANIFEST_FILE).symlink_metadata().is_ok();
+    if is_it(path) {
+        return Vec::new();
+    }
+    let entries = std::fs::read_dir(path).into_iter().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|entry| has_manifest(entry))
+        .collect();
+    if has_manifest(path) || found.is_empty() {
+        return vec![path.to_owned()];
+    }
+    found.sort();
+    found.retain(|dir| !is_it(dir));
+    found
+}
+
+/// Nobody knows what a host's contracts do, but the host: that it has them is believed.
+fn take_host_as_given(
+    supervisor: &Supervisor,
+    manifest: &ManifestData,
+    warns: bool,
+    findings: &mut Findings,
+) {
+    let of_host = |d: &&ContractDependency| d.kind == DependencyKind::Host;
+    for dependency in manifest.dependencies.iter().filter(of_host) {
+        let mut contract = dependency.contract.clone();
+        contract.major.get_or_insert(1);
+        let contract = contract.to_string();
+        // A name that is none was refused with the manifest.
+        drop(supervisor.host_contract(&contract).done());
+        if warns {
+            let text = "is the host's, and taken as given: it has no function here, so calls \
+                        of it fail";
+            findings.warnings.push(format!("{contract} {text}"));
+        }
+    }
+}
+
+/// The reports of the workers that have died so far, of which so many are known; one comes
+/// when the last of its standard error has been read.
+async fn crashes(events: &mut Events, known: usize) -> Vec<CrashReport> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let (mut deaths, mut reports) = (0, Vec::new());
+    loop {
+        let lacks = reports.len() < known.max(deaths);
+        let wait = if lacks { PATIENCE } else { Duration::ZERO };
+        match tokio::time::timeout(wait, events.next()).await {
+            Ok(Some(NextEvent::Event(event))) => match event.kind {
+                EventKind::WorkerState { state: WorkerState::Crashed, .. } => deaths += 1,
+                EventKind::WorkerCrashed(report) => reports.push(*report),
+                _ => {}
+            },
+            Ok(Some(NextEvent::Missed(_))) => {}
+            Ok(None) | Err(_) => return reports,
+        }
+    }
 }
 
 /// Whether the signature holds; what is wrong about it weighs as much as the
@@ -202,7 +301,9 @@ fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
     let path = dir.join(TESTS);
     match std::fs::read(&path) {
         Ok(text) => {
-            serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+            // As manifests and code may have one.
+            let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
+            serde_json::from_slice(text).map_err(|error| format!("{}: {error}", path.display()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(format!("{}: {error}", path.display())),
@@ -229,16 +330,26 @@ async fn run_tests(
         let call = format!("{contract} {function}({})", shown.join(", "));
         let body = json!({ "contract": contract, "function": function, "args": args }).to_string();
         let answer = client.text(Method::POST, "/v1/call", Some(body)).await;
+        let error = match &answer {
+            Err(CommandError::Problem(problem)) => &problem["error"],
+            _ => &Value::Null,
+        };
+        let is_own = error.get("Guest").or(error.get("BadArguments")).is_some();
+        let (stack, died) = (told::of_error(error), error.get("WorkerCrashed").is_some());
         let detail = match answer {
             Ok(text) if fails => Some(format!("it should fail, and answered {text}")),
             Ok(text) => match serde_json::from_str::<Value>(&text) {
                 Ok(value) if value == result => None,
                 _ => Some(format!("expected {result}, and got {text}")),
             },
-            Err(_) if fails => None,
+            Err(_) if fails && is_own => None,
+            Err(error) if fails => Some(format!(
+                "it should fail by an error of its own, and did not get there: {error}"
+            )),
             Err(error) => Some(error.to_string()),
         };
-        outcomes.push(TestOutcome { call, ok: detail.is_none(), detail });
+        let stack = stack.filter(|_| detail.is_some());
+        outcomes.push(TestOutcome { call, ok: detail.is_none(), detail, stack, died });
     }
     Ok(outcomes)
 }

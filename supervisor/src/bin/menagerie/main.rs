@@ -17,6 +17,7 @@ mod run;
 mod scratch;
 mod sign;
 mod sse;
+mod told;
 mod top;
 
 use std::process::ExitCode;

@@ -238,7 +238,7 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
     line(&table.to_string());
 }
 
-pub(crate) fn crashes(crashes: &[CrashReport]) {
+pub(crate) fn crashes(crashes: &[CrashReport], verbose: bool) {
     if crashes.is_empty() {
         line("no crashes");
     }
@@ -278,10 +278,45 @@ pub(crate) fn crashes(crashes: &[CrashReport]) {
                 usage.system_seconds,
             ));
         }
-        let skip = crash.stderr.len().saturating_sub(5);
-        for text in &crash.stderr[skip..] {
+        let (shown, left) = match verbose {
+            true => (&crash.stderr[..], 0),
+            false => last_words(&crash.stderr),
+        };
+        for text in shown {
             line(&format!("  stderr: {text}"));
         }
+        if left > 0 {
+            line(&format!("  stderr: … and {left} more; --verbose shows all"));
+        }
+    }
+}
+
+/// How a runtime begins to tell what it dies of: Python, .NET, the native worker, C++.
+/// What comes first after that is what matters, as others' stacks may follow.
+const HEADS: [&str; 7] = [
+    "Fatal Python error",
+    "Unhandled exception",
+    "Fatal error",
+    "Process terminated",
+    "terminate called",
+    ": the stack of the thread that got it",
+    "' panicked at ",
+];
+/// Where Python tells a stack with no reason before it.
+const PYTHON_STACK: &str = "Current thread 0x";
+
+/// The lines of a standard error that tell best why its process has died, and how many
+/// follow them.
+fn last_words(stderr: &[String]) -> (&[String], usize) {
+    let last = |heads: &[&str]| {
+        stderr.iter().rposition(|line| heads.iter().any(|head| line.contains(head)))
+    };
+    match last(&HEADS).or_else(|| last(&[PYTHON_STACK])) {
+        Some(head) => {
+            let words = &stderr[head..];
+            words.split_at_checked(10).map_or((words, 0), |(shown, left)| (shown, left.len()))
+        }
+        None => (&stderr[stderr.len().saturating_sub(5)..], 0),
     }
 }
 
@@ -310,15 +345,21 @@ pub(crate) fn made(made: &Made) {
     for file in &made.files {
         line(&format!("  {file}"));
     }
-    let dir = made.dir.display();
     if made.ready {
-        line(&format!("made {}; try it: menagerie check {dir}", made.name));
+        line(&format!("made {}; try it: menagerie check {}", made.name, shell(&made.dir)));
     } else {
-        line(&format!("made {}; compile it: {dir}/build.sh", made.name));
+        line(&format!("made {}; compile it: {}", made.name, shell(&made.dir.join("build.sh"))));
     }
 }
 
-pub(crate) fn findings(findings: &Findings) {
+/// A path as a shell reads it.
+fn shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,@%:=".contains(c);
+    if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
+}
+
+pub(crate) fn findings(findings: &Findings, verbose: bool) {
     let name = findings.name.as_deref().unwrap_or("-");
     line(&format!("{name} in {}", findings.dir.display()));
     let say = |mark: &str, text: &str| {
@@ -333,6 +374,12 @@ pub(crate) fn findings(findings: &Findings) {
     for problem in &findings.problems {
         say("wrong", problem);
     }
+    let stack = |text: &Option<String>| {
+        for text in text.iter().flat_map(|text| text.lines()) {
+            line(&format!("          {text}"));
+        }
+    };
+    stack(&findings.stack);
     for contract in &findings.contracts {
         let functions = contract.functions.join(", ");
         say("ok", &format!("{}@{}: {functions}", contract.name, contract.version));
@@ -342,6 +389,12 @@ pub(crate) fn findings(findings: &Findings) {
             None => say("ok", &test.call),
             Some(detail) => say("wrong", &format!("{}: {detail}", test.call)),
         }
+        if verbose {
+            stack(&test.stack);
+        }
+    }
+    if !findings.crashes.is_empty() {
+        crashes(&findings.crashes, verbose);
     }
 }
 
@@ -373,4 +426,57 @@ pub(crate) fn report(report: &Report) {
         ]);
     }
     line(&features.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(stderr: &[&str]) -> (Vec<String>, usize) {
+        let lines: Vec<String> = stderr.iter().map(ToString::to_string).collect();
+        let (shown, left) = last_words(&lines);
+        (shown.to_vec(), left)
+    }
+
+    #[test]
+    fn s2_a_crash_is_shown_from_where_its_runtime_tells_it() {
+        let python = [
+            "a line",
+            "Fatal Python error: Aborted",
+            "",
+            "Current thread 0x1 (most recent call first):",
+            "  File \"main.py\", line 2 in <module>",
+            "",
+            "Thread 0x2 (most recent call first):",
+            "  File \"threading.py\", line 1 in wait",
+            "  File \"threading.py\", line 2 in wait",
+            "  File \"threading.py\", line 3 in wait",
+            "",
+            "Extension modules: a",
+        ];
+        let (lines, left) = shown(&python);
+        assert_eq!((lines[0].as_str(), lines.len(), left), (python[1], 10, 1));
+        let (lines, _) = shown(&python[2..]);
+        assert_eq!(lines[0], python[3]);
+        let native = ["a", "SIGSEGV: the stack of the thread that got it, innermost first:", "  b"];
+        assert_eq!(shown(&native), (vec![native[1].to_owned(), native[2].to_owned()], 0));
+    }
+
+    #[test]
+    fn s2_without_a_head_the_last_lines_are_shown() {
+        let (lines, left) = shown(&["1", "2", "3", "4", "5", "6"]);
+        assert_eq!((lines.join(""), left), ("23456".to_owned(), 0));
+        assert_eq!(shown(&[]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn g_a_path_is_written_as_a_shell_reads_it() {
+        for (path, written) in [
+            ("/a/b-c_1.so", "/a/b-c_1.so"),
+            ("/a/My Plugin", "'/a/My Plugin'"),
+            ("a'b", r"'a'\''b'"),
+        ] {
+            assert_eq!(shell(Path::new(path)), written);
+        }
+    }
 }

@@ -7,25 +7,21 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::client::{Client, CommandError, escape};
-use crate::render;
+use crate::{render, told};
 
 pub(super) async fn call(client: &Client, body: String, verbose: bool) -> Result<(), CommandError> {
     let call = client.text(Method::POST, "/v1/call", Some(body));
-    match render::patiently("waiting for the answer", call).await {
-        Ok(text) => {
-            render::line(&text);
-            Ok(())
-        }
-        Err(error) => {
-            if verbose && let CommandError::Problem(problem) = &error {
-                stack(problem);
-            }
-            Err(error)
-        }
-    }
+    let answer = render::patiently("waiting for the answer", call).await;
+    render::line(&explained(answer, verbose)?);
+    Ok(())
 }
 
-pub(super) async fn load(client: &Client, dir: &Path, json: bool) -> Result<(), CommandError> {
+pub(super) async fn load(
+    client: &Client,
+    dir: &Path,
+    json: bool,
+    verbose: bool,
+) -> Result<(), CommandError> {
     let dir = std::path::absolute(dir)
         .map_err(|error| CommandError::Failed(format!("{}: {error}", dir.display())))?;
     let path = dir.to_str().ok_or_else(|| {
@@ -35,15 +31,22 @@ pub(super) async fn load(client: &Client, dir: &Path, json: bool) -> Result<(), 
     let body = json!({ "path": path }).to_string();
     let what = format!("loading {}", dir.display());
     let answer = client.text(Method::POST, "/v1/bundles", Some(body));
-    done(&render::patiently(&what, answer).await?, json, |answer| {
+    let answer = explained(render::patiently(&what, answer).await, verbose)?;
+    done(&answer, json, |answer| {
         format!("loaded {} (generation {})", text(&answer["name"]), answer["generation"])
     })
 }
 
-pub(super) async fn reload(client: &Client, name: &str, json: bool) -> Result<(), CommandError> {
+pub(super) async fn reload(
+    client: &Client,
+    name: &str,
+    json: bool,
+    verbose: bool,
+) -> Result<(), CommandError> {
     let path = format!("/v1/bundles/{}/reload", escape(name));
     let answer = client.text(Method::POST, &path, None);
-    done(&render::patiently("reloading", answer).await?, json, |answer| {
+    let answer = explained(render::patiently("reloading", answer).await, verbose)?;
+    done(&answer, json, |answer| {
         format!("reloaded {} (generation {})", text(&answer["name"]), answer["generation"])
     })
 }
@@ -125,30 +128,15 @@ pub(super) fn call_body(
     ))
 }
 
-/// Shows a plugin's stack.
-fn stack(problem: &Value) {
-    let text = told(&problem["error"]["Guest"]);
-    if !text.is_empty() {
+/// With `verbose`, shows what a plugin's own error tells beside its message.
+fn explained<T>(outcome: Result<T, CommandError>, verbose: bool) -> Result<T, CommandError> {
+    if let Err(CommandError::Problem(problem)) = &outcome
+        && verbose
+        && let Some(text) = told::of_error(&problem["error"])
+    {
         render::note(&text);
     }
-}
-
-/// An error's stack and its causes, but for those that the stack tells, too, as
-/// Python's does.
-fn told(error: &Value) -> String {
-    let mut text = error["stack"].as_str().unwrap_or_default().trim_end().to_owned();
-    for cause in error["inner"].as_array().into_iter().flatten() {
-        let part = |name: &str| cause[name].as_str().unwrap_or_default();
-        let head = format!("{}: {}", part("type_name"), part("message"));
-        if text.contains(&head) {
-            continue;
-        }
-        let below = told(cause);
-        let gap = if below.is_empty() { "" } else { "\n" };
-        let begin = if text.is_empty() { "" } else { "\n" };
-        text = format!("{text}{begin}caused by {head}{gap}{below}");
-    }
-    text
+    outcome
 }
 
 #[cfg(test)]
@@ -165,23 +153,5 @@ mod tests {
         for (nanos, ms) in [(0, 0), (1, 1), (500_000, 1), (1_000_000, 1), (1_000_001, 2)] {
             assert_eq!(body(Some(Duration::from_nanos(nanos))), json!(ms), "{nanos} ns");
         }
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let error = json!({
-            "stack": "at outer\n", "inner": [
-                { "type_name": "E", "message": "one", "stack": "at one", "inner": [
-                    { "type_name": "F", "message": "deep", "stack": "", "inner": [] }] },
-                { "type_name": "E", "message": "two" }]
-        });
-        let expected = "at outer\ncaused by E: one\nat one\ncaused by F: deep\ncaused by E: two";
-        assert_eq!(told(&error), expected);
-        let python = json!({
-            "stack": "E: one\n\nThe above exception was the direct cause", "inner": [
-                { "type_name": "E", "message": "one", "stack": "E: one" }]
-        });
-        assert_eq!(told(&python), python["stack"].as_str().unwrap_or_default());
-        assert_eq!(told(&json!(null)), "");
     }
 }

@@ -38,9 +38,9 @@ pub(super) async fn sign(dir: PathBuf, key: PathBuf, json: bool) -> Result<(), C
     Ok(())
 }
 
-pub(super) async fn check(args: Check, json: bool) -> Result<(), CommandError> {
+pub(super) async fn check(args: Check, json: bool, verbose: bool) -> Result<(), CommandError> {
     let findings = render::patiently("checking", check::check(args)).await?;
-    show(&findings, json, render::findings);
+    show(&findings, json, |findings| render::findings(findings, verbose));
     if findings.is_sound() {
         Ok(())
     } else {

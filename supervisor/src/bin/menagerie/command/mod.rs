@@ -30,7 +30,7 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
         }
         Command::Crashes { about } => {
             let path = Query::about(&about).path("/v1/crashes");
-            let table = |list: &Vec<_>| render::crashes(list);
+            let table = |list: &Vec<_>| render::crashes(list, verbose);
             wait(looking::show(client, &path, json, table))
         }
         Command::Events { about, level, no_follow } => {
@@ -44,8 +44,8 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
             let body = acting::call_body(&contract, &function, &arguments, timeout)?;
             wait(acting::call(client, body, verbose))
         }
-        Command::Load { dir } => wait(acting::load(client, &dir, json)),
-        Command::Reload { name } => wait(acting::reload(client, &name, json)),
+        Command::Load { dir } => wait(acting::load(client, &dir, json, verbose)),
+        Command::Reload { name } => wait(acting::reload(client, &name, json, verbose)),
         Command::Unload { name, cascade } => wait(acting::unload(client, &name, cascade, json)),
         Command::Restart { loader, rolling } => {
             wait(acting::restart(client, &loader, rolling, json))
@@ -57,7 +57,7 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
         }
         Command::Keygen { out } => making::keygen(out, json),
         Command::Sign { dir, key } => wait(making::sign(dir, key, json)),
-        Command::Check(args) => wait(making::check(args, json)),
+        Command::Check(args) => wait(making::check(args, json, verbose)),
         Command::Top { every, once } if json => wait(top::lines(client, every, once)),
         Command::Top { every, once } => wait(top::top(client, every, once)),
         Command::Completions { shell } => {
