@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::results::{NoJson, to_json};
 use super::serve::{self, Limits};
 use super::stream::{self, Choice, choice};
-use super::values::{FromJson, oversized_integer};
+use super::values::{ARGUMENT, Arguments, oversized_integer};
 use super::{Gate, Peer, Right, metrics, page};
 use crate::Supervisor;
 use crate::blocking::blocking;
@@ -272,7 +272,7 @@ struct CallBody {
     contract: String,
     function: String,
     #[serde(default)]
-    args: Vec<FromJson>,
+    args: Arguments,
     #[serde(default)]
     timeout_ms: Option<u64>,
 }
@@ -318,21 +318,31 @@ async fn call(
 
 /// What a call asks for, and its arguments as MessagePack.
 fn read_call(body: &Bytes) -> Result<(CallBody, Vec<u8>), Problem> {
-    let mut asked: CallBody = parse(body)?;
+    let mut asked: CallBody = serde_json::from_slice(body).map_err(|error| {
+        let (text, at) = (error.to_string(), (error.line(), error.column()));
+        // Who writes arguments need not have written the body that they stand in.
+        match text.strip_suffix(&format!(" at line {} column {}", at.0, at.1)) {
+            Some(text) if text.starts_with(ARGUMENT) => Problem::bad_request(text),
+            _ => not_as_expected(&error),
+        }
+    })?;
     if let Some(integer) = oversized_integer(body) {
         let problem = format!("{integer} fits neither a signed nor an unsigned integer of 64 bits");
         return Err(Problem::bad_request(problem));
     }
-    let args = std::mem::take(&mut asked.args).into_iter().map(|FromJson(value)| value);
+    let Arguments(args) = std::mem::take(&mut asked.args);
     let mut bytes = Vec::new();
-    rmpv::encode::write_value(&mut bytes, &rmpv::Value::Array(args.collect()))
+    rmpv::encode::write_value(&mut bytes, &rmpv::Value::Array(args))
         .map_err(|error| Problem::bad_request(error.to_string()))?;
     Ok((asked, bytes))
 }
 
 fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("the body is not as expected: {error}")))
+    serde_json::from_slice(body).map_err(|error| not_as_expected(&error))
+}
+
+fn not_as_expected(error: &serde_json::Error) -> Problem {
+    Problem::bad_request(format!("the body is not as expected: {error}"))
 }
 
 #[cfg(test)]

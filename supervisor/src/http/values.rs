@@ -40,6 +40,40 @@ impl<'de> Deserialize<'de> for FromJson {
     }
 }
 
+/// What the error of a bad argument begins with; its number follows, from 1.
+pub(super) const ARGUMENT: &str = "argument ";
+
+/// The arguments of a call.
+#[derive(Debug, Default)]
+pub(super) struct Arguments(pub(super) Vec<Value>);
+
+impl<'de> Deserialize<'de> for Arguments {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct List;
+        impl<'de> Visitor<'de> for List {
+            type Value = Vec<Value>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of arguments")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Vec<Value>, A::Error> {
+                let mut args = Vec::new();
+                loop {
+                    let next = from.next_element().map_err(|error| {
+                        A::Error::custom(format_args!("{ARGUMENT}{}: {error}", args.len() + 1))
+                    })?;
+                    match next {
+                        Some(FromJson(arg)) => args.push(arg),
+                        None => return Ok(args),
+                    }
+                }
+            }
+        }
+        from.deserialize_seq(List).map(Self)
+    }
+}
+
 struct JsonVisitor;
 
 impl<'de> Visitor<'de> for JsonVisitor {

@@ -141,3 +141,54 @@ fn s2_a_stranger_on_the_control_socket_is_turned_away() {
     }
     assert_eq!(running.worker()["pid"].as_i64(), Some(pid));
 }
+
+/// A stack is what its author needs, and the log has it in any case.
+#[test]
+fn c3_load_and_reload_show_the_stack_with_verbose() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = "name = 'a'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['a@1']\n";
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("manifest.toml", manifest);
+    let broken = "local function deep()\n  error('no')\nend\ndeep()\nreturn {}";
+    write("main.lua", broken);
+    let running = Running::start();
+    let dir = folder.path().to_str().unwrap();
+    let fails = |args: &[&str]| {
+        let output = running.menagerie(args);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        stderr(&output)
+    };
+    assert_eq!(fails(&["load", dir]).lines().count(), 1);
+    let told = fails(&["load", "-v", dir]);
+    assert!(told.contains("main.lua:4: in main chunk"), "{told}");
+    write("main.lua", "return { ['a@1'] = { f = function() end } }");
+    assert!(running.menagerie(&["load", dir]).status.success());
+    write("main.lua", broken);
+    assert_eq!(fails(&["reload", "a"]).lines().count(), 1);
+    let told = fails(&["reload", "a", "--verbose"]);
+    assert!(told.contains("main.lua:4: in main chunk"), "{told}");
+    let log = stdout(&running.menagerie(&["logs", "--bundle", "a"]));
+    assert!(log.contains("main.lua:4: in main chunk"), "{log}");
+}
+
+#[test]
+fn c1_a_value_that_is_none_is_told_by_the_number_of_its_argument() {
+    let running = Running::start();
+    for value in [r#"{"$float":"NaN"}"#, r#"{"$map":[[1,"a"]]}"#] {
+        let output = running.menagerie(&["call", "probe@1", "echo", value]);
+        assert_eq!(stdout(&output).trim().replace(' ', ""), value, "{output:?}");
+    }
+    for (wrong, told) in [
+        (
+            r#"{"$float":"nan"}"#,
+            "argument 2: $float: expected \"NaN\", \"Infinity\" or \"-Infinity\"",
+        ),
+        (r#"[{"$map":[1]}]"#, "argument 2: $map: expected a list of pairs"),
+        (r#"{"$bytes":"?"}"#, "argument 2: $bytes: "),
+        (r#"{"a":1,"a":2}"#, "argument 2: the key \"a\" stands twice"),
+    ] {
+        let output = running.menagerie(&["call", "probe@1", "echo", "1", wrong]);
+        let error = stderr(&output);
+        assert!(error.contains(told) && !error.contains("line 1"), "{wrong}: {error}");
+    }
+}

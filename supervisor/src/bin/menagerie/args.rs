@@ -82,7 +82,9 @@ pub(crate) enum Command {
     #[command(after_help = "Each argument is JSON, so a string needs quotes of its own:\n  \
         menagerie call greeter@1 greet '\"Ada\"'\n  \
         menagerie call greeter-lua/greeter@1 greet_all '[\"Ada\", \"Grace\"]'\n\
-        Bytes are {\"$bytes\": \"<base64>\"}.")]
+        What JSON has no form for is an object with one key, in arguments and results:\n  \
+        {\"$bytes\": \"<base64>\"}, {\"$float\": \"NaN\"} (or Infinity, -Infinity),\n  \
+        {\"$map\": [[KEY, VALUE], ...]} for keys that are no strings.")]
     Call {
         /// CONTRACT or BUNDLE/CONTRACT, for example greeter@1
         contract: String,
