@@ -125,7 +125,8 @@ impl Core {
         old.lane.close();
         if !process.drain(&old.lane, self.config.drain).await {
             let limit_ms = u64::try_from(self.config.drain.as_millis()).unwrap_or(u64::MAX);
-            return Err(RuntimeError::TimedOut { step: "drain".to_owned(), limit_ms });
+            let (bundle, step) = (bundle.name.clone(), "drain".to_owned());
+            return Err(RuntimeError::TimedOut { bundle, step, limit_ms });
         }
         // One whose `on_unload` fails goes on as it is: it has left no state to be
         // resumed with.

@@ -113,8 +113,8 @@ impl Core {
             }
             process.ended().await;
             worker.turned_from(&process).await;
-            // It may have died of another bundle, or been asked to stop: one more try
-            // tells. What has killed it alone would do so again.
+            // It may have died of another bundle, by somebody else's kill, or because it
+            // was asked to stop: one more try tells. What has killed it would do so again.
             if !is_first || process.died_of(&bundle.name) {
                 return outcome;
             }

@@ -94,8 +94,10 @@ pub enum RuntimeError {
         problem: String,
     },
     /// The step took longer than it may.
-    #[error("'{step}' did not end within {limit_ms} ms")]
+    #[error("'{step}' of '{bundle}' did not end within {limit_ms} ms")]
     TimedOut {
+        /// The bundle.
+        bundle: String,
         /// Which step.
         step: String,
         /// The limit, in milliseconds.

@@ -30,6 +30,11 @@ pub(super) struct Death {
     /// The bundles to blame: those that ran, or the one whose fault it
     /// certainly was.
     pub(super) suspects: Vec<String>,
+    /// Whether that is certain: they did it, or ran alone when the process ended by its
+    /// own doing.
+    pub(super) is_certain: bool,
+    /// Whether the supervisor ended it for what no bundle in particular has done.
+    pub(super) is_ours: bool,
     /// Who has died, if it had said hello.
     pub(super) process: Option<Arc<Process>>,
     stderr: Stderr,
@@ -54,7 +59,11 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     };
     let moments = process.died(failure, |bundle, lane| bundle.orphaned(lane));
     let reason = reason();
-    let (suspects, suspect) = suspects(&moments, ended.end, reason.is_some());
+    // What had begun to die before the kill has its own end.
+    let is_killed = ended.end == End::Signal(libc::SIGKILL);
+    let of_nobody = moments.reason.as_ref().is_some_and(|kill| kill.bundle.is_none());
+    let is_ours = given_up.is_some() || of_nobody && is_killed;
+    let Blamed { suspects, suspect, is_certain } = blamed(&moments, ended.end, is_ours);
     let LastMoments { running, reason: kill, .. } = moments;
     let condition = kill.and_then(|kill| kill.condition).or(process.condition());
     let cause = cause(ended.end, words(reason.as_ref()));
@@ -64,13 +73,23 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     death.report.condition = condition;
     death.report.missed_heartbeats = missed;
     death.suspects = suspects;
+    death.is_certain = is_certain;
+    death.is_ours = is_ours;
     death.process = Some(process);
     death
 }
 
-/// The bundles to blame for a death, and the one to be named in its report although
-/// what ran does not show it. `wanted`: the supervisor had a reason for it.
-fn suspects(moments: &LastMoments, end: End, wanted: bool) -> (Vec<String>, Option<String>) {
+/// Who is to blame for a death.
+struct Blamed {
+    suspects: Vec<String>,
+    /// The one to be named in its report although what ran does not show it.
+    suspect: Option<String>,
+    is_certain: bool,
+}
+
+/// Who is to blame for a death. `is_ours`: the supervisor had a reason for it.
+fn blamed(moments: &LastMoments, end: End, is_ours: bool) -> Blamed {
+    let certain = |suspects, suspect| Blamed { suspects, suspect, is_certain: true };
     let ran = || moments.running.iter().map(|call| call.bundle.clone());
     if let Some(kill) = &moments.reason
         && let Some(bundle) = kill.bundle.clone()
@@ -78,25 +97,25 @@ fn suspects(moments: &LastMoments, end: End, wanted: bool) -> (Vec<String>, Opti
         // Without others it is certain in any case.
         let others = ran().filter(|_| !kill.is_certain);
         let suspect = moments.running.is_empty().then(|| bundle.clone());
-        return (others.chain([bundle]).collect(), suspect);
+        return certain(others.chain([bundle]).collect(), suspect);
     }
-    if let Some(named) = moments.ended_by.clone().filter(|_| !wanted) {
-        return (vec![named.clone()], Some(named));
+    if let Some(named) = moments.ended_by.clone().filter(|_| !is_ours) {
+        return certain(vec![named.clone()], Some(named));
     }
     let ran: Vec<String> = ran().collect();
     let mut loaded = moments.loaded.iter();
     let only = loaded.next().filter(|_| loaded.next().is_none());
     // A socket that is closed is missed a while later: whoever happens to run then has
     // not closed it, unless nobody else was there.
-    let ran_by_chance = !wanted && end == End::Exit(EXIT_CONTROL_LOST);
+    let ran_by_chance = !is_ours && end == End::Exit(EXIT_CONTROL_LOST);
     if ran_by_chance && only.is_none() {
-        return (Vec::new(), None);
+        return Blamed { suspects: Vec::new(), suspect: None, is_certain: false };
     }
     // Where nothing ran, the only bundle is named and not blamed: its quarantine would
     // protect nobody else, and the worker's own has trial starts.
-    let own_doing = !wanted && by_itself(end);
+    let own_doing = !is_ours && by_itself(end);
     let suspect = only.filter(|_| own_doing && ran.is_empty()).cloned();
-    (ran, suspect)
+    Blamed { suspects: ran, suspect, is_certain: own_doing }
 }
 
 /// Whether a process ends like this by its own doing: others send other signals.
@@ -160,7 +179,14 @@ fn death(
         stderr: Vec::new(),
         uptime_ms: u64::try_from(child.started.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    Death { report, suspects: Vec::new(), process: None, stderr: child.remains() }
+    Death {
+        report,
+        suspects: Vec::new(),
+        is_certain: false,
+        is_ours: false,
+        process: None,
+        stderr: child.remains(),
+    }
 }
 
 /// The cause of an end, in words.

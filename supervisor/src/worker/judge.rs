@@ -41,7 +41,8 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook 
         running.any(|call| call.bundle == name && call.activity == Activity::Load)
     };
     let mut outlook = Outlook::Open;
-    if !names.is_empty() && found.is_empty() && names.iter().all(|name| is_loaded(name)) {
+    let are_new = !names.is_empty() && found.is_empty();
+    if are_new && !death.is_ours && names.iter().all(|name| is_loaded(name)) {
         outlook = Outlook::Untouched;
     }
     for (name, verdict) in verdicts {
@@ -68,7 +69,7 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook 
             }
         }
     }
-    if let Some(process) = &death.process {
+    if let Some(process) = death.process.as_ref().filter(|_| death.is_certain) {
         process.blame(&death.suspects);
     }
     outlook

@@ -83,7 +83,7 @@ pub(crate) struct Process {
     dead: watch::Sender<bool>,
     /// How it ended, from then on.
     end: OnceLock<End>,
-    /// The bundles that are to blame for that, if it was a crash.
+    /// The bundles that are certainly to blame for that, if it was a crash.
     blamed: OnceLock<Vec<String>>,
     /// Why the supervisor killed it, if it did.
     reason: Mutex<Option<KillReason>>,
@@ -404,7 +404,7 @@ impl Process {
         let _ = self.end.set(end);
     }
 
-    /// It has crashed, and these bundles are to blame.
+    /// It has crashed, and these bundles are certainly to blame, or one of them.
     pub(super) fn blame(&self, suspects: &[String]) {
         let _ = self.blamed.set(suspects.to_vec());
     }

@@ -49,8 +49,10 @@ async fn meets_the_limit_of_the_load(fault: &'static str, _: &'static str) {
     config.load_timeout = Duration::from_secs(4);
     let stage = Stage::set(config).await;
     let outcome = stage.supervisor.load(stage.victim()).await;
-    let Err(RuntimeError::TimedOut { step, limit_ms }) = &outcome else { panic!("{outcome:?}") };
-    assert_eq!((step.as_str(), *limit_ms), ("load", 4000));
+    let Err(RuntimeError::TimedOut { bundle, step, limit_ms }) = &outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!((bundle.as_str(), step.as_str(), *limit_ms), ("victim", "load", 4000));
     let report = stage.report(1).await;
     let reason = report.reason.clone().unwrap_or_default();
     assert!(reason.contains("'load' of 'victim' did not end"), "{report:?}");

@@ -130,7 +130,7 @@ async fn cost_the_worker(
 }
 
 fn timed_out<T: std::fmt::Debug>(outcome: Result<T, RuntimeError>, step: &str) {
-    let Err(RuntimeError::TimedOut { step: found, limit_ms: 4000 }) = &outcome else {
+    let Err(RuntimeError::TimedOut { step: found, limit_ms: 4000, .. }) = &outcome else {
         panic!("{outcome:?}")
     };
     assert_eq!(found, step);

@@ -40,7 +40,8 @@ impl Process {
                 let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
                 self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-                Err(RuntimeError::TimedOut { step: format!("{step} of {bundle}"), limit_ms })
+                let (bundle, step) = (bundle.to_owned(), step.to_owned());
+                Err(RuntimeError::TimedOut { bundle, step, limit_ms })
             }
         }
     }
