@@ -293,10 +293,11 @@ pub(crate) fn crashes(crashes: &[CrashReport], verbose: bool) {
 
 /// How a runtime begins to tell what it dies of: Python, .NET, the native worker, C++.
 /// What comes first after that is what matters, as others' stacks may follow.
-const HEADS: [&str; 7] = [
+const HEADS: [&str; 8] = [
     "Fatal Python error",
     "Unhandled exception",
     "Fatal error",
+    "Stack overflow",
     "Process terminated",
     "terminate called",
     ": the stack of the thread that got it",
