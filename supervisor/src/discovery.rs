@@ -2,6 +2,7 @@
 //! one that is broken does not stop the others, and is listed with its reason.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use menagerie_protocol::loader::manifest::MANIFEST_FILE;
@@ -55,6 +56,21 @@ impl Found {
         found
     }
 
+    /// Where nobody can read them: each bundle that stands there is broken, for this reason.
+    fn unread_in(paths: &[PathBuf], error: &io::Error) -> Vec<Self> {
+        let mut found = Vec::new();
+        for path in paths {
+            match bundles_in(path) {
+                Ok(dirs) => found.extend(dirs.into_iter().map(|dir| {
+                    let error = LoaderError::io(&dir, error);
+                    Self::Broken(dir, error)
+                })),
+                Err(error) => found.push(Self::Nothing(path.clone(), error)),
+            }
+        }
+        found
+    }
+
     fn of_dir(dir: PathBuf) -> Self {
         match ManifestData::read(&dir) {
             Ok(parsed) => Self::Bundle(dir, Box::new(parsed.manifest)),
@@ -81,11 +97,7 @@ impl Core {
         let wanted = paths.to_vec();
         let found = match blocking(move || Found::all_in(&wanted)).await {
             Ok(found) => found,
-            Err(error) => {
-                let none =
-                    |path: &PathBuf| Found::Nothing(path.clone(), LoaderError::io(path, &error));
-                paths.iter().map(none).collect()
-            }
+            Err(error) => Found::unread_in(paths, &error),
         };
         let mut outcomes = Outcomes::new();
         let mut whole = Vec::new();
@@ -147,6 +159,11 @@ impl Core {
         if matches!(error, RuntimeError::AlreadyLoaded { .. }) {
             return;
         }
+        let folder = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let bundles = lock(&self.registry).all();
+        if bundles.iter().any(|bundle| bundle.path().as_ref() == Some(&folder)) {
+            return;
+        }
         let name = manifest.map_or_else(|| folder_name(dir), |manifest| manifest.name.clone());
         let state = match self.standing(&name) {
             Verdict::Quarantine(_) => BundleState::Quarantined,
@@ -172,14 +189,18 @@ impl Core {
                 _ => None,
             },
         };
-        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-        lock(&self.broken).insert(dir, status);
+        lock(&self.broken).insert(folder, status);
     }
 
-    /// The folder of a broken bundle of this name.
-    pub(crate) fn broken_dir(&self, name: &str) -> Option<PathBuf> {
-        let broken = lock(&self.broken);
-        broken.iter().find(|(_, status)| status.name == name).map(|(dir, _)| dir.clone())
+    /// The folder of a broken bundle of this name, and the path by which it was found.
+    pub(crate) fn broken_dir(&self, name: &str) -> Option<(PathBuf, PathBuf)> {
+        let (dir, found) = {
+            let broken = lock(&self.broken);
+            let (dir, status) = broken.iter().find(|(_, status)| status.name == name)?;
+            (dir.clone(), status.path.as_ref().map(PathBuf::from))
+        };
+        let found = found.filter(|found| found.canonicalize().is_ok_and(|at| at == dir));
+        Some((dir.clone(), found.unwrap_or(dir)))
     }
 }
 
@@ -206,4 +227,27 @@ pub(crate) fn bundles_in(path: &Path) -> Result<Vec<PathBuf>, LoaderError> {
         return Err(LoaderError::ManifestNotFound { path: path.join(MANIFEST_FILE) });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r3_bundles_that_nobody_can_read_are_broken_and_not_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join(MANIFEST_FILE), "").unwrap();
+        }
+        let paths = [dir.path().to_owned(), dir.path().join("none")];
+        let found = Found::unread_in(&paths, &io::ErrorKind::WouldBlock.into());
+        let [Found::Broken(a, _), Found::Broken(b, error), Found::Nothing(none, _)] = &found[..]
+        else {
+            panic!("two are broken, and one is nowhere")
+        };
+        assert_eq!((a, b), (&dir.path().join("a"), &dir.path().join("b")));
+        assert_eq!(*none, paths[1]);
+        assert!(error.to_string().contains("would block"), "{error}");
+    }
 }

@@ -33,7 +33,7 @@ impl Core {
 
     async fn reload_with_dependents(&self, name: &str) -> Result<BundleStatus, RuntimeError> {
         let known = lock(&self.registry).get(name).is_ok();
-        if !known && let Some(dir) = self.broken_dir(name) {
+        if !known && let Some((_, dir)) = self.broken_dir(name) {
             // By hand it gets another chance (S5).
             lock(&self.blame).forget(name);
             let outcome = self.load_dir(&dir).await;

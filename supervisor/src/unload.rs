@@ -18,7 +18,7 @@ impl Core {
         // No new call can find it from here on.
         let taken = lock(&self.registry).take(name);
         if matches!(taken, Err(RuntimeError::BundleNotFound { .. }))
-            && let Some(dir) = self.broken_dir(name)
+            && let Some((dir, _)) = self.broken_dir(name)
         {
             lock(&self.broken).remove(&dir);
             return Ok(());
