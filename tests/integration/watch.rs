@@ -37,12 +37,23 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Sets a link to lead to a folder, in one step.
+fn link(to: &Path, at: &Path) {
+    let next = at.with_extension("new");
+    std::os::unix::fs::symlink(to, &next).unwrap();
+    std::fs::rename(&next, at).unwrap();
+}
+
 impl Watched {
     async fn of(bundles: &[&Bundle]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (at, bundle) in bundles.iter().enumerate() {
             copy(&bundle.path(), &folder.path().join(format!("bundle-{at}")));
         }
+        Self::of_folder(folder).await
+    }
+
+    async fn of_folder(folder: tempfile::TempDir) -> Self {
         let supervisor = start();
         let recorder = Recorder::of(&supervisor);
         let paths = [folder.path().to_owned()];
@@ -226,6 +237,140 @@ async fn l6_a_bundle_that_was_moved_is_reloaded_from_where_it_is() {
     watched.says("a", "three").await;
     let path = watched.status("a").unwrap().path.unwrap();
     assert!(path.ends_with("moved"), "{path}");
+    watched.supervisor.shutdown().await;
+}
+
+/// A release is switched as installers do it: a link is set anew, and the old one stays
+/// for a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_link_that_leads_to_another_release_is_followed() {
+    let (folder, releases) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let release = |text: &str| {
+        let at = releases.path().join(text);
+        copy(&lua("app", "", text).path(), &at);
+        at
+    };
+    let (one, two, three) = (release("one"), release("two"), release("three"));
+    let app = folder.path().join("app");
+    link(&one, &app);
+    copy(&lua("other", "", "other").path(), &folder.path().join("other"));
+    let watched = Watched::of_folder(folder).await;
+    watched.says("app", "one").await;
+    link(&two, &app);
+    watched.says("app", "two").await;
+    std::fs::write(two.join("main.lua"), says("app", "two, edited")).unwrap();
+    watched.says("app", "two, edited").await;
+    // The old one has gone first, this time; and back.
+    std::fs::remove_dir_all(&two).unwrap();
+    link(&three, &app);
+    watched.says("app", "three").await;
+    link(&one, &app);
+    watched.says("app", "one").await;
+    let told = watched.recorder.all().into_iter().find_map(|event| match event {
+        EventKind::BundleFailed { reason, .. } if !reason.contains("is gone") => Some(reason),
+        _ => None,
+    });
+    assert_eq!(told, None);
+    // It is the link's bundle still: without the link it is asked for no more.
+    std::fs::remove_file(&app).unwrap();
+    watched.failure("app", "leads to").await;
+    let paths = [watched.folder.path().to_owned()];
+    let done = watched.supervisor.reconcile(&paths, &paths).await;
+    assert_eq!(done.unloaded, ["app"]);
+    watched.supervisor.shutdown().await;
+}
+
+/// Who was broken first is the link's bundle too.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_a_broken_bundle_behind_a_link_is_loaded_as_the_links() {
+    let (folder, releases) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (name, text) in [("user", "[[dependency]]\ncontract = 'late@1'"), ("by-hand", "")] {
+        let bundle = lua(name, text, name);
+        if name == "by-hand" {
+            bundle.write("main.lua", "error('not yet')");
+        }
+        copy(&bundle.path(), &releases.path().join(name));
+        link(&releases.path().join(name), &folder.path().join(name));
+    }
+    let watched = Watched::of_folder(folder).await;
+    let state = |name: &str| watched.status(name).map(|bundle| bundle.state);
+    assert_eq!(state("user"), Some(BundleState::Failed));
+    copy(&lua("late", "", "late").path(), &watched.file("late"));
+    watched.says("user", "user").await;
+    let broken = watched.supervisor.reload("by-hand").await.unwrap_err();
+    assert!(broken.to_string().contains("not yet"), "{broken}");
+    let main = releases.path().join("by-hand/main.lua");
+    std::fs::write(main, says("by-hand", "hello")).unwrap();
+    watched.says("by-hand", "hello").await;
+    for name in ["user", "by-hand"] {
+        std::fs::remove_file(watched.file(name)).unwrap();
+    }
+    let paths = [watched.folder.path().to_owned()];
+    let mut done = watched.supervisor.reconcile(&paths, &paths).await.unloaded;
+    done.sort();
+    assert_eq!(done, ["by-hand", "user"]);
+    watched.supervisor.shutdown().await;
+}
+
+/// The last that comes lets the broken one load, and that one the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn r3_bundles_that_come_together_are_loaded_whoever_needs_whom() {
+    let needs = |name: &str| format!("[[dependency]]\ncontract = '{name}@1'");
+    let middle = lua("middle", &needs("base"), "middle");
+    let watched = Watched::of(&[&middle, &lua("a", "", "one")]).await;
+    watched.says("a", "one").await;
+    let coming = tempfile::tempdir().unwrap();
+    for (name, more) in [("top", needs("middle")), ("base", String::new())] {
+        copy(&lua(name, &more, name).path(), &coming.path().join(name));
+    }
+    // Within one quiet.
+    for name in ["top", "base"] {
+        std::fs::rename(coming.path().join(name), watched.file(name)).unwrap();
+    }
+    for name in ["base", "middle", "top"] {
+        watched.says(name, name).await;
+    }
+    watched.supervisor.shutdown().await;
+}
+
+/// Else there would be a generation for each of its own writes, without end.
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_bundle_that_writes_into_its_own_folder_is_not_reloaded_without_end() {
+    let code = |more: &str, text: &str| {
+        format!(
+            "import menagerie, pathlib, time\n\
+             {more}\n\
+             @menagerie.export('a@1')\n\
+             def who():\n    return '{text}'\n"
+        )
+    };
+    let writes = "(pathlib.Path(__file__).parent / 'started.txt').write_text(str(time.time()))";
+    let manifest = "name = 'a'\nloader = 'python'\nfile = 'main.py'\nprovides = ['a@1']\n";
+    let bundle = Bundle::of(&[("manifest.toml", manifest), ("main.py", &code(writes, "restless"))]);
+    let watched = Watched::of(&[&bundle]).await;
+    watched.failure("a", "started.txt").await;
+    watched.says("a", "restless").await;
+    // What is mended comes, be it after the pause.
+    std::fs::write(watched.file("bundle-0/main.py"), code("", "mended")).unwrap();
+    watched.says("a", "mended").await;
+    watched.supervisor.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_watch_with_waits_beyond_all_clocks_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    copy(&lua("a", "", "one").path(), &folder.path().join("a"));
+    let supervisor = start();
+    let mut settings = settings();
+    (settings.longest, settings.poll) = (Duration::MAX, Duration::MAX);
+    let paths = [folder.path().to_owned()];
+    let watch = supervisor.watch(&paths, settings);
+    supervisor.load_all(&paths).await;
+    let watched =
+        Watched { folder, recorder: Recorder::of(&supervisor), supervisor, _watch: watch };
+    watched.says("a", "one").await;
+    std::fs::write(watched.file("a/main.lua"), says("a", "two")).unwrap();
+    watched.says("a", "two").await;
     watched.supervisor.shutdown().await;
 }
 

@@ -21,6 +21,17 @@ impl Fingerprint {
         found
     }
 
+    /// A file that is not in the other as it is here, or only there.
+    pub(super) fn difference<'f>(&'f self, other: &'f Self) -> Option<&'f Path> {
+        let lacks = |here: &'f Self, there: &Self| {
+            here.0
+                .iter()
+                .find(|(path, file)| there.0.get(*path) != Some(file))
+                .map(|(path, _)| path)
+        };
+        lacks(other, self).or_else(|| lacks(self, other)).map(PathBuf::as_path)
+    }
+
     fn add(&mut self, dir: &Path, depth: usize) {
         let Ok(entries) = std::fs::read_dir(dir) else { return };
         for entry in entries.flatten() {
@@ -69,6 +80,10 @@ mod tests {
         std::fs::write(&file, "other").unwrap();
         let changed = Fingerprint::of(dir.path());
         assert_ne!(changed, before);
+        assert_eq!(before.difference(&changed), Some(&*file));
+        assert_eq!(changed.difference(&changed), None);
+        assert_eq!(Fingerprint::default().difference(&changed), Some(&*file));
+        assert_eq!(changed.difference(&Fingerprint::default()), Some(&*file));
         // The same content by another file.
         std::fs::write(dir.path().join("next.new"), "other").unwrap();
         std::fs::rename(dir.path().join("next.new"), &file).unwrap();

@@ -7,6 +7,7 @@
 //! notification was lost in between.
 
 mod fingerprint;
+mod pace;
 mod quiet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +22,18 @@ use tokio::task::AbortHandle;
 
 use crate::bundle::Place;
 use crate::core::Core;
-use crate::discovery::bundles_in;
+use crate::discovery::{bundles_in, folder_name};
 use crate::events::Step;
 use crate::lane::lock;
 use crate::status::BundleState;
 use fingerprint::Fingerprint;
+use pace::Pace;
 use quiet::Quiet;
 
-/// How a watch waits.
+/// No wait is longer, whatever is set: clocks have an end.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How a watch waits. What is longer than a day is a day.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct WatchSettings {
@@ -38,6 +43,16 @@ pub struct WatchSettings {
     pub longest: Duration,
     /// How often they are looked at where the system cannot tell of changes.
     pub poll: Duration,
+}
+
+impl WatchSettings {
+    /// With no wait that a clock cannot add up.
+    fn within_limits(mut self) -> Self {
+        for wait in [&mut self.quiet, &mut self.longest, &mut self.poll] {
+            *wait = LONGEST_WAIT.min(*wait);
+        }
+        self
+    }
 }
 
 impl Default for WatchSettings {
@@ -76,16 +91,16 @@ impl Watch {
         }
         let mut task = Task {
             core: Arc::clone(core),
-            paths: paths.to_vec(),
-            settings,
+            paths: paths.iter().map(|path| absolute(path)).collect(),
+            settings: settings.within_limits(),
             watcher: watcher.ok(),
             watched: BTreeSet::new(),
             known: BTreeMap::new(),
             wanting: BTreeSet::new(),
         };
         task.watch_all();
-        for (dir, files) in task.look() {
-            let known = Known::of(&dir, files);
+        for (dir, seen) in task.look() {
+            let known = Known::of(&dir, seen, Pace::default());
             task.known.insert(dir, known);
         }
         Self(core.runtime.spawn(task.run(changes)).abort_handle())
@@ -107,9 +122,10 @@ struct Task {
 impl Task {
     async fn run(mut self, mut changes: mpsc::UnboundedReceiver<()>) {
         let mut quiet = Quiet::new(self.settings.quiet, self.settings.longest);
+        let mut again = None;
         loop {
             let poll = self.watcher.is_none().then(|| Instant::now() + self.settings.poll);
-            let due = quiet.due().or(poll);
+            let due = [quiet.due().or(poll), again].into_iter().flatten().min();
             tokio::select! {
                 change = changes.recv(), if self.watcher.is_some() => match change {
                     Some(()) => quiet.changed(Instant::now()),
@@ -120,9 +136,7 @@ impl Task {
                     if *self.core.stopping.borrow() {
                         return;
                     }
-                    if !self.settle().await {
-                        quiet.changed(Instant::now());
-                    }
+                    again = self.settle().await;
                 }
             }
         }
@@ -134,14 +148,13 @@ impl Task {
         let Some(watcher) = &mut self.watcher else { return };
         let mut wanted: BTreeMap<PathBuf, RecursiveMode> = BTreeMap::new();
         for path in &self.paths {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             if let Some(parent) = path.parent() {
                 wanted.insert(parent.to_owned(), RecursiveMode::NonRecursive);
             }
-            for dir in bundles_in(&path).unwrap_or_default() {
+            for dir in bundles_in(path).unwrap_or_default() {
                 wanted.insert(dir.canonicalize().unwrap_or(dir), RecursiveMode::Recursive);
             }
-            wanted.insert(path, RecursiveMode::Recursive);
+            wanted.insert(path.clone(), RecursiveMode::Recursive);
         }
         // Anew each time: a folder that was replaced is another one.
         for path in std::mem::take(&mut self.watched) {
@@ -154,41 +167,54 @@ impl Task {
         }
     }
 
-    /// The bundles that are there now, as they are.
-    fn look(&self) -> BTreeMap<PathBuf, Fingerprint> {
-        let dirs = self.paths.iter().flat_map(|path| bundles_in(path).unwrap_or_default());
-        dirs.filter_map(|dir| {
-            let dir = dir.canonicalize().ok()?;
-            let fingerprint = Fingerprint::of(&dir);
-            Some((dir, fingerprint))
-        })
-        .collect()
+    /// The bundles that are there now, as they are, by their folders.
+    fn look(&self) -> BTreeMap<PathBuf, Seen> {
+        let mut seen = BTreeMap::new();
+        for found in self.paths.iter().flat_map(|path| bundles_in(path).unwrap_or_default()) {
+            if let Ok(dir) = found.canonicalize() {
+                let files = Fingerprint::of(&dir);
+                // Where two paths lead to one, it is loaded by the first.
+                seen.entry(dir).or_insert(Seen { found, files });
+            }
+        }
+        seen
     }
 
-    /// Brings what is loaded to what is there. Returns false if there is
+    /// Brings what is loaded to what is there. Returns when to look again, if there is
     /// something left that has to wait.
-    async fn settle(&mut self) -> bool {
+    async fn settle(&mut self) -> Option<Instant> {
         // First, so that no change can come in between unseen.
         self.watch_all();
         let now = self.look();
-        let mut wait = false;
-        let (mut changed, mut fresh) = (BTreeSet::new(), Vec::new());
-        for (dir, fingerprint) in &now {
-            let before = self.known.get(dir);
-            if before.is_some_and(|before| before.files == *fingerprint) {
-                continue;
-            }
-            let known = Known::of(dir, fingerprint.clone());
-            match self.loaded(dir) {
-                Loaded::Coming => {
-                    wait = true;
+        let mut again = None;
+        let (mut changed, mut fresh) = (BTreeMap::new(), Vec::new());
+        for (dir, seen) in &now {
+            let mut pace = Pace::default();
+            if let Some(before) = self.known.get_mut(dir) {
+                before.found.clone_from(&seen.found);
+                if before.files == seen.files {
                     continue;
                 }
-                Loaded::Yes(name) => drop(changed.insert(name)),
+                let due = before.pace.due(Instant::now());
+                if due > Instant::now() {
+                    again = earlier(again, due);
+                    self.tell_of_pause(dir, &seen.files);
+                    continue;
+                }
+                pace = before.pace;
+            }
+            let known = Known::of(dir, seen.clone(), pace);
+            match self.loaded(dir) {
+                Loaded::Coming => {
+                    again = earlier(again, Instant::now() + self.settings.quiet);
+                    continue;
+                }
+                Loaded::Yes(name) => drop(changed.insert(name, dir.clone())),
                 // One that was unloaded by hand stays so.
-                Loaded::No if before.is_some_and(|before| !self.has_failed(dir, before)) => {}
-                Loaded::No => match self.moved(dir, &known) {
-                    Some(name) => drop(changed.insert(name)),
+                Loaded::No
+                    if self.known.get(dir).is_some_and(|before| !self.has_failed(dir, before)) => {}
+                Loaded::No => match self.moved(dir, &known, &now) {
+                    Some(name) => drop(changed.insert(name, dir.clone())),
                     None => {
                         self.pardon(&known);
                         fresh.push(dir.clone());
@@ -197,6 +223,7 @@ impl Task {
             }
             self.known.insert(dir.clone(), known);
         }
+<<<<<<< HEAD
         let gone: Vec<PathBuf> =
             self.known.keys().filter(|dir| !now.contains_key(*dir)).cloned().collect();
         for dir in gone {
@@ -205,10 +232,20 @@ impl Task {
             if let Loaded::Yes(bundle) = self.loaded(&dir) {
                 let reason = format!("{} is gone; what is loaded goes on", dir.display());
                 self.core.events.bundle_failed_as(&bundle, Step::Watch, &reason);
+=======
+        self.tell_who_has_gone(&now);
+        let mut mended = self.reload(changed.keys().cloned().collect()).await;
+        mended |= self.load(&fresh).await;
+        for dir in changed.values().chain(&fresh) {
+            if let Some(known) = self.known.get_mut(dir) {
+                known.pace.loaded(Instant::now());
+                if Fingerprint::of(dir) != known.files {
+                    // By what was loaded, it may be.
+                    known.pace.due(Instant::now());
+                }
+>>>>>>> f25b5cf (watch: links, bundles that come together and those that write into their own folder end up as they are)
             }
         }
-        let mut mended = self.reload(changed).await;
-        mended |= self.load(&fresh).await;
         // What failed for want of others may load now.
         let mut tried = &fresh[..];
         while mended {
@@ -218,8 +255,48 @@ impl Task {
                 tried = &[];
             }
             mended |= self.try_the_broken(tried).await;
+            tried = &[];
         }
-        !wait
+        again
+    }
+
+    /// Forgets the bundles that are found no more, and says so of those that are loaded.
+    fn tell_who_has_gone(&mut self, now: &BTreeMap<PathBuf, Seen>) {
+        let gone: Vec<PathBuf> =
+            self.known.keys().filter(|dir| !now.contains_key(*dir)).cloned().collect();
+        for dir in gone {
+            self.known.remove(&dir);
+            lock(&self.core.broken).remove(&dir);
+            if let Loaded::Yes(bundle) = self.loaded(&dir) {
+                let at = dir.display();
+                let what = if bundles_in(&dir).is_ok() {
+                    format!("nothing that is watched leads to {at} any more")
+                } else {
+                    format!("{at} is gone")
+                };
+                self.tell(&bundle, &format!("{what}; what is loaded goes on"));
+            }
+        }
+    }
+
+    /// Says, once, that a bundle's reloads wait from now on.
+    fn tell_of_pause(&mut self, dir: &Path, files: &Fingerprint) {
+        let Some(known) = self.known.get_mut(dir) else { return };
+        if !known.pace.is_to_be_told() {
+            return;
+        }
+        let file = known.files.difference(files).unwrap_or(dir).display();
+        let reason = format!(
+            "its files change with each load of it ({file}), so its reloads wait more and \
+             more, for {} s at most; what it writes itself belongs into another folder",
+            pace::LONGEST.as_secs()
+        );
+        let bundle = known.name.clone().unwrap_or_else(|| folder_name(dir));
+        self.tell(&bundle, &reason);
+    }
+
+    fn tell(&self, bundle: &str, reason: &str) {
+        self.core.events.bundle_failed(bundle, Step::Watch, &reason);
     }
 
     /// What is about to be loaded is not what has killed its workers (S5).
@@ -245,19 +322,23 @@ impl Task {
         mended
     }
 
-    /// Loads bundles; whether that went well with any.
+    /// Loads bundles by the paths where they were found; whether that went well with any.
     async fn load(&self, dirs: &[PathBuf]) -> bool {
-        let outcomes = self.core.load_all(dirs).await;
+        let found = dirs.iter().filter_map(|dir| Some(self.known.get(dir)?.found.clone()));
+        let outcomes = self.core.load_all(&found.collect::<Vec<_>>()).await;
         outcomes.iter().any(|(_, outcome)| outcome.is_ok())
     }
 
     /// The name of the bundle that is in this folder now, and is loaded from one where it
-    /// is no more.
-    fn moved(&self, dir: &Path, known: &Known) -> Option<String> {
+    /// is no more: it was moved, or the link to it was set anew.
+    fn moved(&self, dir: &Path, known: &Known, now: &BTreeMap<PathBuf, Seen>) -> Option<String> {
         let bundle = lock(&self.core.registry).get(known.name.as_ref()?).ok()?;
-        let has_gone = bundles_in(&bundle.path()?).is_err();
-        has_gone.then(|| {
-            bundle.move_to(Place::of(dir.to_owned(), dir));
+        let before = bundle.place()?;
+        let has_gone = bundles_in(&before.dir).is_err();
+        let is_left = !now.contains_key(&before.dir)
+            && now.iter().any(|(dir, seen)| seen.place(dir).found_in == before.found_in);
+        (has_gone || is_left).then(|| {
+            bundle.move_to(Place::of(dir.to_owned(), &known.found));
             bundle.name.clone()
         })
     }
@@ -302,18 +383,44 @@ impl Task {
     }
 }
 
+/// A bundle's folder, as it is.
+#[derive(Clone)]
+struct Seen {
+    /// The path by which it was found: a link, perhaps.
+    found: PathBuf,
+    files: Fingerprint,
+}
+
+impl Seen {
+    fn place(&self, dir: &Path) -> Place {
+        Place::of(dir.to_owned(), &self.found)
+    }
+}
+
 /// A bundle's folder, as it was.
 struct Known {
+    /// The path by which it was found last.
+    found: PathBuf,
     files: Fingerprint,
     /// The bundle's name, if its manifest could be read.
     name: Option<String>,
+    pace: Pace,
 }
 
 impl Known {
-    fn of(dir: &Path, files: Fingerprint) -> Self {
+    fn of(dir: &Path, Seen { found, files }: Seen, pace: Pace) -> Self {
         let name = ManifestData::read(dir).ok().map(|parsed| parsed.manifest.name);
-        Self { files, name }
+        Self { found, files, name, pace }
     }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The earlier of two times, one of which may be none.
+fn earlier(time: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(time.map_or(other, |time| time.min(other)))
 }
 
 /// Whether a reload may go well once another bundle is loaded.
