@@ -84,23 +84,35 @@ async fn c_what_a_bundle_says_is_heard(suffix: &str) {
 }
 
 /// A second bundle of the same code in the same worker, which says something
-/// else. Two that are native share the streams of their process; only their
-/// log says whose a line is.
+/// else. Two that are native share the streams of their process, so that only their
+/// log says whose a line is: the rest is the worker's, whoever runs.
 async fn c_two_bundles_are_told_apart(suffix: &str) {
     let language = Language::of(suffix);
     let supervisor = with_probe(language).await;
     let twin = twin_of(language);
     supervisor.load(twin.path()).await.unwrap();
     let first = format!("probe-{suffix}");
+    let busy = supervisor.contract(&format!("{first}/probe@1")).unwrap();
+    let busy = tokio::spawn(async move {
+        // Only its neighbour says something meanwhile.
+        busy.call::<_, ()>("sleep_ms", (300_u64,)).await
+    });
+    say(&supervisor, "twin", &format!("{suffix}-beside")).await;
+    let beside = heard(&format!("{suffix}-beside"), &expected(suffix)).await;
+    assert!(beside.iter().all(|line| line.bundle.as_ref() != Some(&first)), "{beside:#?}");
+    busy.await.unwrap().unwrap();
     let (one, two) = (format!("{suffix}-one"), format!("{suffix}-two"));
     for (bundle, text) in [(first.as_str(), &one), ("twin", &two)] {
         say(&supervisor, bundle, text).await;
         let wanted = expected(suffix);
         let found = heard(text, &wanted).await;
         if language.loader == "native" {
-            let log: Vec<Line> =
-                found.into_iter().filter(|line| line.message.ends_with("log")).collect();
+            let (log, streams): (Vec<Line>, Vec<Line>) =
+                found.into_iter().partition(|line| line.message.ends_with("log"));
             check(&log, &[LOG], text, language, bundle);
+            for line in streams {
+                assert_eq!((line.worker.as_deref(), line.bundle), (Some("native"), None));
+            }
         } else {
             check(&found, &wanted, text, language, bundle);
         }

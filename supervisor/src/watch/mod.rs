@@ -223,16 +223,6 @@ impl Task {
             }
             self.known.insert(dir.clone(), known);
         }
-<<<<<<< HEAD
-        let gone: Vec<PathBuf> =
-            self.known.keys().filter(|dir| !now.contains_key(*dir)).cloned().collect();
-        for dir in gone {
-            self.known.remove(&dir);
-            lock(&self.core.broken).remove(&dir);
-            if let Loaded::Yes(bundle) = self.loaded(&dir) {
-                let reason = format!("{} is gone; what is loaded goes on", dir.display());
-                self.core.events.bundle_failed_as(&bundle, Step::Watch, &reason);
-=======
         self.tell_who_has_gone(&now);
         let mut mended = self.reload(changed.keys().cloned().collect()).await;
         mended |= self.load(&fresh).await;
@@ -243,7 +233,6 @@ impl Task {
                     // By what was loaded, it may be.
                     known.pace.due(Instant::now());
                 }
->>>>>>> f25b5cf (watch: links, bundles that come together and those that write into their own folder end up as they are)
             }
         }
         // What failed for want of others may load now.
@@ -296,7 +285,7 @@ impl Task {
     }
 
     fn tell(&self, bundle: &str, reason: &str) {
-        self.core.events.bundle_failed(bundle, Step::Watch, &reason);
+        self.core.events.bundle_failed_as(bundle, Step::Watch, &reason);
     }
 
     /// What is about to be loaded is not what has killed its workers (S5).

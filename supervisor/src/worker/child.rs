@@ -85,7 +85,7 @@ impl Child {
         let whose = WhoseOutput::default();
         let bundle = {
             let whose = Arc::clone(&whose);
-            move || lock(&whose).as_ref().and_then(|process| process.probable_bundle())
+            move || lock(&whose).as_ref().and_then(|process| process.only_bundle())
         };
         let obituary = Arc::new(Obituary::default());
         let published = Arc::clone(&obituary);

@@ -109,8 +109,8 @@ impl<L: FnMut(&str)> Lines<L> {
     }
 }
 
-/// Follows both of a worker's pipes, until it has `ended`. `bundle` says whose line it may
-/// be.
+/// Follows both of a worker's pipes, until it has `ended`. `bundle` says whose line it
+/// is, where that is certain.
 pub(crate) fn follow(
     events: &Arc<EventBus>,
     worker: &str,

@@ -74,6 +74,8 @@ pub(crate) struct Process {
     runtime: tokio::runtime::Handle,
     questions: Mutex<Questions>,
     lanes: Mutex<HashMap<LaneId, Entry>>,
+    /// Whose its output can be.
+    guests: Mutex<Guests>,
     next_lane: AtomicU32,
     /// A lane that was made before it started.
     draft: Mutex<Option<Draft>>,
@@ -149,6 +151,25 @@ pub(crate) struct LastMoments {
     pub(crate) ended_by: Option<String>,
 }
 
+/// The bundles that have been in a process.
+#[derive(Debug, Default)]
+enum Guests {
+    #[default]
+    Nobody,
+    One(String),
+    Several,
+}
+
+impl Guests {
+    fn add(&mut self, bundle: &str) {
+        *self = match self {
+            Self::Nobody => Self::One(bundle.to_owned()),
+            Self::One(known) if known == bundle => return,
+            Self::One(_) | Self::Several => Self::Several,
+        };
+    }
+}
+
 struct Entry {
     lane: Arc<Lane>,
     bundle: Arc<Bundle>,
@@ -202,6 +223,7 @@ impl Process {
             last_words: parts.last_words,
             ended_by: Mutex::default(),
             lanes: Mutex::default(),
+            guests: Mutex::default(),
             next_lane: AtomicU32::new(1),
             draft: Mutex::new(parts.lane),
             first: Mutex::default(),
@@ -418,17 +440,13 @@ impl Process {
         self.blamed.get().is_some_and(alone)
     }
 
-    /// The bundle whose line on standard output it probably is: the only one
-    /// that runs a call, or the only one there is.
-    pub(crate) fn probable_bundle(&self) -> Option<String> {
-        let lanes = lock(&self.lanes);
-        let mut busy = lanes.values().filter(|entry| entry.lane.in_flight() > 0);
-        match (busy.next(), busy.next()) {
-            (Some(only), None) => Some(only.bundle.name.clone()),
-            (None, _) if lanes.len() == 1 => {
-                lanes.values().next().map(|entry| entry.bundle.name.clone())
-            }
-            _ => None,
+    /// The bundle whose lines are on its standard output and error: the only one that has
+    /// ever been in it. Whose they are of several nobody can tell: a line is read some time
+    /// after it was written, when others may run.
+    pub(crate) fn only_bundle(&self) -> Option<String> {
+        match &*lock(&self.guests) {
+            Guests::One(bundle) => Some(bundle.clone()),
+            Guests::Nobody | Guests::Several => None,
         }
     }
 

@@ -77,6 +77,7 @@ impl Process {
                 _pump: pump,
             };
             lanes.insert(id, entry);
+            lock(&self.guests).add(&bundle.name);
         }
         Ok(Loading {
             process: Weak::clone(&self.this),
