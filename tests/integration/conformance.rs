@@ -1,6 +1,7 @@
 //! One suite, run for every language: what a host can rely on, whatever the
 //! bundle is written in.
 
+use std::path::Path;
 use std::time::Duration;
 
 use menagerie_supervisor::{Failure, LoaderError, RuntimeError};
@@ -224,6 +225,18 @@ async fn l6_a_state_that_is_too_large_stays_with_its_generation(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// Where files beside its code are: the worker's current folder is another one.
+async fn l4_on_load_is_told_the_bundles_folder(suffix: &str) {
+    let setup = setup(suffix).await;
+    let folder = setup.language.bundle("probe").canonicalize().unwrap();
+    let dir: String = setup.probe.call("dir", ()).await.unwrap();
+    assert_eq!(Path::new(&dir), folder);
+    setup.supervisor.reload(&format!("probe-{suffix}")).await.unwrap();
+    let dir: String = setup.probe.call("dir", ()).await.unwrap();
+    assert_eq!(Path::new(&dir), folder);
+    setup.supervisor.shutdown().await;
+}
+
 async fn l7_an_unloaded_bundle_is_stale(suffix: &str) {
     let setup = setup(suffix).await;
     setup.supervisor.unload(&format!("probe-{suffix}")).await.unwrap();
@@ -245,6 +258,7 @@ per_language!(rust, c, py, lua, js, dotnet; {
     s3_killed_in_the_middle_of_work_it_answers_again,
     s3_a_bundle_that_crashes_its_worker_is_named,
     s6_a_call_that_spins_meets_its_deadline,
+    l4_on_load_is_told_the_bundles_folder,
     l6_reload_hands_the_state_over,
     l6_a_state_that_is_too_large_stays_with_its_generation,
     l7_an_unloaded_bundle_is_stale,

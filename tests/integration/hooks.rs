@@ -20,6 +20,42 @@ fn of_code(suffix: &str, name: &str, code: &str) -> Bundle {
     Bundle::of(&[("manifest.toml", &manifest), (&file, code)])
 }
 
+/// Who came from memory has none (L4).
+#[test]
+fn l4_a_bundle_from_memory_is_told_of_no_folder() {
+    let codes = [
+        (
+            "python",
+            "import menagerie\n\
+             def on_load(context):\n    global given\n    given = context.dir\n\
+             @menagerie.export('t@1')\ndef dir():\n    return given\n",
+        ),
+        (
+            "lua",
+            "local given = 'none'\n\
+             return { ['t@1'] = { dir = function() return given end },\n\
+                      on_load = function(context) given = context.dir end }\n",
+        ),
+        (
+            "js",
+            "let given = 'none';\n\
+             export function on_load(context) { given = context.dir; }\n\
+             export default { 't@1': { dir: () => given } };\n",
+        ),
+    ];
+    run(async move {
+        let supervisor = start();
+        for (loader, code) in codes {
+            let manifest = format!("name = '{loader}'\nloader = '{loader}'\nprovides = ['t@1']\n");
+            supervisor.load_code(&manifest, code).await.unwrap();
+            let contract = supervisor.contract(&format!("{loader}/t@1")).unwrap();
+            let dir: Option<String> = contract.call("dir", ()).await.unwrap();
+            assert_eq!(dir, None, "{loader}");
+        }
+        supervisor.shutdown().await;
+    });
+}
+
 /// The host's `kv@1`, whose `held` answers when it is let go.
 fn provide_kv(supervisor: &Supervisor) -> Arc<Notify> {
     let let_go = Arc::new(Notify::new());

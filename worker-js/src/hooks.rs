@@ -26,9 +26,14 @@ impl JsInstance {
             };
             let bundle = v8::String::new(scope, &self.bundle)
                 .map_or_else(|| v8::null(scope).into(), v8::Local::<v8::Value>::from);
+            let dir = self.lane.modules.sources.dir();
+            let dir = dir
+                .and_then(|dir| v8::String::new(scope, &dir.to_string_lossy()))
+                .map_or_else(|| v8::null(scope).into(), v8::Local::<v8::Value>::from);
             let generation = v8::Integer::new_from_unsigned(scope, self.generation).into();
-            for (name, value) in [("bundle", bundle), ("generation", generation), ("state", state)]
-            {
+            let values =
+                [("bundle", bundle), ("generation", generation), ("dir", dir), ("state", state)];
+            for (name, value) in values {
                 if let Some(name) = v8::String::new(scope, name) {
                     context.create_data_property(scope, name.into(), value);
                 }

@@ -49,6 +49,11 @@ impl Sources {
         Self { dir: None, main, code: Some(code) }
     }
 
+    /// The bundle's folder; one from memory has none.
+    pub(crate) fn dir(&self) -> Option<&Path> {
+        self.dir.as_deref()
+    }
+
     /// The main module.
     pub(crate) const fn main(&self) -> &ModuleKey {
         &self.main

@@ -1,7 +1,10 @@
 //! A loaded generation of a Lua bundle.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
 use menagerie_protocol::msgpack::Reader;
-use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
+use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply, Runtime};
 use mlua::Value;
 
 use crate::bytes::Epoch;
@@ -20,12 +23,14 @@ pub(crate) struct LuaInstance {
     epoch: Epoch,
     bundle: String,
     generation: u32,
+    /// None, if it came from memory.
+    dir: Option<PathBuf>,
 }
 
 impl LuaInstance {
-    pub(crate) fn new(vm: Vm, exports: Exports, bundle: &str, generation: u32) -> Self {
-        let bundle = bundle.to_owned();
-        Self { exports, vm, epoch: Epoch::default(), bundle, generation }
+    pub(crate) fn new(vm: Vm, exports: Exports, runtime: &Runtime, dir: Option<PathBuf>) -> Self {
+        let (bundle, generation) = (runtime.bundle_name().to_owned(), runtime.generation());
+        Self { exports, vm, epoch: Epoch::default(), bundle, generation, dir }
     }
 
     fn begin(&mut self, id: FunctionId, args: Args<'_>, reply: Reply) {
@@ -124,6 +129,9 @@ impl Instance for LuaInstance {
             let context = lua.create_table()?;
             context.raw_set("bundle", self.bundle.as_str())?;
             context.raw_set("generation", self.generation)?;
+            if let Some(dir) = &self.dir {
+                context.raw_set("dir", lua.create_string(dir.as_os_str().as_bytes())?)?;
+            }
             if let Some(state) = state {
                 context.raw_set("state", self.vm.converter.decode(lua, state)?)?;
             }

@@ -76,8 +76,8 @@ impl BundleLoader for LuaLoader {
         for contract in &exports.contracts {
             runtime.register(contract.clone())?;
         }
-        let generation = runtime.generation();
-        runtime.install(Box::new(LuaInstance::new(vm, exports, bundle, generation)));
+        let dir = matches!(source, BundleSource::Path(_)).then(|| manifest.dir.clone());
+        runtime.install(Box::new(LuaInstance::new(vm, exports, runtime, dir)));
         Ok(())
     }
 

@@ -2,7 +2,9 @@
 //! the bundle's log and its calls to others.
 
 use std::cell::RefCell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -22,6 +24,7 @@ use crate::{call, cursor, registrar};
 pub(crate) struct HostTable {
     table: abi::Host,
     bundle: Box<str>,
+    _dir: CString,
     logger: Logger,
     lane: ThreadId,
     /// What belongs to the lane's thread; null when the generation has ended.
@@ -29,7 +32,7 @@ pub(crate) struct HostTable {
     lane_host: AtomicPtr<LaneHost>,
 }
 
-// SAFETY: the table's pointers are to functions and to `bundle`, which nobody
+// SAFETY: the table's pointers are to functions, `bundle` and `_dir`, which nobody
 // changes; the rest is Send by itself.
 unsafe impl Send for HostTable {}
 // SAFETY: as above; `lane_host` is followed on one thread only.
@@ -44,12 +47,15 @@ pub(crate) struct LaneHost {
 }
 
 impl LaneHost {
-    /// A generation's host.
-    pub(crate) fn new(runtime: &Runtime) -> Box<Self> {
+    /// The host of a generation of the bundle in this folder.
+    pub(crate) fn new(runtime: &Runtime, dir: &Path) -> Box<Self> {
         let bundle: Box<str> = runtime.bundle_name().into();
+        // No path has a zero byte in it.
+        let dir = CString::new(dir.as_os_str().as_bytes()).unwrap_or_default();
         let table = Arc::new(HostTable {
-            table: table(runtime.generation(), &bundle),
+            table: table(runtime.generation(), &bundle, &dir),
             bundle,
+            _dir: dir,
             logger: runtime.logger(),
             lane: std::thread::current().id(),
             lane_host: AtomicPtr::new(null_mut()),
@@ -187,7 +193,7 @@ unsafe extern "C" fn failure(table: *const abi::Host) -> *const abi::Failure {
     }
 }
 
-fn table(generation: u32, bundle: &str) -> abi::Host {
+fn table(generation: u32, bundle: &str, dir: &CStr) -> abi::Host {
     abi::Host {
         abi_version: abi::ABI_VERSION,
         generation,
@@ -239,5 +245,6 @@ fn table(generation: u32, bundle: &str) -> abi::Host {
         call: call_contract,
         answer_free,
         failure,
+        dir: abi::Str { ptr: dir.as_ptr().cast(), len: dir.count_bytes() },
     }
 }

@@ -33,7 +33,7 @@ impl NativeLoader {
     fn start(manifest: &ManifestData, runtime: &Runtime) -> Result<NativeInstance, LoaderError> {
         let library = Library::open(manifest, runtime.take_copy())?;
         let entry = library.entry();
-        let host = LaneHost::new(runtime);
+        let host = LaneHost::new(runtime, &manifest.dir);
         // From here on the library goes when the lane's thread has ended, and
         // not before, whatever happens: its constructors have run on this
         // thread, which may have left thread-local values behind.

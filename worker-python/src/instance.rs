@@ -1,6 +1,7 @@
 //! A generation of a bundle, as its lane drives it.
 
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use menagerie_protocol::message::LogLevel;
@@ -21,6 +22,8 @@ use crate::value::{decode_value, encode};
 pub(crate) struct Generation {
     pub(crate) thread: ThreadPin,
     pub(crate) lane: Rc<Lane>,
+    /// The bundle's folder; one from memory has none.
+    pub(crate) dir: Option<PathBuf>,
     /// The `Bundle` of `bundles.py`.
     pub(crate) bundle: Option<Py<PyAny>>,
     pub(crate) functions: Vec<Function>,
@@ -30,7 +33,7 @@ pub(crate) struct Generation {
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        let Self { thread, lane, bundle, functions, on_load, on_unload } = self;
+        let Self { thread, lane, bundle, functions, on_load, on_unload, .. } = self;
         let mut undo = |py: Python<'_>| {
             if let Err(error) = lane.tasks.close(py) {
                 let message = format!("its event loop could not be closed: {error}");
@@ -93,7 +96,8 @@ impl Instance for PythonInstance {
         thread.attach(|py| {
             let run = || -> PyResult<()> {
                 let state = state.map(|state| decode_value(py, state)).transpose()?;
-                let context = (lane.bundle.as_str(), lane.generation, state);
+                let dir = self.generation.dir.as_ref().map(|dir| dir.as_os_str());
+                let context = (lane.bundle.as_str(), lane.generation, state, dir);
                 let context = interpreter::class(py, "Context")?.call1(context)?;
                 run_hook(lane, hook.bind(py), Some(context))?;
                 Ok(())

@@ -44,6 +44,7 @@ pub(crate) fn load(
     let mut generation = Generation {
         thread: ThreadPin::new(),
         lane: Lane::enter(runtime),
+        dir: matches!(source, BundleSource::Path(_)).then(|| manifest.dir.clone()),
         bundle: None,
         functions: Vec::new(),
         on_load: None,

@@ -136,6 +136,11 @@ static int state(mg_call *call, void *userdata) {
     return return_kept(call, &self->before);
 }
 
+static int dir(mg_call *call, void *userdata) {
+    (void)userdata;
+    return mg_return_str(call, mg_text(mg_dir(call->host)));
+}
+
 static int set_state(mg_call *call, void *userdata) {
     probe *self = userdata;
     return keep(&self->after, mg_arg_raw(call, 0));
@@ -176,6 +181,7 @@ int menagerie_init(const mg_host *host, mg_registrar *registrar) {
         {"call", "contract: string, function: string, args: list", call_other},
         {"caught", "contract: string, function: string, args: list", caught},
         {"state", "", state},
+        {"dir", "", dir},
         {"set_state", "value: any", set_state},
         {"misfit", "", misfit},
         {"say", "text: string", say},

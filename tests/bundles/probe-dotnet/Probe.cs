@@ -7,6 +7,7 @@ using Menagerie;
 public sealed class Probe : IBundle
 {
     private object loadedWith;
+    private string directory;
     private object handOver;
 
     public long Inc(long n) => checked(n + 1);
@@ -56,6 +57,8 @@ public sealed class Probe : IBundle
 
     public object State() => loadedWith;
 
+    public string Dir() => directory;
+
     public void SetState(object value) => handOver = value;
 
     // A result that cannot leave.
@@ -68,7 +71,11 @@ public sealed class Probe : IBundle
         Log.Warn(text + " in the log");
     }
 
-    public void OnLoad(Context context) => loadedWith = context.State;
+    public void OnLoad(Context context)
+    {
+        loadedWith = context.State;
+        directory = context.Directory;
+    }
 
     public object OnUnload() => handOver;
 }

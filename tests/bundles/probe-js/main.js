@@ -2,11 +2,13 @@
 import { abort, call, CallError, log } from "menagerie";
 
 let loadedWith = null;
+let dir = null;
 let toKeep = null;
 
 // What the previous generation's on_unload returned, or null.
 export function on_load(context) {
   loadedWith = context.state;
+  dir = context.dir;
 }
 
 export function on_unload() {
@@ -62,6 +64,8 @@ export default {
     },
 
     state: () => loadedWith,
+
+    dir: () => dir,
 
     set_state(value) {
       // Large bytes are the caller's own: what outlives the call is a copy.

@@ -2,6 +2,7 @@
 local menagerie = require "menagerie"
 
 local received -- what the previous generation left
+local dir -- the bundle's folder
 local kept -- what this one leaves
 
 local probe = {}
@@ -55,6 +56,10 @@ function probe.state()
   return received
 end
 
+function probe.dir()
+  return dir
+end
+
 function probe.set_state(value)
   kept = value
 end
@@ -75,6 +80,7 @@ return {
 
   on_load = function(context)
     received = context.state
+    dir = context.dir
   end,
 
   on_unload = function()

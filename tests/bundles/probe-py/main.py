@@ -10,11 +10,13 @@ import menagerie
 
 _given: Any = None
 _kept: Any = None
+_dir: str | None = None
 
 
 def on_load(context: menagerie.Context) -> None:
-    global _given
+    global _given, _dir
     _given = context.state
+    _dir = context.dir
 
 
 def on_unload() -> Any:
@@ -80,6 +82,11 @@ def caught(contract: str, function: str, args: list) -> Any:
 @menagerie.export("probe@1")
 def state() -> Any:
     return _given
+
+
+@menagerie.export("probe@1")
+def dir() -> str | None:
+    return _dir
 
 
 @menagerie.export("probe@1")

@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use menagerie_guest::{ByteBuf, CallError, CodecError, Context, Raw, Value, info, warn};
 
+/// The bundle's folder.
+static DIR: Mutex<Value> = Mutex::new(Value::Null);
+
 /// What was handed over from the previous generation.
 static BEFORE: Mutex<Value> = Mutex::new(Value::Null);
 
@@ -36,6 +39,7 @@ impl Probe {
     #[on_load]
     fn restore(context: Context<'_>) -> Result<(), CodecError> {
         info!("{} is loaded for the {}. time", context.bundle, context.generation);
+        *lock(&DIR) = Value::String(context.dir.display().to_string());
         if let Some(state) = context.state {
             *lock(&BEFORE) = state.decode()?;
         }
@@ -100,6 +104,10 @@ impl Probe {
 
     fn state() -> Value {
         lock(&BEFORE).clone()
+    }
+
+    fn dir() -> Value {
+        lock(&DIR).clone()
     }
 
     fn set_state(value: Value) {

@@ -88,7 +88,7 @@ fn l5_c_libraries_that_are_no_bundles() {
             ("#include <menagerie.h>\n", "menagerie_init"),
             (
                 "const unsigned menagerie_abi_version = 0x20000;\nint menagerie_init(void) { *(volatile int *)0 = 1; return 0; }\n",
-                "this worker has 1.0",
+                "this worker has 1.1",
             ),
             (unresolved.as_str(), "nowhere"),
         ];

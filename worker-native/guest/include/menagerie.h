@@ -51,7 +51,7 @@ extern "C" {
  * newer than its own: a minor version only appends to mg_host.
  */
 #define MENAGERIE_ABI_MAJOR 1u
-#define MENAGERIE_ABI_MINOR 0u
+#define MENAGERIE_ABI_MINOR 1u
 #define MENAGERIE_ABI_VERSION ((MENAGERIE_ABI_MAJOR << 16) | MENAGERIE_ABI_MINOR)
 
 #define MG_EXPORT __attribute__((visibility("default")))
@@ -224,6 +224,8 @@ struct mg_host {
                 mg_answer *answer);
     void (*answer_free)(mg_answer *answer);
     const mg_failure *(*failure)(const mg_host *host);
+
+    mg_str dir; /* see mg_dir; since 1.1 */
 };
 
 /*
@@ -254,6 +256,14 @@ static inline mg_bytes mg_bytes_of(const void *ptr, size_t len) {
 static inline void mg_log(const mg_host *host, uint32_t level, const char *message) {
     host->log(host, level, mg_text(message));
 }
+
+/*
+ * The bundle's folder, as an absolute path: files beside the library are there. The
+ * worker's current folder is another one. It ends in a zero byte, and stays where it is
+ * as long as the library. Of a signed bundle, and of one with replicas, it is a private
+ * copy of the folder.
+ */
+static inline const char *mg_dir(const mg_host *host) { return host->dir.ptr; }
 
 /* ----------------------------------------------------------- registration */
 

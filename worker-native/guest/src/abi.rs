@@ -6,7 +6,7 @@
 use std::ffi::{c_int, c_void};
 
 pub const ABI_MAJOR: u32 = 1;
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 pub const ABI_VERSION: u32 = (ABI_MAJOR << 16) | ABI_MINOR;
 
 pub const OK: c_int = 0;
@@ -200,4 +200,7 @@ pub struct Host {
     pub call: unsafe extern "C" fn(*const Host, Str, Str, Bytes, *mut Answer) -> c_int,
     pub answer_free: unsafe extern "C" fn(*mut Answer),
     pub failure: unsafe extern "C" fn(*const Host) -> *const Failure,
+
+    /// Since 1.1; ends in a zero byte, which is not counted.
+    pub dir: Str,
 }

@@ -1,5 +1,7 @@
 //! What `on_load` hooks are given.
 
+use std::path::Path;
+
 use crate::Raw;
 
 /// What an `on_load` hook is given.
@@ -39,6 +41,10 @@ pub struct Context<'a> {
     pub bundle: &'a str,
     /// How many times the bundle has been loaded, this time included.
     pub generation: u32,
+    /// The bundle's folder, where files beside the library are: the worker's current
+    /// folder is another one. Of a signed bundle, and of one with replicas, it is a
+    /// private copy.
+    pub dir: &'a Path,
     /// The value that the previous generation's `on_unload` returned, at a
     /// reload; [`Raw::decode`] makes a Rust type of it.
     pub state: Option<Raw<'a>>,

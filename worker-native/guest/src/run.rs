@@ -1,9 +1,11 @@
 //! One call: arguments in, result out.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{OsStr, c_int, c_void};
 use std::fmt::Display;
 use std::marker::PhantomData;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 
 use serde::{Deserialize, Serialize};
@@ -126,9 +128,12 @@ impl<'a> CallRef<'a> {
         let host = self.host();
         // SAFETY: the worker's name of the bundle lives as long as its table.
         let bundle = unsafe { abi::Bytes::from(host.bundle).as_slice() };
+        // SAFETY: so does its folder's.
+        let dir = unsafe { abi::Bytes::from(host.dir).as_slice() };
         Ok(Context {
             bundle: std::str::from_utf8(bundle).unwrap_or_default(),
             generation: host.generation,
+            dir: Path::new(OsStr::from_bytes(dir)),
             state: (state.as_bytes() != [0xc0]).then_some(state),
         })
     }

@@ -88,15 +88,29 @@ fn libraries_that_are_no_bundles_are_named() {
 #[test]
 fn other_versions_of_the_interface_are_refused_before_anything_is_called() {
     for (name, version) in
-        [("newer_minor", "0x10001"), ("newer_major", "0x20000"), ("older_major", "0")]
+        [("newer_minor", "0x10002"), ("newer_major", "0x20000"), ("older_major", "0")]
     {
         let source = format!(
             "#include <stdlib.h>\nconst unsigned menagerie_abi_version = {version};\n\
              int menagerie_init(void) {{ abort(); }}\n"
         );
         let problem = problem_of_source(name, &source);
-        assert!(problem.contains("and this worker has 1.0"), "{problem}");
+        assert!(problem.contains("and this worker has 1.1"), "{problem}");
     }
+}
+
+/// As those that were compiled before the table was appended to.
+#[test]
+fn libraries_for_an_older_minor_of_the_interface_are_loaded() {
+    let older = "#define menagerie_abi_version another\n\
+                 #include <menagerie.h>\n\
+                 #undef menagerie_abi_version\n\
+                 MG_EXPORT extern const uint32_t menagerie_abi_version;\n\
+                 const uint32_t menagerie_abi_version = 0x10000;\n";
+    let source = WORKS.replace("#include <menagerie.h>\n", older);
+    let bundle = Folder::c("older_minor", PROVIDES, &source).load(&harness());
+    assert_eq!(bundle.call::<_, i64>("broken@1", "one", ()).unwrap(), 1);
+    bundle.unload();
 }
 
 #[test]

@@ -80,6 +80,7 @@ fn probes_export_their_functions_in_order() {
             "call",
             "caught",
             "state",
+            "dir",
             "set_state",
             "misfit",
             "say",

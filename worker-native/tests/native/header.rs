@@ -116,7 +116,8 @@ fn header_and_abi_rs_agree() {
         writer_free,
         call,
         answer_free,
-        failure
+        failure,
+        dir
     );
     for (name, value) in [
         ("MENAGERIE_ABI_VERSION", abi::ABI_VERSION),

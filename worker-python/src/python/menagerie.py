@@ -63,14 +63,16 @@ class Cancelled(BaseException):
 
 
 class Context:
-    """What `on_load` is given."""
+    """What `on_load` is given. `dir` is the bundle's folder, or None if the bundle came
+    from memory."""
 
-    __slots__ = ("bundle", "generation", "state")
+    __slots__ = ("bundle", "generation", "state", "dir")
 
-    def __init__(self, bundle, generation, state):
+    def __init__(self, bundle, generation, state, dir):
         self.bundle = bundle
         self.generation = generation
         self.state = state
+        self.dir = dir
 
 
 def export(contract):
