@@ -6,6 +6,11 @@ The statement `import util` finds them because the modules' own `__builtins__`
 hold an `__import__` that looks into the bundle's folder first. It is found by
 the code that runs and not by the thread or the time, so an import inside a
 function, at call time, on a thread of the bundle's own resolves the same way.
+
+Libraries that look a module up by its name (`importlib.util.find_spec`, `pkgutil`,
+`unittest.mock.patch`, `__import__(name)`) find a bundle's as well, where nothing else
+has the name: that of the bundle for which they run. Their own import statements never
+do, as what a library imports stays in it, for all bundles.
 """
 
 import _menagerie
@@ -40,6 +45,7 @@ class _FileLoader(SourceFileLoader):
     def __init__(self, fullname, path, bundle):
         super().__init__(fullname, path)
         self._bundle = bundle
+        self._there = None
 
     def get_code(self, fullname):
         path = self.get_filename(fullname)
@@ -47,7 +53,16 @@ class _FileLoader(SourceFileLoader):
             text = _menagerie.read_contained(self._bundle.root, path)
         return self.source_to_code(text, path)
 
+    def create_module(self, spec):
+        # Who has looked its spec up may load it once more (`pkgutil.get_data`), and
+        # gets the module that is there.
+        self._there = sys.modules.get(spec.name)
+        return self._there
+
     def exec_module(self, module):
+        there, self._there = self._there, None
+        if there is module:
+            return
         module.__dict__["__builtins__"] = self._bundle.builtins
         super().exec_module(module)
 
@@ -116,6 +131,8 @@ class Bundle:
         # The bundle's own; before it there may be that of its main module.
         self.root = folders[-1] if folders else None
         self.filename = None
+        # Whether it has started a process that is no copy of this one.
+        self.spawns = False
         self._main = None
         self._listing = {}
         self.builtins = dict(vars(builtins), __import__=self.import_, __menagerie__=serial)
@@ -140,12 +157,12 @@ class Bundle:
 
             linecache.cache[self.filename] = (len(code), None, lines, self.filename)
             self._main = ModuleSpec(fullname, _MemoryLoader(code, self.filename, self))
-        builtins.__import__(fullname)
+        _original_import(fullname)
         return sys.modules[fullname]
 
     def import_(self, name, globals=None, locals=None, fromlist=(), level=0):
         """`__import__` as the bundle's modules have it."""
-        original = builtins.__import__
+        original = _original_import
         if level != 0:
             return original(name, globals, locals, fromlist, level)
         top = name.partition(".")[0]
@@ -167,9 +184,7 @@ class Bundle:
                         "and has no directory to import sibling modules from"
                     )
                     raise
-                # A folder without __init__.py is a package as well, but only
-                # where nothing else has the name: it may just hold data.
-                if not any(os.path.isdir(os.path.join(folder, top)) for folder in self.folders):
+                if not self.has(top):
                     raise
         fullname = f"{self.prefix}.{name}"
         if fromlist:
@@ -180,6 +195,15 @@ class Bundle:
     def resolve(self, name):
         """The name in `sys.modules` of what `name` means in this bundle."""
         return f"{self.prefix}.{name}" if self._owns(name.partition(".")[0]) else name
+
+    def has(self, top):
+        """Whether `top` is a module of the bundle's where nothing else has the name: a
+        folder without __init__.py is a package as well then. It may just hold data."""
+        if top in _RESERVED:
+            return False
+        return self._owns(top) or any(
+            os.path.isdir(os.path.join(folder, top)) for folder in self.folders
+        )
 
     def find(self, fullname, path):
         """The spec of a module below this bundle's package."""
@@ -322,47 +346,164 @@ def _file_spec(fullname, path, loader, locations=None):
     return spec
 
 
+def _of_serial(serial):
+    for bundle in list(_bundles.values()):
+        if bundle.serial == serial:
+            return bundle
+    return None
+
+
+def _asking():
+    """The bundle whose code runs, or for which a library's does; or None."""
+    return _of_serial(_menagerie.lane() or caller())
+
+
 class _Finder:
     """The first entry of `sys.meta_path`."""
 
     @staticmethod
     def find_spec(fullname, path=None, target=None):
-        if fullname == "logging":
-            return _logging_spec()
+        after = _AFTER.get(fullname)
+        if after is not None:
+            return _spec_with(after, fullname, path)
         bundle = _bundles.get(fullname.partition(".")[0])
-        return None if bundle is None else bundle.find(fullname, path)
+        if bundle is not None:
+            return bundle.find(fullname, path)
+        if path is not None and not _is_import(sys._getframe(1)):
+            # `importlib.util.find_spec("pkg.part")`, which has imported `pkg` before.
+            bundle = _asking()
+            if bundle is not None:
+                parent = sys.modules.get(f"{bundle.prefix}.{fullname.rpartition('.')[0]}")
+                if getattr(parent, "__path__", None) is path:
+                    return bundle.find(f"{bundle.prefix}.{fullname}", path)
+        return None
 
 
-def _logging_spec():
-    """The standard library's `logging`, with our handler from the moment that
-    somebody imports it: importing it at the start would cost every worker."""
-    spec = PathFinder.find_spec("logging")
+class _ByName:
+    """The last entry of `sys.meta_path`: for those who look a name up."""
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        if path is not None or _is_import(sys._getframe(1)):
+            return None
+        bundle = _asking()
+        if bundle is None or not bundle.has(fullname):
+            return None
+        return bundle.find(f"{bundle.prefix}.{fullname}", bundle.folders)
+
+
+def _is_import(frame):
+    """Whether a finder is asked by an import, and not by somebody else who looks up a
+    spec; `frame` has called the finder."""
+    machinery = vars(importlib._bootstrap)
+    caller = frame.f_back
+    return frame.f_globals is machinery and caller is not None and caller.f_globals is machinery
+
+
+def _spec_with(after, fullname, path):
+    """A module of the standard library, with `after` being done to it as soon as somebody
+    imports it: importing it at the start would cost every worker."""
+    spec = PathFinder.find_spec(fullname, path)
     if spec is None:
         return None
     run = spec.loader.exec_module
 
     def exec_module(module):
         run(module)
-        _menagerie.internal("logs").install(module)
+        after(module)
 
     spec.loader.exec_module = exec_module
     return spec
 
 
+def _log_into_bundles(logging):
+    _menagerie.internal("logs").install(logging)
+
+
+def _refuse_what_children_lack(popen):
+    """A process that is started afresh cannot import what is a bundle's own. It would
+    die of that, and a pool start another one, for ever."""
+    launch = popen.Popen._launch
+
+    def _launch(self, process):
+        bundle = _asking()
+        if bundle is not None:
+            bundle.spawns = True
+        return launch(self, process)
+
+    popen.Popen._launch = _launch
+    popen.reduction.ForkingPickler.reducer_override = _reducer_override
+
+
+def _reducer_override(pickler, value):
+    if isinstance(value, (type, type(_asking))):
+        top, _, name = (value.__module__ or "").partition(".")
+        bundle = _bundles.get(top)
+        if bundle is not None and bundle.spawns:
+            raise RuntimeError(
+                f"{name}.{value.__qualname__} is the bundle's own, which a process that is "
+                "started afresh ('spawn' and 'forkserver') cannot import: use "
+                "multiprocessing.get_context('fork') for all that the bundle starts"
+            )
+    return NotImplemented
+
+
+# What is done to modules when they have been imported.
+_AFTER = {
+    "logging": _log_into_bundles,
+    "multiprocessing.popen_spawn_posix": _refuse_what_children_lack,
+    "multiprocessing.popen_forkserver": _refuse_what_children_lack,
+}
+
+
 def _import_module(name, package=None):
-    """`importlib.import_module`, which resolves names in the calling bundle."""
+    """`importlib.import_module`: a bundle's own module for the bundle's code, and for
+    others where nothing else has the name."""
+    level = len(name) - len(name.lstrip("."))
+    if level and package:
+        name = importlib._bootstrap._resolve_name(name[level:], package, level)
+    elif level:
+        return _original_import_module(name, package)
     serial = sys._getframe(1).f_builtins.get("__menagerie__")
-    if serial is not None and not name.startswith("."):
-        for bundle in list(_bundles.values()):
-            if bundle.serial == serial:
-                name = bundle.resolve(name)
-                break
-    return _original_import_module(name, package)
+    if serial is not None:
+        bundle = _of_serial(serial)
+        return _original_import_module(name if bundle is None else bundle.resolve(name))
+    try:
+        return _original_import_module(name)
+    except ModuleNotFoundError as error:
+        bundle = _asking_for(name, error)
+        if bundle is None:
+            raise
+    return _original_import_module(f"{bundle.prefix}.{name}")
+
+
+def _import(name, globals=None, locals=None, fromlist=(), level=0):
+    """`__import__`, for all code but the bundles'. Statements pass their globals; who
+    calls it with a name need not."""
+    if globals is not None or level != 0:
+        return _original_import(name, globals, locals, fromlist, level)
+    try:
+        return _original_import(name, None, None, fromlist)
+    except ModuleNotFoundError as error:
+        bundle = _asking_for(name, error)
+        if bundle is None:
+            raise
+    return bundle.import_(name, None, None, fromlist)
+
+
+def _asking_for(name, error):
+    """The bundle that asks for a module by name, and has it, as nobody else does."""
+    top = name.partition(".")[0]
+    bundle = _asking() if error.name == top else None
+    return bundle if bundle is not None and bundle.has(top) else None
 
 
 _original_import_module = importlib.import_module
 importlib.import_module = _import_module
+_original_import = builtins.__import__
+builtins.__import__ = _import
 sys.meta_path.insert(0, _Finder)
+sys.meta_path.append(_ByName)
 
 # A .pth file of the site's may have imported it before.
 if "logging" in sys.modules:

@@ -281,3 +281,135 @@ fn s8_a_worker_that_is_no_standby_imports_no_more_than_it_needs() {
         assert!(!call::<_, bool>(&bundle, "was_there", ()).unwrap());
     }
 }
+
+const BY_NAME: &str = "
+import importlib, importlib.resources, importlib.util, logging.config, pkgutil, sys, threading
+import unittest.mock
+import menagerie
+
+def look():
+    found = [importlib.resources.files('pkg').joinpath('data.txt').read_text()]
+    found.append(pkgutil.get_data('pkg', 'data.txt').decode())
+    import helper, pkg.part
+    found.append(pkgutil.get_data('pkg.part', 'data.txt').decode())
+    assert importlib.util.find_spec('pkg').submodule_search_locations == pkg.__path__
+    assert importlib.util.find_spec('pkg.part').origin == pkg.part.__file__
+    assert importlib.util.find_spec('helper').origin == helper.__file__
+    assert importlib.util.find_spec('nowhere') is importlib.util.find_spec('pkg.nowhere') is None
+    assert pkgutil.resolve_name('pkg.part:NAME') == pkg.part.NAME
+    assert pkg.part.RUNS == [1] and importlib.import_module('.part', 'pkg') is pkg.part
+    with unittest.mock.patch('helper.name', lambda: 'patched'):
+        assert helper.name() == 'patched'
+    logging.config.dictConfig({
+        'version': 1,
+        'disable_existing_loggers': False,
+        'handlers': {'own': {'class': 'helper.Handler'}},
+        'loggers': {helper.name(): {'handlers': ['own']}},
+    })
+    logging.getLogger(helper.name()).warning('said')
+    found += helper.said
+    helper.said.clear()
+    assert not {'pkg', 'pkg.part', 'helper'} & set(sys.modules)
+    return found
+
+@menagerie.export('t@1')
+def by_name():
+    return look()
+
+@menagerie.export('t@1')
+def by_name_in_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(look()))
+    thread.start()
+    thread.join()
+    return found
+
+@menagerie.export('t@1')
+def by_a_library():
+    # It keeps what it imports, for all bundles.
+    library = {'__name__': 'library', '__builtins__': sys.modules['builtins']}
+    try:
+        exec('import helper', library)
+    except ModuleNotFoundError as error:
+        return error.name
+";
+
+#[test]
+fn modules_are_found_by_their_names_in_the_bundle_that_asks() {
+    let harness = harness();
+    let helper = |name: &str| {
+        format!(
+            "import logging\nsaid = []\ndef name():\n    return '{name}'\n\
+             class Handler(logging.Handler):\n    def emit(self, record):\n        \
+             said.append(record.getMessage())\n"
+        )
+    };
+    let folder = |name: &str| {
+        Folder::new(
+            name,
+            &[
+                ("main.py", BY_NAME),
+                ("helper.py", &helper(name)),
+                ("pkg/__init__.py", ""),
+                ("pkg/data.txt", name),
+                (
+                    "pkg/part.py",
+                    &format!("NAME = '{name}'\nRUNS = globals().get('RUNS', [])\nRUNS.append(1)\n"),
+                ),
+            ],
+        )
+    };
+    let names = ["one", "two"];
+    let folders = names.map(folder);
+    let bundles = folders.each_ref().map(|folder| harness.load_dir(folder.path()).unwrap());
+    for _ in 0..2 {
+        for (bundle, name) in bundles.iter().zip(names) {
+            for function in ["by_name", "by_name_in_thread"] {
+                let found: Vec<String> = call(bundle, function, ()).unwrap();
+                assert_eq!(found, [name, name, name, "said"], "{function}");
+            }
+            let lacks: String = call(bundle, "by_a_library", ()).unwrap();
+            assert_eq!(lacks, "helper");
+        }
+    }
+}
+
+/// It would die of that, and a pool start others without end.
+#[test]
+fn what_a_process_that_is_started_afresh_lacks_is_said_at_once() {
+    let bundle = code(
+        &harness(),
+        "spawns",
+        "
+import math, multiprocessing
+import menagerie
+
+def own(x): return x
+
+@menagerie.export('t@1')
+def in_process(method):
+    multiprocessing.get_context(method).Process(target=own, args=(1,)).start()
+
+@menagerie.export('t@1')
+def in_pool(method, of_bundle):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.map(own if of_bundle else math.sqrt, [4.0])
+",
+    )
+    .unwrap();
+    // A copy of this process has all that it has.
+    assert_eq!(call::<_, Vec<f64>>(&bundle, "in_pool", ("fork", true)).unwrap(), [4.0]);
+    for method in ["spawn", "forkserver"] {
+        let refused = [
+            call::<_, ()>(&bundle, "in_process", (method,)).unwrap_err(),
+            call::<_, Vec<f64>>(&bundle, "in_pool", (method, true)).map(drop).unwrap_err(),
+        ];
+        for error in refused.map(guest_error) {
+            assert_eq!(error.type_name, "RuntimeError");
+            assert!(error.message.contains("own is the bundle's own"), "{}", error.message);
+        }
+        // What is a library's they can import.
+        let roots: Vec<f64> = call(&bundle, "in_pool", (method, false)).unwrap();
+        assert_eq!(roots, [2.0]);
+    }
+}
