@@ -226,15 +226,7 @@ impl Task {
         self.tell_who_has_gone(&now);
         let mut mended = self.reload(changed.keys().cloned().collect()).await;
         mended |= self.load(&fresh).await;
-        for dir in changed.values().chain(&fresh) {
-            if let Some(known) = self.known.get_mut(dir) {
-                known.pace.loaded(Instant::now());
-                if Fingerprint::of(dir) != known.files {
-                    // By what was loaded, it may be.
-                    known.pace.due(Instant::now());
-                }
-            }
-        }
+        self.note_loads(changed.values().chain(&fresh));
         // What failed for want of others may load now.
         let mut tried = &fresh[..];
         while mended {
@@ -247,6 +239,17 @@ impl Task {
             tried = &[];
         }
         again
+    }
+
+    /// Loads of these have come to their ends, and may have changed the bundles' files.
+    fn note_loads<'d>(&mut self, dirs: impl Iterator<Item = &'d PathBuf>) {
+        for dir in dirs {
+            let Some(known) = self.known.get_mut(dir) else { continue };
+            known.pace.loaded(Instant::now());
+            if Fingerprint::of(dir) != known.files {
+                known.pace.due(Instant::now());
+            }
+        }
     }
 
     /// Forgets the bundles that are found no more, and says so of those that are loaded.
