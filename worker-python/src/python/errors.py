@@ -14,15 +14,40 @@ _MAX_NAME = 1 << 10
 # What stands for the rest.
 _CUT = "… (too large to be told whole)"
 
+# What every exception has, whatever a class of the guest's makes of the attribute.
+_cause = BaseException.__cause__.__get__
+_context = BaseException.__context__.__get__
+_is_suppressed = BaseException.__suppress_context__.__get__
+_traceback = BaseException.__traceback__.__get__
+_parts = BaseExceptionGroup.exceptions.__get__
+_module = type.__dict__["__module__"].__get__
+_qualname = type.__dict__["__qualname__"].__get__
+
 
 def describe(error, prefix):
     """None for a cancellation, else a tuple of type, message, stack, code,
     help, url and a list of such tuples for the causes."""
     # Another thread may just be importing it, and has not come to this name.
     asyncio_cancelled = getattr(sys.modules.get("asyncio"), "CancelledError", ())
-    if isinstance(error, asyncio_cancelled) or _is_cancelled(error):
+    if _is(error, asyncio_cancelled) or _is_cancelled(error):
         return None
     return _Teller(prefix + ".").tell(error, _MAX_DEPTH)
+
+
+def _is(error, kind):
+    """`isinstance`, by what it is and not by what it says that it is."""
+    return issubclass(type(error), kind)
+
+
+def _guarded(default, tell, *args):
+    """One part of an error. The guest's code may run in there, and raise anything; the
+    other parts are told nevertheless, unless the call was asked to stop."""
+    try:
+        return tell(*args)
+    except sys.modules["menagerie"].Cancelled:
+        raise
+    except BaseException:
+        return default
 
 
 def _is_cancelled(error):
@@ -31,11 +56,11 @@ def _is_cancelled(error):
     left, seen = [error], set()
     while left:
         error = left.pop()
-        if isinstance(error, sys.modules["menagerie"].Cancelled):
+        if _is(error, sys.modules["menagerie"].Cancelled):
             return True
-        if isinstance(error, BaseExceptionGroup) and id(error) not in seen:
+        if _is(error, BaseExceptionGroup) and id(error) not in seen:
             seen.add(id(error))
-            left.extend(error.exceptions)
+            left.extend(_parts(error))
     return False
 
 
@@ -55,23 +80,27 @@ class _Teller:
             self._attribute(error, "url"),
             [],
         )
-        if isinstance(error, sys.modules["menagerie"].CallError):
+        if _is(error, sys.modules["menagerie"].CallError):
             # The callee's error, in its own words.
-            self._causes(told, [error.remote], self._pass_on, depth)
+            self._causes(told, [_guarded(None, getattr, error, "remote")], self._pass_on, depth)
         self._causes(told, _causes(error), self.tell, depth)
         return told
 
     def _pass_on(self, remote, depth):
+        def text(name):
+            return _guarded("", lambda: _plain(getattr(remote, name)))
+
         told = (
-            _shorten(remote.type, _MAX_NAME),
-            self._cut(remote.message),
-            self._cut_front(remote.stack),
+            _shorten(text("type"), _MAX_NAME),
+            self._cut(text("message")),
+            self._cut_front(text("stack")),
             self._attribute(remote, "code"),
             self._attribute(remote, "help"),
             self._attribute(remote, "url"),
             [],
         )
-        self._causes(told, remote.causes, self._pass_on, depth)
+        causes = _guarded((), lambda: list(remote.causes))
+        self._causes(told, causes, self._pass_on, depth)
         return told
 
     def _causes(self, told, causes, tell, depth):
@@ -100,56 +129,70 @@ class _Teller:
         return stack
 
     def _attribute(self, error, name):
-        try:
-            value = getattr(error, name, None)
-        except Exception:
-            return None
-        if name == "code" and isinstance(value, int):
-            value = str(value)
-        return self._cut(value) if isinstance(value, str) else None
+        value = _guarded(None, getattr, error, name, None)
+        if name == "code" and _is(value, int):
+            value = _guarded(None, str, value) or _guarded(None, int.__repr__, value)
+        return self._cut(_plain(value)) if _is(value, str) else None
 
 
 def _shorten(text, length):
     return text if len(text) <= length else text[:length] + _CUT
 
 
+def _plain(text):
+    """A str as it is, whatever a class of the guest's makes of its methods."""
+    return str.__str__(text)
+
+
 def _causes(error):
     """What it is told to come from; what it carries, if it is a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.exceptions
-    if error.__cause__ is not None:
-        return (error.__cause__,)
-    return () if error.__suppress_context__ else (error.__context__,)
+    if _is(error, BaseExceptionGroup):
+        return _parts(error)
+    if _cause(error) is not None:
+        return (_cause(error),)
+    return () if _is_suppressed(error) else (_context(error),)
 
 
 def _type_name(kind, prefix):
-    if kind.__module__ in ("builtins", "__main__"):
-        return kind.__qualname__
-    return f"{kind.__module__}.{kind.__qualname__}".removeprefix(prefix)
+    # It may be gone, or anything.
+    module = _guarded(None, lambda: _plain(_module(kind)))
+    if module in (None, "builtins", "__main__"):
+        return _qualname(kind)
+    return f"{module}.{_qualname(kind)}".removeprefix(prefix)
 
 
 def _text(error):
     try:
-        return str(error)
-    except Exception as again:
-        return f"<its __str__ raised {type(again).__name__}>"
+        return _plain(str(error))
+    except sys.modules["menagerie"].Cancelled:
+        raise
+    except BaseException as again:
+        return f"<its __str__ raised {_qualname(type(again))}>"
 
 
 def _stack(error, length):
     """As the interpreter prints it, with what it comes from if that are not too many; of
     each message the first."""
-    try:
-        if _are_few(error):
-            told = traceback.TracebackException.from_exception(error, compact=True)
-            _prepare(told, length, set())
-            return "".join(told.format())
-        # `TracebackException` would look at all of them, at shared ones again and again.
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = traceback.format_list([frame for frame in frames if _is_theirs(frame)])
-        last = f"{_type_name(type(error), '')}: {_shorten(_text(error), length)}\n"
-        return "".join(["Traceback (most recent call last):\n", *lines, last])
-    except Exception as again:
-        return f"{type(error).__name__} (formatting its stack raised {type(again).__name__})"
+    if _are_few(error):
+        stack = _guarded(None, _whole_stack, error, length)
+        if stack is not None:
+            return stack
+    # `TracebackException` would look at all of them, at shared ones again and again; or
+    # one of the guest's attributes raised.
+    last = f"{_type_name(type(error), '')}: {_shorten(_text(error), length)}\n"
+    frames = _guarded((), _frames, error)
+    return "".join(["Traceback (most recent call last):\n", *frames, last])
+
+
+def _whole_stack(error, length):
+    told = traceback.TracebackException.from_exception(error, compact=True)
+    _prepare(told, length, set())
+    return "".join(told.format())
+
+
+def _frames(error):
+    frames = traceback.extract_tb(_traceback(error))
+    return traceback.format_list([frame for frame in frames if _is_theirs(frame)])
 
 
 def _are_few(error):
@@ -160,12 +203,12 @@ def _are_few(error):
         count += 1
         if count > _MAX_ERRORS:
             return False
-        for other in (error.__cause__, error.__context__):
+        for other in (_cause(error), _context(error)):
             if other is not None and id(other) not in seen:
                 seen.add(id(other))
                 left.append(other)
-        if isinstance(error, BaseExceptionGroup):
-            left.extend(error.exceptions[:_MAX_ERRORS])
+        if _is(error, BaseExceptionGroup):
+            left.extend(_parts(error)[:_MAX_ERRORS])
     return True
 
 

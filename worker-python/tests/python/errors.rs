@@ -103,6 +103,114 @@ def draw():
     assert_eq!(fail("unprintable").type_name, "main.Unprintable");
 }
 
+/// Each part of an error may be the guest's own code.
+#[test]
+fn c3_a_part_of_an_error_that_raises_takes_no_other_with_it() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "raises-again",
+        "
+def fails(*args): raise RuntimeError('again')
+def leaves(*args): raise SystemExit(3)
+
+class OddInt(int):
+    __str__ = __repr__ = fails
+
+class OddText(str):
+    replace = __len__ = __getitem__ = lambda *args: 5
+
+class OddName(type):
+    __module__ = property(fails)
+    __name__ = property(leaves)
+
+class Plain(Exception): pass
+class Told(Exception):
+    def __str__(self): return OddText('told')
+class Cause(Exception):
+    __cause__ = property(fails)
+class Traceback(Exception):
+    __traceback__ = property(leaves)
+class Attributes(Exception):
+    code = help = url = property(leaves)
+class Class(Exception):
+    __class__ = property(leaves)
+class Name(Exception, metaclass=OddName): pass
+class Group(ExceptionGroup):
+    exceptions = property(leaves)
+
+def plain(**attributes):
+    error = Plain('told')
+    vars(error).update(attributes)
+    return error
+
+def nameless():
+    error = type('Nameless', (Exception,), {})
+    error.__module__ = 7
+    return error('told')
+
+errors = {
+    'huge code': plain(code=10**5000),
+    'odd code': plain(code=OddInt(3)),
+    'odd help': plain(code=True, help=OddText('told'), url=7),
+    'text': Told(),
+    'attributes': Attributes('told'),
+    'cause': Cause('told'),
+    'traceback': Traceback('told'),
+    'class': Class('told'),
+    'name': Name('told'),
+    'nameless': nameless(),
+    'group': Group('told', [ValueError('one')]),
+    'remote': menagerie.CallError('Guest', 'told', menagerie.RemoteError(1, 2, causes=[3])),
+}
+
+@menagerie.export('t@1')
+def fail(name): raise errors[name]
+
+@menagerie.export('t@1')
+def from_odd(name):
+    try: raise errors[name]
+    except BaseException as error: raise ValueError('told') from error
+
+@menagerie.export('t@1')
+def names(): return list(errors)
+
+class Leaves(Exception): __str__ = leaves
+
+@menagerie.export('t@1')
+def unprintable(): raise Leaves()
+
+class Stops(Exception):
+    def __str__(self): raise menagerie.Cancelled()
+
+@menagerie.export('t@1')
+def stops(): raise Stops()
+",
+    )
+    .unwrap();
+    let names: Vec<String> = call(&bundle, "names", ()).unwrap();
+    for name in &names {
+        for function in ["fail", "from_odd"] {
+            let error = guest_error(call::<_, ()>(&bundle, function, (name,)).unwrap_err());
+            assert!(error.message.starts_with("told"), "{name}: {error:?}");
+            assert!(error.stack.contains(&format!("in {function}\n")), "{name}: {}", error.stack);
+        }
+    }
+    let fail = |name| guest_error(call::<_, ()>(&bundle, "fail", (name,)).unwrap_err());
+    assert_eq!(fail("huge code").code, None);
+    assert_eq!(fail("odd code").code.as_deref(), Some("3"));
+    let error = fail("odd help");
+    assert_eq!((error.code.as_deref(), error.help.as_deref()), (Some("True"), Some("told")));
+    assert_eq!(fail("name").type_name, "main.Name");
+    assert_eq!(fail("nameless").type_name, "Nameless");
+    assert_eq!(fail("group").inner[0].message, "one");
+    assert_eq!(fail("remote").inner.len(), 1);
+    let error = guest_error(call::<_, ()>(&bundle, "unprintable", ()).unwrap_err());
+    assert_eq!(error.message, "<its __str__ raised SystemExit>");
+    assert!(error.stack.contains("in unprintable\n"), "{}", error.stack);
+    assert_eq!(call::<_, ()>(&bundle, "stops", ()), Err(Failure::Cancelled));
+}
+
 #[test]
 fn c3_an_error_of_very_many_is_told_in_part() {
     let harness = harness();
