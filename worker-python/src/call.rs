@@ -27,13 +27,15 @@ pub(crate) fn run(
     reply: Reply,
     out: &mut Vec<u8>,
 ) {
+    let call = reply.call_id();
+    lane.interrupt.forget_unless(|other| other == call || lane.tasks.waits(other));
     let mut reader = Reader::new(args.bytes);
     let count = match reader.array().map_err(|error| error.to_string()) {
         Ok(count) => count,
         Err(message) => return reply.fail(Failure::BadArguments { message }),
     };
     let mut decoder = Decoder::new(py, reader, args.segment);
-    let result = match invoke(py, lane, reply.call_id(), function, count, &mut decoder) {
+    let result = match invoke(py, lane, call, function, count, &mut decoder) {
         Ok(result) => result,
         Err(message) => return reply.fail(Failure::BadArguments { message }),
     };

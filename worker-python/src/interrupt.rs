@@ -20,9 +20,10 @@ use crate::interpreter;
 /// lock as well.
 ///
 /// An interrupt comes once. Where no code of its call runs at that moment (the lane
-/// waits for the interpreter lock, or runs a step of another call within this one's
-/// nested loop), the call's id stays noted, and the next stretch of its code begins
-/// with the exception.
+/// waits for the interpreter lock, or runs a step of another call), the call's id stays
+/// noted, and the next stretch of its code begins with the exception. A stretch may be
+/// of a task that the call has started: it is told, and so is its call afterwards, which
+/// need not hear of the task's end.
 #[derive(Debug)]
 pub(crate) struct PythonInterrupt(Arc<Shared>);
 
@@ -32,13 +33,13 @@ struct Shared {
     stretch: AtomicU64,
     /// The call that the stretch belongs to, or 0.
     current: AtomicU64,
-    /// The last call that was asked to stop while [`Instance::call`] ran it, until it
-    /// was told.
-    ///
-    /// [`Instance::call`]: menagerie_protocol::Instance::call
-    asked: AtomicU64,
-    /// The same of those that wait in the loop.
-    asked_later: AtomicU64,
+    /// Whether the stretch is of a task that the call has started; written and read
+    /// under the interpreter lock only.
+    in_task: AtomicBool,
+    /// The calls that were asked to stop, until they are told: often several at once.
+    asked: Mutex<Vec<u64>>,
+    /// Whether there are any.
+    any_asked: AtomicBool,
     /// Whether the stretch was told to stop; written and read under the interpreter
     /// lock only.
     told: AtomicBool,
@@ -53,23 +54,26 @@ impl PythonInterrupt {
             thread: thread_ident(),
             stretch: AtomicU64::new(0),
             current: AtomicU64::new(0),
-            asked: AtomicU64::new(0),
-            asked_later: AtomicU64::new(0),
+            in_task: AtomicBool::new(false),
+            asked: Mutex::default(),
+            any_asked: AtomicBool::new(false),
             told: AtomicBool::new(false),
             driver: Mutex::new(None),
         }))
     }
 
-    /// Guest code that may be interrupted begins, for `call`, or for none if that is
-    /// 0. Called by the lane's thread, attached.
-    pub(crate) fn begin(&self, _: Python<'_>, call: u64) -> Begun {
+    /// Guest code that may be interrupted begins. Called by the lane's thread, attached.
+    pub(crate) fn begin(&self, _: Python<'_>, code: Code) -> Begun {
         // Only this thread writes them, so loads and stores will do.
         let stretch = self.0.stretch.load(Ordering::Relaxed);
         let outer = (stretch % 2 == 1).then(|| Outer {
-            call: self.0.current.load(Ordering::Relaxed),
+            code: Code {
+                call: self.0.current.load(Ordering::Relaxed),
+                in_task: self.0.in_task.load(Ordering::Relaxed),
+            },
             told: self.0.told.load(Ordering::Relaxed),
         });
-        let asked = self.0.enter((stretch + 1) | 1, call);
+        let asked = self.0.enter((stretch + 1) | 1, code);
         self.0.told.store(asked, Ordering::Relaxed);
         Begun { asked, outer }
     }
@@ -86,14 +90,22 @@ impl PythonInterrupt {
             return;
         };
         self.0.told.store(outer.told, Ordering::Relaxed);
-        if self.0.enter(stretch + 2, outer.call) {
+        if self.0.enter(stretch + 2, outer.code) {
             self.0.raise_cancelled(py);
         }
     }
 
-    /// Forgets that a call was asked to stop: it hears of it in another way.
-    pub(crate) fn forget(&self, call: u64) {
-        self.0.take_asked(call);
+    /// Whether a call was asked to stop and was not told yet; it is now, in another way.
+    pub(crate) fn take(&self, call: u64) -> bool {
+        self.0.take_asked(call)
+    }
+
+    /// Forgets those that were asked to stop and had ended by then. Called by the lane's
+    /// thread.
+    pub(crate) fn forget_unless(&self, goes_on: impl Fn(u64) -> bool) {
+        if self.0.any_asked.load(Ordering::Relaxed) {
+            self.0.change_asked(|asked| asked.retain(|call| goes_on(*call)));
+        }
     }
 
     /// Where `async` calls run; `None` when the loop is closed.
@@ -108,6 +120,15 @@ impl PythonInterrupt {
     }
 }
 
+/// Whose code a stretch is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Code {
+    /// The call that it serves, or 0.
+    pub(crate) call: u64,
+    /// Whether it is that of a task that the call has started.
+    pub(crate) in_task: bool,
+}
+
 /// A stretch of guest code that has begun.
 #[derive(Debug)]
 #[must_use]
@@ -120,16 +141,18 @@ pub(crate) struct Begun {
 /// The stretch that one is within, in a nested loop.
 #[derive(Debug)]
 struct Outer {
-    /// Its call, or 0.
-    call: u64,
+    code: Code,
     told: bool,
 }
 
 impl Shared {
-    /// Stops a call, of which `asked` is noted until it hears of it.
-    fn ask(self: &Arc<Self>, call: u64, asked: &AtomicU64) {
-        // SYNC: asked to stop. With `enter`.
-        asked.store(call, Ordering::SeqCst);
+    /// Stops a call.
+    fn ask(self: &Arc<Self>, call: u64) {
+        self.change_asked(|asked| {
+            if !asked.contains(&call) {
+                asked.push(call);
+            }
+        });
         let stretch = self.stretch.load(Ordering::SeqCst);
         let current = self.current.load(Ordering::Acquire);
         let same = stretch == self.stretch.load(Ordering::Acquire);
@@ -139,27 +162,39 @@ impl Shared {
         let _ = helper().send(job);
     }
 
-    /// A stretch of `call`'s code begins or goes on; true if it was asked to stop
-    /// before, and did not hear of it.
-    fn enter(&self, stretch: u64, call: u64) -> bool {
-        self.current.store(call, Ordering::Release);
-        // SYNC: asked to stop. With `ask`: either that sees this stretch, or we see that
-        // its call was asked.
+    /// A stretch begins or goes on; true if its call was asked to stop before, and it has
+    /// to be told.
+    fn enter(&self, stretch: u64, code: Code) -> bool {
+        self.current.store(code.call, Ordering::Release);
+        self.in_task.store(code.in_task, Ordering::Relaxed);
+        // SYNC: asked to stop. With `change_asked`: either `ask` sees this stretch, or we
+        // see that its call was asked.
         self.stretch.store(stretch, Ordering::SeqCst);
-        self.take_asked(call)
+        if code.in_task { self.is_asked(code.call) } else { self.take_asked(code.call) }
     }
 
-    /// Whether a call was asked to stop and has not heard of it; now it has.
+    /// Whether a call was asked to stop and was not told yet.
+    fn is_asked(&self, call: u64) -> bool {
+        // SYNC: asked to stop. With `change_asked`.
+        self.any_asked.load(Ordering::SeqCst) && self.change_asked(|asked| asked.contains(&call))
+    }
+
+    /// The same; now it is told.
     fn take_asked(&self, call: u64) -> bool {
-        let mut taken = false;
-        for asked in [&self.asked, &self.asked_later] {
-            // SYNC: asked to stop. With `enter`.
-            if call != 0 && asked.load(Ordering::SeqCst) == call {
-                let swap = asked.compare_exchange(call, 0, Ordering::AcqRel, Ordering::Relaxed);
-                taken |= swap.is_ok();
-            }
-        }
-        taken
+        // SYNC: asked to stop. With `change_asked`.
+        self.any_asked.load(Ordering::SeqCst)
+            && self.change_asked(|asked| {
+                let at = asked.iter().position(|other| *other == call);
+                at.map(|at| asked.swap_remove(at)).is_some()
+            })
+    }
+
+    fn change_asked<T>(&self, change: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut asked);
+        // SYNC: asked to stop. With `enter`.
+        self.any_asked.store(!asked.is_empty(), Ordering::SeqCst);
+        changed
     }
 
     /// Raises `menagerie.Cancelled` in the guest code that runs; attached.
@@ -173,11 +208,11 @@ impl Shared {
 
 impl Interrupt for PythonInterrupt {
     fn interrupt(&self, call: u64) {
-        self.0.ask(call, &self.0.asked);
+        self.0.ask(call);
     }
 
     fn cancel(&self, call: u64) {
-        self.0.ask(call, &self.0.asked_later);
+        self.0.ask(call);
     }
 }
 
@@ -210,11 +245,13 @@ impl Job {
     fn run(self, py: Python<'_>) {
         let Self { shared, stretch, call } = self;
         if stretch % 2 == 1 && shared.stretch.load(Ordering::Acquire) == stretch {
-            shared.take_asked(call);
             if !shared.told.load(Ordering::Relaxed) {
                 shared.raise_cancelled(py);
             }
-            return;
+            if !shared.in_task.load(Ordering::Relaxed) {
+                shared.take_asked(call);
+                return;
+            }
         }
         // If it waits in the loop, it is cancelled there.
         let driver = {

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::forks;
 use crate::interpreter;
-use crate::interrupt::PythonInterrupt;
+use crate::interrupt::{Code, PythonInterrupt};
 use crate::output;
 use crate::tasks::Tasks;
 
@@ -86,7 +86,17 @@ impl Lane {
         call: u64,
         code: impl FnOnce(Option<PyErr>) -> PyResult<T>,
     ) -> PyResult<T> {
-        let begun = self.interrupt.begin(py, call);
+        self.run_part(py, Code { call, in_task: false }, code)
+    }
+
+    /// The same, for code that may be that of a task that the call has started.
+    pub(crate) fn run_part<T>(
+        &self,
+        py: Python<'_>,
+        part: Code,
+        code: impl FnOnce(Option<PyErr>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let begun = self.interrupt.begin(py, part);
         let stop = begun.asked.then(|| cancelled(py));
         let result = self.watch(|| code(stop));
         self.interrupt.end(py, &begun);

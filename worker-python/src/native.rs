@@ -26,6 +26,7 @@ pub(crate) fn module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
     module.add_function(wrap_pyfunction!(flush, &module)?)?;
     module.add_function(wrap_pyfunction!(forked, &module)?)?;
     module.add_function(wrap_pyfunction!(cancelling, &module)?)?;
+    module.add_function(wrap_pyfunction!(ended_a_task, &module)?)?;
     module.add_function(wrap_pyfunction!(finish, &module)?)?;
     module.add_function(wrap_pyfunction!(check_contained, &module)?)?;
     module.add_function(wrap_pyfunction!(read_contained, &module)?)?;
@@ -149,12 +150,18 @@ fn forked() {
     forks::begun();
 }
 
-/// The loop cancels an `async` call: no step of it has to begin with the exception.
+/// Whether the loop has to cancel an `async` call: its own code was not told to stop
+/// meanwhile, and will not be.
 #[pyfunction]
-fn cancelling(token: u64) {
-    if let Some(lane) = Lane::current() {
-        lane.interrupt.forget(token);
-    }
+fn cancelling(token: u64) -> bool {
+    Lane::current().is_some_and(|lane| lane.interrupt.take(token))
+}
+
+/// Whether an exception that has left the loop is that with which a task of the bundle's
+/// ended.
+#[pyfunction]
+fn ended_a_task(error: &Bound<'_, PyAny>) -> bool {
+    Lane::current().is_some_and(|lane| lane.tasks.ended_a_task(error))
 }
 
 /// The end of an `async` call.

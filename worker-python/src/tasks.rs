@@ -17,7 +17,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::call;
 use crate::forks;
 use crate::interpreter;
-use crate::interrupt::PythonInterrupt;
+use crate::interrupt::{Code, PythonInterrupt};
 use crate::lane::Lane;
 
 /// How long calls of other functions keep the loop from what is ready in it, while
@@ -40,6 +40,8 @@ pub(crate) struct Tasks {
     /// Whether a task is left.
     busy: Cell<bool>,
     polled: Cell<Instant>,
+    /// With what the task ended that has left the loop last.
+    exit: RefCell<Option<Py<PyAny>>>,
     interrupt: Arc<PythonInterrupt>,
 }
 
@@ -50,6 +52,7 @@ impl Tasks {
             pending: RefCell::default(),
             busy: Cell::new(false),
             polled: Cell::new(Instant::now()),
+            exit: RefCell::default(),
             interrupt,
         }
     }
@@ -126,6 +129,16 @@ impl Tasks {
         self.pending.borrow_mut().remove(&token)
     }
 
+    /// Whether a call waits in the loop.
+    pub(crate) fn waits(&self, token: u64) -> bool {
+        self.pending.borrow().contains_key(&token)
+    }
+
+    /// Whether it is with this exception that a task has just left the loop.
+    pub(crate) fn ended_a_task(&self, error: &Bound<'_, PyAny>) -> bool {
+        self.exit.take().is_some_and(|exit| exit.is(error))
+    }
+
     /// Whether there is a loop. What timers, sockets and other threads have for it
     /// is not known before it is asked.
     pub(crate) fn has_loop(&self) -> bool {
@@ -165,7 +178,7 @@ impl Tasks {
     /// Runs an `async` hook to its end.
     pub(crate) fn run<'py>(&self, coroutine: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let driver = self.driver(coroutine.py())?;
-        driver.call_method1("run", (Step::new(coroutine, 0),))
+        driver.call_method1("run", (Step::new(coroutine, Code { call: 0, in_task: false }),))
     }
 
     /// Cancels what is left and closes the loop; attached.
@@ -173,6 +186,7 @@ impl Tasks {
         self.interrupt.set_driver(None);
         let driver = self.driver.borrow_mut().take();
         let closed = driver.map(|driver| driver.into_bound(py).call_method0("close"));
+        drop(self.exit.take());
         for (_, pending) in std::mem::take(&mut *self.pending.borrow_mut()) {
             for view in pending.views {
                 view.drop_ref(py);
@@ -186,16 +200,16 @@ impl Tasks {
 /// guest's code and never the event loop's. To `asyncio` it is a coroutine
 /// because it has these four methods; all else that one may look at is the
 /// guest's own.
-#[pyclass(module = "menagerie")]
+#[pyclass(module = "menagerie", weakref)]
 #[derive(Debug)]
 pub(crate) struct Step {
     coroutine: Option<Py<PyAny>>,
-    token: u64,
+    code: Code,
 }
 
 impl Step {
-    fn new(coroutine: &Bound<'_, PyAny>, token: u64) -> Self {
-        Self { coroutine: Some(coroutine.clone().unbind()), token }
+    fn new(coroutine: &Bound<'_, PyAny>, code: Code) -> Self {
+        Self { coroutine: Some(coroutine.clone().unbind()), code }
     }
 
     fn run<'py>(
@@ -204,20 +218,22 @@ impl Step {
         args: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let (coroutine, token) = {
+        let (coroutine, code) = {
             let this = slf.borrow();
-            (this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py)), this.token)
+            (this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py)), this.code)
         };
         let Some(coroutine) = coroutine else { return Ok(py.None()) };
         // Outside of what is watched: if the thread ends in there, objects of which
         // nobody else has a reference cannot be given up any more.
         let step = coroutine.bind(py).getattr(method)?;
-        let result = match Lane::current() {
-            Some(lane) => lane.run(py, token, |stop| {
-                let outer = lane.serving.replace(token);
+        let lane = Lane::current();
+        let result = match &lane {
+            Some(lane) => lane.run_part(py, code, |stop| {
+                let outer = lane.serving.replace(code.call);
                 let result = match stop {
-                    // Where it waits, so that it can clean up.
-                    Some(stop) if method == "send" => {
+                    // Where it waits, so that it can clean up; in place of what it
+                    // would be thrown otherwise.
+                    Some(stop) if method != "close" => {
                         coroutine.bind(py).call_method1("throw", (stop.into_value(py),))
                     }
                     _ => step.call1(args),
@@ -238,21 +254,39 @@ impl Step {
                 if error.is_instance_of::<PySystemExit>(py)
                     || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
             {
-                let exit = interpreter::internal(py, "tasks")?.getattr("Exit")?.call0()?;
-                let exit = PyErr::from_value(exit);
-                exit.set_cause(py, Some(error));
-                Err(exit)
+                Err(Self::exits(py, lane.as_deref(), code, error))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// What a task ends with whose code raised a `SystemExit` or `KeyboardInterrupt`.
+    fn exits(py: Python<'_>, lane: Option<&Lane>, code: Code, error: PyErr) -> PyErr {
+        if code.in_task {
+            // Who awaits the task has it as it is.
+            if let Some(lane) = lane {
+                drop(lane.tasks.exit.replace(Some(error.value(py).clone().into_any().unbind())));
+            }
+            return error;
+        }
+        let exit = interpreter::internal(py, "tasks")
+            .and_then(|tasks| tasks.getattr("Exit")?.call0())
+            .map(PyErr::from_value);
+        exit.map_or_else(
+            |other| other,
+            |exit| {
+                exit.set_cause(py, Some(error));
+                exit
+            },
+        )
     }
 }
 
 #[pymethods]
 impl Step {
     #[new]
-    fn py_new(coroutine: &Bound<'_, PyAny>, token: u64) -> Self {
-        Self::new(coroutine, token)
+    fn py_new(coroutine: &Bound<'_, PyAny>, token: u64, in_task: bool) -> Self {
+        Self::new(coroutine, Code { call: token, in_task })
     }
 
     fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {

@@ -22,6 +22,7 @@ class Driver:
         self.in_hook = False
         self._calls = {}
         self._waiting = False
+        self._exits = _Exits()
         _current.driver = self
 
     def _create_step(self, coroutine, **options):
@@ -29,7 +30,7 @@ class Driver:
         if asyncio.iscoroutine(coroutine) and not isinstance(coroutine, _menagerie.Step):
             context = options.get("context")
             token = _serving.get() if context is None else context.get(_serving, 0)
-            coroutine = _menagerie.Step(coroutine, token)
+            coroutine = _menagerie.Step(coroutine, token, True)
         return self._create_task(coroutine, **options)
 
     def is_closed(self):
@@ -40,7 +41,7 @@ class Driver:
         """Begins a call; `_menagerie.finish` is told when it has ended."""
         context = contextvars.copy_context()
         context.run(_serving.set, token)
-        task = self.loop.create_task(_menagerie.Step(coroutine, token), context=context)
+        task = self.loop.create_task(_menagerie.Step(coroutine, token, False), context=context)
         self._calls[token] = task
         task.add_done_callback(lambda task: self._done(token, task))
 
@@ -49,23 +50,23 @@ class Driver:
         if task.cancelled():
             _menagerie.finish(token, asyncio.CancelledError(), None)
         else:
-            error = task.exception()
-            if isinstance(error, Exit):
-                error = error.__cause__
+            error = _exception(task)
             _menagerie.finish(token, error, None if error is not None else task.result())
 
     def poll(self):
         """Runs what is ready; true while a task is left."""
         self.loop.call_soon(self.loop.stop)
-        self.loop.run_forever()
+        with self._exits:
+            self.loop.run_forever()
         return bool(self._calls) or bool(asyncio.all_tasks(self.loop))
 
     def wait(self, fd):
-        """Runs until `fd` is readable."""
+        """Runs until `fd` is readable, or a task exits."""
         self.loop.add_reader(fd, self.loop.stop)
         self._waiting = True
         try:
-            self.loop.run_forever()
+            with self._exits:
+                self.loop.run_forever()
         finally:
             self._waiting = False
             self.loop.remove_reader(fd)
@@ -85,6 +86,9 @@ class Driver:
                 _menagerie.wait_for_answers(self.wait)
         finally:
             self.in_hook = False
+        error = _exception(task)
+        if error is not None:
+            raise error
         return task.result()
 
     def cancel(self, token):
@@ -93,8 +97,7 @@ class Driver:
 
     def _cancel(self, token):
         task = self._calls.get(token)
-        if task is not None:
-            _menagerie.cancelling(token)
+        if _menagerie.cancelling(token) and task is not None:
             task.cancel()
 
     def close(self):
@@ -106,7 +109,10 @@ class Driver:
                 task.cancel()
             if tasks:
                 # A task may refuse to be cancelled; the unload does not wait for it.
-                loop.run_until_complete(asyncio.wait(tasks, timeout=1))
+                ended = loop.create_task(asyncio.wait(tasks, timeout=1))
+                while not ended.done():
+                    with self._exits:
+                        loop.run_until_complete(ended)
             loop.run_until_complete(loop.shutdown_asyncgens())
             executor = getattr(loop, "_default_executor", None)
             if executor is not None:
@@ -118,8 +124,26 @@ class Driver:
 
 
 class Exit(Exception):
-    """Carries a SystemExit or KeyboardInterrupt out of a task: bare, asyncio
-    would let it end the loop, and with it all other calls."""
+    """Carries a SystemExit or KeyboardInterrupt out of the task of a call or hook:
+    bare, asyncio would let it leave the loop, and with it all other calls."""
+
+
+class _Exits:
+    """A SystemExit or KeyboardInterrupt of a task that the bundle has started leaves
+    the loop, which can go on: who awaits the task has it as well. That of a callback
+    goes on to the log."""
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        return isinstance(error, (SystemExit, KeyboardInterrupt)) and _menagerie.ended_a_task(error)
+
+
+def _exception(task):
+    """What a call or hook raised."""
+    error = task.exception()
+    return error.__cause__ if isinstance(error, Exit) else error
 
 
 def call(contract, function, args):

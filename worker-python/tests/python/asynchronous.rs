@@ -1,5 +1,6 @@
 use menagerie_protocol::message::LogRecord;
 use menagerie_protocol::msgpack::encode_args;
+use menagerie_protocol::testing::Harness;
 use menagerie_protocol::{Failure, GuestError};
 use rmpv::Value;
 
@@ -207,6 +208,309 @@ def fine(): return 'fine'
         assert_eq!(bundle.finish(running), Err(Failure::Cancelled), "{function}");
         assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
     }
+}
+
+/// Waits until something was said so often.
+fn wait_for(harness: &Harness, what: &str, count: usize) {
+    while harness.logs().iter().filter(|record| record.message == what).count() < count {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn s6_calls_that_are_stopped_together_all_end() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "together",
+        "
+import asyncio
+go = asyncio.Event()
+
+async def spins():
+    print('waits')
+    await go.wait()
+    print('spins')
+    while True: pass
+
+@menagerie.export('t@1')
+async def alone(): await spins()
+
+@menagerie.export('t@1')
+async def grouped():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(spins())
+        group.create_task(asyncio.Event().wait())
+
+@menagerie.export('t@1')
+async def gathered(): await asyncio.gather(spins(), spins())
+
+@menagerie.export('t@1')
+async def goes_on():
+    # The task hears of the stop, and keeps it for itself.
+    await asyncio.gather(spins(), return_exceptions=True)
+    await asyncio.Event().wait()
+
+@menagerie.export('t@1')
+async def fails():
+    future = asyncio.get_running_loop().create_future()
+    print('waits')
+    await go.wait()
+    asyncio.get_running_loop().call_soon(future.set_exception, ValueError())
+    try: await future
+    except ValueError: await spins()
+
+@menagerie.export('t@1')
+def release():
+    go.set()
+    go.clear()
+
+@menagerie.export('t@1')
+async def slow():
+    await asyncio.sleep(0.01)
+    return 'slow'
+",
+    )
+    .unwrap();
+    let waits: Vec<_> = (0..2).map(|_| bundle.begin(T, "slow", &[0x90]).unwrap()).collect();
+    for (functions, spinners) in [
+        (["alone", "alone", "alone"], 3),
+        (["grouped", "grouped", "grouped"], 3),
+        (["gathered", "alone", "gathered"], 5),
+        (["goes_on", "grouped", "goes_on"], 3),
+        (["alone", "fails", "grouped"], 3),
+    ] {
+        let said = |what| harness.logs().iter().filter(|record| record.message == what).count();
+        let (waiting, spinning) = (said("waits"), said("spins"));
+        let begun: Vec<_> =
+            functions.iter().map(|name| bundle.begin(T, name, &[0x90]).unwrap()).collect();
+        wait_for(&harness, "waits", waiting + spinners);
+        call::<_, ()>(&bundle, "release", ()).unwrap();
+        wait_for(&harness, "spins", spinning + 1);
+        begun.iter().for_each(|one| bundle.interrupt_call(*one));
+        for (one, function) in begun.into_iter().zip(functions) {
+            assert_eq!(bundle.finish(one), Err(Failure::Cancelled), "{function} of {functions:?}");
+        }
+        assert_eq!(call::<_, String>(&bundle, "slow", ()).as_deref(), Ok("slow"));
+    }
+    for one in waits {
+        assert_eq!(bundle.finish(one).unwrap(), b"\xa4slow");
+    }
+}
+
+#[test]
+fn s6_a_stop_takes_the_place_of_what_is_thrown_into_a_call() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "thrown",
+        "
+import asyncio
+go = asyncio.Event()
+futures = []
+
+@menagerie.export('t@1')
+async def spins():
+    print('waits')
+    await go.wait()
+    for future in futures: future.set_exception(ValueError())
+    print('spins')
+    while True: pass
+
+@menagerie.export('t@1')
+async def waits():
+    future = asyncio.get_running_loop().create_future()
+    futures.append(future)
+    print('waits')
+    try: await future
+    except ValueError: pass
+    while True: pass
+
+@menagerie.export('t@1')
+def release(): go.set()
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    let spins = bundle.begin(T, "spins", &[0x90]).unwrap();
+    let waits: Vec<_> = (0..2).map(|_| bundle.begin(T, "waits", &[0x90]).unwrap()).collect();
+    wait_for(&harness, "waits", 3);
+    call::<_, ()>(&bundle, "release", ()).unwrap();
+    wait_for(&harness, "spins", 1);
+    bundle.interrupt();
+    for one in waits.into_iter().chain([spins]) {
+        assert_eq!(bundle.finish(one), Err(Failure::Cancelled));
+    }
+    assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
+}
+
+#[test]
+fn s6_a_stop_lets_a_call_clean_up_once() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "cleans",
+        "
+import asyncio
+go = asyncio.Event()
+cleaned = []
+
+@menagerie.export('t@1')
+async def cleans(name):
+    try:
+        print('waits')
+        await go.wait()
+        print('spins')
+        while True: pass
+    finally:
+        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        cleaned.append(name)
+
+@menagerie.export('t@1')
+def release(): go.set()
+
+@menagerie.export('t@1')
+def told(): return sorted(cleaned)
+",
+    )
+    .unwrap();
+    let begun: Vec<_> = (0..3)
+        .map(|name| {
+            let mut args = Vec::new();
+            encode_args(&mut args, &(name,)).unwrap();
+            bundle.begin(T, "cleans", &args).unwrap()
+        })
+        .collect();
+    wait_for(&harness, "waits", 3);
+    call::<_, ()>(&bundle, "release", ()).unwrap();
+    wait_for(&harness, "spins", 1);
+    bundle.interrupt();
+    for one in begun {
+        assert_eq!(bundle.finish(one), Err(Failure::Cancelled));
+    }
+    assert_eq!(call::<_, Vec<u8>>(&bundle, "told", ()).unwrap(), [0, 1, 2]);
+}
+
+#[test]
+fn c6_a_task_that_exits_is_what_asyncio_makes_of_it() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "exits",
+        "
+import asyncio, sys, weakref
+forever = asyncio.Event()
+
+async def leaves(code=3):
+    await asyncio.sleep(0)
+    sys.exit(code)
+
+async def on_load(context):
+    try:
+        await asyncio.create_task(leaves())
+    except SystemExit as error:
+        print('on_load:', error)
+
+@menagerie.export('t@1')
+async def caught():
+    try:
+        await asyncio.create_task(leaves())
+    except Exception as error:
+        return repr(error)
+    except SystemExit as error:
+        return f'exit {error.code}'
+
+@menagerie.export('t@1')
+async def gathered():
+    return repr(await asyncio.gather(leaves(), asyncio.sleep(0), return_exceptions=True))
+
+@menagerie.export('t@1')
+async def grouped():
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leaves(4))
+
+@menagerie.export('t@1')
+async def not_awaited():
+    task = asyncio.create_task(leaves())
+    while not task.done(): await asyncio.sleep(0)
+    return type(task.exception()).__name__
+
+@menagerie.export('t@1')
+def nested():
+    try:
+        asyncio.get_event_loop().run_until_complete(leaves())
+    except SystemExit as error:
+        return f'exit {error.code}'
+
+@menagerie.export('t@1')
+async def referred():
+    coroutine = asyncio.current_task().get_coro()
+    return weakref.ref(coroutine)() is coroutine
+
+@menagerie.export('t@1')
+async def waits():
+    await forever.wait()
+    return 'done'
+
+@menagerie.export('t@1')
+def release(): forever.set()
+",
+    )
+    .unwrap();
+    harness.wait_for_log(|record| record.message == "on_load: 3");
+    let waits = bundle.begin(T, "waits", &[0x90]).unwrap();
+    for (function, told) in [
+        ("caught", "exit 3"),
+        ("gathered", "[SystemExit(3), None]"),
+        ("not_awaited", "SystemExit"),
+        ("nested", "exit 3"),
+    ] {
+        assert_eq!(call::<_, String>(&bundle, function, ()).as_deref(), Ok(told), "{function}");
+    }
+    let error = guest_error(call::<_, ()>(&bundle, "grouped", ()).unwrap_err());
+    assert_eq!((error.type_name.as_str(), error.message.as_str()), ("SystemExit", "4"));
+    assert!(call::<_, bool>(&bundle, "referred", ()).unwrap());
+    call::<_, ()>(&bundle, "release", ()).unwrap();
+    assert_eq!(bundle.finish(waits).unwrap(), b"\xa4done");
+    let left = |record: &&LogRecord| record.message.contains("left by an exception");
+    assert_eq!(harness.logs().iter().find(left), None);
+}
+
+#[test]
+fn l7_tasks_that_exit_at_the_unload_do_not_cut_it_short() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "exits-late",
+        "
+import asyncio, sys
+
+async def stays(number):
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print('leaves', number)
+        sys.exit(number)
+
+async def on_load(context):
+    global tasks
+    tasks = [asyncio.create_task(stays(number)) for number in range(3)]
+    await asyncio.sleep(0)
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    bundle.unload();
+    for number in 0..3 {
+        harness.wait_for_log(|record| record.message == format!("leaves {number}"));
+    }
+    let closed = |record: &&LogRecord| record.message.contains("could not be closed");
+    assert_eq!(harness.logs().iter().find(closed), None);
 }
 
 #[test]
