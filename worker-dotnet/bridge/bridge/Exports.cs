@@ -79,25 +79,59 @@ namespace Menagerie.Bridge
                 throw new ContractException(type.FullName + " has no public constructor without parameters");
         }
 
+        // What a class has from .NET itself, or overrides of that, is no part of its
+        // contract; what it has from a base class of the bundle's own is, if it can be.
         private static List<Method> ReadMethods(Type type)
         {
             Dictionary<string, MethodInfo> methods = new Dictionary<string, MethodInfo>();
-            foreach (MethodInfo method in type.GetMethods(BindingFlags.Public | BindingFlags.Instance))
+            HashSet<string> signatures = new HashSet<string>();
+            for (Type level = type; IsOfABundle(level); level = level.BaseType)
             {
-                // What a class has from .NET itself, or overrides of that, is no part of
-                // its contract; what it has from a base class of the bundle's own is.
-                if (method.IsSpecialName || IsHook(type, method) || !IsOfABundle(method.GetBaseDefinition().DeclaringType))
-                    continue;
-                Function.Check(method);
-                FunctionAttribute renamed = (FunctionAttribute)Attribute.GetCustomAttribute(method, typeof(FunctionAttribute));
-                string name = renamed == null ? Names.SnakeCase(method.Name) : renamed.Name;
-                if (methods.ContainsKey(name))
-                    throw new ContractException(type.FullName + " exports '" + name + "' twice: by " + methods[name] + " and by " + method + "; functions have no overloads, [Function(\"name\")] gives a method another name");
-                methods.Add(name, method);
+                foreach (KeyValuePair<string, MethodInfo> pair in ReadLevel(type, level, signatures))
+                {
+                    if (!methods.ContainsKey(pair.Key))
+                        methods.Add(pair.Key, pair.Value);
+                }
             }
             List<string> names = new List<string>(methods.Keys);
+            names.RemoveAll(name => methods[name] == null);
             names.Sort(StringComparer.Ordinal);
             return names.ConvertAll(name => new Method { Name = name, Info = methods[name] });
+        }
+
+        // What a class or one of its bases declares itself, and a class between them does
+        // not hide. Null stands for several methods of a base by one name: none of them
+        // is the function.
+        private static Dictionary<string, MethodInfo> ReadLevel(Type type, Type level, HashSet<string> signatures)
+        {
+            Dictionary<string, MethodInfo> methods = new Dictionary<string, MethodInfo>();
+            foreach (MethodInfo method in level.GetMethods(BindingFlags.Public | BindingFlags.Instance | BindingFlags.DeclaredOnly))
+            {
+                try
+                {
+                    if (!signatures.Add(Signature(method)) || method.IsSpecialName || IsHook(type, method) || !IsOfABundle(method.GetBaseDefinition().DeclaringType))
+                        continue;
+                    Function.Check(method);
+                    FunctionAttribute renamed = (FunctionAttribute)Attribute.GetCustomAttribute(method, typeof(FunctionAttribute));
+                    string name = renamed == null ? Names.SnakeCase(method.Name) : renamed.Name;
+                    if (methods.ContainsKey(name) && level == type)
+                        throw new ContractException(type.FullName + " exports '" + name + "' twice: by " + methods[name] + " and by " + method + "; functions have no overloads, [Function(\"name\")] gives a method another name");
+                    methods[name] = methods.ContainsKey(name) ? null : method;
+                }
+                catch (Exception) when (level != type)
+                {
+                    // A helper, perhaps of a library of base classes, that cannot be a
+                    // function, and need not be one.
+                }
+            }
+            return methods;
+        }
+
+        private static string Signature(MethodInfo method)
+        {
+            int generic = method.IsGenericMethod ? method.GetGenericArguments().Length : 0;
+            Type[] types = Array.ConvertAll(method.GetParameters(), parameter => parameter.ParameterType);
+            return method.Name + "`" + generic + "(" + string.Join<Type>(", ", types) + ")";
         }
 
         private static bool IsOfABundle(Type type)
@@ -111,7 +145,7 @@ namespace Menagerie.Bridge
         {
             foreach (Type hook in new[] { typeof(IBundle), typeof(IDisposable) })
             {
-                if (hook.IsAssignableFrom(type) && Array.IndexOf(type.GetInterfaceMap(hook).TargetMethods, method) >= 0)
+                if (hook.IsAssignableFrom(type) && Array.Exists(type.GetInterfaceMap(hook).TargetMethods, target => target.MethodHandle == method.MethodHandle))
                     return true;
             }
             return false;

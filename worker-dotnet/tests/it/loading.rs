@@ -242,10 +242,16 @@ fn l5_a_constructors_error_is_told_although_its_message_throws() {
 
 #[test]
 fn methods_of_a_bundles_own_base_classes_are_functions() {
-    let bundle = load(&harness!(), "inherits", &["inherits@1"]);
+    let bundle = load(&harness!(), "inherits", &["hides@1", "inherits@1"]);
     let contracts = bundle.contracts();
-    assert_eq!(contracts[0].functions, ["count", "kind", "own"]);
+    assert_eq!(contracts[1].functions, ["count", "kind", "own"]);
     assert_eq!(bundle.call::<_, i32>("inherits@1", "count", ()).unwrap(), 1);
     assert_eq!(bundle.call::<_, String>("inherits@1", "kind", ()).unwrap(), "derived");
     assert_eq!(bundle.call::<_, String>("inherits@1", "own", ()).unwrap(), "no function");
+    // Those that the class hides, or that can be none, are left out.
+    assert_eq!(contracts[0].functions, ["f", "h", "hidden", "kept"]);
+    assert_eq!(bundle.call::<_, i32>("hides@1", "f", ()).unwrap(), 2);
+    assert_eq!(bundle.call::<_, String>("hides@1", "h", (1,)).unwrap(), "derived");
+    assert_eq!(bundle.call::<_, String>("hides@1", "hidden", ()).unwrap(), "derived");
+    assert_eq!(bundle.call::<_, String>("hides@1", "kept", ()).unwrap(), "kept");
 }
