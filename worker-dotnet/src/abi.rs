@@ -8,6 +8,8 @@ pub(crate) const OK: i32 = 0;
 pub(crate) const BAD_ARGUMENTS: i32 = 2;
 /// The head is `[step, error]`.
 pub(crate) const LOAD_FAILED: i32 = 3;
+/// The head is a number: how many bytes a result takes, so far.
+pub(crate) const TOO_LARGE: i32 = 4;
 
 /// A bundle, as C# knows it.
 pub(crate) type Handle = *mut c_void;
@@ -70,6 +72,8 @@ impl Outcome {
 pub(crate) struct LoadRequest {
     /// The lane's number in this worker.
     pub(crate) lane: u64,
+    /// How many bytes a value may take.
+    pub(crate) max_payload: i64,
     /// `[bundle, generation, directory or null]`.
     pub(crate) head: Bytes,
     /// The assembly.

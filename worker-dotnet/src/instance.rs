@@ -1,8 +1,9 @@
 //! One generation of a bundle, in .NET.
 
+use menagerie_protocol::msgpack::{Reader, Token};
 use menagerie_protocol::{Args, Failure, FunctionId, GuestError, Instance, Reply};
 
-use crate::abi::{BAD_ARGUMENTS, Entries, Handle, OK, Outcome};
+use crate::abi::{BAD_ARGUMENTS, Entries, Handle, OK, Outcome, TOO_LARGE};
 use crate::guest_error;
 use crate::lanes::LaneNumber;
 
@@ -11,14 +12,21 @@ use crate::lanes::LaneNumber;
 pub(crate) struct DotnetInstance {
     entries: Entries,
     handle: Handle,
+    /// How many bytes a result may take.
+    max_payload: i64,
     /// After the handle: what the bundle says last is still logged.
     _lane: LaneNumber,
 }
 
 impl DotnetInstance {
     /// Takes over a handle that `Entry.Load` has made.
-    pub(crate) const fn new(entries: Entries, handle: Handle, lane: LaneNumber) -> Self {
-        Self { entries, handle, _lane: lane }
+    pub(crate) const fn new(
+        entries: Entries,
+        handle: Handle,
+        max_payload: i64,
+        lane: LaneNumber,
+    ) -> Self {
+        Self { entries, handle, max_payload, _lane: lane }
     }
 }
 
@@ -31,6 +39,15 @@ impl Drop for DotnetInstance {
 
 fn len_of(bytes: &[u8]) -> i64 {
     i64::try_from(bytes.len()).unwrap_or(i64::MAX)
+}
+
+/// What the head of a result says that is too large.
+fn size_of_value(head: &[u8]) -> u64 {
+    match Reader::new(head).token() {
+        Ok(Token::Int(size)) => size.unsigned_abs(),
+        Ok(Token::UInt(size)) => size,
+        _ => 0,
+    }
 }
 
 impl Instance for DotnetInstance {
@@ -65,6 +82,10 @@ impl Instance for DotnetInstance {
             }
             BAD_ARGUMENTS => reply.fail(Failure::BadArguments {
                 message: String::from_utf8_lossy(head).into_owned(),
+            }),
+            TOO_LARGE => reply.fail(Failure::PayloadTooLarge {
+                size: size_of_value(head),
+                limit: self.max_payload.unsigned_abs(),
             }),
             _ => reply.fail(guest_error::read(head)),
         }

@@ -111,8 +111,10 @@ impl DotnetLoader {
             BundleSource::Path(_) => writer.str(&manifest.dir.to_string_lossy()),
             _ => writer.nil(),
         }
+        let max_payload = i64::try_from(runtime.host().max_payload()).unwrap_or(i64::MAX);
         let request = LoadRequest {
             lane: number,
+            max_payload,
             head: Bytes::of(&head),
             image: Bytes::of(image.assembly()),
             symbols: image.symbols.as_deref().map_or(Bytes::NONE, Bytes::of),
@@ -131,7 +133,7 @@ impl DotnetLoader {
         }
         let interfaces = read_interfaces(answer);
         // From here on dropping the instance undoes all.
-        let instance = DotnetInstance::new(clr.entries, outcome.handle, lane);
+        let instance = DotnetInstance::new(clr.entries, outcome.handle, max_payload, lane);
         let registered = interfaces
             .map_err(|error| {
                 let error = GuestError::new("MenagerieError", error.to_string());

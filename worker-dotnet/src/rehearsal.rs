@@ -51,6 +51,7 @@ fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn(Duration) -> bool) {
     writer.nil();
     let request = LoadRequest {
         lane: NO_LANE,
+        max_payload: i64::MAX,
         head: Bytes::of(&head),
         image: Bytes::of(image),
         symbols: Bytes::NONE,

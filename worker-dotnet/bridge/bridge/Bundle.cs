@@ -22,13 +22,13 @@ namespace Menagerie.Bridge
         private Function[] functions;
         private IBundle hooks;
 
-        private Bundle(ulong lane, string name, int generation, string directory)
+        private Bundle(Lane lane, string name, int generation, string directory)
         {
-            this.lane = new Lane(lane);
+            this.lane = lane;
             this.name = name;
             this.generation = generation;
             this.directory = directory;
-            context = new BundleContext(this.lane, name + "#" + generation, directory);
+            context = new BundleContext(lane, name + "#" + generation, directory);
         }
 
         /// <summary>Loads a bundle, and writes [[contract, [function, …]], …].</summary>
@@ -40,7 +40,8 @@ namespace Menagerie.Bridge
             string name = Codecs.Of<string>().Read(head);
             int generation = Codecs.Of<int>().Read(head);
             string directory = Codecs.Of<string>().Read(head);
-            Bundle bundle = new Bundle(request->Lane, name, generation, directory);
+            Lane lane = new Lane(request->Lane, request->MaxPayload);
+            Bundle bundle = new Bundle(lane, name, generation, directory);
             bundle.lane.Enter();
             try
             {
@@ -143,7 +144,7 @@ namespace Menagerie.Bridge
             try
             {
                 GuestConsole.Restore();
-                writer.Reset();
+                writer.Reset(lane.MaxPayload);
                 reader.Reset(arguments, length);
                 functions[function].Run(reader, writer);
                 return Entry.Finish(writer, outcome, Result.Ok);
@@ -163,6 +164,13 @@ namespace Menagerie.Bridge
         {
             int argument = reader.Argument;
             reader.Argument = -1;
+            PayloadTooLargeException large = error as PayloadTooLargeException;
+            if (large != null)
+            {
+                writer.Reset();
+                writer.Int(large.Size);
+                return Entry.Finish(writer, outcome, Result.TooLarge);
+            }
             DecodeException wrong = error as DecodeException;
             if (wrong == null)
                 return Entry.Fail(writer, outcome, error);
@@ -200,7 +208,7 @@ namespace Menagerie.Bridge
         {
             try
             {
-                writer.Reset();
+                writer.Reset(lane.MaxPayload);
                 object state = hooks == null ? null : hooks.OnUnload();
                 if (state != null)
                     Codecs.Of<object>().Write(writer, state);

@@ -53,7 +53,7 @@ namespace Menagerie.Bridge
 
         internal override void Write(Writer writer, List<T> value)
         {
-            Sequences.Write(writer, element, value);
+            Sequences.Write(writer, element, value, value?.Count);
         }
     }
 
@@ -73,8 +73,7 @@ namespace Menagerie.Bridge
 
         internal override void Write(Writer writer, TSequence value)
         {
-            ICollection<T> counted = value as ICollection<T>;
-            Sequences.Write(writer, element, counted ?? (value == null ? null : new List<T>(value)));
+            Sequences.Write(writer, element, value, (value as ICollection<T>)?.Count);
         }
     }
 
@@ -93,72 +92,87 @@ namespace Menagerie.Bridge
             return list;
         }
 
-        internal static void Write<T>(Writer writer, Codec<T> element, ICollection<T> value)
+        // The count may be unknown.
+        internal static void Write<T>(Writer writer, Codec<T> element, IEnumerable<T> value, int? count)
         {
             if (value == null)
             {
                 writer.Nil();
                 return;
             }
-            int count = value.Count;
-            writer.ListHead(count);
-            writer.Enter();
+            long written = 0;
+            long at = writer.BeginList(count);
             foreach (T item in value)
             {
-                count--;
+                written++;
                 element.Write(writer, item);
             }
-            writer.Leave();
-            Check(count);
-        }
-
-        // The head says how many there are; anything else would be read as
-        // garbage on the other side.
-        internal static void Check(int left)
-        {
-            if (left != 0)
-                throw new UnsupportedValueException("a collection's Count is not the number of its elements; did another thread change it?");
+            writer.EndList(at, count, written);
         }
     }
 
     /// <summary>
-    /// Keys of several types that differ in .NET and are the same elsewhere: 1, 1L
-    /// and (byte)1; 'a' and "a".
+    /// Keys that differ in .NET and are the same elsewhere: 1, 1L and (byte)1; 'a' and
+    /// "a"; two arrays of the same bytes. As they are written they do not differ.
     /// </summary>
-    internal sealed class SameKeys
+    internal sealed unsafe class SameKeys : IEqualityComparer<SameKeys.Key>
     {
-        private readonly HashSet<object> keys = new HashSet<object>();
-
-        /// <exception cref="UnsupportedValueException">The key was there before.</exception>
-        internal void Refuse(object key)
+        // Where in the writer's buffer a key is.
+        internal struct Key
         {
-            if (key != null && !keys.Add(AsItCrosses(key)))
+            internal long From;
+            internal long Length;
+        }
+
+        private readonly Writer writer;
+        private readonly HashSet<Key> keys;
+
+        private SameKeys(Writer writer)
+        {
+            this.writer = writer;
+            keys = new HashSet<Key>(this);
+        }
+
+        /// <summary>To look for them in a map; null if its own kind leaves none.</summary>
+        internal static SameKeys Among<TKey, TValue>(object map, Writer writer)
+        {
+            bool isPlain = typeof(TKey) == typeof(string) || typeof(TKey).IsPrimitive;
+            if (isPlain && map.GetType() == typeof(Dictionary<TKey, TValue>)
+                && ((Dictionary<TKey, TValue>)map).Comparer == (object)EqualityComparer<TKey>.Default)
+                return null;
+            return new SameKeys(writer);
+        }
+
+        /// <summary>A key was written, from there on.</summary>
+        /// <exception cref="UnsupportedValueException">It was there before.</exception>
+        internal void Refuse(long from, object key)
+        {
+            if (!keys.Add(new Key { From = from, Length = writer.Used - from }))
                 throw new UnsupportedValueException("a map has the same key twice: " + key);
         }
 
-        private static object AsItCrosses(object key)
+        bool IEqualityComparer<Key>.Equals(Key a, Key b)
         {
-            if (key.GetType().IsEnum)
-                return key;
-            switch (Type.GetTypeCode(key.GetType()))
+            if (a.Length != b.Length)
+                return false;
+            byte* x = writer.Start + a.From;
+            byte* y = writer.Start + b.From;
+            for (long i = 0; i < a.Length; i++)
             {
-                case TypeCode.SByte:
-                case TypeCode.Byte:
-                case TypeCode.Int16:
-                case TypeCode.UInt16:
-                case TypeCode.Int32:
-                case TypeCode.UInt32:
-                    return Convert.ToInt64(key);
-                case TypeCode.UInt64:
-                    ulong number = (ulong)key;
-                    return number > long.MaxValue ? key : (long)number;
-                case TypeCode.Single:
-                    return (double)(float)key;
-                case TypeCode.Char:
-                    return key.ToString();
-                default:
-                    return key;
+                if (x[i] != y[i])
+                    return false;
             }
+            return true;
+        }
+
+        // FNV-1a.
+        int IEqualityComparer<Key>.GetHashCode(Key key)
+        {
+            uint hash = 2166136261;
+            byte* at = writer.Start + key.From;
+            for (long i = 0; i < key.Length; i++)
+                hash = (hash ^ at[i]) * 16777619;
+            return (int)hash;
         }
     }
 
@@ -225,22 +239,20 @@ namespace Menagerie.Bridge
                 writer.Nil();
                 return;
             }
-            ICollection<KeyValuePair<TKey, TValue>> counted =
-                map as ICollection<KeyValuePair<TKey, TValue>> ?? new List<KeyValuePair<TKey, TValue>>(map);
-            int count = counted.Count;
-            SameKeys same = typeof(TKey) == typeof(object) ? new SameKeys() : null;
-            writer.MapHead(count);
-            writer.Enter();
-            foreach (KeyValuePair<TKey, TValue> pair in counted)
+            SameKeys same = SameKeys.Among<TKey, TValue>(map, writer);
+            int? count = (map as ICollection<KeyValuePair<TKey, TValue>>)?.Count;
+            long written = 0;
+            long at = writer.BeginMap(count);
+            foreach (KeyValuePair<TKey, TValue> pair in map)
             {
-                count--;
-                if (same != null)
-                    same.Refuse(pair.Key);
+                written++;
+                long k = writer.Used;
                 key.Write(writer, pair.Key);
+                if (same != null)
+                    same.Refuse(k, pair.Key);
                 value.Write(writer, pair.Value);
             }
-            writer.Leave();
-            Sequences.Check(count);
+            writer.EndMap(at, count, written);
         }
     }
 }

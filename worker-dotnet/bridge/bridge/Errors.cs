@@ -1,4 +1,5 @@
 using System;
+using System.Globalization;
 using System.Reflection;
 
 namespace Menagerie
@@ -23,6 +24,19 @@ namespace Menagerie.Bridge
         internal LoadFailure(string step, Exception reason) : base(step, reason)
         {
             Step = step;
+        }
+    }
+
+    /// <summary>A value takes more bytes than may cross.</summary>
+    internal sealed class PayloadTooLargeException : Exception
+    {
+        /// <summary>As much of it as was to be written when it was clear.</summary>
+        internal readonly long Size;
+
+        internal PayloadTooLargeException(long size, long limit)
+            : base("the payload of " + size + " bytes is over the limit of " + limit + " bytes")
+        {
+            Size = size;
         }
     }
 
@@ -114,17 +128,23 @@ namespace Menagerie.Bridge
         private static string TypeName(Exception error)
         {
             Type type = error.GetType();
-            if (type == typeof(ContractException) || type == typeof(DecodeException))
+            if (type.Assembly == typeof(Errors).Assembly)
                 return "Menagerie." + type.Name;
             return type.IsGenericType ? type.ToString() : type.FullName;
         }
 
         private static string Code(Exception error)
         {
-            string code = error.Data["code"] as string;
+            object code = error.Data["code"];
             if (code == null && error is CallError)
                 code = ((CallError)error).Kind;
-            return code;
+            return code as string ?? (IsNumber(code) ? Convert.ToString(code, CultureInfo.InvariantCulture) : null);
+        }
+
+        private static bool IsNumber(object value)
+        {
+            TypeCode code = Type.GetTypeCode(value?.GetType());
+            return code >= TypeCode.SByte && code <= TypeCode.Decimal && !value.GetType().IsEnum;
         }
 
         private static Exception[] Inner(Exception error)

@@ -23,12 +23,16 @@ namespace Menagerie.Bridge
         /// <summary>The lane's number in this worker.</summary>
         internal readonly ulong Id;
 
+        /// <summary>How many bytes a value may take.</summary>
+        internal readonly long MaxPayload;
+
         internal readonly LineBuffer Out;
         internal readonly LineBuffer Error;
 
-        internal Lane(ulong id)
+        internal Lane(ulong id, long maxPayload)
         {
             Id = id;
+            MaxPayload = maxPayload;
             Out = new LineBuffer(id, "stdout", 2);
             Error = new LineBuffer(id, "stderr", 3);
         }

@@ -33,6 +33,7 @@ namespace Menagerie.Bridge
         internal const int GuestError = 1;   // the head is an error
         internal const int BadArguments = 2; // the head is a text
         internal const int LoadFailed = 3;   // the head is [step, error]
+        internal const int TooLarge = 4;     // the head is the size, so far
     }
 
     /// <summary>What to load.</summary>
@@ -41,6 +42,9 @@ namespace Menagerie.Bridge
     {
         /// <summary>The lane's number in this worker.</summary>
         public ulong Lane;
+
+        /// <summary>How many bytes a value may take.</summary>
+        public long MaxPayload;
 
         /// <summary>[bundle, generation, directory or null]</summary>
         public byte* Head;

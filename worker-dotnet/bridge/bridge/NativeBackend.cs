@@ -100,10 +100,8 @@ namespace Menagerie.Bridge
                 head.ListHead(2);
                 head.String(contract);
                 head.String(function);
-                body.ListHead(args.Length);
-                body.Enter();
-                foreach (object argument in args)
-                    Codecs.Of<object>().WriteBoxed(body, argument);
+                body.Reset(lane.MaxPayload);
+                Write(body, args);
                 call(lane.Id, head.Start, head.Used, body.Start, body.Used, &answer);
             }
             try
@@ -113,6 +111,21 @@ namespace Menagerie.Bridge
             finally
             {
                 freeAnswer(&answer);
+            }
+        }
+
+        private static void Write(Writer body, object[] args)
+        {
+            try
+            {
+                body.ListHead(args.Length);
+                body.Enter();
+                foreach (object argument in args)
+                    Codecs.Of<object>().WriteBoxed(body, argument);
+            }
+            catch (PayloadTooLargeException error)
+            {
+                throw new CallError("PayloadTooLarge", error.Message);
             }
         }
 

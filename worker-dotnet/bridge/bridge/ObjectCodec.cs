@@ -162,48 +162,33 @@ namespace Menagerie.Bridge
 
         private void WriteMap(Writer writer, IDictionary map)
         {
+            SameKeys same = SameKeys.Among<string, object>(map, writer);
             int count = map.Count;
-            SameKeys same = HasKeysOfOneType(map) ? null : new SameKeys();
-            writer.MapHead(count);
-            writer.Enter();
+            long written = 0;
+            long at = writer.BeginMap(count);
             foreach (DictionaryEntry pair in map)
             {
-                count--;
-                if (same != null)
-                    same.Refuse(pair.Key);
+                written++;
+                long key = writer.Used;
                 Write(writer, pair.Key);
+                if (same != null)
+                    same.Refuse(key, pair.Key);
                 Write(writer, pair.Value);
             }
-            writer.Leave();
-            Sequences.Check(count);
-        }
-
-        private static bool HasKeysOfOneType(IDictionary map)
-        {
-            Type type = map.GetType();
-            return type.IsGenericType && type.GetGenericTypeDefinition() == typeof(Dictionary<,>) && type.GetGenericArguments()[0] != typeof(object);
+            writer.EndMap(at, count, written);
         }
 
         private void WriteList(Writer writer, IEnumerable sequence)
         {
-            ICollection list = sequence as ICollection;
-            if (list == null)
+            int? count = (sequence as ICollection)?.Count;
+            long written = 0;
+            long at = writer.BeginList(count);
+            foreach (object item in sequence)
             {
-                List<object> items = new List<object>();
-                foreach (object item in sequence)
-                    items.Add(item);
-                list = items;
-            }
-            int count = list.Count;
-            writer.ListHead(count);
-            writer.Enter();
-            foreach (object item in list)
-            {
-                count--;
+                written++;
                 Write(writer, item);
             }
-            writer.Leave();
-            Sequences.Check(count);
+            writer.EndList(at, count, written);
         }
     }
 }

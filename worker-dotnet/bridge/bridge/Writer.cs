@@ -13,6 +13,9 @@ namespace Menagerie.Bridge
         // Bytes of this size on are handed over where they are.
         internal const int LargeBytes = 4096;
 
+        // Of a list or map.
+        private const int LongestHead = 5;
+
         // A buffer that one large result has blown up is not kept.
         private const long Keep = 1 << 20;
 
@@ -21,6 +24,7 @@ namespace Menagerie.Bridge
         private byte* start;
         private long used;
         private long capacity;
+        private long limit = long.MaxValue;
         private int depth;
 
         // A large bytes result that ends the data but is not in the buffer.
@@ -32,8 +36,13 @@ namespace Menagerie.Bridge
 
         internal long Used => used;
 
-        internal void Reset()
+        /// <summary>
+        /// Empties it. More than the limit, in bytes, is not written: lists that share
+        /// their parts may be small in .NET and endless here.
+        /// </summary>
+        internal void Reset(long limit = long.MaxValue)
         {
+            this.limit = limit;
             used = 0;
             depth = 0;
             Body = null;
@@ -246,6 +255,84 @@ namespace Menagerie.Bridge
                 Marked(0xdf, (ulong)length, 4);
         }
 
+        /// <summary>
+        /// Begins a list, whose length its End says if nobody knows it yet: it need not
+        /// be in memory as a whole.
+        /// </summary>
+        internal long BeginList(int? length)
+        {
+            long at = used;
+            if (length.HasValue)
+                ListHead(length.Value);
+            else
+                LeaveRoom();
+            Enter();
+            return at;
+        }
+
+        internal void EndList(long at, int? length, long written)
+        {
+            Leave();
+            if (length.HasValue)
+            {
+                Check(length.Value, written);
+                return;
+            }
+            long end = used;
+            used = at;
+            ListHead(written);
+            MoveUp(at + LongestHead, end);
+        }
+
+        /// <summary>As <see cref="BeginList"/>, of pairs.</summary>
+        internal long BeginMap(int? length)
+        {
+            long at = used;
+            if (length.HasValue)
+                MapHead(length.Value);
+            else
+                LeaveRoom();
+            Enter();
+            return at;
+        }
+
+        internal void EndMap(long at, int? length, long written)
+        {
+            Leave();
+            if (length.HasValue)
+            {
+                Check(length.Value, written);
+                return;
+            }
+            long end = used;
+            used = at;
+            MapHead(written);
+            MoveUp(at + LongestHead, end);
+        }
+
+        // The head says how many there are; anything else would be read as garbage on
+        // the other side.
+        private static void Check(long length, long written)
+        {
+            if (length != written)
+                throw new UnsupportedValueException("a collection's Count is not the number of its elements; did another thread change it?");
+        }
+
+        private void LeaveRoom()
+        {
+            Reserve(LongestHead);
+            used += LongestHead;
+        }
+
+        // What was written from there on follows its head, which may be shorter than
+        // the room that was left for it.
+        private void MoveUp(long from, long end)
+        {
+            if (from != used)
+                Buffer.MemoryCopy(start + from, start + used, end - from, end - from);
+            used += end - from;
+        }
+
         private void BytesHead(long length)
         {
             if (length <= byte.MaxValue)
@@ -284,7 +371,9 @@ namespace Menagerie.Bridge
 
         private void Grow(long length)
         {
-            long wanted = Math.Max(Math.Max(256, capacity * 2), used + length);
+            if (used + length > limit)
+                throw new PayloadTooLargeException(used + length, limit);
+            long wanted = Math.Min(Math.Max(Math.Max(256, capacity * 2), used + length), limit);
             start = (byte*)Marshal.ReAllocHGlobal((IntPtr)start, (IntPtr)wanted);
             capacity = wanted;
         }

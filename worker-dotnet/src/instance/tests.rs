@@ -33,6 +33,7 @@ fn load_probe() -> (&'static Clr, crate::abi::Handle) {
     writer.nil();
     let request = LoadRequest {
         lane: u64::MAX,
+        max_payload: i64::MAX,
         head: Bytes::of(&head),
         image: Bytes::of(&image),
         symbols: Bytes::NONE,

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use menagerie_protocol::testing::TestBundle;
@@ -278,13 +279,59 @@ fn c2_the_result_of_a_call_holds_no_view() {
 #[test]
 fn c1_a_map_with_a_key_twice_is_refused() {
     let bundle = load(&harness!(), "values", &[VALUES]);
-    for kind in ["objects", "hashtable", "typed"] {
+    for kind in ["objects", "hashtable", "typed", "comparable"] {
         let error = guest_error(bundle.call::<_, Value>(VALUES, "same_keys", (kind,)));
         assert_eq!(error.type_name, "Menagerie.UnsupportedValueException", "{kind}");
         assert!(error.message.contains("the same key twice: 1"), "{kind}: {error}");
     }
+    for kind in ["bytes", "boxed bytes", "text"] {
+        let error = guest_error(bundle.call::<_, Value>(VALUES, "same_keys", (kind,)));
+        assert!(error.message.contains("the same key twice"), "{kind}: {error}");
+    }
+    for function in ["same_bytes", "same_text"] {
+        let error = guest_error(bundle.call::<_, Value>(VALUES, function, ()));
+        assert!(error.message.contains("the same key twice"), "{function}: {error}");
+    }
     let kept: Value = bundle.call(VALUES, "same_keys", ("none",)).unwrap();
     assert_eq!(kept.as_map().map(Vec::len), Some(4), "{kept}");
+}
+
+/// Of nothing but its length, which is said first, it may have no more than it is written
+/// to; the whole need not be in memory.
+#[test]
+fn c1_a_sequence_that_knows_no_length_crosses() {
+    let bundle = load(&harness!(), "limits", &["limits@1"]);
+    for count in [0, 1, 15, 16, 70_000] {
+        let numbers: Vec<i32> = (0..count).collect();
+        for function in ["typed", "untyped"] {
+            assert_eq!(bundle.call::<_, Vec<i32>>("limits@1", function, (count,)).unwrap(), numbers);
+        }
+        let nested: Vec<Vec<i32>> = bundle.call("limits@1", "nested", (count.min(20),)).unwrap();
+        assert_eq!(nested.len(), usize::try_from(count.min(20)).unwrap());
+        assert!(nested.iter().enumerate().all(|(length, list)| list.len() == length));
+        let map: HashMap<i32, i32> = bundle.call("limits@1", "pairs", (count,)).unwrap();
+        assert_eq!(map.len(), numbers.len());
+        assert!(map.iter().all(|(key, value)| *value == key + 1));
+    }
+}
+
+#[test]
+fn c2_a_value_that_shares_its_parts_is_refused_at_the_limit() {
+    let harness = harness!();
+    harness.on_call(|_, _, _| panic!("it does not get there"));
+    let bundle = load(&harness, "limits", &["limits@1"]);
+    for function in ["shared", "endless", "endless_typed", "endless_pairs", "contents", "later"] {
+        match bundle.call_raw("limits@1", function, &[0x90]) {
+            Err(Failure::PayloadTooLarge { size, limit }) => {
+                assert_eq!(limit, 64 << 20, "{function}");
+                assert!((limit..limit + (2 << 20)).contains(&size), "{function}: {size}");
+            }
+            other => panic!("{function}: {other:?}"),
+        }
+    }
+    let told: String = bundle.call("limits@1", "argument", ()).unwrap();
+    assert_eq!(told, "PayloadTooLarge");
+    assert_eq!(bundle.call::<_, i32>("limits@1", "fine", ()).unwrap(), 1);
 }
 
 #[test]

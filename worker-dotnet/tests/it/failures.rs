@@ -22,6 +22,20 @@ fn c3_an_exception_tells_all_that_it_has() {
 }
 
 #[test]
+fn c3_a_code_may_be_a_number() {
+    let bundle = load(&harness!(), "failures", &[FAILURES]);
+    for (kind, told) in [
+        ("int", Some("404")),
+        ("ulong", Some("18446744073709551615")),
+        ("double", Some("1.5")),
+        ("object", None),
+    ] {
+        let error = guest_error(bundle.call::<_, i32>(FAILURES, "numbered", (kind,)));
+        assert_eq!((error.message.as_str(), error.code.as_deref()), ("numbered", told), "{kind}");
+    }
+}
+
+#[test]
 fn c3_an_aggregate_has_all_its_causes() {
     let bundle = load(&harness!(), "failures", &[FAILURES]);
     let error = guest_error(bundle.call::<_, i32>(FAILURES, "several", ()));
