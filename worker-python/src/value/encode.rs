@@ -1,5 +1,7 @@
 //! Python's values into MessagePack.
 
+use std::collections::HashSet;
+
 use menagerie_protocol::Failure;
 use menagerie_protocol::msgpack::{MAX_DEPTH, Writer};
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
@@ -106,9 +108,14 @@ fn nested(
         }
     } else if let Ok(map) = value.cast::<PyDict>() {
         writer.map(map.len());
+        let mut differ = true;
         for (key, value) in map.iter() {
+            differ &= differs(&key);
             nested(&key, output, depth + 1)?;
             nested(&value, output, depth + 1)?;
+        }
+        if !differ {
+            refuse_same_keys(map, output.limit)?;
         }
     } else if let Ok(bytes) = value.cast::<PyBytes>() {
         writer.bin(bytes.as_bytes());
@@ -121,6 +128,31 @@ fn nested(
              list, tuple and dict can"
         );
         return Err(PyTypeError::new_err(message).into());
+    }
+    Ok(())
+}
+
+/// Whether a dict's key that this is differs from all others when it is written too. What
+/// is of a class of the guest's may say of itself that it does, and so does a NaN.
+fn differs(key: &Bound<'_, PyAny>) -> bool {
+    key.is_exact_instance_of::<PyString>()
+        || key.is_exact_instance_of::<PyInt>()
+        || key.is_exact_instance_of::<PyBool>()
+        || key.is_none()
+        || key.is_exact_instance_of::<PyBytes>()
+        || key.cast_exact::<PyFloat>().is_ok_and(|number| !number.value().is_nan())
+}
+
+/// Keys that differ in Python may be the same elsewhere (C1).
+fn refuse_same_keys(map: &Bound<'_, PyDict>, limit: usize) -> Result<(), EncodeError> {
+    let mut seen = HashSet::new();
+    for key in map.keys() {
+        let mut written = Vec::new();
+        encode(&key, limit, &mut written)?;
+        if !seen.insert(written) {
+            let message = "a dict has keys that are the same to other languages";
+            return Err(PyValueError::new_err(message).into());
+        }
     }
     Ok(())
 }

@@ -80,6 +80,14 @@ results = {
     'floats': memoryview(array.array('d', [1.0])),
     'strided': memoryview(b'abcdef')[::2],
 }
+class Own(str):
+    def __hash__(self): return id(self)
+    def __eq__(self, other): return self is other
+
+results['own keys'] = {Own('a'): 1, Own('a'): 2}
+results['own and plain'] = {'a': 1, 'b': 2, Own('b'): 3}
+results['in a tuple'] = [{(Own('a'), 1): 1, (Own('a'), 1): 2}]
+results['not a number'] = {float('nan'): 1, float('nan'): 2}
 cycle = []
 cycle.append(cycle)
 results['cycle'] = cycle
@@ -98,6 +106,10 @@ def give(what): return results[what]
         ("surrogate", "UnicodeEncodeError", "surrogates"),
         ("floats", "TypeError", "8 bytes"),
         ("strided", "BufferError", "contiguous"),
+        ("own keys", "ValueError", "keys that are the same"),
+        ("own and plain", "ValueError", "keys that are the same"),
+        ("in a tuple", "ValueError", "keys that are the same"),
+        ("not a number", "ValueError", "keys that are the same"),
         ("cycle", "ValueError", "contains itself"),
     ] {
         let error = guest_error(call::<_, Value>(&bundle, "give", (what,)).unwrap_err());
