@@ -1,6 +1,6 @@
 //! One call: arguments in, the guest's function, an answer out.
 
-use menagerie_protocol::msgpack::{Reader, Writer};
+use menagerie_protocol::msgpack::Reader;
 use menagerie_protocol::{Args, Failure, Reply};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use crate::lane::Lane;
 use crate::shared_bytes;
 use crate::tasks::Pending;
 use crate::thread::SameThread;
-use crate::value::{Decoder, EncodeError, encode, large_bytes};
+use crate::value::{Decoder, EncodeError, Part, encode_apart};
 
 /// Why the body did not run.
 type Refused = String;
@@ -133,28 +133,40 @@ fn answer(
     out: &mut Vec<u8>,
 ) {
     out.clear();
-    let sent = result.map_err(EncodeError::from).and_then(|value| match large_bytes(&value)? {
-        Some(bytes) => {
-            Writer::new(out).bin_head(bytes.as_bytes().len());
-            Ok(Some(bytes))
-        }
-        None => encode(&value, lane.host.max_payload(), out).map(|()| None),
-    });
+    let sent = result
+        .map_err(EncodeError::from)
+        .and_then(|value| encode_apart(&value, lane.host.max_payload(), out));
     match sent {
-        Ok(None) => reply.ok(out),
-        Ok(Some(bytes)) if bytes.is_immutable() => {
+        Ok(apart) if apart.is_empty() => reply.ok(out),
+        Ok(apart) if apart.iter().all(|(_, bytes)| bytes.is_immutable()) => {
             // Copying takes a while, and others may run Python meanwhile.
-            let parts = SameThread((reply, [out.as_slice(), bytes.as_bytes()]));
+            let parts = SameThread((reply, in_order(out, &apart)));
             py.detach(move || {
                 let (reply, parts) = parts.into_inner();
                 reply.ok_parts(&parts);
             });
         }
-        Ok(Some(bytes)) => reply.ok_parts(&[out, bytes.as_bytes()]),
+        Ok(apart) => reply.ok_parts(&in_order(out, &apart)),
         Err(error) => {
             let raised = |error| guest_error::failure(py, lane, reply.call_id(), &error);
             let failure = error.into_failure().unwrap_or_else(raised);
             reply.fail(failure);
         }
     }
+}
+
+/// A value of which some bytes are not in `out`.
+fn in_order<'a>(out: &'a [u8], apart: &'a [Part<'_>]) -> Vec<&'a [u8]> {
+    let mut parts = Vec::with_capacity(2 * apart.len() + 1);
+    let mut from = 0;
+    for (at, bytes) in apart {
+        parts.extend([&out[from..*at], bytes.as_bytes()]);
+        from = *at;
+    }
+    // Not if it is empty: bytes that end the value are known as those of an argument by
+    // being the last part.
+    if from < out.len() {
+        parts.push(&out[from..]);
+    }
+    parts
 }

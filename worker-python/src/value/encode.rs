@@ -11,9 +11,12 @@ use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyT
 
 use crate::shared_bytes::Buffer;
 
-/// From this many bytes on a result is not copied into the answer's buffer
+/// From this many bytes on those of a result are not copied into the answer's buffer
 /// first, and an argument in shared memory is not copied out of it.
 pub(crate) const LARGE: usize = 4096;
+
+/// What of a value stays where it is: the bytes that belong there in what is written.
+pub(crate) type Part<'py> = (usize, Buffer<'py>);
 
 /// Why a value cannot leave the bundle.
 #[derive(Debug)]
@@ -49,27 +52,49 @@ pub(crate) fn encode(
     limit: usize,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
-    nested(value, &mut Output { out, limit }, 0)
+    nested(value, &mut Output { out, limit, apart: None, size_apart: 0 }, 0)
+}
+
+/// The same, but that many bytes, wherever they are in the value, are not copied.
+pub(crate) fn encode_apart<'py>(
+    value: &Bound<'py, PyAny>,
+    limit: usize,
+    out: &mut Vec<u8>,
+) -> Result<Vec<Part<'py>>, EncodeError> {
+    let mut apart = Vec::new();
+    nested(value, &mut Output { out, limit, apart: Some(&mut apart), size_apart: 0 }, 0)?;
+    Ok(apart)
 }
 
 /// Where a value is written.
-struct Output<'a> {
+struct Output<'a, 'py> {
     out: &'a mut Vec<u8>,
     limit: usize,
+    /// Where many bytes go, if they are not to be copied, and how many these are.
+    apart: Option<&'a mut Vec<Part<'py>>>,
+    size_apart: usize,
 }
 
-/// If the value is nothing but many bytes, these.
-pub(crate) fn large_bytes<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Buffer<'py>>> {
-    // Nearly every result is none, so the test has to be a cheap one.
-    if !Buffer::is_bytes_like(value) || value.len()? < LARGE {
-        return Ok(None);
+impl<'py> Output<'_, 'py> {
+    fn bytes(&mut self, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        let buffer = Buffer::of(value)?;
+        let bytes = buffer.as_bytes();
+        let mut writer = Writer::new(self.out);
+        match &mut self.apart {
+            Some(apart) if bytes.len() >= LARGE => {
+                writer.bin_head(bytes.len());
+                self.size_apart += bytes.len();
+                apart.push((self.out.len(), buffer));
+            }
+            _ => writer.bin(bytes),
+        }
+        Ok(())
     }
-    Buffer::of(value).map(Some)
 }
 
-fn nested(
-    value: &Bound<'_, PyAny>,
-    output: &mut Output<'_>,
+fn nested<'py>(
+    value: &Bound<'py, PyAny>,
+    output: &mut Output<'_, 'py>,
     depth: usize,
 ) -> Result<(), EncodeError> {
     if depth > MAX_DEPTH {
@@ -77,7 +102,7 @@ fn nested(
             format!("the value is nested deeper than {MAX_DEPTH} levels, or contains itself");
         return Err(PyValueError::new_err(message).into());
     }
-    let size = output.out.len();
+    let size = output.out.len() + output.size_apart;
     if size > output.limit {
         return Err(EncodeError::TooLarge { size, limit: output.limit });
     }
@@ -117,10 +142,12 @@ fn nested(
         if !differ {
             refuse_same_keys(map, output.limit)?;
         }
-    } else if let Ok(bytes) = value.cast::<PyBytes>() {
+    } else if let Ok(bytes) = value.cast::<PyBytes>()
+        && bytes.as_bytes().len() < LARGE
+    {
         writer.bin(bytes.as_bytes());
     } else if Buffer::is_bytes_like(value) {
-        writer.bin(Buffer::of(value)?.as_bytes());
+        output.bytes(value)?;
     } else {
         let kind = value.get_type().fully_qualified_name()?;
         let message = format!(

@@ -4,4 +4,4 @@ mod decode;
 mod encode;
 
 pub(crate) use decode::{Decoder, decode_value};
-pub(crate) use encode::{EncodeError, LARGE, encode, large_bytes};
+pub(crate) use encode::{EncodeError, LARGE, Part, encode, encode_apart};

@@ -159,6 +159,19 @@ def reverse(value): return bytes(value)[::-1]
 def part(value, start, end): return value[start:end]
 
 @menagerie.export('t@1')
+def mixed(value):
+    large = bytearray([7]) * 70_000
+    view = memoryview(large)
+    inner = {'large': view[:5000], bytes(view[:6000]): ('a', large[:4096], 1)}
+    return [None, value, bytes(view[:4095]), large, inner, value]
+
+@menagerie.export('t@1')
+async def mixed_later(value): return mixed(value)
+
+@menagerie.export('t@1')
+def swapped(value): return value[::-1]
+
+@menagerie.export('t@1')
 def keep(value, slice):
     global kept
     kept = value[10:20] if slice else value
@@ -190,6 +203,26 @@ async def later(value):
     assert!(back == bytes[5..900_000], "the part differs");
     let nested: Vec<ByteBuf> = call(&bundle, "echo", ([&sent, &sent],)).unwrap();
     assert!(nested.iter().all(|part| *part == bytes), "the nested echo differs");
+    // Bytes among other values, each kind of them, go from where they are.
+    let mixed = |one: &Value| {
+        let large = |len: usize| Value::from(vec![7; len]);
+        let map = Value::Map(vec![
+            (Value::from("large"), large(5000)),
+            (large(6000), Value::from(vec![Value::from("a"), large(4096), Value::from(1)])),
+        ]);
+        Value::from(vec![Value::Nil, one.clone(), large(4095), large(70_000), map, one.clone()])
+    };
+    let sent_value = Value::from(bytes.clone());
+    let back: Value = call(&bundle, "mixed", (&sent,)).unwrap();
+    assert!(back == mixed(&sent_value), "the mixed value differs");
+    let back: Value = call(&bundle, "mixed_later", (&sent,)).unwrap();
+    assert!(back == mixed(&sent_value), "the mixed value differs later");
+    let back: Value = call(&bundle, "echo", (mixed(&sent_value),)).unwrap();
+    assert!(back == mixed(&sent_value), "the echo of the mixed value differs");
+    let part = |from: usize, to: usize| ByteBuf::from(&bytes[from..to]);
+    let back: Vec<ByteBuf> =
+        call(&bundle, "swapped", ([&part(0, 10_000), &part(5, 9000)],)).unwrap();
+    assert!(back[0] == bytes[5..9000] && back[1] == bytes[..10_000], "the swapped list differs");
 
     let seen: (String, bool, usize) = call(&bundle, "keep", (&sent, false)).unwrap();
     assert_eq!(seen, ("memoryview".to_owned(), true, bytes.len()));

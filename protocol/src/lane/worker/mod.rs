@@ -524,9 +524,16 @@ fn echo_of(args: &Segment, parts: &[&[u8]], total: usize) -> Option<BulkRef> {
     let start = args.mapping.offset_of(last)?.checked_sub(head_len)?;
     // SAFETY: the call whose arguments these are is only now being answered,
     // so the supervisor does not write them.
-    let there = unsafe { args.mapping.bytes(start, head_len) };
-    let same = before.iter().flat_map(|part| part.iter()).eq(there);
-    same.then_some(BulkRef { segment: args.id, offset: start as u64, len: total as u64 })
+    let mut there = unsafe { args.mapping.bytes(start, head_len) };
+    for part in before {
+        let same;
+        (same, there) = there.split_at_checked(part.len())?;
+        // The very bytes, if it is a part of the arguments too: these may be many.
+        if !std::ptr::eq(*part, same) && *part != same {
+            return None;
+        }
+    }
+    Some(BulkRef { segment: args.id, offset: start as u64, len: total as u64 })
 }
 
 /// The supervisor wrote nonsense: a bug of ours or of the host's, and this
