@@ -304,7 +304,10 @@ fn c1_a_sequence_that_knows_no_length_crosses() {
     for count in [0, 1, 15, 16, 70_000] {
         let numbers: Vec<i32> = (0..count).collect();
         for function in ["typed", "untyped"] {
-            assert_eq!(bundle.call::<_, Vec<i32>>("limits@1", function, (count,)).unwrap(), numbers);
+            assert_eq!(
+                bundle.call::<_, Vec<i32>>("limits@1", function, (count,)).unwrap(),
+                numbers
+            );
         }
         let nested: Vec<Vec<i32>> = bundle.call("limits@1", "nested", (count.min(20),)).unwrap();
         assert_eq!(nested.len(), usize::try_from(count.min(20)).unwrap());
