@@ -23,7 +23,8 @@ use crate::interpreter;
 /// waits for the interpreter lock, or runs a step of another call), the call's id stays
 /// noted, and the next stretch of its code begins with the exception. A stretch may be
 /// of a task that the call has started: it is told, and so is its call afterwards, which
-/// need not hear of the task's end.
+/// need not hear of the task's end. Until the call's own code goes on, so is each of its
+/// tasks that does: the call has not come to cancel them yet.
 #[derive(Debug)]
 pub(crate) struct PythonInterrupt(Arc<Shared>);
 
@@ -36,8 +37,9 @@ struct Shared {
     /// Whether the stretch is of a task that the call has started; written and read
     /// under the interpreter lock only.
     in_task: AtomicBool,
-    /// The calls that were asked to stop, until they are told: often several at once.
-    asked: Mutex<Vec<u64>>,
+    /// The calls that were asked to stop, until their own code is told: often several
+    /// at once.
+    asked: Mutex<Vec<Asked>>,
     /// Whether there are any.
     any_asked: AtomicBool,
     /// Whether the stretch was told to stop; written and read under the interpreter
@@ -74,37 +76,43 @@ impl PythonInterrupt {
             told: self.0.told.load(Ordering::Relaxed),
         });
         let asked = self.0.enter((stretch + 1) | 1, code);
-        self.0.told.store(asked, Ordering::Relaxed);
+        self.0.told.store(asked.is_some(), Ordering::Relaxed);
         Begun { asked, outer }
     }
 
-    /// Guest code has ended. Called by the lane's thread, attached.
-    pub(crate) fn end(&self, py: Python<'_>, begun: &Begun) {
+    /// Guest code has ended; true if it was told to stop. Called by the lane's thread,
+    /// attached.
+    pub(crate) fn end(&self, py: Python<'_>, begun: &Begun) -> bool {
         let stretch = self.0.stretch.load(Ordering::Relaxed);
-        if self.0.told.load(Ordering::Relaxed) {
+        let told = self.0.told.load(Ordering::Relaxed);
+        if told {
             self.0.told.store(false, Ordering::Relaxed);
             raise(self.0.thread, std::ptr::null_mut());
         }
         let Some(outer) = &begun.outer else {
             self.0.stretch.store(stretch + 1, Ordering::Release);
-            return;
+            return told;
         };
         self.0.told.store(outer.told, Ordering::Relaxed);
-        if self.0.enter(stretch + 2, outer.code) {
+        if self.0.enter(stretch + 2, outer.code).is_some() {
             self.0.raise_cancelled(py);
         }
+        told
     }
 
-    /// Whether a call was asked to stop and was not told yet; it is now, in another way.
-    pub(crate) fn take(&self, call: u64) -> bool {
-        self.0.take_asked(call)
+    /// The loop cancels a call if this is true: it was asked to stop, and its own code
+    /// was not told. What the loop throws into it then will do.
+    pub(crate) fn cancels(&self, call: u64) -> bool {
+        self.0.change_asked(|asked| {
+            let found = asked.iter_mut().find(|asked| asked.call == call);
+            found.map(|asked| asked.cancelled = true).is_some()
+        })
     }
 
-    /// Forgets those that were asked to stop and had ended by then. Called by the lane's
-    /// thread.
+    /// Forgets those that were asked to stop and have ended. Called by the lane's thread.
     pub(crate) fn forget_unless(&self, goes_on: impl Fn(u64) -> bool) {
         if self.0.any_asked.load(Ordering::Relaxed) {
-            self.0.change_asked(|asked| asked.retain(|call| goes_on(*call)));
+            self.0.change_asked(|asked| asked.retain(|asked| goes_on(asked.call)));
         }
     }
 
@@ -129,12 +137,20 @@ pub(crate) struct Code {
     pub(crate) in_task: bool,
 }
 
+/// A call that was asked to stop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    call: u64,
+    /// Whether the loop has cancelled it: a `CancelledError` is on its way.
+    pub(crate) cancelled: bool,
+}
+
 /// A stretch of guest code that has begun.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Begun {
-    /// Whether its call was asked to stop before: the code has to begin with that.
-    pub(crate) asked: bool,
+    /// If its call was asked to stop before: the code has to begin with that.
+    pub(crate) asked: Option<Asked>,
     outer: Option<Outer>,
 }
 
@@ -149,8 +165,8 @@ impl Shared {
     /// Stops a call.
     fn ask(self: &Arc<Self>, call: u64) {
         self.change_asked(|asked| {
-            if !asked.contains(&call) {
-                asked.push(call);
+            if asked.iter().all(|other| other.call != call) {
+                asked.push(Asked { call, cancelled: false });
             }
         });
         let stretch = self.stretch.load(Ordering::SeqCst);
@@ -162,34 +178,39 @@ impl Shared {
         let _ = helper().send(job);
     }
 
-    /// A stretch begins or goes on; true if its call was asked to stop before, and it has
-    /// to be told.
-    fn enter(&self, stretch: u64, code: Code) -> bool {
+    /// A stretch begins or goes on; something if its call was asked to stop before, and it
+    /// has to be told.
+    fn enter(&self, stretch: u64, code: Code) -> Option<Asked> {
         self.current.store(code.call, Ordering::Release);
         self.in_task.store(code.in_task, Ordering::Relaxed);
         // SYNC: asked to stop. With `change_asked`: either `ask` sees this stretch, or we
         // see that its call was asked.
         self.stretch.store(stretch, Ordering::SeqCst);
-        if code.in_task { self.is_asked(code.call) } else { self.take_asked(code.call) }
+        if code.in_task { self.asked(code.call) } else { self.take_asked(code.call) }
     }
 
-    /// Whether a call was asked to stop and was not told yet.
-    fn is_asked(&self, call: u64) -> bool {
+    /// A call that was asked to stop, if its own code was not told yet.
+    fn asked(&self, call: u64) -> Option<Asked> {
         // SYNC: asked to stop. With `change_asked`.
-        self.any_asked.load(Ordering::SeqCst) && self.change_asked(|asked| asked.contains(&call))
+        if !self.any_asked.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.change_asked(|asked| asked.iter().find(|asked| asked.call == call).copied())
     }
 
     /// The same; now it is told.
-    fn take_asked(&self, call: u64) -> bool {
+    fn take_asked(&self, call: u64) -> Option<Asked> {
         // SYNC: asked to stop. With `change_asked`.
-        self.any_asked.load(Ordering::SeqCst)
-            && self.change_asked(|asked| {
-                let at = asked.iter().position(|other| *other == call);
-                at.map(|at| asked.swap_remove(at)).is_some()
-            })
+        if !self.any_asked.load(Ordering::SeqCst) {
+            return None;
+        }
+        self.change_asked(|asked| {
+            let at = asked.iter().position(|asked| asked.call == call)?;
+            Some(asked.swap_remove(at))
+        })
     }
 
-    fn change_asked<T>(&self, change: impl FnOnce(&mut Vec<u64>) -> T) -> T {
+    fn change_asked<T>(&self, change: impl FnOnce(&mut Vec<Asked>) -> T) -> T {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut asked);
         // SYNC: asked to stop. With `enter`.
@@ -244,6 +265,7 @@ fn helper() -> &'static Sender<Job> {
 impl Job {
     fn run(self, py: Python<'_>) {
         let Self { shared, stretch, call } = self;
+        let mut in_task = false;
         if stretch % 2 == 1 && shared.stretch.load(Ordering::Acquire) == stretch {
             if !shared.told.load(Ordering::Relaxed) {
                 shared.raise_cancelled(py);
@@ -252,6 +274,7 @@ impl Job {
                 shared.take_asked(call);
                 return;
             }
+            in_task = true;
         }
         // If it waits in the loop, it is cancelled there.
         let driver = {
@@ -259,7 +282,7 @@ impl Job {
             driver.as_ref().map(|driver| driver.clone_ref(py))
         };
         // It fails if the loop was closed meanwhile, and the call with it.
-        let _ = driver.map(|driver| driver.call_method1(py, "cancel", (call,)));
+        let _ = driver.map(|driver| driver.call_method1(py, "cancel", (call, in_task)));
     }
 }
 

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::forks;
 use crate::interpreter;
-use crate::interrupt::{Code, PythonInterrupt};
+use crate::interrupt::{Asked, Code, PythonInterrupt};
 use crate::output;
 use crate::tasks::Tasks;
 
@@ -86,22 +86,23 @@ impl Lane {
         call: u64,
         code: impl FnOnce(Option<PyErr>) -> PyResult<T>,
     ) -> PyResult<T> {
-        self.run_part(py, Code { call, in_task: false }, code)
+        let own = Code { call, in_task: false };
+        self.run_part(py, own, |asked| code(asked.map(|_| cancelled(py)))).0
     }
 
-    /// The same, for code that may be that of a task that the call has started.
+    /// The same, for code that may be that of a task that the call has started; and
+    /// whether it was asked to stop, before or meanwhile.
     pub(crate) fn run_part<T>(
         &self,
         py: Python<'_>,
         part: Code,
-        code: impl FnOnce(Option<PyErr>) -> PyResult<T>,
-    ) -> PyResult<T> {
+        code: impl FnOnce(Option<Asked>) -> PyResult<T>,
+    ) -> (PyResult<T>, bool) {
         let begun = self.interrupt.begin(py, part);
-        let stop = begun.asked.then(|| cancelled(py));
-        let result = self.watch(|| code(stop));
-        self.interrupt.end(py, &begun);
+        let result = self.watch(|| code(begun.asked));
+        let told = self.interrupt.end(py, &begun);
         forks::check(py, &result);
-        result
+        (result, told)
     }
 
     /// Runs guest code, whose bundle is named if it ends this thread. CPython's own
@@ -128,7 +129,7 @@ impl Lane {
 }
 
 /// `menagerie.Cancelled`.
-fn cancelled(py: Python<'_>) -> PyErr {
+pub(crate) fn cancelled(py: Python<'_>) -> PyErr {
     let cancelled = interpreter::class(py, "Cancelled").and_then(|class| class.call0());
     cancelled.map_or_else(|error| error, PyErr::from_value)
 }

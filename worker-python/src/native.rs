@@ -151,10 +151,10 @@ fn forked() {
 }
 
 /// Whether the loop has to cancel an `async` call: its own code was not told to stop
-/// meanwhile, and will not be.
+/// meanwhile.
 #[pyfunction]
 fn cancelling(token: u64) -> bool {
-    Lane::current().is_some_and(|lane| lane.interrupt.take(token))
+    Lane::current().is_some_and(|lane| lane.interrupt.cancels(token))
 }
 
 /// Whether an exception that has left the loop is that with which a task of the bundle's
@@ -174,4 +174,6 @@ fn finish(token: u64, error: Option<Bound<'_, PyAny>>, value: &Bound<'_, PyAny>)
         None => Ok(value.clone()),
     };
     call::finish_pending(value.py(), &lane, pending, result);
+    // What it has left in the loop is not stopped with it.
+    lane.interrupt.forget_unless(|other| other != token);
 }

@@ -17,8 +17,8 @@ use pyo3::{PyTraverseError, PyVisit};
 use crate::call;
 use crate::forks;
 use crate::interpreter;
-use crate::interrupt::{Code, PythonInterrupt};
-use crate::lane::Lane;
+use crate::interrupt::{Asked, Code, PythonInterrupt};
+use crate::lane::{Lane, cancelled};
 
 /// How long calls of other functions keep the loop from what is ready in it, while
 /// no task is left.
@@ -205,42 +205,72 @@ impl Tasks {
 pub(crate) struct Step {
     coroutine: Option<Py<PyAny>>,
     code: Code,
+    /// Whether it was told to stop. A task is told once, so that it can clean up.
+    told: bool,
+}
+
+/// How a coroutine is made to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Send,
+    Throw,
+    /// Throws an `asyncio.CancelledError`.
+    Cancel,
+    Close,
 }
 
 impl Step {
     fn new(coroutine: &Bound<'_, PyAny>, code: Code) -> Self {
-        Self { coroutine: Some(coroutine.clone().unbind()), code }
+        Self { coroutine: Some(coroutine.clone().unbind()), code, told: false }
     }
 
     fn run<'py>(
         slf: &Bound<'py, Self>,
-        method: &str,
+        how: How,
         args: impl pyo3::call::PyCallArgs<'py>,
     ) -> PyResult<Py<PyAny>> {
         let py = slf.py();
-        let (coroutine, code) = {
+        let (coroutine, code, told) = {
             let this = slf.borrow();
-            (this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py)), this.code)
+            let coroutine = this.coroutine.as_ref().map(|coroutine| coroutine.clone_ref(py));
+            (coroutine, this.code, this.told)
         };
         let Some(coroutine) = coroutine else { return Ok(py.None()) };
         // Outside of what is watched: if the thread ends in there, objects of which
         // nobody else has a reference cannot be given up any more.
+        let method = match how {
+            How::Send => intern!(py, "send"),
+            How::Throw | How::Cancel => intern!(py, "throw"),
+            How::Close => intern!(py, "close"),
+        };
         let step = coroutine.bind(py).getattr(method)?;
+        // The stop takes the place of all else but a cancellation that comes of it: of
+        // the call by the loop, or of a task by the call.
+        let stops = |asked: Asked| match how {
+            How::Send | How::Throw => !(code.in_task && told),
+            How::Cancel => !(code.in_task || asked.cancelled),
+            How::Close => false,
+        };
         let lane = Lane::current();
         let result = match &lane {
-            Some(lane) => lane.run_part(py, code, |stop| {
-                let outer = lane.serving.replace(code.call);
-                let result = match stop {
-                    // Where it waits, so that it can clean up; in place of what it
-                    // would be thrown otherwise.
-                    Some(stop) if method != "close" => {
-                        coroutine.bind(py).call_method1("throw", (stop.into_value(py),))
-                    }
-                    _ => step.call1(args),
-                };
-                lane.serving.set(outer);
+            Some(lane) => {
+                let (result, told) = lane.run_part(py, code, |asked| {
+                    let outer = lane.serving.replace(code.call);
+                    let result = if asked.is_some_and(stops) {
+                        // Where it waits, so that it can clean up.
+                        let stop = cancelled(py).into_value(py);
+                        coroutine.bind(py).call_method1("throw", (stop,))
+                    } else {
+                        step.call1(args)
+                    };
+                    lane.serving.set(outer);
+                    result
+                });
+                if told {
+                    slf.borrow_mut().told = true;
+                }
                 result
-            }),
+            }
             // A coroutine that another thread closes, or a process that was forked.
             None => {
                 let result = step.call1(args);
@@ -290,16 +320,19 @@ impl Step {
     }
 
     fn send(slf: &Bound<'_, Self>, value: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        Self::run(slf, "send", (value,))
+        Self::run(slf, How::Send, (value,))
     }
 
     #[pyo3(signature = (*args))]
     fn throw(slf: &Bound<'_, Self>, args: &Bound<'_, pyo3::types::PyTuple>) -> PyResult<Py<PyAny>> {
-        Self::run(slf, "throw", args)
+        let py = slf.py();
+        let class = py.import(intern!(py, "asyncio"))?.getattr(intern!(py, "CancelledError"))?;
+        let cancels = args.get_item(0).is_ok_and(|error| error.get_type().is(&class));
+        Self::run(slf, if cancels { How::Cancel } else { How::Throw }, args)
     }
 
     fn close(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
-        Self::run(slf, "close", ())
+        Self::run(slf, How::Close, ())
     }
 
     fn __getattr__<'py>(

@@ -8,6 +8,9 @@ import threading
 # The call that a task serves; the tasks that it starts inherit it.
 _serving = contextvars.ContextVar("menagerie.serving", default=0)
 
+# Seconds; out of the grace that a call has.
+_CLEAN_UP = 0.1
+
 # The driver of the lane whose thread this is.
 _current = threading.local()
 
@@ -91,9 +94,14 @@ class Driver:
             raise error
         return task.result()
 
-    def cancel(self, token):
-        """Called on any thread."""
-        self.loop.call_soon_threadsafe(self._cancel, token)
+    def cancel(self, token, task_first):
+        """Called on any thread. A task of it that was told may clean up first, and end:
+        awaited by its call, it would be cancelled with it."""
+        if task_first:
+            later = (self.loop.call_later, _CLEAN_UP, self._cancel, token)
+            self.loop.call_soon_threadsafe(*later)
+        else:
+            self.loop.call_soon_threadsafe(self._cancel, token)
 
     def _cancel(self, token):
         task = self._calls.get(token)

@@ -252,6 +252,20 @@ async def goes_on():
     await asyncio.Event().wait()
 
 @menagerie.export('t@1')
+async def apart():
+    task = asyncio.create_task(spins())
+    await asyncio.Event().wait()
+
+@menagerie.export('t@1')
+async def swallows():
+    async def child():
+        try: await asyncio.Event().wait()
+        except asyncio.CancelledError: pass
+    print('waits')
+    await asyncio.create_task(child())
+    await asyncio.Event().wait()
+
+@menagerie.export('t@1')
 async def fails():
     future = asyncio.get_running_loop().create_future()
     print('waits')
@@ -279,6 +293,8 @@ async def slow():
         (["gathered", "alone", "gathered"], 5),
         (["goes_on", "grouped", "goes_on"], 3),
         (["alone", "fails", "grouped"], 3),
+        (["alone", "swallows", "alone"], 3),
+        (["apart", "alone", "apart"], 3),
     ] {
         let said = |what| harness.logs().iter().filter(|record| record.message == what).count();
         let (waiting, spinning) = (said("waits"), said("spins"));
@@ -296,6 +312,52 @@ async def slow():
     for one in waits {
         assert_eq!(bundle.finish(one).unwrap(), b"\xa4slow");
     }
+}
+
+/// A task group cancels its tasks one turn of the loop after it is cancelled itself.
+#[test]
+fn s6_a_task_that_goes_on_before_its_group_cancels_it_is_stopped() {
+    let harness = harness();
+    let bundle = code(
+        &harness,
+        "between",
+        "
+import asyncio
+go = asyncio.Event()
+
+async def child():
+    print('waits')
+    await go.wait()
+    while True: pass
+
+@menagerie.export('t@1')
+async def grouped():
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3): group.create_task(child())
+
+@menagerie.export('t@1')
+def holds():
+    print('holds')
+    try:
+        while True: go.is_set()
+    finally:
+        go.set()
+
+@menagerie.export('t@1')
+def fine(): return 'fine'
+",
+    )
+    .unwrap();
+    let grouped = bundle.begin(T, "grouped", &[0x90]).unwrap();
+    wait_for(&harness, "waits", 3);
+    let holds = bundle.begin(T, "holds", &[0x90]).unwrap();
+    wait_for(&harness, "holds", 1);
+    // Cancelled in the loop, where it comes before the tasks that are woken then.
+    bundle.interrupt_call(grouped);
+    bundle.interrupt_call(holds);
+    assert_eq!(bundle.finish(holds), Err(Failure::Cancelled));
+    assert_eq!(bundle.finish(grouped), Err(Failure::Cancelled));
+    assert_eq!(call::<_, String>(&bundle, "fine", ()).as_deref(), Ok("fine"));
 }
 
 #[test]
@@ -370,6 +432,17 @@ async def cleans(name):
         cleaned.append(name)
 
 @menagerie.export('t@1')
+async def in_task(): await asyncio.create_task(cleans_at_once())
+
+async def cleans_at_once():
+    try:
+        print('spins in a task')
+        while True: pass
+    finally:
+        await asyncio.sleep(0)
+        cleaned.append(3)
+
+@menagerie.export('t@1')
 def release(): go.set()
 
 @menagerie.export('t@1')
@@ -391,7 +464,11 @@ def told(): return sorted(cleaned)
     for one in begun {
         assert_eq!(bundle.finish(one), Err(Failure::Cancelled));
     }
-    assert_eq!(call::<_, Vec<u8>>(&bundle, "told", ()).unwrap(), [0, 1, 2]);
+    let in_task = bundle.begin(T, "in_task", &[0x90]).unwrap();
+    wait_for(&harness, "spins in a task", 1);
+    bundle.interrupt();
+    assert_eq!(bundle.finish(in_task), Err(Failure::Cancelled));
+    assert_eq!(call::<_, Vec<u8>>(&bundle, "told", ()).unwrap(), [0, 1, 2, 3]);
 }
 
 #[test]
