@@ -89,7 +89,7 @@ fn listed(exported: &[(ContractId, &ContractInterface)]) -> String {
         exported.iter().take(MOST).map(|(_, interface)| &*interface.contract).collect();
     match exported.len() {
         0 => "nothing".to_owned(),
-        ..=MOST => names.join(", "),
+        1..=MOST => names.join(", "),
         more => format!("{} and {} more", names.join(", "), more - MOST),
     }
 }
