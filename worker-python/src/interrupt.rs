@@ -94,7 +94,9 @@ impl PythonInterrupt {
             return told;
         };
         self.0.told.store(outer.told, Ordering::Relaxed);
-        if self.0.enter(stretch + 2, outer.code).is_some() {
+        let asked = self.0.enter(stretch + 2, outer.code).is_some();
+        // A task is told once.
+        if asked && !(outer.code.in_task && outer.told) {
             self.0.raise_cancelled(py);
         }
         told
