@@ -69,8 +69,10 @@ impl Contract {
         }
     }
 
-    /// Sends the call, unless this lane has no room for it. Another one has a queue of its
-    /// own.
+    /// Sends the call, unless there is no room for it. It may have been another lane that had
+    /// none, as replicas have their turns: as long as its own lane takes calls it stays in
+    /// this queue, where it looks at the clock, and asks for the route each time that it
+    /// tries. To go from one full lane's queue to another's would never come to an end.
     fn try_room<A: Encode + ?Sized>(
         &self,
         place: &Place<'_>,
@@ -84,7 +86,7 @@ impl Contract {
             return None;
         }
         match place.sends(|| self.send(function, args, clock, own)) {
-            Err(NotSent::Wait(Wait::Room(full))) if Arc::ptr_eq(&full, lane) => None,
+            Err(NotSent::Wait(Wait::Room(_))) if lane.is_open() => None,
             sent => Some(sent),
         }
     }

@@ -10,7 +10,9 @@ use menagerie_supervisor::{ByteBuf, Contract, Failure, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::support::{Bundle, PATIENCE, config, run, start, start_with, wait_for, worker};
+use crate::support::{
+    Bundle, PATIENCE, config, run, run_within, start, start_with, wait_for, worker,
+};
 
 /// A bundle that answers in one language's simplest way.
 async fn probe(supervisor: &Supervisor) -> (Bundle, Contract) {
@@ -161,10 +163,16 @@ fn c6_a_task_that_calls_on_and_on_gives_way() {
     });
 }
 
-/// Stops the worker, and fills its ring with calls of half a kilobyte: they take nine
-/// slots each.
+/// Stops the worker, so that its ring can be filled with calls of half a kilobyte: they
+/// take [`SLOTS`] each.
 async fn stop(supervisor: &Supervisor) -> Pid {
     let pid = worker(supervisor, "lua").unwrap().pid.unwrap();
+    stop_process(pid).await
+}
+
+const SLOTS: u32 = 9;
+
+async fn stop_process(pid: u32) -> Pid {
     let pid = Pid::from_raw(pid.try_into().unwrap());
     kill(pid, Signal::SIGSTOP).unwrap();
     wait_for("the stop", || {
@@ -228,6 +236,53 @@ fn c7_callers_that_wait_for_room_are_bounded() {
         assert_eq!(overloaded, refused);
         let calls = &supervisor.status().bundles[0].calls;
         assert_eq!((calls.ok, calls.failed), (LIMIT.into(), CALLS - u64::from(LIMIT)));
+        supervisor.shutdown().await;
+    });
+}
+
+/// Where all replicas are full a call waits for room at one of them, and looks at the
+/// clock; in no other's queue it would find any.
+#[test]
+fn c7_a_call_waits_for_room_where_all_replicas_are_full() {
+    const REPLICAS: u32 = 2;
+    run_within(PATIENCE, async {
+        let mut config = config();
+        config.replicas.insert("lua".to_owned(), REPLICAS);
+        let all = REPLICAS * (config.ring_slots / SLOTS);
+        let supervisor = start_with(config);
+        let (_bundle, probe) = probe(&supervisor).await;
+        let mut stopped = Vec::new();
+        for worker in supervisor.status().workers {
+            stopped.push(stop_process(worker.pid.unwrap()).await);
+        }
+        assert_eq!(stopped.len(), 2);
+        let bytes = ByteBuf::from(vec![7; 480]);
+        let call = |deadline| {
+            let (probe, bytes) = (probe.clone().with_timeout(deadline), bytes.clone());
+            async move { probe.call::<_, ByteBuf>("echo", (bytes,)).await }
+        };
+        let call_blocking = |deadline| {
+            let (probe, bytes) = (probe.clone().with_timeout(deadline), bytes.clone());
+            tokio::task::spawn_blocking(move || probe.call_blocking::<_, ByteBuf>("echo", (bytes,)))
+        };
+        let mut calls: Vec<_> = (0..all).map(|_| tokio::spawn(call(PATIENCE))).collect();
+        wait_for("the rings to be full", || {
+            (supervisor.status().bundles[0].calls.in_flight == all).then_some(())
+        })
+        .await;
+        let soon = Duration::from_millis(50);
+        for late in [tokio::spawn(call(soon)), call_blocking(soon)] {
+            let outcome = late.await.unwrap();
+            assert_eq!(outcome, Err(Failure::DeadlineExceeded { deadline_ms: 50 }));
+        }
+        calls.extend((0..20).map(|_| tokio::spawn(call(PATIENCE))));
+        calls.extend((0..20).map(|_| call_blocking(PATIENCE)));
+        for pid in stopped {
+            kill(pid, Signal::SIGCONT).unwrap();
+        }
+        for call in calls {
+            assert_eq!(call.await.unwrap().as_ref(), Ok(&bytes));
+        }
         supervisor.shutdown().await;
     });
 }
