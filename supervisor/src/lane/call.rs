@@ -121,7 +121,7 @@ impl Lane {
         }
         // Before a slot is taken: what stands in a slot can be answered, even by
         // a worker that has not seen it yet and guesses.
-        let has_slot = sending.tx.has_slot(payload.len());
+        let has_slot = sending.tx.has_slot(payload.len()) && self.room.is_empty();
         if !has_slot {
             self.check_turn(&mut sending.tx, payload.len())?;
         }

@@ -26,9 +26,15 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// Whether nobody stands in it.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) == 0
+    }
+
     /// Whether what room there is belongs to somebody else than who comes now.
     pub(super) fn is_taken(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0 && self.sending.load(Ordering::Relaxed) == 0
+        !self.is_empty() && self.sending.load(Ordering::Relaxed) == 0
     }
 }
 

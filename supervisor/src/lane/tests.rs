@@ -362,9 +362,15 @@ fn c7_who_comes_later_leaves_the_last_room_to_those_who_wait() {
     assert!(matches!(call(), Err(Refused::Busy)));
     place.sends(call).unwrap();
     rig.reads(1);
+    // Nor has it room for calls of one slot each, as many as would fit.
+    let small = || lane.call_small(&mut Own::new(Looks::IfAlone), 0, &[0x90]);
+    assert!(matches!(small(), Err(Refused::Busy)));
+    assert!(matches!(small(), Err(Refused::Busy)));
     drop(place);
     call().unwrap();
     // There is plenty for all.
+    small().unwrap();
+    rig.reads(1);
     let _place = lane.queue().unwrap();
     rig.reads(15);
     call().unwrap();
