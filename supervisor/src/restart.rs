@@ -1,6 +1,6 @@
 //! Restarts by hand (`DESIGN.md` rules S3, S8).
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use menagerie_protocol::RuntimeError;
 
@@ -13,16 +13,26 @@ use crate::placement::WorkerName;
 use crate::status::WorkerStatus;
 use crate::worker::handle::Worker;
 
+/// A worker that was there when it was asked of. It ends with its last handle, so whoever
+/// waits must not be the one who keeps it; and if its bundles go meanwhile there may be
+/// another one of its name, which has a life of its own.
+#[derive(Debug)]
+struct Asked {
+    name: WorkerName,
+    worker: Weak<Worker>,
+}
+
 impl Core {
     /// Restarts the workers of a name one after the other: the last one's status.
     pub(crate) async fn restart(&self, name: &str) -> Result<WorkerStatus, RuntimeError> {
-        let names = names(&self.workers_named(name)?);
+        let asked = asked(&self.workers_named(name)?);
         self.to_its_end(|core| async move {
             let mut status = None;
-            for name in names {
-                status = Some(core.restart_one(&name).await?);
+            for asked in &asked {
+                let outcome = core.restart_one(asked).await;
+                core.note(asked, outcome, &mut status)?;
             }
-            status.ok_or(RuntimeError::ShuttingDown)
+            status.unwrap_or(Err(RuntimeError::ShuttingDown))
         })
         .await
     }
@@ -35,18 +45,35 @@ impl Core {
         if !workers.iter().all(stopped) {
             workers.retain(|worker| !stopped(worker));
         }
-        let names = names(&workers);
+        let asked = asked(&workers);
         drop(workers);
         self.to_its_end(|core| async move {
             let mut status = None;
-            for name in names {
-                let rolled = core.present(&name)?.roll();
-                rolled.await?;
-                status = Some(core.worker_status(&*core.present(&name)?));
+            for asked in &asked {
+                let outcome = core.roll_one(asked).await;
+                core.note(asked, outcome, &mut status)?;
             }
-            status.ok_or(RuntimeError::ShuttingDown)
+            status.unwrap_or(Err(RuntimeError::ShuttingDown))
         })
         .await
+    }
+
+    /// Takes note of how it went with one of several workers. One that nobody needs any more
+    /// is left out, unless nobody is left.
+    fn note(
+        &self,
+        asked: &Asked,
+        outcome: Result<WorkerStatus, RuntimeError>,
+        status: &mut Option<Result<WorkerStatus, RuntimeError>>,
+    ) -> Result<(), RuntimeError> {
+        match outcome {
+            Ok(last) => *status = Some(Ok(last)),
+            Err(_) if let Err(gone) = self.present(asked) => {
+                status.get_or_insert(Err(gone));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
     }
 
     /// The worker of a name, or all workers of a loader.
@@ -81,25 +108,24 @@ impl Core {
         Ok(found)
     }
 
-    /// A worker that was there. It is looked up again after each wait: a worker ends with
-    /// its last handle, and whoever waits must not be the one who keeps it.
-    fn present(&self, name: &WorkerName) -> Result<Arc<Worker>, RuntimeError> {
-        if let Some(worker) = lock(&self.workers).get(name) {
-            return Ok(Arc::clone(worker));
+    /// A worker that was asked of, if it is there still.
+    fn present(&self, asked: &Asked) -> Result<Arc<Worker>, RuntimeError> {
+        let there = lock(&self.workers).get(&asked.name).map(Arc::clone);
+        if let Some(worker) = there.filter(|there| Arc::as_ptr(there) == asked.worker.as_ptr()) {
+            return Ok(worker);
         }
         if *self.stopping.borrow() {
             return Err(RuntimeError::ShuttingDown);
         }
-        let problem = "no bundle needs it any more".to_owned();
-        Err(RuntimeError::WorkerUnavailable { worker: name.to_string(), problem })
+        Err(asked.unavailable(UNNEEDED))
     }
 
-    async fn restart_one(&self, name: &WorkerName) -> Result<WorkerStatus, RuntimeError> {
-        let worker_name = name.to_string();
+    async fn restart_one(&self, asked: &Asked) -> Result<WorkerStatus, RuntimeError> {
+        let worker_name = asked.name.to_string();
         let mut events = self.events.subscribe();
-        let begun = self.present(name)?.begin_restart();
-        let before = begun.await?;
-        while !self.is_back(name, before)? {
+        let begun = self.present(asked)?.begin_restart();
+        let before = begun.await.map_err(|_| self.unanswered(asked))?;
+        while !self.is_back(asked, before)? {
             match events.next().await {
                 None => return Err(RuntimeError::ShuttingDown),
                 // It need not be so any more.
@@ -113,16 +139,28 @@ impl Core {
                 Some(_) => {}
             }
         }
-        Ok(self.worker_status(&*self.present(name)?))
+        Ok(self.worker_status(&*self.present(asked)?))
+    }
+
+    async fn roll_one(&self, asked: &Asked) -> Result<WorkerStatus, RuntimeError> {
+        let done = self.present(asked)?.roll();
+        done.await.unwrap_or_else(|_| Err(self.unanswered(asked)))?;
+        Ok(self.worker_status(&*self.present(asked)?))
+    }
+
+    /// Why a worker has not answered what it was asked.
+    fn unanswered(&self, asked: &Asked) -> RuntimeError {
+        if *self.stopping.borrow() {
+            return RuntimeError::ShuttingDown;
+        }
+        let stumbled = |_| asked.unavailable("the supervisor's task for it has panicked");
+        self.present(asked).map_or_else(|gone| gone, stumbled)
     }
 
     /// Whether a worker is ready in an incarnation after `before`; or why it will not be.
-    fn is_back(&self, name: &WorkerName, before: u64) -> Result<bool, RuntimeError> {
-        let worker = self.present(name)?;
-        let unavailable = |problem| {
-            let worker = name.to_string();
-            Err(RuntimeError::WorkerUnavailable { worker, problem })
-        };
+    fn is_back(&self, asked: &Asked, before: u64) -> Result<bool, RuntimeError> {
+        let worker = self.present(asked)?;
+        let unavailable = |problem: String| Err(asked.unavailable(problem));
         match worker.state() {
             (WorkerState::Ready, incarnation) => Ok(incarnation > before),
             // It was not started, or somebody has stopped it since.
@@ -147,6 +185,17 @@ impl Core {
     }
 }
 
-fn names(workers: &[Arc<Worker>]) -> Vec<WorkerName> {
-    workers.iter().map(|worker| worker.name.clone()).collect()
+/// Why nothing comes of what was asked of a worker that was released meanwhile.
+pub(crate) const UNNEEDED: &str = "no bundle needs it any more";
+
+impl Asked {
+    fn unavailable(&self, problem: impl Into<String>) -> RuntimeError {
+        RuntimeError::WorkerUnavailable { worker: self.name.to_string(), problem: problem.into() }
+    }
+}
+
+fn asked(workers: &[Arc<Worker>]) -> Vec<Asked> {
+    let asked =
+        |worker: &Arc<Worker>| Asked { name: worker.name.clone(), worker: Arc::downgrade(worker) };
+    workers.iter().map(asked).collect()
 }

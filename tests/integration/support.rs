@@ -6,7 +6,7 @@ mod setup;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -141,7 +141,28 @@ pub(crate) async fn has_stumbled() {
 
 const STUMBLES: &str = "the host's own code stumbles";
 
+/// Where this host's code waits, and what for.
+static HOLD: Mutex<Option<(&str, Receiver<()>)>> = Mutex::new(None);
+
+/// The host's `tracing` code waits at the next line of the supervisor's own that has this
+/// word, once, until what is returned is dropped.
+pub(crate) fn hold_at(word: &'static str) -> Sender<()> {
+    let (go_on, waits) = channel();
+    *HOLD.lock().unwrap() = Some((word, waits));
+    go_on
+}
+
+/// Waits until it does.
+pub(crate) async fn is_held() {
+    wait_for("the hold", || HOLD.lock().unwrap().is_none().then_some(())).await;
+}
+
 fn stumble(event: &tracing::Event<'_>) {
+    let is_here = |hold: &mut (&str, _)| format!("{event:?}").contains(hold.0);
+    let held = HOLD.lock().unwrap().take_if(is_here);
+    if let Some((_, waits)) = held {
+        drop(waits.recv());
+    }
     let mut wanted = STUMBLE.lock().unwrap();
     let Some(word) = *wanted else { return };
     if format!("{event:?}").contains(word) {

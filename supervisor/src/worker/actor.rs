@@ -29,6 +29,7 @@ use crate::lane::lock;
 use crate::lifecycle::{Action, Input, Lifecycle, State, WorkerState};
 use crate::placement::WorkerName;
 use crate::random;
+use crate::restart::UNNEEDED;
 use crate::status::{Activity, BundleState};
 
 /// How long what can wait does so when a worker has become ready.
@@ -238,7 +239,7 @@ impl Actor {
             return Action::None;
         }
         // Nobody waits for an orderly end.
-        self.give_up_rolling(&RuntimeError::ShuttingDown);
+        self.give_up_rolling(&self.unneeded());
         let _ = self.input(Input::Stop { restart: false });
         match &self.alive {
             Some(alive) => {
@@ -308,7 +309,7 @@ impl Actor {
                 Action::None
             }
             Command::Stop => {
-                self.give_up_rolling(&RuntimeError::ShuttingDown);
+                self.give_up_rolling(&self.unneeded());
                 let action = self.input(Input::Stop { restart: false });
                 // One that had no process has nothing to wait for.
                 self.rest();
@@ -317,7 +318,7 @@ impl Actor {
             // Whoever asked learns by the end of the channel.
             Command::Restart(_) if *self.core.stopping.borrow() => Action::None,
             Command::Restart(begun) => {
-                self.give_up_rolling(&RuntimeError::ShuttingDown);
+                self.give_up_rolling(&self.unavailable("it was restarted meanwhile"));
                 let before = self.life.incarnation();
                 let action = self.input(Input::Stop { restart: true });
                 let _ = begun.send(before);
@@ -616,6 +617,14 @@ impl Actor {
     pub(super) fn unavailable(&self, problem: &str) -> RuntimeError {
         let worker = self.name.to_string();
         RuntimeError::WorkerUnavailable { worker, problem: problem.to_owned() }
+    }
+
+    /// Why it stops for good.
+    fn unneeded(&self) -> RuntimeError {
+        if *self.core.stopping.borrow() {
+            return RuntimeError::ShuttingDown;
+        }
+        self.unavailable(UNNEEDED)
     }
 
     /// Ends the process in an orderly way, in the background.

@@ -159,18 +159,18 @@ impl Worker {
     /// command arrives.
     ///
     /// Whoever waits for it holds no handle meanwhile.
-    pub(crate) fn begin_restart(&self) -> impl Future<Output = Result<u64, RuntimeError>> + use<> {
+    pub(crate) fn begin_restart(&self) -> oneshot::Receiver<u64> {
         let (reply, begun) = oneshot::channel();
         self.send(Command::Restart(reply));
-        async { begun.await.map_err(|_| RuntimeError::ShuttingDown) }
+        begun
     }
 
     /// Changes over to another process without a pause (S8). Whoever waits for it holds
     /// no handle meanwhile.
-    pub(crate) fn roll(&self) -> impl Future<Output = Result<(), RuntimeError>> + use<> {
+    pub(crate) fn roll(&self) -> oneshot::Receiver<Result<(), RuntimeError>> {
         let (reply, done) = oneshot::channel();
         self.send(Command::Roll(reply));
-        async { done.await.unwrap_or(Err(RuntimeError::ShuttingDown)) }
+        done
     }
 
     pub(crate) fn supports_hot_reload(&self) -> bool {

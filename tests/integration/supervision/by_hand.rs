@@ -5,15 +5,19 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, Failure, RuntimeError, Supervisor, WorkerState, worker_program,
+    BundleState, Config, Failure, Isolation, RuntimeError, Supervisor, WorkerState, worker_program,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::task::JoinHandle;
 
+use super::first_load::Gated;
+use super::rolling::children;
 use super::strays::at_work;
 use super::{answers, in_state, load, lua, lua_with, status};
 use crate::support::{
-    Bundle, PATIENCE, config, run, run_on_one_thread, start_with, wait_for, worker,
+    Bundle, PATIENCE, config, hold_at, is_held, run, run_on_one_thread, start_with, wait_for,
+    worker,
 };
 
 /// A restart, which ends by itself.
@@ -208,6 +212,123 @@ fn r2_what_is_unloaded_while_its_worker_restarts_is_stale() {
         answers(&two).await;
         let outcome = one.call::<_, i64>("inc", (1,)).await;
         assert!(matches!(outcome, Err(Failure::StaleHandle { .. })), "{outcome:?}");
+        supervisor.shutdown().await;
+    });
+}
+
+fn is_not_needed<T: std::fmt::Debug>(outcome: Result<T, RuntimeError>) {
+    let Err(RuntimeError::WorkerUnavailable { problem, .. }) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert!(problem.contains("no bundle needs it any more"), "{problem}");
+}
+
+fn each_by_itself() -> Config {
+    let mut config = config();
+    config.isolation = Isolation::Bundle;
+    config
+}
+
+/// The worker goes with its bundle before it is back, and there is another one of its name
+/// when whoever asked looks again.
+#[test]
+fn s3_a_restart_by_hand_ends_with_its_worker_and_not_with_the_next_one_of_its_name() {
+    run(async {
+        let supervisor = start_with(each_by_itself());
+        let one = load(&supervisor, lua("one")).await;
+        let hold = hold_at("state: Draining");
+        let asked = supervisor.clone();
+        let asked = tokio::spawn(async move { asked.restart("lua/one").await });
+        is_held().await;
+        supervisor.unload("one").await.unwrap();
+        let one = load(&supervisor, one.bundle).await;
+        assert_eq!(worker(&supervisor, "lua").unwrap().incarnation, 1);
+        drop(hold);
+        let outcome = tokio::time::timeout(PATIENCE, asked).await;
+        is_not_needed(outcome.expect("the restart hangs").unwrap());
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// Two that are restarted at once by the name of their loader, while new processes wait.
+async fn all_together(gated: &Gated, rolling: bool) -> JoinHandle<Result<String, RuntimeError>> {
+    gated.close();
+    let supervisor = gated.supervisor.clone();
+    tokio::spawn(async move {
+        let outcome = if rolling {
+            supervisor.restart_rolling("lua").await
+        } else {
+            supervisor.restart("lua").await
+        };
+        outcome.map(|last| format!("{} {}", last.name, last.incarnation))
+    })
+}
+
+/// The last one of them has gone before it was its turn.
+#[test]
+fn s3_a_restart_by_hand_leaves_out_a_worker_that_has_gone() {
+    run(async {
+        let gated = Gated::start_with(each_by_itself());
+        let supervisor = &gated.supervisor;
+        let one = load(supervisor, lua("one")).await;
+        let _two = load(supervisor, lua("two")).await;
+        let asked = all_together(&gated, false).await;
+        wait_for("the first one to start", || {
+            let first = worker(supervisor, "lua").unwrap();
+            (first.state == WorkerState::Starting).then_some(())
+        })
+        .await;
+        supervisor.unload("two").await.unwrap();
+        gated.open();
+        assert_eq!(asked.await.unwrap().unwrap(), "lua/one 2");
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// The first one of them goes while its next process is started.
+#[test]
+fn s8_a_rolling_restart_leaves_out_a_worker_that_goes() {
+    run(async {
+        let gated = Gated::start_with(each_by_itself());
+        let supervisor = &gated.supervisor;
+        let _one = load(supervisor, lua("one")).await;
+        let two = load(supervisor, lua("two")).await;
+        let asked = all_together(&gated, true).await;
+        wait_for("the next process of the first one", || (children() == 3).then_some(())).await;
+        supervisor.unload("one").await.unwrap();
+        gated.open();
+        assert_eq!(asked.await.unwrap().unwrap(), "lua/two 2");
+        answers(&two).await;
+        // Where nobody is left, it says so.
+        let asked = all_together(&gated, true).await;
+        wait_for("the next process", || (children() == 2).then_some(())).await;
+        supervisor.unload("two").await.unwrap();
+        is_not_needed(asked.await.unwrap());
+        supervisor.shutdown().await;
+    });
+}
+
+/// What a restart by hand ends is not everything.
+#[test]
+fn s8_a_rolling_restart_that_another_one_ends_says_so() {
+    run(async {
+        let gated = Gated::start_with(config());
+        let supervisor = &gated.supervisor;
+        let one = load(supervisor, lua("one")).await;
+        let rolling = all_together(&gated, true).await;
+        wait_for("the next process", || (children() == 2).then_some(())).await;
+        let restarted = supervisor.clone();
+        let restarted = tokio::spawn(async move { restart(&restarted).await });
+        let outcome = rolling.await.unwrap();
+        let Err(RuntimeError::WorkerUnavailable { problem, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(problem.contains("it was restarted meanwhile"), "{problem}");
+        gated.open();
+        restarted.await.unwrap().unwrap();
+        answers(&one).await;
         supervisor.shutdown().await;
     });
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use menagerie_supervisor::{Supervisor, worker_program};
+use menagerie_supervisor::{Config, Supervisor, worker_program};
 
 use super::{answers, load, lua};
 use crate::support::{Bundle, config, run, slay, start_with, wait_for, worker};
@@ -19,7 +19,10 @@ pub(super) struct Gated {
 
 impl Gated {
     pub(super) fn start() -> Self {
-        let mut config = config();
+        Self::start_with(config())
+    }
+
+    pub(super) fn start_with(mut config: Config) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (program, gate) = (folder.path().join("worker"), folder.path().join("closed"));
         let worker = worker_program(&config, "lua").unwrap();

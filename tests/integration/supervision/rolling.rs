@@ -43,7 +43,7 @@ fn s8_a_rolling_restart_under_load_fails_no_call() {
 }
 
 /// How many processes this one has started.
-fn children() -> usize {
+pub(super) fn children() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let children = tasks.map(|task| {
         let children = task.unwrap().path().join("children");
