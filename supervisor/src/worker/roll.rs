@@ -92,6 +92,8 @@ pub(super) async fn change_over(
         left.extend(report(&core, &bundle, switched));
     }
     empty(&old, left).await;
+    // Those that the registry has no more are taken out by others.
+    old.vacated().await;
 }
 
 /// Empties the process that served: its calls finish there, or meet their deadlines.

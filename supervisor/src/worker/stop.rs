@@ -2,9 +2,10 @@
 //! hooks; then SIGTERM, then SIGKILL (S6).
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use menagerie_protocol::Failure;
@@ -18,7 +19,11 @@ use super::judge::judge;
 use super::process::Process;
 use crate::bundle::Bundle;
 use crate::core::Core;
+use crate::lane::lock;
 use crate::placement::WorkerName;
+
+/// How often it is looked whether anybody waits for what was replaced.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Takes the bundles out of a process and ends it. `restart` if they wait for
 /// another one.
@@ -34,6 +39,8 @@ pub(super) async fn drain(
         for bundle in &bundles {
             core.retire(bundle, &process, restart).await;
         }
+        // Those that the registry has no more are taken out by others.
+        process.vacated().await;
     };
     let mut patience = core.config.term_timeout;
     // A call, a load or a hook that hangs keeps nobody waiting for longer than
@@ -74,13 +81,22 @@ pub(super) async fn replaced(
     let _leaving = core.leaving();
     let process = Arc::clone(&alive.process);
     let mut stopping = core.stopping.subscribe();
-    let mut emptied = std::pin::pin!(emptied);
+    // Its last calls have the time that all calls have when everything ends; none, if
+    // whoever would wait for that has gone.
+    let drained = async {
+        drop(stopping.wait_for(|stopping| *stopping).await);
+        let until = Instant::now() + core.config.drain;
+        while Instant::now() < until && !lock(&core.workers).is_empty() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    let (mut emptied, mut drained) = (pin!(emptied), pin!(drained));
     let ended = loop {
         let beat_at = alive.wake_at();
         tokio::select! {
             ended = alive.child.ended() => break Some(ended),
             () = &mut emptied => break None,
-            () = async { drop(stopping.wait_for(|stopping| *stopping).await) } => break None,
+            () = &mut drained => break None,
             () = tokio::time::sleep_until(beat_at.into()) => {}
         }
         // One that hangs would keep its last calls until their deadlines.
@@ -96,7 +112,7 @@ pub(super) async fn replaced(
         _ = alive.child.ended() => {}
         () = end(&core, &process, core.config.term_timeout) => {}
     }
-    discard(core, alive).await;
+    discard(Arc::clone(&core), alive).await;
 }
 
 /// Ends a process that nobody calls.

@@ -7,9 +7,10 @@ use menagerie_supervisor::{BundleState, Config, EventKind, Failure, Supervisor};
 use tokio::task::JoinHandle;
 
 use super::strays::{self, at_work, strict};
-use super::{Guest, answers, in_state, load, lua};
+use super::{Guest, answers, in_state, load, lua, status};
 use crate::support::{
-    Bundle, Gate, PATIENCE, Recorder, config, report, run, run_with, start_with, wait_for, worker,
+    Bundle, Gate, PATIENCE, Recorder, config, report, run, run_here, run_with, start_with,
+    wait_for, worker,
 };
 
 /// Whatever takes longer than these times has another reason to be let live.
@@ -160,5 +161,76 @@ fn s5_what_an_unload_has_to_kill_for_is_that_bundles_doing() {
         assert!(!events.all().iter().any(moved), "{:?}", events.all());
         let state = || worker(&supervisor, "native").filter(|worker| worker.name == "native");
         wait_for("its worker", || state().filter(|worker| worker.restarts == 1)).await;
+    });
+}
+
+/// A bundle that is being unloaded has a call that takes longer than everything else, when
+/// its worker is to end as well: the call ends where it began.
+fn ends_before_its_process<T: Send + 'static>(
+    end: impl AsyncFnOnce(&Supervisor) -> T + Send + 'static,
+) {
+    run_here(async move || {
+        let mut config = impatient();
+        config.drain = PATIENCE;
+        config.term_timeout = Duration::from_millis(100);
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let two = load(&supervisor, lua("two")).await;
+        let working = at_the_gate(&gate, &one).await;
+        let unload = supervisor.clone();
+        let unload = tokio::spawn(async move { unload.unload("one").await });
+        let gone = || supervisor.contract("one@1").is_err().then_some(());
+        wait_for("nobody to find it any more", gone).await;
+        let opens = async {
+            tokio::time::sleep(LATER).await;
+            gate.open();
+        };
+        tokio::join!(end(&supervisor), opens);
+        working.await.unwrap().unwrap();
+        unload.await.unwrap().unwrap();
+        gate.noted("one unloaded", 1).await;
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+        drop(two);
+        supervisor.shutdown().await;
+    });
+}
+
+#[test]
+fn l7_a_restart_waits_for_the_calls_of_a_bundle_that_is_being_unloaded() {
+    ends_before_its_process(async |supervisor| supervisor.restart("lua").await.unwrap());
+}
+
+#[test]
+fn l7_a_rolling_restart_waits_for_the_calls_of_a_bundle_that_is_being_unloaded() {
+    ends_before_its_process(async |supervisor| supervisor.restart_rolling("lua").await.unwrap());
+}
+
+#[test]
+fn l7_a_shutdown_waits_for_the_calls_of_a_bundle_that_is_being_unloaded() {
+    ends_before_its_process(async |supervisor| supervisor.shutdown().await);
+}
+
+/// The process that another one has replaced, too.
+#[test]
+fn s6_a_shutdown_waits_for_the_last_calls_of_a_process_that_was_replaced() {
+    run(async {
+        let mut config = impatient();
+        config.drain = PATIENCE;
+        config.term_timeout = Duration::from_millis(100);
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let working = at_the_gate(&gate, &one).await;
+        let roll = supervisor.clone();
+        let roll = tokio::spawn(async move { roll.restart_rolling("lua").await });
+        wait_for("the change", || (status(&supervisor, "one").generation == 2).then_some(())).await;
+        let opens = async {
+            tokio::time::sleep(LATER).await;
+            gate.open();
+        };
+        tokio::join!(supervisor.shutdown(), opens);
+        working.await.unwrap().unwrap();
+        drop(roll.await.unwrap());
     });
 }

@@ -6,10 +6,15 @@ use std::time::{Duration, Instant};
 
 use menagerie_protocol::message::ToWorker;
 
-use super::Process;
+use super::{Entry, Process};
 use crate::config::Config;
-use crate::lane::Lane;
+use crate::lane::{Lane, lock};
 use crate::pause::Pause;
+
+/// The first looks are close together: a lane is usually idle, and its callers wait.
+const fn pauses() -> Pause {
+    Pause::new(Duration::from_micros(50), Duration::from_millis(5))
+}
 
 impl Process {
     /// Waits until no call runs on a lane, but not longer than `limit`.
@@ -51,11 +56,20 @@ impl Process {
         .await
     }
 
+    /// Waits until everybody has left who is about to: no call runs on any lane, and those
+    /// that take none any more have been ended by who closed them. That is done in time, or
+    /// costs the process its life.
+    pub(crate) async fn vacated(&self) {
+        let leaves = |entry: &Entry| entry.lane.in_flight() > 0 || !entry.lane.is_open();
+        let mut pause = pauses();
+        while lock(&self.lanes).values().any(leaves) {
+            self.pause(pause.next()).await;
+        }
+    }
+
     /// Waits until no call runs on a lane, until the time that `until` says at each look.
     async fn drained(&self, lane: &Arc<Lane>, mut until: impl FnMut() -> Instant) -> bool {
-        // The first checks are close together: a lane is usually idle, and its
-        // callers wait.
-        let mut pause = Pause::new(Duration::from_micros(50), Duration::from_millis(5));
+        let mut pause = pauses();
         while lane.in_flight() > 0 && !lane.is_dead() {
             if Instant::now() >= until() {
                 return false;
