@@ -91,7 +91,7 @@ impl Core {
         for (change, handed) in changes.into_iter().zip(handed) {
             going.push(async move {
                 if let (Some(Ok(state)), Some((old, _))) = (handed, change.both()) {
-                    drop(old.process.resume(&old.loaded, state).await);
+                    drop(old.process.go_on(&old.loaded, state).await);
                 }
                 let Change { seat, mut slot, new, .. } = change;
                 // Where nothing had served, nothing does.
@@ -134,9 +134,11 @@ impl Core {
             .finish(old)
             .await?
             .map_err(|error| hook_failed(&bundle.name, "on_unload", error))?;
-        if let Err(error) = process.resume(new, state.clone()).await? {
-            drop(process.resume(old, state).await?);
-            return Err(hook_failed(&bundle.name, "on_load", error));
+        let failed = |error| hook_failed(&bundle.name, "on_load", error);
+        let resumed = process.resume(new, state.clone()).await;
+        if let Err(error) = resumed.and_then(|outcome| outcome.map_err(failed)) {
+            drop(process.go_on(old, state).await);
+            return Err(error);
         }
         Ok(state)
     }

@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::call::Contract;
 use crate::chain::Called;
 use crate::core::Core;
-use crate::lane::{OutcallHead, Refused, lock};
+use crate::lane::{OutcallHead, Undelivered, lock};
 use crate::pause::Pause;
 use crate::waits::{Parent, Wait};
 use crate::worker::process::Outcall;
@@ -26,7 +26,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(10);
 /// whose thread waits for it can end then.
 pub(crate) async fn route(core: Arc<Core>, outcall: Outcall) {
     let Outcall { mut open, mut dead, bundle, manifest, head, payload } = outcall;
-    let result = match &payload {
+    let mut result = match &payload {
         None => Err(Failure::Overloaded { bundle: bundle.name.clone(), limit: open.of_lane() }),
         Some(payload) => {
             let call = Call { bundle: &bundle, manifest: &manifest, head, payload };
@@ -42,10 +42,17 @@ pub(crate) async fn route(core: Arc<Core>, outcall: Outcall) {
     let mut pause = Pause::new(Duration::from_micros(200), MAX_PAUSE);
     loop {
         match open.lane().send_answer(head.call, &result) {
-            Ok(()) | Err(Refused::Dead) => break,
-            Err(Refused::Busy | Refused::Overloaded) => {
+            Ok(()) | Err(Undelivered::Dead) => break,
+            // That always fits.
+            Err(short @ Undelivered::Short(_)) => {
+                result = Err(Failure::OutOfResources { problem: short.to_string() });
+            }
+            Err(Undelivered::Busy) => {
                 open.is_answered();
-                tokio::time::sleep(pause.next()).await;
+                tokio::select! {
+                    () = open.abandoned() => result = Err(Failure::Cancelled),
+                    () = tokio::time::sleep(pause.next()) => {}
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Sending calls, and how they end.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,6 +39,19 @@ pub(crate) enum Refused {
     Overloaded,
     /// The lane has ended, or takes no calls for now.
     Dead,
+}
+
+/// Why a command or an answer was not sent.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undelivered {
+    /// Try again when the worker has read.
+    #[error("the ring is full")]
+    Busy,
+    #[error("the lane has ended")]
+    Dead,
+    /// It is too large for the ring.
+    #[error("no memory to share: {0}")]
+    Short(#[from] io::Error),
 }
 
 impl Lane {
@@ -155,7 +169,7 @@ impl Lane {
             // It had room. A worker that takes that back is being killed, and the
             // lane's end ends the call.
             drop(sending);
-            let _dead = self.full(full);
+            let _dead = self.is_busy(full);
         }
     }
 
@@ -171,13 +185,18 @@ impl Lane {
         self.check_room(tx, Shape::new(self.limits.ring_slots.into()).max_payload())
     }
 
-    #[inline(never)]
     fn check_room(&self, tx: &mut Tx, len: usize) -> Result<(), Refused> {
-        match tx.has_room(len) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Refused::Busy),
-            Err(corrupt) => Err(self.full(Full::Corrupt(corrupt))),
+        match self.has_room(tx, len) {
+            Some(true) => Ok(()),
+            Some(false) => Err(Refused::Busy),
+            None => Err(Refused::Dead),
         }
+    }
+
+    /// Whether there is room for a frame; `None` if the worker writes nonsense.
+    #[inline(never)]
+    fn has_room(&self, tx: &mut Tx, len: usize) -> Option<bool> {
+        tx.has_room(len).inspect_err(|corrupt| self.violated(Violation::Ring(*corrupt))).ok()
     }
 
     /// Whether it takes calls, and has no room for any.
@@ -187,19 +206,20 @@ impl Lane {
             && matches!(self.check_room(&mut sending.tx, BulkRef::BYTES), Err(Refused::Busy))
     }
 
+    /// Whether it is only that the worker has not read yet; else it writes nonsense.
     #[cold]
-    fn full(&self, full: Full) -> Refused {
+    fn is_busy(&self, full: Full) -> bool {
         match full {
-            Full::Busy => Refused::Busy,
+            Full::Busy => true,
             Full::Corrupt(corrupt) => {
                 self.violated(Violation::Ring(corrupt));
-                Refused::Dead
+                false
             }
         }
     }
 
     /// Sends a command; it follows the calls that were sent before it.
-    pub(crate) fn send_command(&self, command: &LaneCommand) -> Result<(), Refused> {
+    pub(crate) fn send_command(&self, command: &LaneCommand) -> Result<(), Undelivered> {
         // Encoding a value of our own types cannot fail.
         let bytes = codec::encode(command).unwrap_or_default();
         let head = FrameHead { kind: Kind::Command, flags: 0, function: 0, call: 0 };
@@ -211,7 +231,7 @@ impl Lane {
         &self,
         call: u64,
         result: &Result<Vec<u8>, Failure>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), Undelivered> {
         let head = FrameHead { kind: Kind::Reply, flags: 0, function: 0, call };
         match result {
             Ok(value) => self.send_frame(head, value),
@@ -222,17 +242,19 @@ impl Lane {
         }
     }
 
-    fn send_frame(&self, head: FrameHead, payload: &[u8]) -> Result<(), Refused> {
+    fn send_frame(&self, head: FrameHead, payload: &[u8]) -> Result<(), Undelivered> {
         let segment = if payload.len() <= INLINE_MAX {
             None
         } else {
             // A worker that reads nothing would have it copied with each try.
-            self.check_room(&mut self.tx.lock().tx, BulkRef::BYTES)?;
-            Some(self.down_copy(payload).map_err(|_| Refused::Busy)?)
+            if !self.has_room(&mut self.tx.lock().tx, BulkRef::BYTES).ok_or(Undelivered::Dead)? {
+                return Err(Undelivered::Busy);
+            }
+            Some(self.down_copy(payload)?)
         };
         let mut sending = self.tx.lock();
         if self.is_dead() {
-            return Err(Refused::Dead);
+            return Err(Undelivered::Dead);
         }
         let sent = match &segment {
             None => sending.tx.send(head, &[payload]),
@@ -245,7 +267,7 @@ impl Lane {
         };
         if let Err(full) = sent {
             drop(sending);
-            return Err(self.full(full));
+            return Err(if self.is_busy(full) { Undelivered::Busy } else { Undelivered::Dead });
         }
         if let Some(segment) = segment {
             // The worker copies it before it reads a later frame.

@@ -25,7 +25,7 @@ mod slots;
 mod stuck;
 
 pub(crate) use bulk::Arguments;
-pub(crate) use call::{Outcome, Refused};
+pub(crate) use call::{Outcome, Refused, Undelivered};
 pub(crate) use decode::decode;
 pub(crate) use lead::{Look, PATIENCE};
 pub(crate) use nap::Nap;

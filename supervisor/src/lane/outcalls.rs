@@ -69,12 +69,14 @@ impl OpenOutcall {
     }
 
     /// Waits until nobody waits for the call any more that this one is made for; for
-    /// ever, if it is made for none.
+    /// ever, if it is made for none, or that was said already.
     pub(crate) async fn abandoned(&mut self) {
-        if let Some(abandoned) = &mut self.abandoned
-            && abandoned.await.is_ok()
-        {
-            return;
+        if let Some(abandoned) = &mut self.abandoned {
+            let told = abandoned.await.is_ok();
+            self.abandoned = None;
+            if told {
+                return;
+            }
         }
         pending().await
     }

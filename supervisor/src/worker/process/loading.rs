@@ -15,9 +15,12 @@ use super::super::operations::Operation;
 use super::super::questions::Asked;
 use super::{Entry, KillCause, Process};
 use crate::bundle::{Bundle, Content};
-use crate::lane::{Draft, Lane, LaneLimits, Refused, lock};
+use crate::lane::{Draft, Lane, LaneLimits, Undelivered, lock};
 use crate::sandbox::are_same;
 use crate::status::Activity;
+
+/// How long a shortage of the system's is given to pass, each time.
+const SHORTAGE: Duration = Duration::from_millis(10);
 
 impl Process {
     /// Waits for an answer of a lane, but not longer than a step may take, and
@@ -238,10 +241,15 @@ impl Process {
             match lane.send_command(&command) {
                 Ok(()) => return self.answer(&mut answer, step, bundle).await,
                 // The ring is full of calls; the lane works them off.
-                Err(Refused::Busy | Refused::Overloaded) if Instant::now() < limit => {
+                Err(Undelivered::Busy) if Instant::now() < limit => {
                     self.pause(Duration::from_millis(1)).await;
                 }
-                Err(_) => {
+                Err(short @ Undelivered::Short(_)) => {
+                    lock(&self.questions).take_back(lane.id);
+                    let (worker, problem) = (self.worker.clone(), short.to_string());
+                    return Err(RuntimeError::WorkerUnavailable { worker, problem });
+                }
+                Err(Undelivered::Busy | Undelivered::Dead) => {
                     lock(&self.questions).take_back(lane.id);
                     if !self.is_dead() && !lane.is_dead() {
                         let reason = format!("lane {} of '{bundle}' reads nothing", lane.id);
@@ -276,6 +284,31 @@ impl Process {
         match self.command(loaded, command, Asked::Resume, "on_load").await? {
             ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
             _ => Err(self.gone()),
+        }
+    }
+
+    /// Runs the lane's `on_load` with the state that it has left itself, as nothing comes of
+    /// the next generation. There is no other way back, so what the system is short of is
+    /// waited for.
+    pub(crate) async fn go_on(
+        &self,
+        loaded: &Loaded,
+        state: Option<Vec<u8>>,
+    ) -> Result<Result<(), GuestError>, RuntimeError> {
+        let limit = Instant::now() + self.config.load_timeout;
+        loop {
+            let outcome = self.resume(loaded, state.clone()).await;
+            let Err(error) = &outcome else { return outcome };
+            if self.is_ending() {
+                return outcome;
+            }
+            if Instant::now() >= limit {
+                // Nobody's doing: none of its hooks runs.
+                let bundle = &loaded.bundle;
+                self.kill(format!("'{bundle}' cannot have its state back: {error}"));
+                return outcome;
+            }
+            self.pause(SHORTAGE).await;
         }
     }
 
