@@ -9,31 +9,44 @@ use crate::bundle::{Bundle, Route};
 use crate::core::Core;
 use crate::events::EventKind;
 use crate::lane::lock;
-use crate::registry::Cascade;
+use crate::registry::{Cascade, Registry};
 use crate::status::BundleState;
 
 impl Core {
     /// Unloads a bundle that no other one needs; a broken one is forgotten.
     pub(crate) async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
         // No new call can find it from here on.
-        let taken = lock(&self.registry).take(name);
+        let taken = self.take_out(|registry| registry.take(name).map(|bundle| vec![bundle]));
         if matches!(taken, Err(RuntimeError::BundleNotFound { .. }))
             && let Some((dir, _)) = self.broken_dir(name)
         {
             lock(&self.broken).remove(&dir);
             return Ok(());
         }
-        self.take_all_down(vec![taken?]).await
+        self.take_all_down(taken?).await
     }
 
     /// Unloads a bundle and, before it, everything that could not do without
     /// it. All of them are out of reach at once; then they end one by one,
     /// dependents first, so that what their hooks call is still there.
     pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
-        let cascade = lock(&self.registry).take_cascade(name)?;
+        let cascade = self.take_out(|registry| registry.take_cascade(name))?;
         let names = cascade.iter().map(|bundle| bundle.name.clone()).collect();
         self.take_all_down(cascade).await?;
         Ok(names)
+    }
+
+    /// Takes bundles out of the registry, and their accounts with them (S5): what is loaded
+    /// by such a name from here on has one of its own.
+    fn take_out(
+        &self,
+        take: impl FnOnce(&mut Registry) -> Result<Cascade, RuntimeError>,
+    ) -> Result<Cascade, RuntimeError> {
+        let mut registry = lock(&self.registry);
+        let taken = take(&mut registry)?;
+        let mut blame = lock(&self.blame);
+        taken.iter().for_each(|bundle| blame.forget(&bundle.name));
+        Ok(taken)
     }
 
     /// Ends bundles that are in the registry no more, one after the other: to the last of
@@ -65,7 +78,6 @@ impl Core {
         join_all(taken_down).await;
         // Handles that hosts have kept hold the bundle still.
         bundle.content().artifact.give_back().await;
-        lock(&self.blame).forget(&bundle.name);
         for home in bundle.homes() {
             self.release(&home);
         }

@@ -30,15 +30,20 @@ pub(super) enum Outlook {
 /// Judges who is to blame for the death of a worker's process.
 pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook {
     let names: BTreeSet<&str> = death.suspects.iter().map(String::as_str).collect();
-    let found: Vec<Arc<Bundle>> = {
-        let registry = lock(&core.registry);
-        names.iter().filter_map(|name| registry.get(name).ok()).collect()
-    };
     let policies = names.iter().map(|name| (*name, core.config.blame_policy(name)));
-    let verdicts = lock(&core.blame).died(policies, Instant::now());
     let is_loaded = |name: &str| {
         let mut running = death.report.running.iter();
         running.any(|call| call.bundle == name && call.activity == Activity::Load)
+    };
+    let (found, verdicts) = {
+        let registry = lock(&core.registry);
+        let mut blame = lock(&core.blame);
+        let verdicts = blame.died(policies, Instant::now());
+        // One that is being unloaded leaves no account to the next one of its name.
+        let leaves = |name: &&&str| registry.of_name(name).is_none() && !is_loaded(name);
+        names.iter().filter(leaves).for_each(|name| blame.forget(name));
+        let found = names.iter().filter_map(|name| registry.get(name).ok());
+        (found.collect::<Vec<Arc<Bundle>>>(), verdicts)
     };
     let mut outlook = Outlook::Open;
     let are_new = !names.is_empty() && found.is_empty();

@@ -3,7 +3,7 @@
 use menagerie_supervisor::{Activity, BundleState, EventKind, Failure, Isolation, RuntimeError};
 
 use super::strays::at_work;
-use super::{answers, crash, in_state, load, lua, lua_that_aborts_in_a_load, status};
+use super::{answers, crash, in_state, load, lua, lua_that_aborts_in_a_load, lua_with, status};
 use crate::support::{
     Recorder, config, ready_after, report, run, slay, start_with, wait_for, worker,
 };
@@ -230,6 +230,59 @@ fn s5_the_limit_is_configuration() {
         crash(&bad).await;
         in_state(&supervisor, "bad", BundleState::Quarantined).await;
         supervisor.unload("bad").await.unwrap();
+        supervisor.shutdown().await;
+    });
+}
+
+/// Another one of its name is loaded before it is gone: what that one does is counted, and
+/// not forgotten with the first.
+#[test]
+fn s5_the_end_of_an_unload_forgets_nothing_of_the_next_bundle_of_its_name() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 2;
+        let supervisor = start_with(config);
+        let events = Recorder::of(&supervisor);
+        let one = load(&supervisor, lua("one")).await;
+        crash(&one).await;
+        answers(&one).await;
+        let working = at_work(&one).await;
+        let unload = supervisor.clone();
+        let unload = tokio::spawn(async move { unload.unload("one").await });
+        let gone = || supervisor.contract("one@1").is_err().then_some(());
+        wait_for("nobody to find it any more", gone).await;
+        // It has an account of its own.
+        let next = load(&supervisor, lua("one")).await;
+        crash(&next).await;
+        assert!(working.await.unwrap().is_err());
+        unload.await.unwrap().unwrap();
+        let unloaded = |event: &EventKind| matches!(event, EventKind::BundleUnloaded { .. });
+        events.wait("the end of the unload", |event| unloaded(event).then_some(())).await;
+        answers(&next).await;
+        crash(&next).await;
+        in_state(&supervisor, "one", BundleState::Quarantined).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// What it has done while it was unloaded is forgotten with it.
+#[test]
+fn s5_a_death_in_an_unload_is_no_account_of_who_comes_next() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 2;
+        let supervisor = start_with(config);
+        let code = "do return { on_unload = function() menagerie.abort() end,\n\
+                    ['one@1'] = { inc = function(n) return n + 1 end } } end";
+        let one = load(&supervisor, lua_with("one", code, "")).await;
+        answers(&one).await;
+        supervisor.unload("one").await.unwrap();
+        assert_eq!(report(&supervisor, "lua", 1).await.running[0].bundle, "one");
+        let next = load(&supervisor, lua("one")).await;
+        crash(&next).await;
+        answers(&next).await;
+        crash(&next).await;
+        in_state(&supervisor, "one", BundleState::Quarantined).await;
         supervisor.shutdown().await;
     });
 }

@@ -305,7 +305,8 @@ impl Process {
             if Instant::now() >= limit {
                 // Nobody's doing: none of its hooks runs.
                 let bundle = &loaded.bundle;
-                self.kill(format!("'{bundle}' cannot have its state back: {error}"));
+                let reason = format!("'{bundle}' cannot have its state back: {error}");
+                self.kill(KillCause::Supervisor, reason);
                 return outcome;
             }
             self.pause(SHORTAGE).await;
