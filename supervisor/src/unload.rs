@@ -11,6 +11,7 @@ use crate::events::EventKind;
 use crate::lane::lock;
 use crate::registry::{Cascade, Registry};
 use crate::status::BundleState;
+use crate::to_its_end::caught;
 
 impl Core {
     /// Unloads a bundle that no other one needs; a broken one is forgotten.
@@ -53,10 +54,12 @@ impl Core {
     /// them, as nobody could ask for it again.
     async fn take_all_down(&self, bundles: Cascade) -> Result<(), RuntimeError> {
         self.to_its_end(|core| async move {
+            let mut outcome = Ok(());
             for bundle in &bundles {
-                core.take_down(bundle).await;
+                let taken_down = caught(core.take_down(bundle)).await;
+                outcome = outcome.and(taken_down);
             }
-            Ok(())
+            outcome
         })
         .await
     }

@@ -8,7 +8,7 @@ use crate::sources::{tests, workspace};
 
 /// Enum, variant, the file of the test, the test.
 #[rustfmt::skip]
-const PROVOKED: [(&str, &str, &str, &str); 51] = [
+const PROVOKED: [(&str, &str, &str, &str); 52] = [
     ("Failure", "Guest", "tests/integration/conformance.rs", "c3_the_guests_own_error"),
     ("Failure", "BadArguments", "tests/integration/conformance.rs", "c3_what_is_not_there_or_does_not_fit"),
     ("Failure", "DeadlineExceeded", "tests/integration/conformance.rs", "s6_a_call_that_spins_meets_its_deadline"),
@@ -60,6 +60,7 @@ const PROVOKED: [(&str, &str, &str, &str); 51] = [
     ("RuntimeError", "TimedOut", "tests/integration/faults/hello.rs", "s6_a_worker_of_a_later_minor_version_that_does_nothing"),
     ("RuntimeError", "ShuttingDown", "tests/integration/faults/hello.rs", "s6_a_shutdown_while_the_worker_starts"),
     ("RuntimeError", "BundleQuarantined", "tests/integration/supervision/newcomers.rs", "s5_the_third_first_load_that_kills_its_worker_quarantines_the_bundle"),
+    ("RuntimeError", "Panicked", "tests/integration/supervision/stumbles.rs", "r4_a_panic_while_one_bundle_goes_leaves_no_other_half_gone"),
 ];
 
 /// The variants of an enum, read from its source.

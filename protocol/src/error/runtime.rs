@@ -120,4 +120,11 @@ pub enum RuntimeError {
         /// When it can be loaded again, in milliseconds from now.
         wait_ms: u64,
     },
+    /// The supervisor's own code panicked, or the host's `tracing` code that it calls: what
+    /// was to be done may be half done.
+    #[error("the operation panicked in the supervisor: {message}")]
+    Panicked {
+        /// What the panic says.
+        message: String,
+    },
 }

@@ -9,7 +9,6 @@ mod tests;
 pub use answer::{HostError, IntoAnswer, Returned};
 pub use function::HostFunction;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -21,6 +20,7 @@ use menagerie_protocol::contract::{ContractId, ContractRequest, is_function_name
 use menagerie_protocol::{Compatibility, Failure};
 
 use crate::lane::lock;
+use crate::to_its_end::panic_message;
 
 /// A host function's run: its result is one MessagePack value.
 pub(crate) type Run = Pin<Box<dyn Future<Output = Result<Vec<u8>, Failure>> + Send>>;
@@ -182,16 +182,5 @@ impl HostContracts {
                 message: panic_message(&*panic),
             })
         })
-    }
-}
-
-/// What a panic says, as far as it is a text.
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a panic that is no text".to_owned()
     }
 }

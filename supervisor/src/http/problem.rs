@@ -93,6 +93,7 @@ impl From<RuntimeError> for Problem {
             | RuntimeError::WorkerUnavailable { .. }
             | RuntimeError::BundleQuarantined { .. }
             | RuntimeError::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "not available"),
+            RuntimeError::Panicked { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "panicked"),
             RuntimeError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "timed out"),
             RuntimeError::HotReloadDisabled { .. } => (StatusCode::FORBIDDEN, "disabled"),
             _ => (StatusCode::UNPROCESSABLE_ENTITY, "the bundle was refused"),

@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::events::{EventKind, Step};
 use crate::lane::lock;
 use crate::placement::WorkerName;
+use crate::to_its_end::caught;
 
 /// What was loaded into the process that is to take over.
 #[derive(Debug)]
@@ -83,17 +84,38 @@ pub(super) async fn change_over(
     let Prepared { process: new, bundles } = prepared;
     let mut left = Vec::new();
     for (bundle, ready) in bundles {
-        let switched = switch(&core, &bundle, Some(ready), &old, &new).await;
-        left.extend(report(&core, &bundle, switched));
+        go_over(&core, &bundle, Some(ready), (&old, &new), &mut left).await;
     }
     // And those that were loaded, reloaded or moved here meanwhile.
     for bundle in core.bundles_of(&name) {
-        let switched = switch(&core, &bundle, None, &old, &new).await;
-        left.extend(report(&core, &bundle, switched));
+        go_over(&core, &bundle, None, (&old, &new), &mut left).await;
     }
     empty(&old, left).await;
     // Those that the registry has no more are taken out by others.
     old.vacated().await;
+}
+
+/// Switches one bundle over, and tells of it. What served it before is added to `left`
+/// first: whatever the host's code does then, nobody is left behind.
+async fn go_over(
+    core: &Core,
+    bundle: &Arc<Bundle>,
+    prepared: Option<Ready>,
+    (old, new): (&Arc<Process>, &Arc<Process>),
+    left: &mut Vec<Serving>,
+) {
+    let goes_over = async {
+        match switch(core, bundle, prepared, old, new).await {
+            Ok(None) => {}
+            Ok(Some(Switched { generation, before })) => {
+                left.extend(before);
+                let (bundle, worker) = (bundle.name.clone(), new.worker.clone());
+                core.events.emit(EventKind::BundleLoaded { bundle, worker, generation });
+            }
+            Err(error) => core.events.bundle_failed(&bundle.name, Step::Restart, &error),
+        }
+    };
+    drop(caught(goes_over).await);
 }
 
 /// Empties the process that served: its calls finish there, or meet their deadlines.
@@ -117,26 +139,22 @@ async fn empty(old: &Process, left: Vec<Serving>) {
     }
 }
 
-fn report(
-    core: &Core,
-    bundle: &Bundle,
-    outcome: Result<Option<Serving>, RuntimeError>,
-) -> Option<Serving> {
-    outcome.unwrap_or_else(|error| {
-        core.events.bundle_failed(&bundle.name, Step::Restart, &error);
-        None
-    })
+/// A bundle that was switched over.
+struct Switched {
+    generation: u32,
+    /// What served it before, unless that has died.
+    before: Option<Serving>,
 }
 
 /// Switches one bundle over. What was prepared is used if the bundle is still
-/// the one that it was prepared for. Returns what served it before.
+/// the one that it was prepared for. `None` if it is not for this process any more.
 async fn switch(
     core: &Core,
     bundle: &Arc<Bundle>,
     prepared: Option<Ready>,
     old: &Arc<Process>,
     new: &Arc<Process>,
-) -> Result<Option<Serving>, RuntimeError> {
+) -> Result<Option<Switched>, RuntimeError> {
     let seat = bundle.seats.at(new.seat);
     let mut serving = seat.serving.lock().await;
     let stays = lock(&core.registry).holds(bundle) && !bundle.is_quarantined();
@@ -170,15 +188,10 @@ async fn switch(
     let generation = loaded.lane.generation;
     let before = seat.serve(&mut serving, Serving { process: Arc::clone(new), loaded });
     drop(serving);
-    core.events.emit(EventKind::BundleLoaded {
-        bundle: bundle.name.clone(),
-        worker: new.worker.clone(),
-        generation,
-    });
     let before = before.filter(|before| !before.process.is_dead());
     if let Some(before) = &before {
         // Who was about to send to it looks at the route again.
         before.loaded.lane.close();
     }
-    Ok(before)
+    Ok(Some(Switched { generation, before }))
 }

@@ -22,6 +22,7 @@ use super::stop;
 use crate::events::EventKind;
 use crate::lane::lock;
 use crate::lifecycle::{Action, Input, State};
+use crate::to_its_end::caught;
 
 /// A rolling restart that is under way.
 pub(super) struct Rolling {
@@ -166,7 +167,8 @@ impl Actor {
                 emptied.await;
                 reply(Ok(()));
             };
-            stop::replaced(Arc::clone(&core), name, old, view, changed).await;
+            // Should the host's code panic here, the old process has gone with it.
+            drop(caught(stop::replaced(Arc::clone(&core), name, old, view, changed)).await);
             core.standbys.refill(&core, &refilled);
             // What was being loaded into the old process is loaded again.
             if let Some(commands) = commands.upgrade() {

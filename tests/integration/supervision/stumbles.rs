@@ -1,9 +1,12 @@
 //! Rule S3, where it is the supervisor's own task that dies: the host's `tracing` code,
 //! which runs there, panics.
 
-use super::{answers, at_once_and_for_ever, load, lua};
+use menagerie_supervisor::{Failure, RuntimeError};
+
+use super::{answers, at_once_and_for_ever, load, lua, status};
 use crate::support::{
-    config, has_stumbled, ready_after, run, slay, start_with, stumble_at, wait_for, worker,
+    Gate, PATIENCE, config, exists, has_stumbled, ready_after, run, slay, start, start_with,
+    stumble_at, wait_for, worker,
 };
 
 #[test]
@@ -37,5 +40,78 @@ fn s3_a_panic_in_a_workers_task_is_a_crash_as_any_other() {
         supervisor.shutdown().await;
         has_stumbled().await;
         wait_for("it to stop", || worker(&supervisor, "lua").is_none().then_some(())).await;
+    });
+}
+
+/// What was to come after it comes all the same.
+#[test]
+fn r4_a_panic_while_one_bundle_goes_leaves_no_other_half_gone() {
+    run(async {
+        let supervisor = start();
+        let gate = Gate::new();
+        let needs = "bundle_dependencies = ['provider']";
+        let provider = load(&supervisor, gate.bundle("provider", "", "")).await;
+        let user = load(&supervisor, gate.bundle("user", "", needs)).await;
+        stumble_at("bundle unloaded");
+        let outcome = supervisor.unload_cascade("provider").await;
+        has_stumbled().await;
+        let panicked = matches!(&outcome, Err(RuntimeError::Panicked { .. }));
+        assert!(panicked, "{outcome:?}");
+        for (name, guest) in [("user", &user), ("provider", &provider)] {
+            gate.noted(&format!("{name} unloaded"), 1).await;
+            let outcome = guest.call::<_, i64>("inc", (1,)).await;
+            assert!(matches!(outcome, Err(Failure::StaleHandle { .. })), "{outcome:?}");
+        }
+        let provider = load(&supervisor, provider.bundle).await;
+        let user = load(&supervisor, user.bundle).await;
+        answers(&provider).await;
+        answers(&user).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// Nobody is left behind in the old process: neither a bundle nor a call.
+#[test]
+fn s8_a_panic_in_a_rolling_restart_leaves_nobody_behind() {
+    run(async {
+        for word in ["bundle loaded", "worker replaced"] {
+            let supervisor = start();
+            let gate = Gate::new();
+            let bundle = gate.bundle("one", "", "");
+            let one = load(&supervisor, bundle).await;
+            let two = load(&supervisor, lua("two")).await;
+            let before = worker(&supervisor, "lua").unwrap();
+            let working = if word == "bundle loaded" {
+                gate.close();
+                let one = one.contract.clone().with_timeout(PATIENCE);
+                Some(tokio::spawn(async move { one.call::<_, ()>("pass", ()).await }))
+            } else {
+                None
+            };
+            if working.is_some() {
+                gate.noted("one called", 1).await;
+            }
+            stumble_at(word);
+            let rolling = supervisor.clone();
+            let rolling = tokio::spawn(async move { rolling.restart_rolling("lua").await });
+            has_stumbled().await;
+            // A call that comes before waits behind the one that waits at the gate.
+            let serves = || (status(&supervisor, "one").generation > 1).then_some(());
+            wait_for("the next process to serve", serves).await;
+            for guest in [&one, &two] {
+                answers(&guest.contract.clone().with_timeout(PATIENCE)).await;
+            }
+            if let Some(working) = working {
+                gate.open();
+                working.await.unwrap().unwrap();
+            }
+            drop(rolling.await.unwrap());
+            let gone = before.pid.unwrap();
+            wait_for("the old process to end", || (!exists(gone)).then_some(())).await;
+            for guest in [&one, &two] {
+                answers(guest).await;
+            }
+            supervisor.shutdown().await;
+        }
     });
 }
