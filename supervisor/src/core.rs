@@ -319,11 +319,22 @@ impl Core {
 
     /// Loads a bundle again in a new incarnation of its worker (S4). What the system has
     /// too little for is tried again, with the pauses of restarts; and then in another
-    /// process, as the limits may be this one's.
+    /// process, as the limits may be this one's. What fails for the bundle's own sake fails
+    /// its calls, and is tried again beside them.
     pub(crate) async fn restore(&self, bundle: &Arc<Bundle>, process: &Arc<Process>) {
         const TRIES: u32 = 5;
+        let seat = bundle.seats.at(process.seat);
         for number in 1..=TRIES {
-            let Err(error) = self.try_to_restore(bundle, process).await else { return };
+            let error = {
+                let mut slot = seat.serving.lock().await;
+                match self.try_to_restore(bundle, process, &mut slot).await {
+                    Ok(()) => return,
+                    Err(error) if lacks_something(&error) => error,
+                    Err(error) => {
+                        return self.has_failed(bundle, process.seat, &error);
+                    }
+                }
+            };
             if number == 1 {
                 self.events.bundle_failed(&bundle.name, Step::Restore, &error);
             }
@@ -335,19 +346,21 @@ impl Core {
         }
     }
 
-    /// As [`restore`](Self::restore); the error is one that may pass.
-    async fn try_to_restore(
+    /// Loads a bundle into a process, unless it is not wanted there, or that process ends:
+    /// its next incarnation tries again. `slot` is what its seat's
+    /// [`serving`](Seat::serving) guards.
+    pub(crate) async fn try_to_restore(
         &self,
         bundle: &Arc<Bundle>,
         process: &Arc<Process>,
+        slot: &mut Option<Serving>,
     ) -> Result<(), RuntimeError> {
         let seat = bundle.seats.at(process.seat);
-        let mut serving = seat.serving.lock().await;
         if !lock(&self.registry).holds(bundle) || bundle.is_quarantined() {
             return Ok(());
         }
         // Loaded into this very process already, by an operation that came first.
-        if serving.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.process, process)) {
+        if slot.as_ref().is_some_and(|serving| Arc::ptr_eq(&serving.process, process)) {
             return Ok(());
         }
         match process.load(bundle, &bundle.content(), false).await {
@@ -359,7 +372,7 @@ impl Core {
                     self.vacate(bundle, Some(fresh), "quarantine").await;
                     return Ok(());
                 }
-                let before = seat.serve(&mut serving, fresh);
+                let before = seat.serve(slot, fresh);
                 self.vacate_later(bundle, before);
                 if bundle.is_quarantined() {
                     seat.set_route(bundle.quarantined_route());
@@ -370,17 +383,8 @@ impl Core {
                     generation,
                 });
             }
-            // The next incarnation tries again.
             Err(_) if process.is_ending() => {}
-            // No thread, no memory, no descriptor: here, or there.
-            Err(error @ RuntimeError::WorkerUnavailable { .. }) => return Err(error),
-            Err(RuntimeError::Loader(error)) if error.is_no_thread() => return Err(error.into()),
-            Err(error) => {
-                let (bundle_name, problem) = (bundle.name.clone(), error.to_string());
-                let failure = Failure::BundleUnavailable { bundle: bundle_name, problem };
-                seat.set_route(Route::Down(BundleState::Failed, Box::new(failure)));
-                self.events.bundle_failed(&bundle.name, Step::Restore, &error);
-            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -415,6 +419,16 @@ impl Core {
         if registry.holds(bundle) && !bundle.is_quarantined() {
             seat.retire(comes_back);
         }
+    }
+}
+
+/// Whether a bundle is not loaded because there is no thread, no memory or no descriptor,
+/// here or there.
+fn lacks_something(error: &RuntimeError) -> bool {
+    match error {
+        RuntimeError::WorkerUnavailable { .. } => true,
+        RuntimeError::Loader(error) => error.is_no_thread(),
+        _ => false,
     }
 }
 

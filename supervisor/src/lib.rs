@@ -28,6 +28,7 @@ mod lane;
 mod lifecycle;
 mod locate;
 mod logs;
+mod mend;
 mod outcall;
 mod pause;
 mod placement;

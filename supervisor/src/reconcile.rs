@@ -15,7 +15,8 @@ use crate::lane::lock;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Reconciled {
-    /// Bundles that came, by name, in the order in which they were loaded.
+    /// Bundles that came, by name, in the order in which they were loaded; and those that
+    /// had failed after a restart, and serve now.
     pub loaded: Vec<String>,
     /// Bundles that went, dependents first.
     pub unloaded: Vec<String>,
@@ -63,7 +64,8 @@ fn covers(path: &Path, Place { dir, found_in }: &Place) -> bool {
 
 impl Core {
     /// Unloads what `before` asked for and `after` does not, and loads what
-    /// `after` asks for and is not loaded. What came by other ways stays.
+    /// `after` asks for and is not loaded, or could not be loaded again after a restart.
+    /// What came by other ways stays.
     pub(crate) async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
         let wanted = Wanted::of(after);
         let goes =
@@ -84,6 +86,7 @@ impl Core {
                 Err(error) => done.failed.push((path, error)),
             }
         }
+        self.mend_those(&wanted, &mut done).await;
         // Who was in use may have somebody in its place by now.
         if !refused.is_empty() {
             refused = self.unload_those(&goes, &mut done).await;
@@ -91,6 +94,30 @@ impl Core {
         done.failed.extend(refused);
         done.failed.extend(wanted.unreadable);
         done
+    }
+
+    /// Tries those that could not be loaded again; one may need another of them.
+    async fn mend_those(&self, wanted: &Wanted, done: &mut Reconciled) {
+        loop {
+            let (mut failed, mut progress) = (Vec::new(), false);
+            let bundles = lock(&self.registry).all();
+            for (bundle, place) in bundles.iter().filter_map(|b| Some((b, b.place()?))) {
+                if !wanted.has(&place) {
+                    continue;
+                }
+                match self.mend(bundle).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        progress = true;
+                        done.loaded.push(bundle.name.clone());
+                    }
+                    Err(error) => failed.push((place.dir, error)),
+                }
+            }
+            if !progress || failed.is_empty() {
+                return done.failed.extend(failed);
+            }
+        }
     }
 
     /// Unloads bundles by their folders. One that others need goes when these

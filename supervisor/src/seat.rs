@@ -28,6 +28,9 @@ pub(crate) struct Seat {
     /// The generation that serves it, or that did last; 0 before the first. Here
     /// as well, as the status does not wait for [`serving`](Self::serving).
     generation: AtomicU32,
+    /// Whether it is tried again to load it here. Changed with
+    /// [`serving`](Self::serving) locked.
+    pub(crate) tried_again: AtomicBool,
     /// What serves it. Locked while the bundle is loaded, reloaded, restored or
     /// unloaded here: one at a time. Who locks several does so in their order.
     pub(crate) serving: tokio::sync::Mutex<Option<Serving>>,
@@ -41,6 +44,7 @@ impl Seat {
             home: Mutex::new(home),
             asleep: AtomicBool::new(false),
             generation: AtomicU32::new(0),
+            tried_again: AtomicBool::new(false),
             serving: tokio::sync::Mutex::new(None),
         }
     }
@@ -55,6 +59,11 @@ impl Seat {
         }
         self.route.store(Arc::new(route));
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Whether calls fail because it could not be loaded here, or its worker cannot be had.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(&**self.route(), Route::Down(BundleState::Failed, _))
     }
 
     /// Sets the route if calls go to `lane` now; whether they did.

@@ -199,7 +199,7 @@ impl Supervisor {
     /// Makes what is loaded what a changed list of bundles says, each path a
     /// bundle or a folder of bundles: what `before` asked for and `after` does
     /// not is unloaded, dependents first; what `after` asks for and is not
-    /// loaded is loaded. Bundles that came by other ways stay, as does one that
+    /// loaded, or could not be loaded again after a restart, is loaded. Bundles that came by other ways stay, as does one that
     /// another bundle that stays needs, and whatever was loaded from a path that
     /// cannot be read now: these are told.
     pub async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {

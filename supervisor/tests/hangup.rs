@@ -182,6 +182,30 @@ fn g_at_sighup_what_is_needed_or_came_by_hand_stays() {
     assert!(running.stderr().contains("nowhere: "), "{}", running.stderr());
 }
 
+/// It was loaded, its worker has died since, and its code is broken at that time.
+#[test]
+fn g_at_sighup_what_could_not_be_loaded_again_is_tried() {
+    let slowly = "initial_delay = '20m'\nmax_delay = '20m'\nwindow = '2h'\nlimit = 1\n";
+    let settings = format!("bundles = ['alone']\n[restart]\n{slowly}");
+    let running = Running::start(&settings, two_and_one);
+    let code = running.dir.path().join("alone/main.lua");
+    let good = std::fs::read_to_string(&code).unwrap();
+    std::fs::write(&code, "this is no Lua").unwrap();
+    kill(Pid::from_raw(i32::try_from(running.worker()).unwrap()), Signal::SIGKILL).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while running.bundles() != ["alone failed"] {
+        assert!(Instant::now() < deadline, "{:?}", running.bundles());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let told = running.hangup(&settings);
+    assert_eq!(told, "0 bundles loaded, 0 unloaded, 1 problems");
+    std::fs::write(&code, good).unwrap();
+    let told = running.hangup(&settings);
+    assert_eq!(told, "1 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(running.json(&["call", "alone@1", "say"]), "alone");
+    assert_eq!(running.hangup(&settings), "0 bundles loaded, 0 unloaded, 0 problems");
+}
+
 #[test]
 fn g_at_sighup_a_broken_file_changes_nothing_and_is_told_with_its_line() {
     let running = Running::start("bundles = ['bundles']", two_and_one);

@@ -15,6 +15,7 @@ mod idle;
 mod leaving;
 mod limits;
 mod long_forms;
+mod mending;
 mod neighbours;
 mod newcomers;
 mod placement;
