@@ -53,7 +53,7 @@ pub(super) async fn drain(
             core.let_wait(bundle, bundle.seats.at(process.seat), restart);
         }
     }
-    end(&core, &process, patience).await;
+    end(&core, &process, core.config.term_timeout).await;
 }
 
 /// Asks a process to end, and insists after `patience`.
@@ -70,7 +70,7 @@ async fn end(core: &Core, process: &Process, mut patience: Duration) {
 
 /// Ends a process that another one has replaced, once `emptied` has taken its
 /// bundles out of it. What it dies of while its last calls run is reported as
-/// any other death.
+/// any other death. When everything ends, they have as long as those of the others.
 pub(super) async fn replaced(
     core: Arc<Core>,
     name: WorkerName,

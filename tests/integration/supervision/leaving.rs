@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, Config, EventKind, Failure, Supervisor};
+use menagerie_supervisor::{BundleState, Config, EventKind, Failure, Supervisor, WorkerState};
 use tokio::task::JoinHandle;
 
 use super::strays::{self, at_work, strict};
@@ -106,6 +106,61 @@ fn s8_a_rolling_restart_waits_for_an_asynchronous_call_as_well() {
         let gate = Gate::new();
         let bundle = asynchronous(&gate);
         a_rolling_restart_waits(gate, bundle).await;
+    });
+}
+
+/// A shutdown ends nothing earlier that was begun before it.
+#[test]
+fn s6_a_shutdown_waits_for_calls_of_a_process_that_was_replaced() {
+    run(async {
+        let mut config = config();
+        config.drain = PATIENCE;
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let working = at_the_gate(&gate, &one).await;
+        let events = Recorder::of(&supervisor);
+        let roll = supervisor.clone();
+        let roll = tokio::spawn(async move { roll.restart_rolling("lua").await });
+        let replaced = |event: &EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+        events.wait("the change", |event| replaced(event).then_some(())).await;
+        let shutdown = supervisor.clone();
+        let shutdown = tokio::spawn(async move { shutdown.shutdown().await });
+        // The process that serves has nothing to wait for.
+        let stopped = |event: &EventKind| {
+            matches!(event, EventKind::WorkerState { state: WorkerState::Stopped, .. })
+        };
+        events.wait("the end of the other process", |event| stopped(event).then_some(())).await;
+        assert!(!working.is_finished() && !shutdown.is_finished());
+        gate.open();
+        working.await.unwrap().unwrap();
+        shutdown.await.unwrap();
+        drop(roll.await.unwrap());
+        gate.noted("one unloaded", 2).await;
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+    });
+}
+
+/// Nor does it wait for ever.
+#[test]
+fn s6_a_shutdown_ends_a_process_that_was_replaced_and_hangs() {
+    run(async {
+        let mut config = impatient();
+        config.deadline = Duration::ZERO;
+        config.grace = Duration::from_secs(3600);
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let working = at_the_gate(&gate, &one).await;
+        let events = Recorder::of(&supervisor);
+        let roll = supervisor.clone();
+        let roll = tokio::spawn(async move { roll.restart_rolling("lua").await });
+        let replaced = |event: &EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+        events.wait("the change", |event| replaced(event).then_some(())).await;
+        supervisor.shutdown().await;
+        let outcome = working.await.unwrap();
+        assert!(matches!(outcome, Err(Failure::WorkerCrashed { .. })), "{outcome:?}");
+        drop(roll.await.unwrap());
     });
 }
 
