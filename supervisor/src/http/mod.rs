@@ -15,8 +15,10 @@ mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Supervisor;
@@ -98,6 +100,8 @@ impl Peer {
 pub struct StatusSocket {
     bound: Bound,
     task: JoinHandle<()>,
+    /// Told that no more requests are taken.
+    closing: watch::Sender<bool>,
     address: Option<SocketAddr>,
     token_files: Option<TokenFiles>,
 }
@@ -188,8 +192,19 @@ impl StatusSocket {
         };
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         let router = routes::router(supervisor, Gate { access, tokens }, limits);
-        let task = tokio::spawn(Server::new(router, limits).run(listener, tcp));
-        Ok(Self { bound, task, address, token_files })
+        let closing = watch::Sender::new(false);
+        let server = Server::new(router, limits, &closing, listener);
+        let task = tokio::spawn(server.run(tcp));
+        Ok(Self { bound, task, closing, address, token_files })
+    }
+
+    /// Takes no more requests, and waits until those that it has are answered: whoever has
+    /// called something over it has the outcome, as after a
+    /// [`shutdown`](Supervisor::shutdown). Streams end with what there is. That takes no
+    /// longer than `limit`.
+    pub async fn finish(mut self, limit: Duration) {
+        self.closing.send_replace(true);
+        drop(tokio::time::timeout(limit, &mut self.task).await);
     }
 
     /// Where it is by TCP, if it is.

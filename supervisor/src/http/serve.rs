@@ -1,6 +1,7 @@
 //! Connections: how many, whose, and for how long they may be slow.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::patience::Patience;
@@ -82,6 +83,33 @@ impl Open {
     }
 }
 
+/// Whether the service takes no more requests, as the answers of requests see it.
+#[derive(Clone, Debug)]
+pub(super) struct Closing(pub(super) watch::Receiver<bool>);
+
+/// A descriptor that is kept for a connection in a process that has no others left: so
+/// that one can look at it, and see why.
+#[derive(Clone, Debug)]
+struct Spare {
+    listener: Arc<UnixListener>,
+    kept: Arc<Mutex<Option<OwnedFd>>>,
+}
+
+impl Spare {
+    /// Keeps one again, if it was lent and can be had: another one for the listener.
+    fn refill(&self) {
+        let mut kept = lock(&self.kept);
+        if kept.is_none() {
+            *kept = self.listener.as_fd().try_clone_to_owned().ok();
+        }
+    }
+
+    /// Gives it up; whether there was one.
+    fn lend(&self) -> bool {
+        lock(&self.kept).take().is_some()
+    }
+}
+
 /// Serves connections until it is dropped, and them with it.
 pub(super) struct Server {
     router: Router,
@@ -92,25 +120,45 @@ pub(super) struct Server {
     told: Arc<Semaphore>,
     /// How many that are one too many are logged.
     refusals: Gate,
+    /// The same for those that the system refuses.
+    failures: Gate,
+    closing: watch::Receiver<bool>,
+    spare: Spare,
 }
 
 impl Server {
-    pub(super) fn new(router: Router, limits: Limits) -> Self {
+    pub(super) fn new(
+        router: Router,
+        limits: Limits,
+        closing: &watch::Sender<bool>,
+        unix: UnixListener,
+    ) -> Self {
+        let closing = closing.subscribe();
         Self {
-            router,
+            router: router.layer(Extension(Closing(closing.clone()))),
             limits,
             open: Arc::default(),
             connections: JoinSet::new(),
             told: Arc::new(Semaphore::new(MAX_TOLD)),
             refusals: Gate::new(&REFUSALS),
+            failures: Gate::new(&REFUSALS),
+            closing,
+            spare: Spare { listener: Arc::new(unix), kept: Arc::default() },
         }
     }
 
-    /// Serves the socket, and a TCP listener if there is one.
-    pub(super) async fn run(mut self, unix: UnixListener, tcp: Option<TcpListener>) {
+    /// Serves the socket, and a TCP listener if there is one; until it is told that the
+    /// service closes, and all requests that it has are answered.
+    pub(super) async fn run(mut self, tcp: Option<TcpListener>) {
+        let (unix, mut closing) = (Arc::clone(&self.spare.listener), self.closing.clone());
+        // Whether who comes next has the spare descriptor.
+        let mut lent = false;
         loop {
             // Those that have ended are forgotten.
             while self.connections.try_join_next().is_some() {}
+            if !std::mem::take(&mut lent) {
+                self.spare.refill();
+            }
             let accept_tcp = async {
                 match &tcp {
                     Some(tcp) => tcp.accept().await,
@@ -123,12 +171,27 @@ impl Server {
                     self.connect(stream, peer);
                 }),
                 tcp = accept_tcp => tcp.map(|(stream, _)| self.connect(stream, Peer::Tcp)),
+                () = closes(&mut closing) => break,
             };
             if let Err(error) = accepted {
-                tracing::warn!("the status service cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                lent = self.makes_room(&error);
+                if !lent {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+        while self.connections.join_next().await.is_some() {}
+    }
+
+    /// The system refuses a connection; whether it will take one now.
+    fn makes_room(&self, error: &std::io::Error) -> bool {
+        let Verdict { passes, dropped } = self.failures.judge(0, Instant::now());
+        if passes || dropped.is_some() {
+            let more = dropped.unwrap_or(0);
+            tracing::warn!(more, "the status service cannot accept a connection: {error}");
+        }
+        let lacks_descriptors = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+        lacks_descriptors && self.spare.lend()
     }
 
     fn connect<S>(&mut self, mut stream: S, peer: Peer)
@@ -142,6 +205,7 @@ impl Server {
                 tracing::warn!(?peer, more, "too many connections to the status service");
             }
             let Ok(room) = Arc::clone(&self.told).try_acquire_owned() else { return };
+            let spare = self.spare.clone();
             self.connections.spawn(async move {
                 // A client expects no answer before it has asked.
                 let mut request = [0; 4096];
@@ -150,7 +214,8 @@ impl Server {
                 // Best effort, and no longer than a kernel buffer takes.
                 let refusal = stream.write_all(TOO_MANY.as_bytes());
                 drop(tokio::time::timeout(ACCEPT_PAUSE, refusal).await);
-                drop(room);
+                drop((stream, room));
+                spare.refill();
             });
             return;
         };
@@ -161,12 +226,33 @@ impl Server {
             .header_read_timeout(self.limits.request_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
+        let (spare, mut closing) = (self.spare.clone(), self.closing.clone());
         self.connections.spawn(async move {
             let _counted = counted;
-            if let Err(error) = connection.await {
+            let ended = {
+                let mut connection = std::pin::pin!(connection);
+                tokio::select! {
+                    ended = &mut connection => ended,
+                    () = closes(&mut closing) => {
+                        // What was asked is answered, and nothing more.
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(?peer, "a connection of the status service ended: {error}");
             }
+            // The descriptor that it had is free.
+            spare.refill();
         });
+    }
+}
+
+/// Waits until the service takes no more requests; for ever if it just goes.
+async fn closes(closing: &mut watch::Receiver<bool>) {
+    if closing.wait_for(|closing| *closing).await.is_err() {
+        std::future::pending().await
     }
 }
 

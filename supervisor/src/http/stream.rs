@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
@@ -12,8 +13,10 @@ use axum::response::sse::{self, Sse};
 use futures_util::stream;
 use menagerie_protocol::message::LogLevel;
 use serde::Deserialize;
+use tokio::sync::watch;
 
 use super::problem::Problem;
+use super::serve::Closing;
 use crate::Supervisor;
 use crate::events::{EventBus, KeptEvent};
 use crate::history::History;
@@ -125,7 +128,9 @@ struct Reader<T> {
     bus: Arc<EventBus>,
     pick: Pick<T>,
     choice: Choice,
-    changed: tokio::sync::watch::Receiver<u64>,
+    changed: watch::Receiver<u64>,
+    /// Whether the service ends.
+    closing: watch::Receiver<bool>,
     cursor: u64,
     /// Whether it goes on after an earlier connection.
     resumes: bool,
@@ -135,12 +140,19 @@ struct Reader<T> {
 impl<T: Chosen> Reader<T> {
     /// `last` is the id of the last item that the reader has had, in an earlier
     /// connection: `<life>.<id>`.
-    fn new(bus: &Arc<EventBus>, pick: Pick<T>, choice: Choice, last: Option<&str>) -> Self {
+    fn new(
+        bus: &Arc<EventBus>,
+        pick: Pick<T>,
+        choice: Choice,
+        last: Option<&str>,
+        closing: watch::Receiver<bool>,
+    ) -> Self {
         let history = pick(bus);
         let mut reader = Self {
             bus: Arc::clone(bus),
             pick,
             changed: history.subscribe(),
+            closing,
             cursor: history.newest(),
             resumes: last.is_some(),
             ready: VecDeque::new(),
@@ -198,10 +210,14 @@ impl<T: Chosen> Reader<T> {
             if self.fill(BATCH) {
                 continue;
             }
-            if self.choice.follow == Some(false) {
+            if self.choice.follow == Some(false) || *self.closing.borrow() {
                 return None;
             }
-            self.changed.changed().await.ok()?;
+            tokio::select! {
+                changed = self.changed.changed() => changed.ok()?,
+                // And what came meanwhile; without a service nobody says so.
+                Ok(()) = self.closing.changed() => {}
+            }
         }
     }
 }
@@ -211,9 +227,10 @@ fn respond<T: Chosen>(
     pick: Pick<T>,
     choice: Choice,
     headers: &HeaderMap,
+    Closing(closing): Closing,
 ) -> impl IntoResponse + use<T> {
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let reader = Reader::new(&supervisor.core().events, pick, choice, last);
+    let reader = Reader::new(&supervisor.core().events, pick, choice, last, closing);
     let stream = stream::unfold(reader, |mut reader| async move {
         reader.next().await.map(|event| (Ok::<_, Infallible>(event), reader))
     });
@@ -231,16 +248,18 @@ pub(super) async fn events(
     State(supervisor): State<Supervisor>,
     query: Asked,
     headers: HeaderMap,
+    Extension(closing): Extension<Closing>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(respond(&supervisor, |bus| &bus.history, choice(query)?, &headers))
+    Ok(respond(&supervisor, |bus| &bus.history, choice(query)?, &headers, closing))
 }
 
 pub(super) async fn logs(
     State(supervisor): State<Supervisor>,
     query: Asked,
     headers: HeaderMap,
+    Extension(closing): Extension<Closing>,
 ) -> Result<impl IntoResponse, Problem> {
-    Ok(respond(&supervisor, |bus| &bus.logs.0, choice(query)?, &headers))
+    Ok(respond(&supervisor, |bus| &bus.logs.0, choice(query)?, &headers, closing))
 }
 
 #[cfg(test)]
@@ -253,13 +272,18 @@ mod tests {
         Arc::new(EventBus::new(&config))
     }
 
+    /// A service that nobody ends.
+    fn open() -> watch::Receiver<bool> {
+        watch::Sender::new(false).subscribe()
+    }
+
     fn unload(bus: &EventBus, bundle: &str) {
         bus.emit(EventKind::BundleUnloaded { bundle: bundle.to_owned() });
     }
 
     async fn all(bus: &Arc<EventBus>, choice: Choice, last: Option<&str>) -> String {
         let choice = Choice { follow: Some(false), ..choice };
-        let mut reader = Reader::new(bus, |bus| &bus.history, choice, last);
+        let mut reader = Reader::new(bus, |bus| &bus.history, choice, last, open());
         let mut seen = String::new();
         while let Some(event) = reader.next().await {
             seen.push_str(&format!("{event:?}"));
@@ -327,7 +351,7 @@ mod tests {
     async fn g_followers_wait_for_the_next() {
         let bus = bus();
         unload(&bus, "before");
-        let mut reader = Reader::new(&bus, |bus| &bus.history, Choice::default(), None);
+        let mut reader = Reader::new(&bus, |bus| &bus.history, Choice::default(), None, open());
         // First where it is: who resumes from there has what came since.
         let place = format!("{:?}", reader.next().await.unwrap());
         assert!(

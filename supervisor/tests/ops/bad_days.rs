@@ -1,8 +1,10 @@
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
-use super::common::{MENAGERIE, Program, Running, sample};
+use super::common::{MENAGERIE, PATIENCE, Program, Running, sample};
 
 fn run(args: &[&str]) -> Output {
     Command::new(MENAGERIE).arg("run").args(args).env_remove("RUST_LOG").output().unwrap()
@@ -80,6 +82,45 @@ fn g_who_is_one_too_many_is_told_so() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("there are too many connections"), "{told}");
+}
+
+/// Its descriptors are used up: it can be looked at nevertheless, again and again.
+#[test]
+fn g_a_supervisor_without_descriptors_can_be_looked_at() {
+    let running = Running::start("[status]\nrequest_timeout = \"1h\"");
+    let pid = running.json(&["status", "--json"])["pid"].as_u64().unwrap();
+    let open = || -> BTreeSet<u64> {
+        let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        entries.map(|fd| fd.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+    };
+    // More than it has by now.
+    let most = 64;
+    let limited = Command::new("prlimit")
+        .args([format!("--nofile={most}:{most}"), format!("--pid={pid}")])
+        .status()
+        .unwrap();
+    assert!(limited.success());
+    let (mut idle, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+    let used = || open().range(..most).count() as u64;
+    // All numbers are used up by clients that ask for nothing.
+    while used() < most {
+        assert!(Instant::now() < deadline, "{} clients, {} of {most}", idle.len(), used());
+        let before = used();
+        idle.push(running.connect());
+        let accepted_by = Instant::now() + Duration::from_secs(1);
+        while used() == before && Instant::now() < accepted_by {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if used() == before {
+            // Somebody else was faster, and this one may have what is kept.
+            idle.pop();
+        }
+    }
+    for _ in 0..5 {
+        let status = running.json(&["status", "--json"]);
+        assert_eq!(status["bundles"][0]["state"], "ready", "{status}");
+        assert_eq!(running.json(&["call", "probe@1", "inc", "1"]), 2);
+    }
 }
 
 #[test]
