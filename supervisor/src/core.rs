@@ -462,7 +462,27 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// How long a shutdown waits for an orderly end of everything. Every step of it has a limit
-/// of its own, and with the usual settings this is beyond their sum; with a longer `drain` or
-/// `term_timeout` it need not be, and what has not ended goes on without being waited for.
-pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(30);
+/// How long an orderly end of everything may take: every step of it has a limit of its
+/// own, and this is beyond their sum.
+pub(crate) fn shutdown_limit(config: &Config) -> Duration {
+    const LEAST: Duration = Duration::from_secs(30);
+    const RESERVE: Duration = Duration::from_secs(5);
+    // Three times: before SIGTERM, before SIGKILL, and for a process that was given up.
+    let steps = config.drain.saturating_add(config.term_timeout.saturating_mul(3));
+    steps.saturating_add(RESERVE).max(LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s6_a_shutdown_has_the_time_of_all_its_steps() {
+        let mut config = Config::default();
+        assert_eq!(shutdown_limit(&config), Duration::from_secs(30));
+        config.drain = Duration::from_secs(40);
+        assert_eq!(shutdown_limit(&config), Duration::from_secs(51));
+        config.term_timeout = Duration::from_secs(10);
+        assert_eq!(shutdown_limit(&config), Duration::from_secs(75));
+    }
+}

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::{BundleSource, Failure, ManifestData, RuntimeError};
@@ -12,7 +12,7 @@ use crate::builder::SupervisorBuilder;
 use crate::bundle::Route;
 use crate::call::Contract;
 use crate::config::Config;
-use crate::core::{Core, SHUTDOWN_LIMIT};
+use crate::core::{Core, shutdown_limit};
 use crate::discovery::LoadStep;
 use crate::events::{Events, Open, now_ms};
 use crate::host::HostContract;
@@ -23,6 +23,9 @@ use crate::reconcile::Reconciled;
 use crate::status::{BundleState, BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::watch::{Watch, WatchSettings};
 use crate::worker::handle::{Command, Worker};
+
+/// How long the processes may take to end that a shutdown kills in the end.
+const KILLED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Runs bundles in worker processes, and keeps them running. Cheap to clone;
 /// when the last clone is dropped the workers are killed, and
@@ -424,7 +427,10 @@ impl Supervisor {
     }
 
     /// Ends everything in an orderly way: calls in flight may finish, bundles
-    /// run their `on_unload`, workers exit, and those that do not are killed.
+    /// run their `on_unload`, workers exit, and those that do not are killed. That
+    /// takes 30 s at most, or [`drain`](crate::Config::drain), three times
+    /// [`term_timeout`](crate::Config::term_timeout) and 5 s if that is longer; and
+    /// whoever waits for a call then learns that its worker was killed.
     ///
     /// # Cancel safety
     ///
@@ -454,13 +460,21 @@ impl Supervisor {
             let mut leaving = core.leaving.subscribe();
             drop(leaving.wait_for(|count| *count == 0).await);
         };
-        let limit = Instant::now() + SHUTDOWN_LIMIT;
-        tokio::select! {
-            () = all_stopped => {}
-            () = core.sleep_until(Some(limit)) => {
-                tracing::error!("not all workers have stopped within {SHUTDOWN_LIMIT:?}");
+        let limit = shutdown_limit(&core.config);
+        let in_time = tokio::select! {
+            () = all_stopped => true,
+            () = core.sleep_until(Some(Instant::now() + limit)) => false,
+        };
+        // Whatever still runs is killed with its last handle.
+        drop(workers);
+        lock(&core.workers).clear();
+        if !in_time {
+            tracing::error!("not all workers have stopped within {limit:?}");
+            // Whoever waits for a call has its outcome when the last of them has ended.
+            tokio::select! {
+                () = async { while events.next().await.is_some() {} } => {}
+                () = core.sleep_until(Some(Instant::now() + KILLED_WITHIN)) => {}
             }
         }
-        lock(&core.workers).clear();
     }
 }
