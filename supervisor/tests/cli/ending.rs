@@ -1,5 +1,6 @@
 //! How it ends, and that nothing is left.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::running::{MENAGERIE, Running, ended, stderr};
+use super::running::{MENAGERIE, Running, bundles, ended, stderr};
 
 #[test]
 fn g_a_live_socket_is_refused_and_sigterm_ends_in_order() {
@@ -79,6 +80,101 @@ fn s6_sigterm_ends_what_is_not_ready_yet() {
     assert!(ended(&mut running).success());
     // It was killed, and nobody has waited for its end.
     wait_until_gone(worker);
+}
+
+/// A call that is cut off by an end has an outcome, and whoever asked for it is told so.
+#[test]
+fn c3_a_call_that_an_end_cuts_off_has_an_outcome() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = dir.path().join("menagerie.toml");
+    std::fs::write(&settings, "drain = '50ms'\nterm_timeout = '50ms'\n").unwrap();
+    let args = ["--config", settings.to_str().unwrap()];
+    let both = [bundles().join("greeter-lua"), bundles().join("probe-lua")];
+    let mut running = Running::with(&args, &both, "2 of 2 bundles loaded");
+    let socket = running.dir.path().join("s.sock");
+    let calls = ["spin", "sleep_ms"].map(|function| {
+        let mut command = Command::new(MENAGERIE);
+        command.args(["call", "probe@1", function, "--timeout", "1h", "--socket"]).arg(&socket);
+        if function == "sleep_ms" {
+            command.arg("3600000");
+        }
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while running.json(&["bundles", "--json"])[1]["calls"]["in_flight"] != 2 {
+        assert!(Instant::now() < deadline, "the calls never begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    for call in calls {
+        let output = call.wait_with_output().unwrap();
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(!told.contains("does not answer"), "{told}");
+    }
+    assert!(ended(&mut running).success());
+}
+
+/// Nobody reads what it says, and its pipe is full: it does not stand still for that.
+#[test]
+fn g_it_goes_on_where_nobody_reads_its_standard_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Command::new(MENAGERIE)
+        .args(["run", "--log", "info", "--bundles"])
+        .arg(bundles().join("greeter-lua"))
+        .arg("--bundles")
+        .arg(bundles().join("probe-lua"))
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut running = Running { child, dir };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !running.menagerie(&["call", "probe@1", "inc", "1"]).status.success() {
+        assert!(Instant::now() < deadline, "it never answers");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // More than the pipe has room for.
+    let words = "x".repeat(8000);
+    for _ in 0..20 {
+        let output = running.menagerie(&["call", "probe@1", "say", &format!("{words:?}")]);
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert!(running.menagerie(&["status"]).status.success());
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(ended(&mut running).success());
+    // What was said first is there, for whoever comes late.
+    let mut pipe = running.child.stderr.take().unwrap();
+    let mut first = [0; 4096];
+    pipe.read_exact(&mut first).unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("Starting"));
+}
+
+/// A limit on the size of files is one for the memory of lanes as well.
+#[test]
+fn g_a_limit_on_files_ends_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = Command::new("sh")
+        .args(["-c", "ulimit -f 0; exec \"$@\"", "sh", MENAGERIE, "run", "--bundles"])
+        .arg(bundles().join("greeter-lua"))
+        .arg("--socket")
+        .arg(dir.path().join("s.sock"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut running = Running { child, dir };
+    let pipe = running.child.stderr.take().unwrap();
+    let lines: Vec<String> = BufReader::new(pipe)
+        .lines()
+        .map(Result::unwrap)
+        .take_while(|line| !line.contains("0 of 1 bundles loaded"))
+        .collect();
+    let said = |text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(said("greeter-lua: ") && said("File too large"), "{lines:?}");
+    assert!(running.menagerie(&["status"]).status.success());
+    kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert!(ended(&mut running).success());
 }
 
 /// Waits until a process has gone.

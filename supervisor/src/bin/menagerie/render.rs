@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 use crate::check::Findings;
 use crate::client::CommandError;
 use crate::new::Made;
+use crate::voice;
 
 /// Why something that should have been written has not been: the first reason.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
@@ -48,7 +49,7 @@ pub(crate) fn complain(error: &CommandError) {
 
 /// Writes a line to standard error.
 pub(crate) fn note(text: &str) {
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    voice::say(format!("{text}\n").as_bytes());
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) {

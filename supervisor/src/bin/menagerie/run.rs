@@ -20,12 +20,16 @@ use crate::ending::Ending;
 use crate::hangup::Hangup;
 use crate::notify::Notifier;
 use crate::render;
+use crate::voice::{self, Voiced};
 
 /// What is logged if nobody says anything else.
 pub(crate) const DEFAULT_LOG: &str = "info";
 
 /// How often systemd is told how we are.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long those who wait for an answer may take to read it, when everything has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// A line for `systemctl status`; `failed` is why the last reload has changed nothing.
 fn summary(status: &Status, failed: Option<&str>) -> String {
@@ -118,8 +122,9 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     }
     let log = settings.log.as_deref().unwrap_or(DEFAULT_LOG);
     let filter = log_filter(log).map_err(CommandError::Usage)?;
+    voice::begin();
     let logging = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Voiced)
         // Whoever read our standard error may be gone: that is no reason to fail.
         .log_internal_errors(false)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -131,6 +136,10 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     // From here on the signals end us in an orderly way, whenever they come.
     let mut ending = Ending::new().map_err(|e| failed(&e))?;
     let mut hangups = signal(SignalKind::hangup()).map_err(|e| failed(&e))?;
+    // It ends nobody either: what goes beyond a limit on files (RLIMIT_FSIZE), a lane of
+    // memory for example, is an error like any other.
+    let too_large = SignalKind::from_raw(nix::sys::signal::Signal::SIGXFSZ as i32);
+    let _too_large = signal(too_large).map_err(|e| failed(&e))?;
     let builder = Supervisor::builder().config(settings.config.clone());
     let supervisor = builder.start().map_err(|error| match error {
         // The file's own were found when it was read: this is of the command line.
@@ -211,5 +220,6 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
     notifier.stopping();
     render::note(&format!("menagerie: {name}: stopping"));
     render::patiently("waiting for the workers", supervisor.shutdown()).await;
+    status.finish(LAST_ANSWERS).await;
     Ok(())
 }
