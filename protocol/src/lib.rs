@@ -24,6 +24,7 @@ pub mod runtime;
 pub mod sandbox;
 pub mod serve;
 pub mod shm;
+mod short;
 pub mod testing;
 
 pub use contract::{Compatibility, ContractId, ContractRequest};

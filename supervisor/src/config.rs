@@ -101,7 +101,8 @@ pub struct Config {
     pub max_processes: Option<u64>,
     /// Crash reports that are kept.
     pub crash_history: usize,
-    /// Events that are kept, for those who come later (S10).
+    /// Events that are kept, for those who come later (S10); 4 MiB of them, as JSON, at
+    /// most.
     pub event_history: usize,
     /// Log records that are kept, at most.
     pub log_records: usize,

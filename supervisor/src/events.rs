@@ -20,6 +20,8 @@ use crate::tally::Tally;
 
 /// Events that a slow receiver may fall behind before it misses some.
 const BACKLOG: usize = 1024;
+/// The events that are kept take so much as JSON, at most.
+const KEPT_BYTES: u64 = 4 << 20;
 
 /// An event with its number and time. As JSON it is one object, which has beside
 /// these two what the kind has.
@@ -398,8 +400,7 @@ impl EventBus {
         Self {
             sender: sender.downgrade(),
             first: Mutex::new(Some(Open(Some(sender)))),
-            // An event holds a crash report at most, which is bounded itself.
-            history: History::new(config.event_history, u64::MAX),
+            history: History::new(config.event_history, KEPT_BYTES),
             logs: Logs::new(config),
             tally: Mutex::default(),
             life: now_ms(),

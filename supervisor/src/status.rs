@@ -139,7 +139,7 @@ pub struct CrashReport {
     /// What the process had used.
     #[serde(default)]
     pub usage: Option<ResourceUsage>,
-    /// The last lines of its standard error.
+    /// The last lines of its standard error: 100 at most, and 64 KiB together.
     pub stderr: Vec<String>,
     /// How long it had lived, in milliseconds.
     pub uptime_ms: u64,

@@ -6,9 +6,7 @@ mod loader;
 mod runtime;
 
 pub use failure::Failure;
-#[cfg(test)]
-pub(crate) use guest::MAX_TEXT;
-pub(crate) use guest::short_text;
 pub use guest::{GuestError, MAX_ALL_CAUSES, MAX_CAUSES};
+pub(crate) use guest::{MAX_TEXT, short_text};
 pub use loader::LoaderError;
 pub use runtime::RuntimeError;

@@ -196,3 +196,21 @@ fn s10_what_is_no_event_is_refused() {
         assert!(error.contains(told), "{wrong}: {error}");
     }
 }
+
+/// However many may be kept: a few that are very long take their place.
+#[test]
+fn s10_the_events_that_are_kept_are_bounded_in_bytes() {
+    let bus = EventBus::new(&Config::default());
+    for number in 0..20 {
+        bus.emit(EventKind::BundleFailed {
+            bundle: number.to_string(),
+            step: "load".to_owned(),
+            reason: "x".repeat(1 << 20),
+        });
+    }
+    let kept = bus.history.after(0, usize::MAX);
+    assert_eq!(kept.items.len() as u64 + kept.missed, 20);
+    let bytes: usize = kept.items.iter().map(|kept| kept.json.len()).sum();
+    assert!(bytes as u64 <= KEPT_BYTES, "{bytes}");
+    assert_eq!(kept.items.last().unwrap().bundle.as_deref(), Some("19"));
+}

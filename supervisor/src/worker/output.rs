@@ -19,6 +19,8 @@ use crate::lane::lock;
 
 /// Lines of standard error in a crash report.
 const KEPT_LINES: usize = 100;
+/// And their bytes together: of long lines there are fewer.
+const KEPT_BYTES: usize = 64 << 10;
 /// A longer line of a stream goes on in the next one, in bytes; a longer record
 /// is cut.
 const MAX_LINE: usize = 16 << 10;
@@ -34,20 +36,28 @@ pub(super) const STDERR: &str = "stderr";
 
 /// The last lines of a worker's standard error, its bundles' included.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub(crate) struct Tail(Arc<Mutex<LastLines>>);
+
+#[derive(Debug, Default)]
+struct LastLines {
+    lines: VecDeque<String>,
+    bytes: usize,
+}
 
 impl Tail {
     pub(super) fn push(&self, line: &str) {
         let line = cut(line.to_owned(), MAX_LINE);
-        let mut lines = lock(&self.0);
-        if lines.len() == KEPT_LINES {
-            lines.pop_front();
-        }
+        let LastLines { lines, bytes } = &mut *lock(&self.0);
+        *bytes += line.len();
         lines.push_back(line);
+        while lines.len() > KEPT_LINES || *bytes > KEPT_BYTES {
+            let Some(oldest) = lines.pop_front() else { break };
+            *bytes -= oldest.len();
+        }
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {
-        lock(&self.0).iter().cloned().collect()
+        lock(&self.0).lines.iter().cloned().collect()
     }
 }
 
@@ -213,6 +223,24 @@ mod tests {
     fn output_texts_are_cut_between_characters() {
         assert_eq!(cut("short".to_owned(), 5), "short");
         assert_eq!(cut("ééé".to_owned(), 3), "é… (4 bytes more)");
+    }
+
+    #[test]
+    fn s2_the_last_words_are_bounded_in_lines_and_bytes() {
+        let tail = Tail::default();
+        for number in 0..150 {
+            tail.push(&number.to_string());
+        }
+        let lines = tail.lines();
+        assert_eq!((lines.len(), &*lines[0], &*lines[99]), (100, "50", "149"));
+        for _ in 0..150 {
+            tail.push(&"x".repeat(2 * MAX_LINE));
+        }
+        tail.push("the end");
+        let lines = tail.lines();
+        let bytes: usize = lines.iter().map(String::len).sum();
+        assert!(lines.len() > 2 && bytes <= KEPT_BYTES, "{} lines, {bytes} bytes", lines.len());
+        assert_eq!(lines.last().unwrap(), "the end");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::support::{Bundle, per_language};
 per_language!(py, lua, js; {
     l5_code_that_does_not_parse,
     l5_an_init_that_throws,
+    l5_an_init_that_throws_something_endless,
     l5_exports_that_are_missing_or_too_many,
     l5_a_dependency_of_the_bundle_that_is_missing,
     l5_a_pipe_or_a_device_is_no_module,
@@ -152,6 +153,26 @@ async fn l5_an_init_that_throws(suffix: &str) {
     spoilt.code(code);
     let (_, error) = spoilt.init_fails(&scene).await;
     assert!(!error.type_name.is_empty(), "{error:?}");
+    spoilt.is_mended(&scene).await;
+    scene.end().await;
+}
+
+/// What it says of its failure is kept and shown in several places: it is cut.
+async fn l5_an_init_that_throws_something_endless(suffix: &str) {
+    let scene = Scene::set(suffix).await;
+    let code = pick(
+        &scene,
+        [
+            "raise ValueError('\\x01' * 12_000_000)\n",
+            "error(string.rep('\\1', 12000000))",
+            "throw new RangeError('\\u0001'.repeat(12_000_000));",
+        ],
+    );
+    let spoilt = Spoilt::of(&scene, code);
+    let (_, error) = spoilt.init_fails(&scene).await;
+    assert!(error.message.contains('\u{1}') && error.message.ends_with("[…]"));
+    let len = error.message.len() + error.stack.len();
+    assert!(len < 40_000, "{len} bytes");
     spoilt.is_mended(&scene).await;
     scene.end().await;
 }

@@ -182,6 +182,7 @@ impl Process {
             ToSupervisor::LoadFailed { error, .. } => {
                 // Should it be the copy's fault, the next one is another.
                 loading.content.artifact.give_back().await;
+                let error = error.shortened(&loading.bundle.name);
                 return Err(RuntimeError::Loader(loading.content.relocate(error)));
             }
             _ => return Err(self.gone()),
@@ -268,7 +269,7 @@ impl Process {
     ) -> Result<Result<Option<Vec<u8>>, GuestError>, RuntimeError> {
         let _running = self.operation(loaded, Activity::OnUnload);
         match self.command(loaded, LaneCommand::Finish, Asked::Finish, "on_unload").await? {
-            ToSupervisor::Finished { state, .. } => Ok(state),
+            ToSupervisor::Finished { state, .. } => Ok(state.map_err(GuestError::shortened)),
             _ => Err(self.gone()),
         }
     }
@@ -282,7 +283,7 @@ impl Process {
         let _running = self.operation(loaded, Activity::OnLoad);
         let command = LaneCommand::Resume { state };
         match self.command(loaded, command, Asked::Resume, "on_load").await? {
-            ToSupervisor::Resumed { outcome, .. } => Ok(outcome),
+            ToSupervisor::Resumed { outcome, .. } => Ok(outcome.map_err(GuestError::shortened)),
             _ => Err(self.gone()),
         }
     }
