@@ -145,7 +145,7 @@ pub struct Config {
     /// rolling restart; `None` for never (S9).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recycle_after_calls: Option<u64>,
-    /// As `recycle_after_calls`, when so many bytes are resident.
+    /// As `recycle_after_calls`, when so many bytes are resident; once a minute at most.
     #[serde(with = "units::size::option", skip_serializing_if = "Option::is_none")]
     pub recycle_after_rss: Option<u64>,
     /// Which signatures are asked for of bundles, and whose (R5).

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::{Failure, RuntimeError};
 use tokio::sync::{mpsc, watch};
 
@@ -57,6 +58,10 @@ pub(super) struct Actor {
     pub(super) rolling: Option<Rolling>,
     /// Whether the last process died while it loaded several bundles.
     pace: Pace,
+    /// No recycling for its memory before then, whichever process serves.
+    memory_not_before: Option<Instant>,
+    /// Whether it was said that the limit of its memory is too low.
+    has_complained: bool,
     /// Whether nobody will ask for anything any more.
     closed: bool,
     /// Whether the crash that is being handled is known to everybody.
@@ -121,6 +126,8 @@ impl Actor {
             alive: None,
             rolling: None,
             pace: Pace::Together,
+            memory_not_before: None,
+            has_complained: false,
             closed: false,
             crash_is_told: false,
             _open: core.events.open(),
@@ -297,6 +304,7 @@ impl Actor {
                 let Some(alive) = self.serving(incarnation) else { return Action::None };
                 alive.process.leave_first();
                 self.pace = Pace::Together;
+                self.look_at_memory();
                 self.settle_soon(incarnation);
                 self.input(Input::Loaded)
             }
@@ -341,7 +349,7 @@ impl Actor {
         if self.rolling.is_some() || !matches!(self.life.state(), State::Ready { .. }) {
             return Action::None;
         }
-        match alive.look_at_work(&self.core.config) {
+        match alive.look_at_work(&self.core.config, &mut self.memory_not_before) {
             Due::Nothing => Action::None,
             Due::Stop => self.input(Input::Idle),
             Due::Recycle(reason) => {
@@ -351,6 +359,23 @@ impl Actor {
                 self.roll(tokio::sync::oneshot::channel().0);
                 Action::None
             }
+        }
+    }
+
+    /// Says so, once, if its process needs more memory than it may have as soon as it has
+    /// loaded its bundles.
+    fn look_at_memory(&mut self) {
+        let Some(limit) = self.core.config.recycle_after_rss else { return };
+        let rss = self.alive.as_ref().and_then(Alive::rss_bytes).filter(|rss| *rss >= limit);
+        if let Some(rss) = rss.filter(|_| !self.has_complained) {
+            self.has_complained = true;
+            let worker = self.name.to_string();
+            let text = format!(
+                "worker {worker} has {rss} bytes of memory as soon as it has loaded its bundles: \
+                 recycle_after_rss = {limit} recycles it again and again"
+            );
+            tracing::warn!("{text}");
+            self.core.events.logs.push(LogLevel::Warn, Some(&worker), None, "supervisor", &text);
         }
     }
 

@@ -155,15 +155,23 @@ impl Alive {
         }
     }
 
+    /// Its resident memory.
+    pub(super) fn rss_bytes(&self) -> Option<u64> {
+        Stat::of(self.child.pid).map(|stat| stat.rss_bytes)
+    }
+
     /// Whether it has nothing to do, or has done enough.
-    pub(super) fn look_at_work(&mut self, config: &Config) -> Due {
-        let rss = || Stat::of(self.child.pid).map(|stat| stat.rss_bytes);
+    pub(super) fn look_at_work(
+        &mut self,
+        config: &Config,
+        memory_not_before: &mut Option<Instant>,
+    ) -> Due {
         let work = Work {
             calls: self.process.calls(),
             busy: self.process.is_busy(),
-            rss_bytes: config.recycle_after_rss.and_then(|_| rss()),
+            rss_bytes: config.recycle_after_rss.and_then(|_| self.rss_bytes()),
         };
-        self.account.look(work, Instant::now(), config)
+        self.account.look(work, Instant::now(), config, memory_not_before)
     }
 
     /// Heartbeats that it has not answered.

@@ -1,5 +1,6 @@
 //! When a worker has nothing to do, or has done enough (S9), as a pure account.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
@@ -26,8 +27,16 @@ pub(super) enum Due {
     Recycle(String),
 }
 
-/// After a recycling that has failed, the next is tried so much later.
+/// After a recycling that has failed, the next is tried so much later; after one for its
+/// memory any other for that, as the next process may need no less.
 const RECYCLE_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a worker's process is recycled for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum WornOut {
+    Calls(u64),
+    Memory(u64),
+}
 
 /// A process's work so far.
 #[derive(Debug)]
@@ -44,17 +53,29 @@ impl Account {
         Self { calls: 0, worked: now, not_before: now }
     }
 
-    /// Looks at a process, at this moment.
-    pub(super) fn look(&mut self, work: Work, now: Instant, config: &Config) -> Due {
+    /// Looks at a process, at this moment. `memory_not_before` is the worker's, beyond this
+    /// process.
+    pub(super) fn look(
+        &mut self,
+        work: Work,
+        now: Instant,
+        config: &Config,
+        memory_not_before: &mut Option<Instant>,
+    ) -> Due {
         if work.busy || work.calls != self.calls {
             self.worked = now;
             self.calls = work.calls;
         }
+        let rests = memory_not_before.is_some_and(|then| now < then);
         if now >= self.not_before
             && let Some(why) = worn_out(work, config)
+            && !(rests && matches!(why, WornOut::Memory(_)))
         {
             self.not_before = now + RECYCLE_PAUSE;
-            return Due::Recycle(why);
+            if let WornOut::Memory(_) = why {
+                *memory_not_before = Some(self.not_before);
+            }
+            return Due::Recycle(why.to_string());
         }
         let idle = now.saturating_duration_since(self.worked);
         match config.idle_stop {
@@ -64,14 +85,21 @@ impl Account {
     }
 }
 
-fn worn_out(work: Work, config: &Config) -> Option<String> {
-    if let Some(limit) = config.recycle_after_calls
-        && work.calls >= limit
-    {
-        return Some(format!("{} calls", work.calls));
+impl fmt::Display for WornOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Calls(count) => write!(f, "{count} calls"),
+            Self::Memory(rss) => write!(f, "{rss} bytes of memory"),
+        }
+    }
+}
+
+fn worn_out(work: Work, config: &Config) -> Option<WornOut> {
+    if config.recycle_after_calls.is_some_and(|limit| work.calls >= limit) {
+        return Some(WornOut::Calls(work.calls));
     }
     let (limit, rss) = (config.recycle_after_rss?, work.rss_bytes?);
-    (rss >= limit).then(|| format!("{rss} bytes of memory"))
+    (rss >= limit).then_some(WornOut::Memory(rss))
 }
 
 #[cfg(test)]
@@ -89,8 +117,8 @@ mod tests {
         let (start, config) = (Instant::now(), Config::default());
         let mut account = Account::new(start);
         let worn = Work { calls: u64::MAX, busy: false, rss_bytes: Some(u64::MAX) };
-        assert_eq!(account.look(worn, start, &config), Due::Nothing);
-        assert_eq!(account.look(worn, second(start, 1_000_000), &config), Due::Nothing);
+        assert_eq!(account.look(worn, start, &config, &mut None), Due::Nothing);
+        assert_eq!(account.look(worn, second(start, 1_000_000), &config, &mut None), Due::Nothing);
     }
 
     #[test]
@@ -98,13 +126,13 @@ mod tests {
         let (start, mut config) = (Instant::now(), Config::default());
         config.idle_stop = Some(Duration::from_secs(10));
         let mut account = Account::new(start);
-        assert_eq!(account.look(IDLE, second(start, 9), &config), Due::Nothing);
+        assert_eq!(account.look(IDLE, second(start, 9), &config, &mut None), Due::Nothing);
         let called = Work { calls: 1, ..IDLE };
-        assert_eq!(account.look(called, second(start, 10), &config), Due::Nothing);
+        assert_eq!(account.look(called, second(start, 10), &config, &mut None), Due::Nothing);
         let busy = Work { busy: true, ..called };
-        assert_eq!(account.look(busy, second(start, 30), &config), Due::Nothing);
-        assert_eq!(account.look(called, second(start, 39), &config), Due::Nothing);
-        assert_eq!(account.look(called, second(start, 40), &config), Due::Stop);
+        assert_eq!(account.look(busy, second(start, 30), &config, &mut None), Due::Nothing);
+        assert_eq!(account.look(called, second(start, 39), &config, &mut None), Due::Nothing);
+        assert_eq!(account.look(called, second(start, 40), &config, &mut None), Due::Stop);
     }
 
     #[test]
@@ -113,14 +141,39 @@ mod tests {
         config.recycle_after_calls = Some(100);
         let mut account = Account::new(start);
         let at = |calls| Work { calls, ..IDLE };
-        assert_eq!(account.look(at(99), start, &config), Due::Nothing);
-        assert_eq!(account.look(at(100), start, &config), Due::Recycle("100 calls".to_owned()));
+        assert_eq!(account.look(at(99), start, &config, &mut None), Due::Nothing);
+        assert_eq!(
+            account.look(at(100), start, &config, &mut None),
+            Due::Recycle("100 calls".to_owned())
+        );
         // It is under way, or has failed.
-        assert_eq!(account.look(at(101), second(start, 59), &config), Due::Nothing);
-        assert!(matches!(account.look(at(101), second(start, 60), &config), Due::Recycle(_)));
+        assert_eq!(account.look(at(101), second(start, 59), &config, &mut None), Due::Nothing);
+        assert!(matches!(
+            account.look(at(101), second(start, 60), &config, &mut None),
+            Due::Recycle(_)
+        ));
         config.recycle_after_rss = Some(500);
         let mut account = Account::new(start);
         let why = Due::Recycle("1000 bytes of memory".to_owned());
-        assert_eq!(account.look(at(0), start, &config), why);
+        assert_eq!(account.look(at(0), start, &config, &mut None), why);
+    }
+
+    #[test]
+    fn s9_a_limit_that_every_process_exceeds_recycles_now_and_then() {
+        let (start, mut config) = (Instant::now(), Config::default());
+        config.recycle_after_rss = Some(500);
+        config.recycle_after_calls = Some(100);
+        let mut not_before = None;
+        let mut look = |calls, now| {
+            Account::new(now).look(Work { calls, ..IDLE }, now, &config, &mut not_before)
+        };
+        assert!(matches!(look(0, start), Due::Recycle(_)));
+        // The next process, and the one after that.
+        assert_eq!(look(0, second(start, 1)), Due::Nothing);
+        assert_eq!(look(99, second(start, 59)), Due::Nothing);
+        // Its calls are another reason.
+        assert_eq!(look(100, second(start, 59)), Due::Recycle("100 calls".to_owned()));
+        assert!(matches!(look(0, second(start, 60)), Due::Recycle(_)));
+        assert_eq!(look(0, second(start, 61)), Due::Nothing);
     }
 }

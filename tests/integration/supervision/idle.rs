@@ -80,7 +80,14 @@ fn s9_a_worker_is_recycled_by_its_memory() {
         };
         let reason = events.wait("the recycling", recycled).await;
         assert!(reason.contains("bytes of memory"), "{reason}");
+        // A fresh process is beyond such a limit: that is said, and said once.
+        let said = |text: &str| text.contains("as soon as it has loaded its bundles");
+        let times = || supervisor.logs().iter().filter(|entry| said(&entry.message)).count();
+        wait_for("the warning", || (times() == 1).then_some(())).await;
+        let replaced = |event: &EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+        events.wait("the next process", |event| replaced(event).then_some(())).await;
         answers(&one).await;
+        assert_eq!(times(), 1);
         supervisor.shutdown().await;
     });
 }
