@@ -122,8 +122,8 @@ fn s6_a_shutdown_waits_for_calls_of_a_process_that_was_replaced() {
         let events = Recorder::of(&supervisor);
         let roll = supervisor.clone();
         let roll = tokio::spawn(async move { roll.restart_rolling("lua").await });
-        let replaced = |event: &EventKind| matches!(event, EventKind::WorkerReplaced { .. });
-        events.wait("the change", |event| replaced(event).then_some(())).await;
+        let switched = |event: &EventKind| matches!(event, EventKind::BundleLoaded { .. });
+        events.wait("the change", |event| switched(event).then_some(())).await;
         let shutdown = supervisor.clone();
         let shutdown = tokio::spawn(async move { shutdown.shutdown().await });
         // The process that serves has nothing to wait for.

@@ -10,11 +10,23 @@ use crate::support::{
     Bundle, Recorder, config, ready_after, run, slay, start_with, wait_for, worker,
 };
 
-/// A Lua bundle that cannot be loaded while there is a file `broken` in the folder.
+/// A Lua bundle that cannot be loaded while there is a file `broken` in the folder; each
+/// attempt adds to that file.
 fn breakable(name: &str, folder: &tempfile::TempDir, manifest: &str) -> Bundle {
-    let broken = folder.path().join("broken");
-    let code = format!("if io.open('{}') then error('it is broken') end", broken.display());
+    let code = format!(
+        "local file = io.open('{}', 'r+')\n\
+         if file then\n  file:seek('end')\n  file:write('x')\n  file:close()\n  \
+         error('it is broken')\nend",
+        folder.path().join("broken").display()
+    );
     lua_with(name, &code, manifest)
+}
+
+/// Waits for some more attempts.
+async fn attempts(folder: &tempfile::TempDir, count: u64) {
+    let made = || Some(folder.path().join("broken").metadata().ok()?.len());
+    let before = made().unwrap();
+    wait_for("some attempts", || made().filter(|made| *made >= before + count)).await;
 }
 
 fn set_broken(folder: &tempfile::TempDir, broken: bool) {
@@ -71,7 +83,7 @@ fn s4_a_bundle_that_cannot_be_loaded_again_is_tried_until_it_can() {
             fails(&one, "it is broken").await;
             // Nobody else is disturbed, and nobody is told of each attempt.
             answers(&two).await;
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            attempts(&folder, 3).await;
             fails(&one, "it is broken").await;
             assert_eq!(failures(&events, "one"), times);
             set_broken(&folder, false);

@@ -147,7 +147,8 @@ mod tests {
         let (from, to) = io::pipe().unwrap();
         std::thread::spawn(|| VOICE.run(to));
         VOICE.say(b"one\n");
-        // However long it is.
+        VOICE.finish(PATIENCE);
+        // However long it is, where nothing else waits.
         VOICE.say(&[vec![b'x'; 2 * MAX_BYTES], b"\n".to_vec()].concat());
         let mut lines = BufReader::new(from).lines().map(Result::unwrap);
         assert_eq!(lines.next().unwrap(), "one");
