@@ -290,7 +290,9 @@ fn copies() -> Vec<PathBuf> {
         let manifest = std::fs::read_to_string(path.join("manifest.toml"));
         manifest.is_ok_and(|text| text.contains("'kept'"))
     };
-    copies.map(|entry| entry.path()).filter(|path| named(path, "bundle-")).filter(kept).collect()
+    // Each bundle's are in a folder of its own.
+    let bundles = copies.map(|entry| entry.path()).filter(|path| named(path, "bundle-"));
+    bundles.flat_map(inside).map(|entry| entry.path()).filter(kept).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

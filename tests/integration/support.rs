@@ -161,7 +161,7 @@ fn stumble(event: &tracing::Event<'_>) {
     let is_here = |hold: &mut (&str, _)| format!("{event:?}").contains(hold.0);
     let held = HOLD.lock().unwrap().take_if(is_here);
     if let Some((_, waits)) = held {
-        drop(waits.recv());
+        let _ = waits.recv();
     }
     let mut wanted = STUMBLE.lock().unwrap();
     let Some(word) = *wanted else { return };

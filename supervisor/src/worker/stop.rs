@@ -53,7 +53,7 @@ pub(super) async fn drain(
             core.let_wait(bundle, bundle.seats.at(process.seat), restart);
         }
     }
-    end(&core, &process, core.config.term_timeout).await;
+    end(&core, &process, patience).await;
 }
 
 /// Asks a process to end, and insists after `patience`.
