@@ -140,13 +140,20 @@ const SOCKETS: &[c_long] = &[libc::SYS_socket, libc::SYS_connect, libc::SYS_bind
 /// Refused where an argument is, or is not, what is said.
 type Condition = (u8, SeccompCmpOp, u64);
 
-const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+/// Flags of clone(2): namespaces, and a process that would be the host's child, which nobody
+/// waits for.
+const CLONES: libc::c_int = libc::CLONE_PARENT
+    | libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
+/// Commands to files (ioctl(2)) that need no right to write them: attributes, version,
+/// project, and integrity, which would make the file read-only for good
+/// (`linux/fs.h`, `linux/fsverity.h`).
+const FILE_COMMANDS: [u64; 4] = [0x4008_6602, 0x4008_7602, 0x401c_5820, 0x4080_6685];
 /// Of a socket's type the part that is no flag.
 const TYPE: u64 = 0xf;
 
@@ -172,8 +179,12 @@ fn conditional(network: bool) -> Vec<(c_long, Vec<Condition>)> {
         // Types into a terminal (ioctl_tty(2)).
         (libc::SYS_ioctl, vec![(1, Eq, libc::TIOCSTI)]),
         (libc::SYS_ioctl, vec![(1, Eq, libc::TIOCLINUX)]),
+        // Who opens the file waits for whoever has a lease of it (fcntl(2)).
+        (libc::SYS_fcntl, vec![(1, Eq, unix(libc::F_SETLEASE))]),
+        (libc::SYS_fcntl, vec![(1, Eq, unix(libc::F_NOTIFY))]),
     ];
-    for bit in (0..31).map(|bit| 1 << bit).filter(|bit| NAMESPACES & bit != 0) {
+    rules.extend(FILE_COMMANDS.map(|command| (libc::SYS_ioctl, vec![(1, Eq, command)])));
+    for bit in (0..31).map(|bit| 1 << bit).filter(|bit| CLONES & bit != 0) {
         rules.push((libc::SYS_clone, vec![(0, MaskedEq(unix(bit)), unix(bit))]));
     }
     if network {

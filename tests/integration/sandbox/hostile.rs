@@ -32,10 +32,11 @@ fn p2_a_bundle_reads_and_writes_nothing_but_its_own() {
         assert_eq!(tried(&spy, "read here").await, "EACCES");
         // Nor does it change its own code, its runtime's, or its rights.
         let code = bundle.path().join("main.py").display().to_string();
-        for (what, error) in
-            [("append", "EACCES"), ("truncate", "EACCES"), ("chmod", "EPERM"), ("touch", "EPERM")]
-        {
-            assert_eq!(tried(&spy, &format!("{what} {code}")).await, error, "{what}");
+        for what in ["append", "truncate"] {
+            assert_eq!(tried(&spy, &format!("{what} {code}")).await, "EACCES", "{what}");
+        }
+        for what in ["chmod", "touch", "lease", "attributes"] {
+            assert_eq!(tried(&spy, &format!("{what} {code}")).await, "EPERM", "{what}");
         }
         assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
         let status = supervisor.status();
@@ -73,8 +74,9 @@ fn p2_a_bundle_executes_no_program() {
     run_with(strict(), |supervisor| async move {
         let bundle = spy("");
         let spy = load(&supervisor, &bundle).await;
-        let namespace = format!("namespace {}", libc::SYS_clone);
-        for what in ["execute /bin/true", "from_memory", &namespace] {
+        // Nor a process that would be the host's child.
+        let clones = ["namespace", "sibling"].map(|way| format!("{way} {}", libc::SYS_clone));
+        for what in ["execute /bin/true", "from_memory", &clones[0], &clones[1]] {
             assert_eq!(tried(&spy, what).await, "EPERM", "{what}");
         }
         // On a kernel that knew them this host's bundles would not.
@@ -162,5 +164,41 @@ fn p2_a_single_bundle_is_in_the_sandbox_or_out_of_it() {
         assert!(worker.sandbox.is_some() && worker.pid != Some(standby));
         assert!(super::is_filtered(worker.pid.unwrap()));
         supervisor.shutdown().await;
+    });
+}
+
+/// What the others are refused can be done where there is no sandbox: they are refused for
+/// no other reason.
+#[test]
+fn p1_without_a_sandbox_a_bundle_has_its_users_rights() {
+    run_with(config(), |supervisor| async move {
+        let outside = tempfile::tempdir().unwrap();
+        let path = |name: &str| outside.path().join(name).display().to_string();
+        std::fs::write(path("file"), "x").unwrap();
+        let _listener = UnixListener::bind(path("socket")).unwrap();
+        let bundle = spy("");
+        let spy = load(&supervisor, &bundle).await;
+        let code = bundle.path().join("main.py").display().to_string();
+        let [file, new, socket] = ["file", "new", "socket"].map(path);
+        for (what, outcome) in [
+            (format!("read {file}"), "read"),
+            (format!("append {file}"), "written"),
+            (format!("list {}", outside.path().display()), "listed"),
+            (format!("make {new}"), "made"),
+            (format!("remove {new}"), "None"),
+            (format!("lease {code}"), "leased"),
+            (format!("chmod {code}"), "None"),
+            (format!("touch {code}"), "None"),
+            (format!("connect {socket}"), "connected"),
+            (format!("read /proc/{}/environ", std::process::id()), "read"),
+            ("datagram".to_owned(), "a pair"),
+            ("internet".to_owned(), "sockets"),
+            ("execute /bin/true".to_owned(), "executed"),
+            ("signal SIGCONT".to_owned(), "None"),
+        ] {
+            let done = tried(&spy, &what).await;
+            assert_eq!(done, outcome, "{what}");
+        }
+        assert!(workers(&supervisor)[0].sandbox.is_none());
     });
 }
