@@ -1,7 +1,7 @@
 //! Errors whose texts are cut: what a guest says of a failure is kept, told and shown in
 //! several places, and has no bound of its own.
 
-use crate::error::{GuestError, LoaderError, MAX_TEXT};
+use crate::error::{GuestError, LoaderError, MAX_TEXT, cut_text, short_text};
 
 /// What is left of an error's texts together, its causes' included, in bytes.
 const MAX_TEXTS: usize = 64 << 10;
@@ -22,14 +22,14 @@ impl LoaderError {
     pub fn shortened(self, bundle: &str) -> Self {
         match self {
             Self::InitFailed { bundle, step, error } => {
-                Self::init(cut(bundle), cut(step), error.shortened())
+                Self::init(short_text(&bundle), short_text(&step), error.shortened())
             }
             other => {
                 let text = other.to_string();
                 if text.len() <= MAX_TEXT {
                     return other;
                 }
-                Self::init(bundle, "load", GuestError::new("LoaderError", cut(text)))
+                Self::init(bundle, "load", GuestError::new("LoaderError", short_text(&text)))
             }
         }
     }
@@ -37,7 +37,7 @@ impl LoaderError {
 
 fn short(error: GuestError, left: &mut usize) -> GuestError {
     let mut cut = |text: String| {
-        let text = cut_at(text, MAX_TEXT.min(*left));
+        let text = cut_text(text, MAX_TEXT.min(*left));
         *left = left.saturating_sub(text.len());
         text
     };
@@ -46,21 +46,6 @@ fn short(error: GuestError, left: &mut usize) -> GuestError {
     let (code, help, url) = (code.map(&mut cut), help.map(&mut cut), url.map(cut));
     inner = inner.into_iter().map_while(|cause| (*left > 0).then(|| short(cause, left))).collect();
     GuestError { type_name, message, stack, code, help, url, inner }
-}
-
-/// A text of at most [`MAX_TEXT`] and a sign that there was more.
-fn cut(text: String) -> String {
-    cut_at(text, MAX_TEXT)
-}
-
-fn cut_at(mut text: String, most: usize) -> String {
-    if text.len() > most {
-        let end = (0..=most).rev().find(|end| text.is_char_boundary(*end));
-        text.truncate(end.unwrap_or(0));
-        text.shrink_to_fit();
-        text.push_str(" […]");
-    }
-    text
 }
 
 #[cfg(test)]

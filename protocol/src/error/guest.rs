@@ -163,11 +163,17 @@ pub(crate) const MAX_TEXT: usize = 16 << 10;
 
 /// A text, cut where it is too long for a message that has to be short.
 pub(crate) fn short_text(text: &str) -> String {
-    if text.len() <= MAX_TEXT {
-        return text.to_owned();
+    cut_text(text, MAX_TEXT)
+}
+
+/// A text of at most so many bytes, and a sign that there was more.
+pub(crate) fn cut_text<T: AsRef<str> + Into<String>>(text: T, most: usize) -> String {
+    let whole = text.as_ref();
+    if whole.len() <= most {
+        return text.into();
     }
-    let end = (0..=MAX_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-    format!("{} […]", &text[..end])
+    let end = (0..=most).rev().find(|end| whole.is_char_boundary(*end)).unwrap_or(0);
+    format!("{} […]", &whole[..end])
 }
 
 #[cfg(test)]

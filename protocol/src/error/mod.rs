@@ -7,6 +7,6 @@ mod runtime;
 
 pub use failure::Failure;
 pub use guest::{GuestError, MAX_ALL_CAUSES, MAX_CAUSES};
-pub(crate) use guest::{MAX_TEXT, short_text};
+pub(crate) use guest::{MAX_TEXT, cut_text, short_text};
 pub use loader::LoaderError;
 pub use runtime::RuntimeError;

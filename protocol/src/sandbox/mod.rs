@@ -15,9 +15,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd,
-    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
-    path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use serde::{Deserialize, Serialize};
@@ -147,9 +146,9 @@ pub enum SandboxError {
     /// Landlock's own words.
     #[error("the sandbox cannot be made: {0}")]
     Landlock(#[from] RulesetError),
-    /// It does less than it should.
-    #[error("the sandbox does not hold: the kernel calls it {0}")]
-    Weak(&'static str),
+    /// Landlock is there, and does nothing.
+    #[error("the sandbox does not hold: the kernel calls it not enforced")]
+    NotEnforced,
     /// The filter's own words.
     #[error("the sandbox's filter cannot be made: {0}")]
     Filter(String),
@@ -221,19 +220,20 @@ fn hold_files(limits: &Limits, runtime_files: &[PathBuf]) -> Result<(), SandboxE
         handled = handled.handle_access(AccessNet::from_all(ABI_USED))?;
     }
     let scratch = std::env::var_os(crate::message::ENV_SCRATCH).map(PathBuf::from);
+    // What is not there cannot be reached.
     let status = handled
         .create()?
-        .add_rules(rules(files::of_system(limits.network), read))?
-        .add_rules(rules(runtime_files, read))?
+        .add_rules(path_beneath_rules(files::of_system(limits.network), read))?
+        .add_rules(path_beneath_rules(runtime_files, read))?
         .add_rules(exact(&limits.read, read))?
-        .add_rules(rules(files::DEVICES, read | AccessFs::WriteFile))?
+        .add_rules(path_beneath_rules(files::DEVICES, read | AccessFs::WriteFile))?
         .add_rules(exact(&limits.write, write))?
-        .add_rules(rules(&scratch, write))?
+        .add_rules(path_beneath_rules(&scratch, write))?
         .restrict_self()?;
     drop_capabilities()?;
     match status.ruleset {
         RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Ok(()),
-        RulesetStatus::NotEnforced => Err(SandboxError::Weak("not enforced")),
+        RulesetStatus::NotEnforced => Err(SandboxError::NotEnforced),
     }
 }
 
@@ -256,16 +256,8 @@ fn drop_capabilities() -> std::io::Result<()> {
     if outcome == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
-/// Rules for those of the paths that there are: what is not there cannot be reached.
-fn rules<P: AsRef<Path>>(
-    paths: impl IntoIterator<Item = P>,
-    access: BitFlags<AccessFs>,
-) -> impl Iterator<Item = Result<PathBeneath<PathFd>, RulesetError>> {
-    path_beneath_rules(paths, access)
-}
-
-/// As [`rules`], for paths that were looked at before: one that leads elsewhere by now, by
-/// a link that somebody has put there, leads nowhere.
+/// As [`path_beneath_rules`], for paths that were looked at before: one that leads elsewhere
+/// by now, by a link that somebody has put there, leads nowhere.
 fn exact<'p>(
     paths: impl IntoIterator<Item = &'p PathBuf>,
     access: BitFlags<AccessFs>,

@@ -145,7 +145,7 @@ impl Begun {
         // Nothing is known of what a standby will load.
         let (first_load, descriptor) = first_load.filter(|_| !standby).map(Way::into_ends).unzip();
         let events = core.events.subscribe();
-        let expected = Expected::new(core);
+        let expected = Expected::new(core, rights.is_some());
         let config = &core.config;
         let number = descriptor.as_ref().map(|_| FIRST_DESCRIPTOR);
         let limits = rights.as_ref().map(|rights| &rights.limits);
@@ -217,10 +217,6 @@ impl Begun {
             outcome => outcome,
         };
         let reason = match outcome {
-            Ok(Some(connected)) if rights.is_some() && !connected.hello.has(FEATURE_SANDBOX) => {
-                child.signal(Signal::SIGKILL);
-                Some("handshake failed: it is not in the sandbox that it should be in".to_owned())
-            }
             Ok(Some(connected)) => {
                 let takes_it = connected.hello.has(FEATURE_FIRST_LOAD);
                 let first_load = first_sent.filter(|_| takes_it);
@@ -235,14 +231,15 @@ impl Begun {
         let ended = child.ended().await;
         match (&reason, ended.end) {
             (None, End::Exit(LOADER_FAILED)) => {
-                return Err(unloadable(&loader, child, ended).await);
+                let cannot = |problem| unloadable(&loader, problem);
+                Err(explained(child, ended, "shared libraries", cannot).await)
             }
             (None, End::Exit(EXIT_NO_SANDBOX)) => {
-                return Err(not_in_sandbox(&loader, child, ended).await);
+                let cannot = |problem| unavailable(&loader, problem);
+                Err(explained(child, ended, "sandbox", cannot).await)
             }
-            _ => {}
+            _ => Err(LaunchError::Died { child: Box::new(child), ended, reason }),
         }
-        Err(LaunchError::Died { child: Box::new(child), ended, reason })
     }
 }
 
@@ -255,14 +252,16 @@ fn unavailable(loader: &str, problem: String) -> LaunchError {
 struct Expected {
     core: Arc<Core>,
     token: String,
+    /// Whether it has to be in a sandbox.
+    in_sandbox: bool,
     connected: oneshot::Receiver<Result<Connected, Refusal>>,
 }
 
 impl Expected {
-    fn new(core: &Arc<Core>) -> Self {
+    fn new(core: &Arc<Core>, in_sandbox: bool) -> Self {
         let token = random::token();
         let connected = core.control.expect(token.clone());
-        Self { core: Arc::clone(core), token, connected }
+        Self { core: Arc::clone(core), token, in_sandbox, connected }
     }
 }
 
@@ -298,7 +297,9 @@ async fn handshake(
                 }
             }
             connected = &mut expected.connected => return match connected {
-                Ok(Ok(connected)) => check_hello(loader, child, connected).map(Some),
+                Ok(Ok(connected)) => {
+                    check_hello(loader, child, expected.in_sandbox, connected).map(Some)
+                }
                 Ok(Err(refusal)) => Err(format!("handshake failed: {refusal}")),
                 Err(_) => Err("handshake failed: nobody listens".to_owned()),
             },
@@ -317,12 +318,19 @@ async fn late_hello(
     expected: &mut Expected,
 ) -> Result<Option<Connected>, String> {
     match tokio::time::timeout(LATE, &mut expected.connected).await {
-        Ok(Ok(Ok(connected))) => check_hello(loader, child, connected).map(Some),
+        Ok(Ok(Ok(connected))) => {
+            check_hello(loader, child, expected.in_sandbox, connected).map(Some)
+        }
         _ => Ok(None),
     }
 }
 
-fn check_hello(loader: &str, child: &Child, connected: Connected) -> Result<Connected, String> {
+fn check_hello(
+    loader: &str,
+    child: &Child,
+    in_sandbox: bool,
+    connected: Connected,
+) -> Result<Connected, String> {
     if connected.pid != Some(child.pid) {
         let pid = connected.pid;
         return Err(format!("protocol violation: the hello came from process {pid:?}"));
@@ -331,34 +339,38 @@ fn check_hello(loader: &str, child: &Child, connected: Connected) -> Result<Conn
         let loader: String = connected.hello.loader.chars().take(64).collect();
         return Err(format!("protocol violation: it is the loader '{loader}'"));
     }
+    if in_sandbox && !connected.hello.has(FEATURE_SANDBOX) {
+        return Err("handshake failed: it is not in the sandbox that it should be in".to_owned());
+    }
     Ok(connected)
 }
 
 /// What ld.so(8) exits with.
 const LOADER_FAILED: i32 = 127;
 
-/// Whether the process ended because the system's loader did not find a library
-/// that the program is linked with, such as libpython: that is not a crash.
-async fn unloadable(loader: &str, mut child: Child, ended: Ended) -> LaunchError {
+/// The end of a process that says by a line with this word why it could not begin, which is
+/// no crash; without the line it is.
+async fn explained(
+    mut child: Child,
+    ended: Ended,
+    word: &str,
+    cannot: impl FnOnce(String) -> LaunchError,
+) -> LaunchError {
     let lines = child.stderr_lines().await;
-    let problem = lines.into_iter().find(|line| line.contains("shared libraries"));
-    let Some(problem) = problem else {
-        return LaunchError::Died { child: Box::new(child), ended, reason: None };
-    };
+    match lines.into_iter().find(|line| line.contains(word)) {
+        Some(problem) => cannot(problem),
+        None => LaunchError::Died { child: Box::new(child), ended, reason: None },
+    }
+}
+
+/// The system's loader did not find a library that the program is linked with, such as
+/// libpython.
+fn unloadable(loader: &str, problem: String) -> LaunchError {
     LaunchError::NotStarted(RuntimeError::Loader(LoaderError::RuntimeMissing {
         runtime: format!("the library that the worker '{loader}' is linked with"),
         problem,
         remedy: "Install it, or build the worker again; `menagerie doctor` says more".to_owned(),
     }))
-}
-
-/// The process ended because it could not enter its sandbox: that is not a crash.
-async fn not_in_sandbox(loader: &str, mut child: Child, ended: Ended) -> LaunchError {
-    let lines = child.stderr_lines().await;
-    match lines.into_iter().find(|line| line.contains("sandbox")) {
-        Some(problem) => unavailable(loader, problem),
-        None => LaunchError::Died { child: Box::new(child), ended, reason: None },
-    }
 }
 
 #[cfg(test)]
