@@ -135,6 +135,21 @@ impl Core {
         lock(&self.registry).of_worker(worker)
     }
 
+    /// The bundles that a worker's process has or should have, as far as they are wanted:
+    /// those that the worker should, providers first, and then those that are being loaded
+    /// into the process, or have moved. If it leaves, no other ones will be served there.
+    pub(crate) fn bundles_in(&self, worker: &WorkerName, process: &Process) -> Vec<Arc<Bundle>> {
+        let registry = lock(&self.registry);
+        let mut found = registry.of_worker(worker);
+        for bundle in process.bundles() {
+            let is_known = found.iter().any(|known| Arc::ptr_eq(known, &bundle));
+            if registry.holds(&bundle) && !is_known {
+                found.push(bundle);
+            }
+        }
+        found
+    }
+
     /// A number for a copy of a bundle.
     pub(crate) fn next_copy(&self) -> u64 {
         self.copies.fetch_add(1, Ordering::Relaxed) + 1
@@ -306,7 +321,7 @@ impl Core {
             let process = Arc::clone(&serving.process);
             let generation = serving.loaded.lane.generation;
             seat.serve(slot, serving);
-            if process.is_dead() {
+            if process.is_closed() {
                 // Its next process may have looked for its bundles before this was one.
                 self.ask(&seat.home(), Command::Restore);
                 continue;
@@ -331,7 +346,7 @@ impl Core {
                     Ok(()) => return,
                     Err(error) if lacks_something(&error) => error,
                     Err(error) => {
-                        return self.has_failed(bundle, process.seat, &error);
+                        return self.has_failed(bundle, process.seat, Step::Restore, &error);
                     }
                 }
             };
@@ -346,8 +361,8 @@ impl Core {
         }
     }
 
-    /// Loads a bundle into a process, unless it is not wanted there, or that process ends:
-    /// its next incarnation tries again. `slot` is what its seat's
+    /// Loads a bundle into a process, unless it is not wanted there, or that process is to
+    /// end: its next incarnation tries again. `slot` is what its seat's
     /// [`serving`](Seat::serving) guards.
     pub(crate) async fn try_to_restore(
         &self,
@@ -383,7 +398,7 @@ impl Core {
                     generation,
                 });
             }
-            Err(_) if process.is_ending() => {}
+            Err(_) if process.is_leaving() => {}
             Err(error) => return Err(error),
         }
         Ok(())

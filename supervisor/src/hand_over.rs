@@ -120,6 +120,8 @@ impl Core {
         old: &Serving,
         new: &Serving,
     ) -> Result<State, RuntimeError> {
+        // Another one, if that leaves.
+        let next = &new.process;
         let (process, old, new) = (&old.process, &old.loaded, &new.loaded);
         seat.set_route(Route::Waiting(BundleState::Waiting));
         old.lane.close();
@@ -135,7 +137,7 @@ impl Core {
             .await?
             .map_err(|error| hook_failed(&bundle.name, "on_unload", error))?;
         let failed = |error| hook_failed(&bundle.name, "on_load", error);
-        let resumed = process.resume(new, state.clone()).await;
+        let resumed = next.resume(new, state.clone()).await;
         if let Err(error) = resumed.and_then(|outcome| outcome.map_err(failed)) {
             drop(process.go_on(old, state).await);
             return Err(error);

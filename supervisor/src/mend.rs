@@ -29,9 +29,15 @@ impl Drop for Trying {
 impl Core {
     /// A bundle could not be loaded again in a seat, which is locked: its calls fail with
     /// the reason. From now on it is tried again, unless it is already.
-    pub(crate) fn has_failed(&self, bundle: &Arc<Bundle>, seat: usize, error: &RuntimeError) {
+    pub(crate) fn has_failed(
+        &self,
+        bundle: &Arc<Bundle>,
+        seat: usize,
+        step: Step,
+        error: &RuntimeError,
+    ) {
         show_failure(bundle, seat, error);
-        self.events.bundle_failed(&bundle.name, Step::Restore, error);
+        self.events.bundle_failed(&bundle.name, step, error);
         if !bundle.seats.at(seat).tried_again.swap(true, Ordering::Relaxed) {
             let trying = Trying { bundle: Arc::clone(bundle), seat };
             let (events, policy) = (self.events.subscribe(), self.config.restart.clone());
@@ -96,7 +102,7 @@ impl Core {
             let process = worker.running().unwrap_or(process);
             drop(worker);
             if let Err(error) = self.try_to_restore(bundle, &process, &mut slot).await {
-                self.has_failed(bundle, index, &error);
+                self.has_failed(bundle, index, Step::Restore, &error);
                 return Err(error);
             }
             mended |= matches!(&**seat.route(), Route::Up(_));

@@ -12,6 +12,7 @@ use crate::core::Core;
 use crate::events::{EventKind, Step};
 use crate::hand_over::Change;
 use crate::lane::lock;
+use crate::placement::WorkerName;
 use crate::replicate::first_then_others;
 use crate::sandbox::are_same;
 use crate::status::BundleStatus;
@@ -65,6 +66,19 @@ impl Core {
     }
 
     async fn reload_bundle(&self, bundle: &Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+        loop {
+            if let Some(status) = self.try_to_reload(bundle).await? {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Reloads a bundle; `None` if that is to be begun anew, as a process has been told to
+    /// end meanwhile that was to take the new generation.
+    async fn try_to_reload(
+        &self,
+        bundle: &Arc<Bundle>,
+    ) -> Result<Option<BundleStatus>, RuntimeError> {
         let workers = self.workers_of(bundle)?;
         let up = processes(&workers).await?;
         self.check_enabled(bundle, &workers, &up)?;
@@ -75,6 +89,16 @@ impl Core {
         if !lock(&self.registry).holds(bundle) {
             return Err(RuntimeError::BundleNotFound { bundle: bundle.name.clone() });
         }
+        let seats = bundle.seats.iter().zip(&slots).zip(&up);
+        let left = seats.filter(|((_, slot), up)| is_left(slot.as_ref(), up.as_ref()));
+        let left: Vec<WorkerName> = left.map(|((seat, _), _)| seat.home()).collect();
+        if !left.is_empty() {
+            drop(slots);
+            for home in left {
+                self.worker_named(&home)?.process().await?;
+            }
+            return Ok(None);
+        }
         let content = match bundle.path() {
             Some(dir) => Arc::new(self.fetch(&dir, Some(&bundle.content())).await?.content),
             None => bundle.content(),
@@ -83,14 +107,18 @@ impl Core {
         lock(&self.registry).begin_reload(bundle, &content.manifest, self.host())?;
         let _begun = Begun { core: self, bundle, manifest: Arc::clone(&content.manifest) };
         let (mut seats, mut idle, mut builds) = (Vec::new(), Vec::new(), Vec::new());
+        let mut built_in = Vec::new();
         for ((seat, slot), up) in bundle.seats.iter().zip(slots).zip(up) {
             let serves = |old: &&Serving| !old.process.is_dead();
             let old = slot.as_ref().filter(serves).map(|old| Arc::clone(&old.process));
             // Where nothing runs that could hand over, it is loaded anew.
             let hands_over = old.is_some();
-            let down = |up: &Arc<Process>| bundle.seats.are_many() && up.is_ending();
-            match old.or(up.filter(|up| !down(up))) {
+            let down = |up: &Arc<Process>| bundle.seats.are_many() && up.is_leaving();
+            // It hands over to its worker's next process, if its own leaves.
+            let stays = old.filter(|old| !old.is_leaving());
+            match stays.or(up.filter(|up| !down(up))) {
                 Some(process) => {
+                    built_in.push(Arc::clone(&process));
                     builds.push(self.build(bundle, &content, process, hands_over));
                     seats.push((seat, slot, hands_over));
                 }
@@ -104,13 +132,20 @@ impl Core {
             let problem = "all of its replicas have died just now".to_owned();
             return Err(RuntimeError::WorkerUnavailable { worker, problem });
         }
-        let built = first_then_others(builds).await?;
+        let built = match first_then_others(builds).await {
+            Err(RuntimeError::WorkerUnavailable { .. })
+                if built_in.iter().any(|process| process.is_leaving() && !process.is_ending()) =>
+            {
+                return Ok(None);
+            }
+            outcome => outcome?,
+        };
         let changes = seats.into_iter().zip(built);
         let change = |((seat, slot, hands_over), new)| Change { seat, slot, hands_over, new };
         let changes = changes.map(change).collect();
         self.change_over(bundle, Arc::clone(&content), changes).await?;
         drop(idle);
-        Ok(bundle.status())
+        Ok(Some(bundle.status()))
     }
 
     /// Whether the configuration and the loader allow it (L3).
@@ -175,6 +210,17 @@ struct Begun<'c> {
 impl Drop for Begun<'_> {
     fn drop(&mut self) {
         lock(&self.core.registry).end_reload(self.bundle, &self.manifest);
+    }
+}
+
+/// Whether a seat's next generation has nowhere to be built: what serves it, or else would,
+/// leaves, and what comes after that is not there yet.
+fn is_left(serving: Option<&Serving>, up: Option<&Arc<Process>>) -> bool {
+    let serves = serving.map(|serving| &serving.process).filter(|process| !process.is_dead());
+    let next_leaves = up.is_none_or(|up| up.is_leaving());
+    match serves {
+        Some(process) => process.is_leaving() && next_leaves,
+        None => up.is_some() && next_leaves,
     }
 }
 

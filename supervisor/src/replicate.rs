@@ -107,9 +107,14 @@ impl Core {
             let process = worker.process().await?;
             let outcome = self.build(bundle, &content, Arc::clone(&process), false).await;
             if !matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. }))
-                || !process.is_ending()
+                || !process.is_leaving()
             {
                 return outcome;
+            }
+            if !process.is_ending() {
+                // Nothing was begun there.
+                worker.turned_from(&process).await;
+                continue;
             }
             process.ended().await;
             worker.turned_from(&process).await;

@@ -82,10 +82,10 @@ impl Seat {
         self.generation.store(lane.generation, Ordering::Relaxed);
         let before = slot.replace(new);
         let waiting = Route::Waiting(BundleState::Waiting);
-        if !process.is_dead() {
+        if !process.is_closed() {
             self.set_route(Route::Up(Arc::clone(&lane)));
             // Its end, if it came in between, has found nothing to take away.
-            if process.is_dead() {
+            if process.is_closed() {
                 self.replace_lane(&lane, waiting);
             }
         } else if matches!(&**self.route(), Route::Up(_)) {

@@ -659,11 +659,13 @@ impl Actor {
             self.launching = None;
             return self.stopped();
         };
+        alive.process.close();
+        // Whoever wants a process waits for the next one.
+        self.current.send_replace(Current::Coming);
         // Unless everything ends, its bundles wait: a call starts it again.
         let restart = !*self.core.stopping.borrow();
-        let bundles = self.core.bundles_of(&self.name);
         let (core, process) = (Arc::clone(&self.core), Arc::clone(&alive.process));
-        tokio::spawn(stop::drain(core, bundles, process, restart));
+        tokio::spawn(stop::drain(core, self.name.clone(), process, restart));
         Action::None
     }
 }

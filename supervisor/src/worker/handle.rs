@@ -105,7 +105,7 @@ impl Worker {
     /// Its process, if one serves.
     pub(crate) fn running(&self) -> Option<Arc<Process>> {
         match &*self.current.borrow() {
-            Current::Up(process) if !process.is_ending() => Some(Arc::clone(process)),
+            Current::Up(process) if !process.is_leaving() => Some(Arc::clone(process)),
             _ => None,
         }
     }
@@ -114,13 +114,13 @@ impl Worker {
     pub(crate) async fn process(&self) -> Result<Arc<Process>, RuntimeError> {
         let mut current = self.current.clone();
         current.mark_unchanged();
-        let dying = match &*current.borrow() {
-            Current::Up(process) if !process.is_ending() => return Ok(Arc::clone(process)),
+        let leaves = match &*current.borrow() {
+            Current::Up(process) if !process.is_leaving() => return Ok(Arc::clone(process)),
             Current::Up(_) => true,
             _ => false,
         };
-        // One whose process is about to go learns of it, and starts the next.
-        if !dying {
+        // One whose process is about to go learns of it, and says what comes next.
+        if !leaves {
             self.send(Command::Wanted);
         }
         loop {

@@ -1,12 +1,13 @@
 //! One incarnation of a worker: a process, its control channel and its lanes.
 
 mod draining;
+mod leaving;
 mod loading;
 mod peer;
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -81,6 +82,10 @@ pub(crate) struct Process {
     draft: Mutex<Option<Draft>>,
     /// The load that was on its way before the hello, until somebody waits for it.
     first: Mutex<Option<Loading>>,
+    /// Whether it is to end (`leaving.rs`). Set with the lanes locked.
+    leaving: AtomicBool,
+    /// Whether nothing begins to serve there any more.
+    closed: AtomicBool,
     /// True from the process's end on.
     dead: watch::Sender<bool>,
     /// How it ended, from then on.
@@ -227,6 +232,8 @@ impl Process {
             next_lane: AtomicU32::new(1),
             draft: Mutex::new(parts.lane),
             first: Mutex::default(),
+            leaving: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             dead: watch::Sender::new(false),
             end: OnceLock::new(),
             blamed: OnceLock::new(),

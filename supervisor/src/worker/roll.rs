@@ -10,11 +10,12 @@ use menagerie_protocol::RuntimeError;
 
 use super::process::{Loaded, Process};
 use super::restore::layers;
-use crate::bundle::{Bundle, Content, Serving};
+use crate::bundle::{Bundle, Content, Route, Serving};
 use crate::core::Core;
 use crate::events::{EventKind, Step};
 use crate::lane::lock;
 use crate::placement::WorkerName;
+use crate::status::BundleState;
 use crate::to_its_end::caught;
 
 /// What was loaded into the process that is to take over.
@@ -74,7 +75,7 @@ pub(super) async fn discard(prepared: Prepared) {
 }
 
 /// Switches the bundles over to the process where they are prepared, and empties
-/// the old one.
+/// the old one, which leaves.
 pub(super) async fn change_over(
     core: Arc<Core>,
     name: WorkerName,
@@ -82,116 +83,139 @@ pub(super) async fn change_over(
     old: Arc<Process>,
 ) {
     let Prepared { process: new, bundles } = prepared;
+    let change = ChangeOver { core: &core, name: &name, old: &old, new: &new };
     let mut left = Vec::new();
     for (bundle, ready) in bundles {
-        go_over(&core, &bundle, Some(ready), (&old, &new), &mut left).await;
+        change.go_over(&bundle, Some(ready), &mut left).await;
     }
-    // And those that were loaded, reloaded or moved here meanwhile.
-    for bundle in core.bundles_of(&name) {
-        go_over(&core, &bundle, None, (&old, &new), &mut left).await;
+    // And those that were loaded, reloaded or moved here meanwhile; last those whose loads
+    // have not ended yet.
+    for bundle in core.bundles_in(&name, &old) {
+        change.go_over(&bundle, None, &mut left).await;
     }
-    empty(&old, left).await;
+    empty(left).await;
     // Those that the registry has no more are taken out by others.
     old.vacated().await;
 }
 
-/// Switches one bundle over, and tells of it. What served it before is added to `left`
-/// first: whatever the host's code does then, nobody is left behind.
-async fn go_over(
-    core: &Core,
-    bundle: &Arc<Bundle>,
-    prepared: Option<Ready>,
-    (old, new): (&Arc<Process>, &Arc<Process>),
-    left: &mut Vec<Serving>,
-) {
-    let goes_over = async {
-        match switch(core, bundle, prepared, old, new).await {
-            Ok(None) => {}
-            Ok(Some(Switched { generation, before })) => {
-                left.extend(before);
-                let (bundle, worker) = (bundle.name.clone(), new.worker.clone());
-                core.events.emit(EventKind::BundleLoaded { bundle, worker, generation });
-            }
-            Err(error) => core.events.bundle_failed(&bundle.name, Step::Restart, &error),
-        }
-    };
-    drop(caught(goes_over).await);
+/// A worker's bundles go over from one process to another.
+struct ChangeOver<'c> {
+    core: &'c Core,
+    name: &'c WorkerName,
+    old: &'c Arc<Process>,
+    new: &'c Arc<Process>,
 }
 
-/// Empties the process that served: its calls finish there, or meet their deadlines.
-async fn empty(old: &Process, left: Vec<Serving>) {
-    let emptied = left.into_iter().map(|Serving { loaded, .. }| async move {
-        if old.empty(&loaded.lane).await {
-            drop(old.unload(loaded).await);
+impl ChangeOver<'_> {
+    /// Switches one bundle over, and tells of it. The old process does not serve it from
+    /// then on, whatever comes of that; what did so is added to `left` first: whatever the
+    /// host's code does then, nobody is left behind.
+    async fn go_over(
+        &self,
+        bundle: &Arc<Bundle>,
+        prepared: Option<Ready>,
+        left: &mut Vec<Serving>,
+    ) {
+        drop(caught(self.switch(bundle, prepared, left)).await);
+    }
+
+    async fn switch(&self, bundle: &Arc<Bundle>, prepared: Option<Ready>, left: &mut Vec<Serving>) {
+        let seat = bundle.seats.at(self.new.seat);
+        let mut slot = seat.serving.lock().await;
+        if !self.concerns(bundle, slot.as_ref()) {
+            drop(slot);
+            return self.unload(prepared).await;
+        }
+        let outcome = self.fresh(bundle, prepared, slot.as_ref()).await;
+        let (before, outcome) = match outcome {
+            Ok(loaded) => {
+                let generation = loaded.lane.generation;
+                let serving = Serving { process: Arc::clone(self.new), loaded };
+                (seat.serve(&mut slot, serving), Ok(generation))
+            }
+            Err(error) => (slot.take(), Err(error)),
+        };
+        if let Some(before) = before.filter(|before| !before.process.is_dead()) {
+            if outcome.is_err() {
+                seat.set_route(Route::Waiting(BundleState::Waiting));
+            }
+            // Who was about to send to it looks at the route again.
+            before.loaded.lane.close();
+            left.push(before);
+        }
+        match outcome {
+            Ok(generation) => {
+                drop(slot);
+                let (bundle, worker) = (bundle.name.clone(), self.new.worker.clone());
+                self.core.events.emit(EventKind::BundleLoaded { bundle, worker, generation });
+            }
+            // Its next process loads it, or the worker that it has moved to.
+            Err(_) if self.new.is_leaving() || !seat.is_in(self.name) => {}
+            Err(error) => self.core.has_failed(bundle, self.new.seat, Step::Restart, &error),
+        }
+    }
+
+    /// Whether it is for us to say who serves a bundle: it is wanted, and nobody else does
+    /// already.
+    fn concerns(&self, bundle: &Arc<Bundle>, serving: Option<&Serving>) -> bool {
+        let is_loaded = {
+            let registry = lock(&self.core.registry);
+            registry.get(&bundle.name).is_ok_and(|known| Arc::ptr_eq(&known, bundle))
+        };
+        let is_elsewhere = serving.is_some_and(|serving| serving.has_followed(self.old));
+        is_loaded && !bundle.is_quarantined() && !is_elsewhere
+    }
+
+    /// Loads a bundle, unless it is prepared, and that still is what it was prepared for:
+    /// a reload meanwhile has a later generation, or has begun before it and ended after it.
+    async fn fresh(
+        &self,
+        bundle: &Arc<Bundle>,
+        prepared: Option<Ready>,
+        serving: Option<&Serving>,
+    ) -> Result<Loaded, RuntimeError> {
+        let content = bundle.content();
+        let served = serving.map_or(0, |serving| serving.loaded.lane.generation);
+        let is_had = !self.new.is_leaving() && bundle.is_in(self.name);
+        match prepared {
+            Some(Ready { content: of, loaded })
+                if is_had && loaded.lane.generation > served && Arc::ptr_eq(&of, &content) =>
+            {
+                return Ok(loaded);
+            }
+            stale => self.unload(stale).await,
+        }
+        if !bundle.is_in(self.name) {
+            let (worker, problem) = (self.new.worker.clone(), "it has moved".to_owned());
+            return Err(RuntimeError::WorkerUnavailable { worker, problem });
+        }
+        self.new.load(bundle, &content, false).await
+    }
+
+    async fn unload(&self, prepared: Option<Ready>) {
+        if let Some(ready) = prepared {
+            drop(self.new.unload(ready.loaded).await);
+        }
+    }
+}
+
+/// Empties the processes that served: calls finish there, or meet their deadlines.
+async fn empty(left: Vec<Serving>) {
+    let emptied = left.into_iter().map(|serving| async move {
+        if serving.process.empty(&serving.loaded.lane).await {
+            drop(serving.process.unload(serving.loaded).await);
             return None;
         }
-        Some(loaded)
+        Some(serving)
     });
-    let stuck: Vec<Loaded> = join_all(emptied).await.into_iter().flatten().collect();
+    let stuck: Vec<Serving> = join_all(emptied).await.into_iter().flatten().collect();
     // Only now: it costs whatever else runs there.
-    if let Some(loaded) = stuck.first() {
+    if let Some(Serving { process, loaded }) = stuck.first() {
         let bundle = &loaded.bundle;
         let reason = format!("a call of '{bundle}' did not end before its rolling restart");
-        old.kill_stuck(reason, bundle).await;
+        process.kill_stuck(reason, bundle).await;
     }
-    for loaded in stuck {
-        drop(old.unload(loaded).await);
+    for Serving { process, loaded } in stuck {
+        drop(process.unload(loaded).await);
     }
-}
-
-/// A bundle that was switched over.
-struct Switched {
-    generation: u32,
-    /// What served it before, unless that has died.
-    before: Option<Serving>,
-}
-
-/// Switches one bundle over. What was prepared is used if the bundle is still
-/// the one that it was prepared for. `None` if it is not for this process any more.
-async fn switch(
-    core: &Core,
-    bundle: &Arc<Bundle>,
-    prepared: Option<Ready>,
-    old: &Arc<Process>,
-    new: &Arc<Process>,
-) -> Result<Option<Switched>, RuntimeError> {
-    let seat = bundle.seats.at(new.seat);
-    let mut serving = seat.serving.lock().await;
-    let stays = lock(&core.registry).holds(bundle) && !bundle.is_quarantined();
-    let serves = serving.as_ref().filter(|serving| Arc::ptr_eq(&serving.process, old));
-    let Some(serves) = serves.filter(|_| stays) else {
-        // It was unloaded, or is on its way already.
-        drop(serving);
-        return match prepared {
-            Some(ready) => new.unload(ready.loaded).await.map(|()| None),
-            None => Ok(None),
-        };
-    };
-    // A reload meanwhile has a later generation than what was prepared, or has
-    // begun before it and ended after it.
-    let content = bundle.content();
-    let is_fresh = |ready: &Ready| {
-        ready.loaded.lane.generation > serves.loaded.lane.generation
-            && Arc::ptr_eq(&ready.content, &content)
-    };
-    let (fresh, stale) = match prepared {
-        Some(ready) if is_fresh(&ready) => (Some(ready.loaded), None),
-        stale => (None, stale),
-    };
-    if let Some(stale) = stale {
-        drop(new.unload(stale.loaded).await);
-    }
-    let loaded = match fresh {
-        Some(loaded) => loaded,
-        None => new.load(bundle, &content, false).await?,
-    };
-    let generation = loaded.lane.generation;
-    let before = seat.serve(&mut serving, Serving { process: Arc::clone(new), loaded });
-    drop(serving);
-    let before = before.filter(|before| !before.process.is_dead());
-    if let Some(before) = &before {
-        // Who was about to send to it looks at the route again.
-        before.loaded.lane.close();
-    }
-    Ok(Some(Switched { generation, before }))
 }

@@ -146,6 +146,7 @@ impl Actor {
             return reply(Err(self.unavailable("it died meanwhile")));
         };
         let (from, to) = (Arc::clone(&old.process), Arc::clone(&next.process));
+        from.leave();
         {
             let mut view = lock(&self.view);
             view.show(&next.hello);
@@ -170,7 +171,7 @@ impl Actor {
             // Should the host's code panic here, the old process has gone with it.
             drop(caught(stop::replaced(Arc::clone(&core), name, old, view, changed)).await);
             core.standbys.refill(&core, &refilled);
-            // What was being loaded into the old process is loaded again.
+            // What has ended with the old process is loaded again.
             if let Some(commands) = commands.upgrade() {
                 drop(commands.send(Command::Restore));
             }

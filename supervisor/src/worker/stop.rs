@@ -25,14 +25,10 @@ use crate::placement::WorkerName;
 /// How often it is looked whether anybody waits for what was replaced.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Takes the bundles out of a process and ends it. `restart` if they wait for
+/// Takes the bundles out of a process that is closed, and ends it. `restart` if they wait for
 /// another one.
-pub(super) async fn drain(
-    core: Arc<Core>,
-    mut bundles: Vec<Arc<Bundle>>,
-    process: Arc<Process>,
-    restart: bool,
-) {
+pub(super) async fn drain(core: Arc<Core>, name: WorkerName, process: Arc<Process>, restart: bool) {
+    let mut bundles = core.bundles_of(&name);
     // Dependents before what they depend on.
     bundles.reverse();
     let retired = async {
@@ -48,8 +44,10 @@ pub(super) async fn drain(
     let retired = AssertUnwindSafe(retired).catch_unwind();
     if !matches!(tokio::time::timeout(core.config.drain, retired).await, Ok(Ok(()))) {
         patience = Duration::ZERO;
-        // If it has died meanwhile, its bundles may be served by the next one already.
-        for bundle in bundles.iter().filter(|_| !process.is_dead()) {
+        // One that has moved is served elsewhere; and if this one has died meanwhile, all
+        // may be by the next one already.
+        let is_here = |bundle: &&Arc<Bundle>| !process.is_dead() && bundle.is_in(&name);
+        for bundle in bundles.iter().filter(is_here) {
             core.let_wait(bundle, bundle.seats.at(process.seat), restart);
         }
     }

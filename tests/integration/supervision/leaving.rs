@@ -26,7 +26,7 @@ fn impatient() -> Config {
 const LATER: Duration = Duration::from_secs(1);
 
 /// A call that waits at the closed gate, and may do so for longer than others.
-async fn at_the_gate(gate: &Gate, guest: &Guest) -> JoinHandle<Result<(), Failure>> {
+pub(super) async fn at_the_gate(gate: &Gate, guest: &Guest) -> JoinHandle<Result<(), Failure>> {
     gate.close();
     let contract = guest.contract.clone().with_timeout(PATIENCE);
     let working = tokio::spawn(async move { contract.call("pass", ()).await });

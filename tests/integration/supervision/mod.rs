@@ -6,6 +6,7 @@ mod by_hand;
 mod copies;
 mod deadlines;
 mod deaths;
+mod departing;
 mod first_load;
 mod given_up;
 mod gone;

@@ -70,7 +70,7 @@ impl Process {
         let pump = lane.start_pump(&self.runtime).map_err(|error| self.no_lane(&error))?;
         {
             let mut lanes = lock(&self.lanes);
-            if *self.dead.borrow() {
+            if self.is_leaving() {
                 return Err(self.gone());
             }
             let entry = Entry {
@@ -115,13 +115,17 @@ impl Process {
         drop(first);
     }
 
-    /// Loads a bundle on a new lane.
+    /// Loads a bundle on a new lane. Who makes it serve has its seat locked meanwhile.
     pub(crate) async fn load(
         &self,
         bundle: &Arc<Bundle>,
         content: &Arc<Content>,
         reload: bool,
     ) -> Result<Loaded, RuntimeError> {
+        // Its lane may have been begun already, before the hello.
+        if self.is_leaving() {
+            return Err(self.gone());
+        }
         // One whose name another bundle had just before, which it was started for.
         if !are_same(self.rights.as_ref(), content.rights.as_ref()) {
             let other = format!("its sandbox was made for another bundle than '{}'", bundle.name);
