@@ -105,6 +105,14 @@ impl Core {
         let mut is_first = true;
         loop {
             let process = worker.process().await?;
+            if !process.suits(&content) {
+                // A sandbox stays as it was entered. The bundle that it was entered for is
+                // being unloaded, and has its time for that (L7).
+                process.vacated().await;
+                drop(worker.begin_restart().await);
+                worker.turned_from(&process).await;
+                continue;
+            }
             let outcome = self.build(bundle, &content, Arc::clone(&process), false).await;
             if !matches!(outcome, Err(RuntimeError::WorkerUnavailable { .. }))
                 || !process.is_leaving()

@@ -7,7 +7,7 @@ use std::path::Path;
 use menagerie_supervisor::{Config, EventKind, Grant, RuntimeError};
 
 use super::{load, spy, strict, tried, workers};
-use crate::support::{Recorder, run, run_with, start_with, wait_for};
+use crate::support::{Bundle, Recorder, run, run_with, start_with, wait_for};
 
 fn granting(change: impl FnOnce(&mut Grant)) -> Config {
     let mut config = strict();
@@ -129,6 +129,41 @@ fn p3_a_reload_that_would_change_a_bundles_rights_is_refused() {
         supervisor.unload("spy").await.unwrap();
         let spy = load(&supervisor, &bundle).await;
         assert_eq!(tried(&spy, "internet").await, "sockets");
+    });
+}
+
+/// A bundle has a call still when it is unloaded, and another one of its name comes at
+/// once that has other rights: it waits for a process of its own, and the call ends well.
+#[test]
+fn p3_a_bundle_that_gets_other_rights_does_not_end_the_calls_of_the_one_before() {
+    const CODE: &str = "local menagerie = require 'menagerie'\n\
+        return { ['spy@1'] = { sleep = function(ms) menagerie.sleep(ms) end } }";
+    const WANTS: [&str; 2] = ["", "[wants]\nnetwork = true\n"];
+    let bundle = |wants| {
+        let manifest = "name = 'spy'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['spy@1']\n";
+        Bundle::of(&[("manifest.toml", &*format!("{manifest}{wants}")), ("main.lua", CODE)])
+    };
+    run_with(granting(|grant| grant.network = true), move |supervisor| async move {
+        let mut before = bundle(WANTS[0]);
+        let mut contract = load(&supervisor, &before).await;
+        for n in 1..=6 {
+            let working =
+                tokio::spawn(async move { contract.call::<_, ()>("sleep", (500,)).await });
+            let is_called = || (supervisor.status().bundles[0].calls.in_flight > 0).then_some(());
+            wait_for("the call", is_called).await;
+            let unload = supervisor.clone();
+            let unload = tokio::spawn(async move { unload.unload("spy").await });
+            let gone = || supervisor.contract("spy@1").is_err().then_some(());
+            wait_for("nobody to find it any more", gone).await;
+            let next = bundle(WANTS[n % 2]);
+            contract = load(&supervisor, &next).await;
+            working.await.unwrap().unwrap();
+            unload.await.unwrap().unwrap();
+            contract.call::<_, ()>("sleep", (0,)).await.unwrap();
+            drop(std::mem::replace(&mut before, next));
+        }
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+        assert_eq!(workers(&supervisor)[0].restarts, 0);
     });
 }
 

@@ -115,6 +115,12 @@ impl Process {
         drop(first);
     }
 
+    /// Whether its sandbox, if it is in one, is that of this content: another bundle of its
+    /// name may have been what it was started for.
+    pub(crate) fn suits(&self, content: &Content) -> bool {
+        are_same(self.rights.as_ref(), content.rights.as_ref())
+    }
+
     /// Loads a bundle on a new lane. Who makes it serve has its seat locked meanwhile.
     pub(crate) async fn load(
         &self,
@@ -126,8 +132,7 @@ impl Process {
         if self.is_leaving() {
             return Err(self.gone());
         }
-        // One whose name another bundle had just before, which it was started for.
-        if !are_same(self.rights.as_ref(), content.rights.as_ref()) {
+        if !self.suits(content) {
             let other = format!("its sandbox was made for another bundle than '{}'", bundle.name);
             self.kill(KillCause::Supervisor, other);
             return Err(self.gone());
