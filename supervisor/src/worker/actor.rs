@@ -242,13 +242,13 @@ impl Actor {
 
     /// The supervisor is gone, or has no use for this worker.
     fn abandon(&mut self) -> Action {
-        if matches!(self.life.state(), State::Draining { .. }) {
-            return Action::None;
-        }
-        // Nobody waits for an orderly end.
+        let drains = matches!(self.life.state(), State::Draining { .. });
         self.give_up_rolling(&self.unneeded());
+        // Nor is it started again after a stop that is under way.
         let _ = self.input(Input::Stop { restart: false });
         match &self.alive {
+            Some(_) if drains => Action::None,
+            // Nobody waits for an orderly end.
             Some(alive) => {
                 alive.process.kill(KillCause::Supervisor, "its supervisor is gone");
                 Action::None

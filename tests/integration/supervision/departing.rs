@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    BundleState, EventKind, Isolation, RuntimeError, Supervisor, WorkerState,
+    BundleState, EventKind, Isolation, NextEvent, RuntimeError, Supervisor, WorkerState,
 };
 use tokio::task::JoinHandle;
 
 use super::leaving::at_the_gate;
+use super::rolling::children;
 use super::{Guest, Load, answers, in_state, load, lua, status};
 use crate::support::{
     Bundle, Gate, PATIENCE, Recorder, config, exists, ready_after, run, run_with, slay, start,
@@ -248,6 +249,42 @@ fn s5_a_stop_that_takes_too_long_leaves_a_bundle_that_has_moved_alone() {
         answers(&hangs).await;
         assert_eq!(status(&supervisor, "one").worker, "lua/one");
         supervisor.shutdown().await;
+    });
+}
+
+/// Nothing is started for a supervisor that has gone, although somebody had asked it to.
+#[test]
+fn s7_a_restart_is_not_ended_when_the_supervisor_has_gone() {
+    run(async {
+        let mut config = config();
+        config.drain = PATIENCE;
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let working = at_the_gate(&gate, &one).await;
+        let mut events = supervisor.events();
+        let restarting = restarts(&supervisor);
+        is(&supervisor, WorkerState::Draining).await;
+        restarting.abort();
+        assert!(restarting.await.is_err());
+        drop(supervisor);
+        gate.open();
+        drop(working.await.unwrap());
+        let mut last = None;
+        let ends = async {
+            while let Some(next) = events.next().await {
+                if let NextEvent::Event(event) = next
+                    && let EventKind::WorkerState { state, .. } = event.kind
+                {
+                    last = Some(state);
+                }
+            }
+        };
+        let ended = tokio::time::timeout(PATIENCE, ends).await;
+        assert!(ended.is_ok(), "its worker goes on: {last:?}");
+        assert_eq!(last, Some(WorkerState::Stopped));
+        wait_for("the processes to end", || (children() == 0).then_some(())).await;
+        drop(one);
     });
 }
 
