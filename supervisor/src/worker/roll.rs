@@ -10,12 +10,11 @@ use menagerie_protocol::RuntimeError;
 
 use super::process::{Loaded, Process};
 use super::restore::layers;
-use crate::bundle::{Bundle, Content, Route, Serving};
+use crate::bundle::{Bundle, Content, Serving};
 use crate::core::Core;
 use crate::events::{EventKind, Step};
 use crate::lane::lock;
 use crate::placement::WorkerName;
-use crate::status::BundleState;
 use crate::to_its_end::caught;
 
 /// What was loaded into the process that is to take over.
@@ -137,7 +136,7 @@ impl ChangeOver<'_> {
         };
         if let Some(before) = before.filter(|before| !before.process.is_dead()) {
             if outcome.is_err() {
-                seat.set_route(Route::Waiting(BundleState::Waiting));
+                self.core.let_wait(bundle, seat, !*self.core.stopping.borrow());
             }
             // Who was about to send to it looks at the route again.
             before.loaded.lane.close();

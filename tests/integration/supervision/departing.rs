@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::leaving::at_the_gate;
 use super::rolling::children;
-use super::{Guest, Load, answers, in_state, load, lua, status};
+use super::{Guest, Load, answers, in_state, load, lua, lua_with, status};
 use crate::support::{
     Bundle, Gate, PATIENCE, Recorder, config, exists, ready_after, run, run_with, slay, start,
     start_with, wait_for, worker,
@@ -114,34 +114,60 @@ fn s8_a_bundle_that_does_not_load_again_keeps_no_process() {
     });
 }
 
-/// The generation that is asked for meanwhile is the next process's.
+/// The change waits at one bundle, and what is asked for the other meanwhile is the next
+/// process's, with the state that the old one has left.
 #[test]
-fn s8_a_reload_during_the_change_goes_over() {
+fn s8_a_reload_during_a_rolling_restart_goes_over_with_its_state() {
     run(async {
         let supervisor = start();
-        let slow = Gate::new();
-        let one = load(&supervisor, lua("one")).await;
-        slow.close();
-        // The change is at this one, and the other is still to come.
-        let bundle = slow.bundle("two", "pass 'two loads'", "");
-        let loading = loads(&supervisor, &bundle);
-        slow.noted("two loads", 1).await;
+        // It notes its loads down, and they wait in a process whose number is a file's name.
+        let folder = tempfile::tempdir().unwrap();
+        let code = format!(
+            "local pid = io.open('/proc/self/stat'):read('*n')\n\
+             local notes = io.open('{folder}/loads', 'a')\n\
+             notes:write('x') notes:close()\n\
+             while io.open('{folder}/' .. pid) do menagerie.sleep(5) end",
+            folder = folder.path().display()
+        );
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        let two = load(&supervisor, counter("two", "bundle_dependencies = ['one']")).await;
+        assert_eq!(two.call::<_, i64>("count", ()).await.unwrap(), 1);
+        let old = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        let waits = folder.path().join(old.to_string());
+        std::fs::write(&waits, "").unwrap();
+        let slow = reloads(&supervisor, "one");
+        let notes = folder.path().join("loads");
+        wait_for("the reload", || (std::fs::read(&notes).ok()?.len() == 2).then_some(())).await;
         let events = Recorder::of(&supervisor);
         let rolling = rolls(&supervisor);
         is_replaced(&events).await;
-        let calls = Load::on(&one, 2);
-        supervisor.reload("one").await.unwrap();
-        calls.more(20).await;
-        slow.open();
-        loading.await.unwrap().unwrap();
-        rolling.await.unwrap().unwrap();
-        calls.more(20).await;
-        assert_eq!(calls.end().await, []);
         supervisor.reload("two").await.unwrap();
-        answers(&supervisor.contract("two@1").unwrap()).await;
+        assert_eq!(two.call::<_, i64>("count", ()).await.unwrap(), 2);
+        assert!(!slow.is_finished() && !rolling.is_finished());
+        std::fs::remove_file(&waits).unwrap();
+        slow.await.unwrap().unwrap();
+        rolling.await.unwrap().unwrap();
+        assert_eq!(two.call::<_, i64>("count", ()).await.unwrap(), 3);
+        answers(&one).await;
         assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
         supervisor.shutdown().await;
     });
+}
+
+/// A Lua bundle that counts its calls, and hands the count on.
+fn counter(name: &str, manifest: &str) -> Bundle {
+    let manifest = format!(
+        "name = '{name}'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['{name}@1']\n{manifest}"
+    );
+    let code = format!(
+        "local n = 0\n\
+         return {{\n\
+           ['{name}@1'] = {{ count = function() n = n + 1 return n end }},\n\
+           on_load = function(context) n = context.state or 0 end,\n\
+           on_unload = function() return n end,\n\
+         }}\n"
+    );
+    Bundle::of(&[("manifest.toml", &manifest), ("main.lua", &code)])
 }
 
 /// Its process ends when the calls of the others have, and so would what is loaded into it.
