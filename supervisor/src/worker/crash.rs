@@ -99,6 +99,11 @@ fn blamed(moments: &LastMoments, end: End, is_ours: bool) -> Blamed {
         let suspect = moments.running.is_empty().then(|| bundle.clone());
         return certain(others.chain([bundle]).collect(), suspect);
     }
+    // What the supervisor lacks, or does wrong, is nobody's doing, whoever ran at the time.
+    let kill = moments.reason.as_ref().filter(|_| is_ours);
+    if kill.is_some_and(|kill| kill.cause == KillCause::Supervisor) {
+        return Blamed { suspects: Vec::new(), suspect: None, is_certain: false };
+    }
     if let Some(named) = moments.ended_by.clone().filter(|_| !is_ours) {
         return certain(vec![named.clone()], Some(named));
     }

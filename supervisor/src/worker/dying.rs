@@ -74,8 +74,8 @@ impl Plan {
         }
         let Some(process) = process() else { return };
         if !are_ending(&Stat::of_threads(process.pid)) && !process.has_ended() {
-            let reason = "its control thread has ended, and it has not";
-            process.kill(KillCause::Supervisor, reason);
+            let reason = "protocol violation: its control thread has ended, and it has not";
+            process.kill(KillCause::Violation, reason);
         }
     }
 }

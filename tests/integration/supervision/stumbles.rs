@@ -1,12 +1,15 @@
 //! Rule S3, where it is the supervisor's own task that dies: the host's `tracing` code,
 //! which runs there, panics.
 
+use std::time::Duration;
+
 use menagerie_supervisor::{Failure, RuntimeError};
 
+use super::strays::at_work;
 use super::{answers, at_once_and_for_ever, load, lua, status};
 use crate::support::{
-    Gate, PATIENCE, config, exists, has_stumbled, ready_after, run, slay, start, start_with,
-    stumble_at, wait_for, worker,
+    Gate, PATIENCE, config, exists, has_stumbled, ready_after, report, run, slay, start,
+    start_with, stumble_at, wait_for, worker,
 };
 
 #[test]
@@ -40,6 +43,34 @@ fn s3_a_panic_in_a_workers_task_is_a_crash_as_any_other() {
         supervisor.shutdown().await;
         has_stumbled().await;
         wait_for("it to stop", || worker(&supervisor, "lua").is_none().then_some(())).await;
+    });
+}
+
+/// Whoever runs then has nothing to do with it.
+#[test]
+fn s5_nobody_is_blamed_for_what_the_supervisor_kills_for_its_own_reasons() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 1;
+        config.restart = at_once_and_for_ever();
+        config.heartbeat = Duration::from_millis(50);
+        config.heartbeat_kill = u32::MAX;
+        config.recycle_after_calls = Some(1);
+        let supervisor = start_with(config);
+        let one = load(&supervisor, lua("one")).await;
+        let two = load(&supervisor, lua("two")).await;
+        stumble_at("worker recycled");
+        let working = at_work(&one).await;
+        answers(&two).await;
+        has_stumbled().await;
+        let outcome = working.await.unwrap();
+        assert!(matches!(outcome, Err(Failure::WorkerCrashed { .. })), "{outcome:?}");
+        let report = report(&supervisor, "lua", 1).await;
+        assert_eq!(report.running.len(), 1, "{report:?}");
+        assert!(report.cause.contains("the supervisor's task"), "{report:?}");
+        answers(&one).await;
+        answers(&two).await;
+        supervisor.shutdown().await;
     });
 }
 
