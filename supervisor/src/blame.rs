@@ -68,6 +68,15 @@ impl Blame {
         verdicts
     }
 
+    /// At its last death a bundle was killed because it had hung for so long. Such time does
+    /// not count, now and the next time: else one that hangs for as long as the window is
+    /// would have to expect nothing, ever.
+    pub(crate) fn hung(&mut self, bundle: &str, time: Duration) {
+        for death in self.deaths.get_mut(bundle).into_iter().flatten() {
+            death.until += time;
+        }
+    }
+
     /// What a bundle has to expect that may have been loaded never yet: nobody else keeps
     /// whether that is quarantined.
     pub(crate) fn standing(&mut self, bundle: &str, policy: BlamePolicy, now: Instant) -> Verdict {
@@ -91,7 +100,8 @@ impl Blame {
 
     /// How long the first death counts that is a bundle's still.
     pub(crate) fn remembered_for(&self, bundle: &str, now: Instant) -> Duration {
-        let first = self.deaths.get(bundle).and_then(VecDeque::front);
+        let deaths = self.deaths.get(bundle).into_iter().flatten();
+        let first = deaths.min_by_key(|death| death.until);
         first.map_or(Duration::ZERO, |first| first.until.saturating_duration_since(now))
     }
 

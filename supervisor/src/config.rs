@@ -130,7 +130,8 @@ pub struct Config {
     /// A bundle that was running at so many crashes within
     /// `bundle_crash_window` is quarantined, in every isolation (S5).
     pub bundle_crash_limit: u32,
-    /// See `isolate_after` and `bundle_crash_limit`.
+    /// See `isolate_after` and `bundle_crash_limit`. The time in which a bundle hangs until
+    /// its worker is killed for it does not count.
     #[serde(with = "units::time")]
     pub bundle_crash_window: Duration,
     /// Started, empty workers that are kept for each loader, so that a crash

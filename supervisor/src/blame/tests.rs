@@ -91,6 +91,25 @@ fn s5_the_standing_of_a_bundle_is_that_of_its_last_deaths() {
     assert!(blame.deaths.is_empty());
 }
 
+/// By the defaults a load may take as long as the window is.
+#[test]
+fn s5_a_bundle_that_hangs_each_time_is_quarantined_whatever_its_deaths_take() {
+    let (mut blame, mut now) = (Blame::default(), Instant::now());
+    let config = crate::Config::default();
+    let (policy, time) = (config.blame_policy("a"), config.load_timeout);
+    for expected in [Verdict::Noted(1), Verdict::Noted(2), Verdict::Quarantine(3)] {
+        // And what it takes until the next load begins.
+        now += time + Duration::from_secs(10);
+        assert_eq!(blame.died([("a", policy)], now), [("a", expected)]);
+        blame.hung("a", time);
+        assert_eq!(blame.standing("a", policy, now), expected);
+    }
+    // The time in which it does not hang counts.
+    let forgotten = now + time + policy.window;
+    assert_eq!(blame.remembered_for("a", now + time), policy.window - Duration::from_secs(20));
+    assert_eq!(blame.standing("a", policy, forgotten), Verdict::Noted(0));
+}
+
 #[test]
 fn s5_what_is_forgotten_begins_anew() {
     let (mut blame, now) = (Blame::default(), Instant::now());

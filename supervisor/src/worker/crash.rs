@@ -2,6 +2,7 @@
 //! for the bundles that ran (S2, S5).
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use menagerie_protocol::Failure;
 use menagerie_protocol::message::EXIT_CONTROL_LOST;
@@ -214,6 +215,14 @@ pub(super) fn before_hello(end: End, reason: Option<&str>) -> String {
 }
 
 impl Death {
+    /// How long a bundle had hung when the process was killed for such a reason.
+    pub(super) fn hung(&self, bundle: &str) -> Option<Duration> {
+        let hangs = matches!(self.report.kill, Some(KillCause::Timeout | KillCause::Deadline));
+        let ran = self.report.running.iter().filter(|call| hangs && call.bundle == bundle);
+        // What has run for longer may only have waited for the other.
+        ran.filter_map(|call| call.age_ms).min().map(Duration::from_millis)
+    }
+
     /// Publishes the report, once the last of the standard error is in.
     pub(super) fn publish(self, core: &Arc<Core>, view: &Arc<Mutex<View>>) {
         let Self { mut report, mut stderr, .. } = self;

@@ -39,6 +39,11 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook 
         let registry = lock(&core.registry);
         let mut blame = lock(&core.blame);
         let verdicts = blame.died(policies, Instant::now());
+        for name in &names {
+            if let Some(time) = death.hung(name) {
+                blame.hung(name, time);
+            }
+        }
         // One that is being unloaded leaves no account to the next one of its name.
         let leaves = |name: &&&str| registry.of_name(name).is_none() && !is_loaded(name);
         names.iter().filter(leaves).for_each(|name| blame.forget(name));

@@ -103,6 +103,34 @@ fn s4_a_bundle_that_cannot_be_loaded_again_is_tried_until_it_can() {
     });
 }
 
+/// Each of its deaths takes as long as a load may, which would be longer than the window.
+#[test]
+fn s5_a_bundle_whose_load_hangs_after_a_restart_is_quarantined() {
+    run(async {
+        let mut config = config();
+        config.load_timeout = Duration::from_secs(2);
+        config.bundle_crash_window = Duration::from_secs(4);
+        let supervisor = start_with(config);
+        let events = Recorder::of(&supervisor);
+        let two = load(&supervisor, lua_with("two", "", "")).await;
+        let folder = tempfile::tempdir().unwrap();
+        let hangs = folder.path().join("hangs");
+        let code = format!("while io.open('{}') do menagerie.sleep(100) end", hangs.display());
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        std::fs::write(&hangs, "").unwrap();
+        slay(worker(&supervisor, "lua").unwrap().pid.unwrap());
+        let quarantined = |event: &EventKind| match event {
+            EventKind::BundleQuarantined { bundle, crashes } => Some((bundle.clone(), *crashes)),
+            _ => None,
+        };
+        let told = events.wait("the quarantine", quarantined).await;
+        assert_eq!(told, ("one".to_owned(), 3));
+        answers(&two).await;
+        drop(one);
+        supervisor.shutdown().await;
+    });
+}
+
 /// So that nothing is tried again for its time.
 fn slowly(config: &mut menagerie_supervisor::Config) {
     config.restart.initial_delay = Duration::from_secs(1200);
