@@ -13,7 +13,8 @@ use crate::config::{LONGEST, TOO_LONG, units};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartPolicy {
-    /// The delay before the second restart in a row; the first is at once.
+    /// The delay before the second restart in a row; the first is at once. What no limit
+    /// bounds, a standby or a bundle that is to be loaded again, waits for 100 ms at least.
     #[serde(with = "units::time")]
     pub initial_delay: Duration,
     /// The longest delay.
@@ -143,6 +144,14 @@ impl RestartPolicy {
                 .saturating_mul(2_u32.saturating_pow((n - 1).min(31)))
                 .min(self.max_delay),
         }
+    }
+}
+
+impl RestartPolicy {
+    /// As [`delay`](Self::delay), for what no limit bounds: never none but the first.
+    pub(crate) fn pause(&self, previous: u32) -> Duration {
+        const LEAST: Duration = Duration::from_millis(100);
+        if previous == 0 { Duration::ZERO } else { self.delay(previous).max(LEAST) }
     }
 }
 

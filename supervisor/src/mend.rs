@@ -127,7 +127,7 @@ async fn keep_trying(
 ) {
     for number in 1.. {
         let bundle = Arc::clone(&trying.bundle);
-        let mut pause = std::pin::pin!(tokio::time::sleep(policy.delay(number)));
+        let mut pause = std::pin::pin!(tokio::time::sleep(policy.pause(number)));
         loop {
             tokio::select! {
                 () = &mut pause => break,

@@ -58,6 +58,16 @@ fn s3_backoff_doubles() {
 }
 
 #[test]
+fn s3_what_no_limit_bounds_has_a_pause_without_a_delay_too() {
+    let none = RestartPolicy { initial_delay: Duration::ZERO, ..RestartPolicy::default() };
+    assert_eq!(none.delay(7), Duration::ZERO);
+    let pauses = [0, 1, 7].map(|previous| none.pause(previous).as_millis());
+    assert_eq!(pauses, [0, 100, 100]);
+    let policy = RestartPolicy::default();
+    assert_eq!((policy.pause(0), policy.pause(3)), (policy.delay(0), policy.delay(3)));
+}
+
+#[test]
 fn s3_backoff_has_jitter() {
     let (mut life, now) = life();
     ready(&mut life, now);

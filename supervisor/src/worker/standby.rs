@@ -116,7 +116,7 @@ async fn keep(core: Arc<Core>, loader: String, shared: Arc<Shared>) {
             continue;
         }
         // The first at once, then with longer and longer pauses.
-        tokio::time::sleep(core.config.restart.delay(failures)).await;
+        tokio::time::sleep(core.config.restart.pause(failures)).await;
         let launched = match Begun::new(&core, &WorkerName::shared(&loader), true) {
             Ok(begun) => begun.launched(None, |_| {}).await,
             Err(error) => Err(error),

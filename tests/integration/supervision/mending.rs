@@ -131,6 +131,29 @@ fn s5_a_bundle_whose_load_hangs_after_a_restart_is_quarantined() {
     });
 }
 
+/// No limit is on how often it is tried.
+#[test]
+fn s4_a_bundle_that_cannot_be_loaded_again_is_not_tried_without_a_pause() {
+    run(async {
+        let mut config = config();
+        config.restart = super::at_once_and_for_ever();
+        let supervisor = start_with(config);
+        let folder = tempfile::tempdir().unwrap();
+        let one = load(&supervisor, breakable("one", &folder, "")).await;
+        set_broken(&folder, true);
+        comes_back_without(&supervisor, "one").await;
+        let made = || folder.path().join("broken").metadata().unwrap().len();
+        let (begun, before) = (std::time::Instant::now(), made());
+        attempts(&folder, 3).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let more = u128::from(made() - before);
+        let elapsed = begun.elapsed().as_millis();
+        assert!(more <= elapsed / 100 + 1, "{more} attempts in {elapsed} ms");
+        fails(&one, "it is broken").await;
+        supervisor.shutdown().await;
+    });
+}
+
 /// So that nothing is tried again for its time.
 fn slowly(config: &mut menagerie_supervisor::Config) {
     config.restart.initial_delay = Duration::from_secs(1200);
