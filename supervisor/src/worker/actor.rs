@@ -355,8 +355,7 @@ impl Actor {
             Due::Recycle(reason) => {
                 let worker = self.name.to_string();
                 self.core.events.emit(EventKind::WorkerRecycled { worker, reason });
-                // Whether it works out is an event too.
-                self.roll(tokio::sync::oneshot::channel().0);
+                self.recycle();
                 Action::None
             }
         }

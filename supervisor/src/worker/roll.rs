@@ -35,14 +35,28 @@ struct Ready {
 /// work meanwhile.
 const AT_ONCE: usize = 2;
 
-/// Loads every bundle of a worker into another process, beside the one that
+/// Which bundles of a worker have to be loaded into the process that is to take over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Whoever asks learns that one cannot be.
+    All,
+    /// Not those that could not be loaded before: nothing would be lost with them, and they
+    /// are tried again in whichever process serves (S4).
+    WhatServes,
+}
+
+/// Loads the bundles of a worker into another process, beside the one that
 /// serves.
 pub(super) async fn prepare(
     core: Arc<Core>,
     name: WorkerName,
     process: Arc<Process>,
+    extent: Extent,
 ) -> Result<Prepared, RuntimeError> {
-    let bundles = core.bundles_of(&name);
+    let mut bundles = core.bundles_of(&name);
+    if extent == Extent::WhatServes {
+        bundles.retain(|bundle| !bundle.seats.at(process.seat).has_failed());
+    }
     let mut prepared = Vec::new();
     for layer in layers(&bundles, core.config.compatibility) {
         let mut loads = Vec::new();

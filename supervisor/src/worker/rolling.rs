@@ -17,7 +17,7 @@ use super::launch::{LaunchError, Launched};
 use super::launching::Launching;
 use super::process::Process;
 use super::reap::Ended;
-use super::roll::{self, Prepared};
+use super::roll::{self, Extent, Prepared};
 use super::stop;
 use crate::events::EventKind;
 use crate::lane::lock;
@@ -27,6 +27,7 @@ use crate::to_its_end::caught;
 /// A rolling restart that is under way.
 pub(super) struct Rolling {
     replies: Vec<oneshot::Sender<Result<(), RuntimeError>>>,
+    extent: Extent,
     pub(super) launching: Option<Launching>,
     /// The process that is to take over; none, once it has.
     pub(super) next: Option<Alive>,
@@ -35,6 +36,7 @@ pub(super) struct Rolling {
 }
 
 impl Actor {
+    /// Somebody has asked for a rolling restart.
     pub(super) fn roll(&mut self, reply: oneshot::Sender<Result<(), RuntimeError>>) {
         if let Some(rolling) = &mut self.rolling {
             // The one that is under way will do.
@@ -45,8 +47,21 @@ impl Actor {
             drop(reply.send(Err(self.unavailable("it is not ready"))));
             return;
         }
+        self.begin_rolling(vec![reply], Extent::All);
+    }
+
+    /// The process has done enough (S9). Whether it works out is an event.
+    pub(super) fn recycle(&mut self) {
+        self.begin_rolling(Vec::new(), Extent::WhatServes);
+    }
+
+    fn begin_rolling(
+        &mut self,
+        replies: Vec<oneshot::Sender<Result<(), RuntimeError>>>,
+        extent: Extent,
+    ) {
         self.rolling =
-            Some(Rolling { replies: vec![reply], launching: None, next: None, process: None });
+            Some(Rolling { replies, extent, launching: None, next: None, process: None });
         if let Some(standby) = self.core.standbys.take(&self.core, &self.name) {
             let _ = self.next_launched(Ok(standby));
         } else if let Some(rolling) = &mut self.rolling {
@@ -65,10 +80,10 @@ impl Actor {
                 rolling.next = Some(next);
                 rolling.process = Some(Arc::clone(&process));
                 let (core, name) = (Arc::clone(&self.core), self.name.clone());
-                let commands = self.commands.clone();
+                let (commands, extent) = (self.commands.clone(), rolling.extent);
                 let panicked = self.unavailable("the supervisor's task for it has panicked");
                 tokio::spawn(async move {
-                    let prepared = roll::prepare(core, name, Arc::clone(&process));
+                    let prepared = roll::prepare(core, name, Arc::clone(&process), extent);
                     let outcome = AssertUnwindSafe(prepared).catch_unwind().await;
                     let outcome = outcome.unwrap_or(Err(panicked));
                     if let Some(commands) = commands.upgrade() {

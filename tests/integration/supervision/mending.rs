@@ -210,6 +210,37 @@ fn s4_a_bundle_that_failed_is_tried_in_the_process_after_a_rolling_restart() {
     });
 }
 
+/// What fails now would fail in the next process, and is tried there again.
+#[test]
+fn s9_a_worker_is_recycled_although_one_of_its_bundles_has_failed() {
+    run(async {
+        let mut config = config();
+        slowly(&mut config);
+        config.heartbeat = Duration::from_millis(50);
+        config.heartbeat_kill = u32::MAX;
+        config.recycle_after_calls = Some(10);
+        let supervisor = start_with(config);
+        let events = Recorder::of(&supervisor);
+        let folder = tempfile::tempdir().unwrap();
+        let one = load(&supervisor, breakable("one", &folder, "")).await;
+        let two = load(&supervisor, lua_with("two", "", "")).await;
+        set_broken(&folder, true);
+        comes_back_without(&supervisor, "one").await;
+        ready_after(&supervisor, "lua", 0).await;
+        for _ in 0..10 {
+            answers(&two).await;
+        }
+        let replaced = |event: &EventKind| matches!(event, EventKind::WorkerReplaced { .. });
+        events.wait("the next process", |event| replaced(event).then_some(())).await;
+        answers(&two).await;
+        fails(&one, "it is broken").await;
+        set_broken(&folder, false);
+        supervisor.reload("one").await.unwrap();
+        answers(&one).await;
+        supervisor.shutdown().await;
+    });
+}
+
 /// By the list of what should be loaded, as at SIGHUP.
 #[test]
 fn s4_what_failed_is_tried_when_the_list_of_bundles_is_read_again() {
