@@ -240,15 +240,16 @@ impl Core {
         fetched: Fetched,
         place: Option<Place>,
     ) -> Result<BundleStatus, RuntimeError> {
+        let mut told = fetched.told();
         let Fetched { content, warnings, .. } = fetched;
         let name = content.manifest.name.clone();
         for warning in warnings {
             tracing::warn!(bundle = name, "{warning}");
         }
-        let outcome = match self.places_of(&content.manifest) {
+        let outcome = match self.places_of(&content.manifest, &mut told) {
             Ok(places) => {
                 let bundle = Bundle::in_workers(content, place, places, self.this.clone());
-                self.load_new(bundle).await
+                self.load_new(bundle, told).await
             }
             Err(error) => Err(error),
         };
@@ -259,10 +260,12 @@ impl Core {
     }
 
     /// Where a bundle is to be loaded for the first time: nowhere, if it has killed who
-    /// loaded it too often, or alone, if it has done so now and then (S5).
+    /// loaded it too often, or alone, if it has done so now and then (S5): what is to be
+    /// told of that is added to `told`.
     fn places_of(
         &self,
         manifest: &ManifestData,
+        told: &mut Vec<EventKind>,
     ) -> Result<(WorkerName, Vec<WorkerName>), RuntimeError> {
         let bundle = &manifest.name;
         let (first, others) = WorkerName::places(&self.config, &manifest.loader, bundle);
@@ -272,11 +275,8 @@ impl Core {
                 let own = |place: &WorkerName| place.own_in_place(bundle);
                 for from in std::iter::once(&first).chain(&others).filter(|p| p.bundle.is_none()) {
                     let (bundle, to) = (bundle.clone(), own(from).to_string());
-                    self.events.emit(EventKind::BundleIsolated {
-                        bundle,
-                        from: from.to_string(),
-                        to,
-                    });
+                    let from = from.to_string();
+                    told.push(EventKind::BundleIsolated { bundle, from, to });
                 }
                 Ok((own(&first), others.iter().map(own).collect()))
             }
@@ -294,7 +294,13 @@ impl Core {
         lock(&self.blame).standing(bundle, policy, Instant::now())
     }
 
-    async fn load_new(&self, bundle: Arc<Bundle>) -> Result<BundleStatus, RuntimeError> {
+    /// Loads a bundle that is not loaded yet; what is `told` is told when nothing but the
+    /// bundle itself may be in the way.
+    async fn load_new(
+        &self,
+        bundle: Arc<Bundle>,
+        told: Vec<EventKind>,
+    ) -> Result<BundleStatus, RuntimeError> {
         {
             let mut registry = lock(&self.registry);
             registry.check_dependencies(&bundle.manifest(), self.host())?;
@@ -303,6 +309,7 @@ impl Core {
         let mut reserved = Reserved { core: self, bundle: &bundle, keep: false };
         // They stay from here on, as they have a bundle.
         let workers = self.workers_of(&bundle)?;
+        told.into_iter().for_each(|event| self.events.emit(event));
         bundle.content().prepare();
         let mut slots = bundle.seats.lock_all().await;
         if bundle.seats.are_many() {

@@ -99,9 +99,13 @@ impl Core {
             }
             return Ok(None);
         }
-        let content = match bundle.path() {
-            Some(dir) => Arc::new(self.fetch(&dir, Some(&bundle.content())).await?.content),
-            None => bundle.content(),
+        let (content, told) = match bundle.path() {
+            Some(dir) => {
+                let fetched = self.fetch(&dir, Some(&bundle.content())).await?;
+                let told = fetched.told();
+                (Arc::new(fetched.content), told)
+            }
+            None => (bundle.content(), Vec::new()),
         };
         self.check_same(bundle, &content)?;
         lock(&self.registry).begin_reload(bundle, &content.manifest, self.host())?;
@@ -138,8 +142,10 @@ impl Core {
             {
                 return Ok(None);
             }
-            outcome => outcome?,
+            outcome => outcome,
         };
+        told.into_iter().for_each(|event| self.events.emit(event));
+        let built = built?;
         let changes = seats.into_iter().zip(built);
         let change = |((seat, slot, hands_over), new)| Change { seat, slot, hands_over, new };
         let changes = changes.map(change).collect();

@@ -370,6 +370,48 @@ async fn r5_with_warn_it_is_told_and_loaded() {
     supervisor.shutdown().await;
 }
 
+/// Nothing is said of a load that does not come about.
+#[tokio::test(flavor = "multi_thread")]
+async fn s10_a_bundle_is_told_to_be_unverified_when_it_is_loaded() {
+    let key = SigningKey::generate();
+    let supervisor = start_with(with(SignaturePolicy::Warn, &[key.public()], None));
+    let recorder = Recorder::of(&supervisor);
+    let unverified = || {
+        let told = |event: &&EventKind| matches!(event, EventKind::BundleUnverified { .. });
+        recorder.all().iter().filter(told).count()
+    };
+    let failed = async |why: &str| {
+        let told = |event: &EventKind| match event {
+            EventKind::BundleFailed { reason, .. } => reason.contains(why).then_some(()),
+            _ => None,
+        };
+        recorder.wait("the failure", told).await;
+    };
+    let needs = format!("{MANIFEST}bundle_dependencies = ['nobody']\n");
+    let first = bundle();
+    first.write("manifest.toml", &needs);
+    supervisor.load(first.path()).await.unwrap_err();
+    failed("'nobody'").await;
+    assert_eq!(unverified(), 0);
+    first.write("manifest.toml", MANIFEST);
+    supervisor.load(first.path()).await.unwrap();
+    wait_for("the event", || (unverified() == 1).then_some(())).await;
+    supervisor.load(bundle().path()).await.unwrap_err();
+    failed("already").await;
+    first.write("manifest.toml", &needs);
+    supervisor.reload("signed").await.unwrap_err();
+    let failures = || {
+        let told = |event: &&EventKind| matches!(event, EventKind::BundleFailed { .. });
+        recorder.all().iter().filter(told).count()
+    };
+    wait_for("the failure", || (failures() == 3).then_some(())).await;
+    assert_eq!(unverified(), 1);
+    first.write("manifest.toml", MANIFEST);
+    supervisor.reload("signed").await.unwrap();
+    wait_for("the event", || (unverified() == 2).then_some(())).await;
+    supervisor.shutdown().await;
+}
+
 /// A signed bundle of every language is served from its copy: sibling files,
 /// compiled artifacts, hooks.
 #[tokio::test(flavor = "multi_thread")]

@@ -73,9 +73,7 @@ impl Core {
             };
             fetched.map(|fetched| fetched.with_rights(&copies.config))
         });
-        let fetched = fetch.await.map_err(cannot)??;
-        self.tell(&fetched);
-        Ok(fetched)
+        Ok(fetch.await.map_err(cannot)??)
     }
 
     /// A bundle from memory has no files that could be signed.
@@ -96,29 +94,26 @@ impl Core {
             }
         };
         let fetched = Fetched { content, folder: None, warnings, doubt };
-        let fetched = fetched.with_rights(&self.config);
-        self.tell(&fetched);
-        Ok(fetched)
-    }
-
-    fn tell(&self, fetched: &Fetched) {
-        if let Some(doubt) = &fetched.doubt {
-            self.events.emit(EventKind::BundleUnverified {
-                bundle: fetched.content.manifest.name.clone(),
-                reason: doubt.to_string(),
-            });
-        }
-        let refused = fetched.content.rights.as_ref().map(|rights| &rights.refused);
-        if let Some(refused) = refused.filter(|refused| !refused.is_empty()) {
-            self.events.emit(EventKind::BundleNotGranted {
-                bundle: fetched.content.manifest.name.clone(),
-                wants: refused.clone(),
-            });
-        }
+        Ok(fetched.with_rights(&self.config))
     }
 }
 
 impl Fetched {
+    /// What is to be told when it is loaded, and not before: that may be refused.
+    pub(crate) fn told(&self) -> Vec<EventKind> {
+        let bundle = || self.content.manifest.name.clone();
+        let mut told = Vec::new();
+        if let Some(doubt) = &self.doubt {
+            let reason = doubt.to_string();
+            told.push(EventKind::BundleUnverified { bundle: bundle(), reason });
+        }
+        let refused = self.content.rights.as_ref().map(|rights| &rights.refused);
+        if let Some(wants) = refused.filter(|refused| !refused.is_empty()).cloned() {
+            told.push(EventKind::BundleNotGranted { bundle: bundle(), wants });
+        }
+        told
+    }
+
     /// With what it gets in its sandbox, if it is in one.
     fn with_rights(mut self, config: &Config) -> Self {
         let Content { manifest, source, snapshot, .. } = &self.content;

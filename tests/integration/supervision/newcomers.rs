@@ -128,6 +128,41 @@ fn s5_a_death_at_the_first_load_counts_when_the_bundle_is_loaded() {
     });
 }
 
+/// It has no worker of its own before it is loaded there.
+#[test]
+fn s10_a_bundle_is_told_to_be_isolated_when_it_is_loaded() {
+    run(async {
+        let mut config = config();
+        config.isolation = Isolation::Auto;
+        let supervisor = start_with(config);
+        let events = Recorder::of(&supervisor);
+        let (bad, flag) = lua_that_aborts_in_a_load("bad");
+        std::fs::write(flag.path(), "now").unwrap();
+        for n in 1..=2 {
+            dies_of(&supervisor, &bad).await;
+            ready_after(&supervisor, "lua", n).await;
+        }
+        std::fs::write(flag.path(), "").unwrap();
+        let manifest = std::fs::read_to_string(bad.path().join("manifest.toml")).unwrap();
+        bad.write("manifest.toml", &format!("{manifest}\nbundle_dependencies = ['nobody']"));
+        supervisor.load(bad.path()).await.unwrap_err();
+        let told = || {
+            let moved = |event: &&EventKind| matches!(event, EventKind::BundleIsolated { .. });
+            events.all().iter().filter(moved).count()
+        };
+        let failed = |event: &EventKind| match event {
+            EventKind::BundleFailed { reason, .. } => reason.contains("'nobody'").then_some(()),
+            _ => None,
+        };
+        events.wait("the failure", failed).await;
+        assert_eq!(told(), 0);
+        bad.write("manifest.toml", &manifest);
+        assert_eq!(supervisor.load(bad.path()).await.unwrap().worker, "lua/bad");
+        wait_for("the event", || (told() == 1).then_some(())).await;
+        supervisor.shutdown().await;
+    });
+}
+
 #[test]
 fn s5_with_isolation_auto_the_third_first_load_is_in_a_worker_of_its_own() {
     run(async {
