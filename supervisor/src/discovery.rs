@@ -128,6 +128,7 @@ impl Core {
                         .partition(|(_, manifest)| participants.contains(&manifest.name));
                     for (dir, manifest) in ring {
                         self.list_broken(&dir, Some(&manifest), &error);
+                        self.events.bundle_failed(&manifest.name, Step::Load, &error);
                         outcomes.push((dir, Err(error.clone())));
                     }
                     whole = rest;

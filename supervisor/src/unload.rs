@@ -16,24 +16,36 @@ use crate::to_its_end::caught;
 impl Core {
     /// Unloads a bundle that no other one needs; a broken one is forgotten.
     pub(crate) async fn unload(&self, name: &str) -> Result<(), RuntimeError> {
-        // No new call can find it from here on.
-        let taken = self.take_out(|registry| registry.take(name).map(|bundle| vec![bundle]));
-        if matches!(taken, Err(RuntimeError::BundleNotFound { .. }))
-            && let Some((dir, _)) = self.broken_dir(name)
-        {
-            lock(&self.broken).remove(&dir);
-            return Ok(());
-        }
-        self.take_all_down(taken?).await
+        let one = |registry: &mut Registry| registry.take(name).map(|bundle| vec![bundle]);
+        self.unload_those_of(name, one).await.map(drop)
     }
 
     /// Unloads a bundle and, before it, everything that could not do without
     /// it. All of them are out of reach at once; then they end one by one,
-    /// dependents first, so that what their hooks call is still there.
+    /// dependents first, so that what their hooks call is still there. A broken one is
+    /// forgotten.
     pub(crate) async fn unload_cascade(&self, name: &str) -> Result<Vec<String>, RuntimeError> {
-        let cascade = self.take_out(|registry| registry.take_cascade(name))?;
-        let names = cascade.iter().map(|bundle| bundle.name.clone()).collect();
-        self.take_all_down(cascade).await?;
+        self.unload_those_of(name, |registry| registry.take_cascade(name)).await
+    }
+
+    /// Unloads what `take` takes out of the registry for a name, and returns their names; or
+    /// forgets the broken bundle of that name, if there is none in the registry.
+    async fn unload_those_of(
+        &self,
+        name: &str,
+        take: impl FnOnce(&mut Registry) -> Result<Cascade, RuntimeError>,
+    ) -> Result<Vec<String>, RuntimeError> {
+        // No new call can find them from here on.
+        let taken = self.take_out(take);
+        if matches!(taken, Err(RuntimeError::BundleNotFound { .. }))
+            && let Some((dir, _)) = self.broken_dir(name)
+        {
+            lock(&self.broken).remove(&dir);
+            return Ok(vec![name.to_owned()]);
+        }
+        let taken = taken?;
+        let names = taken.iter().map(|bundle| bundle.name.clone()).collect();
+        self.take_all_down(taken).await?;
         Ok(names)
     }
 

@@ -170,9 +170,12 @@ async fn r3_a_folder_loads_in_order_and_the_broken_are_listed_with_reasons() {
     supervisor.reload("throws").await.unwrap();
     assert_eq!(who(&supervisor, "t@1").await.unwrap(), "t");
     supervisor.unload("lonely").await.unwrap();
+    assert_eq!(supervisor.unload_cascade("modern").await.unwrap(), ["modern"]);
+    let nobody = supervisor.unload_cascade("modern").await;
+    assert!(matches!(nobody, Err(RuntimeError::BundleNotFound { .. })), "{nobody:?}");
     let status = supervisor.status();
     let failed = status.bundles.iter().filter(|b| b.state == BundleState::Failed).count();
-    assert_eq!((status.bundles.len(), failed), (7, 4), "{status:?}");
+    assert_eq!((status.bundles.len(), failed), (6, 3), "{status:?}");
     supervisor.shutdown().await;
 }
 

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    Failure, LoaderError, RuntimeError, StartError, Supervisor, SupportedLanguage, worker_program,
+    EventKind, Failure, LoaderError, RuntimeError, StartError, Supervisor, SupportedLanguage,
+    worker_program,
 };
 use menagerie_tests::Language;
 use nix::sys::signal::{Signal, kill};
 
 use crate::support::{
-    Bundle, config, per_language, run, setup, setup_with, slay, start_with, wait_for, worker,
+    Bundle, Recorder, config, per_language, run, setup, setup_with, slay, start_with, wait_for,
+    worker,
 };
 
 async fn l1_the_manifest_names_the_loader_to_the_letter(suffix: &str) {
@@ -283,6 +285,7 @@ fn s4_a_bundle_that_does_not_come_back_is_unavailable() {
 fn r3_a_ring_of_dependencies_is_refused_with_its_names() {
     run(async {
         let supervisor = start_with(config());
+        let events = Recorder::of(&supervisor);
         let folder = tempfile::tempdir().unwrap();
         for (name, other) in [("ring-a", "ring-b"), ("ring-b", "ring-a")] {
             let dir = folder.path().join(name);
@@ -302,6 +305,16 @@ fn r3_a_ring_of_dependencies_is_refused_with_its_names() {
             names.sort();
             names.dedup();
             assert_eq!(names, ["ring-a", "ring-b"]);
+        }
+        for name in ["ring-a", "ring-b"] {
+            let told = |event: &EventKind| match event {
+                EventKind::BundleFailed { bundle, reason, .. } if bundle == name => {
+                    Some(reason.clone())
+                }
+                _ => None,
+            };
+            let reason = events.wait("the event", told).await;
+            assert!(reason.contains("in a ring"), "{reason}");
         }
         supervisor.shutdown().await;
     });
