@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use menagerie_protocol::RuntimeError;
 
+use crate::blocking::blocking;
 use crate::bundle::Place;
 use crate::core::Core;
 use crate::discovery::bundles_in;
@@ -30,23 +31,28 @@ struct Wanted {
     /// Paths in which no bundle can be found. What was loaded from them stays:
     /// a folder that is not mounted today is no reason to end everything.
     unreadable: Vec<(PathBuf, RuntimeError)>,
+    /// The same, as loaded bundles have their paths.
+    kept: Vec<PathBuf>,
 }
 
 impl Wanted {
+    /// Reads folders.
     fn of(paths: &[PathBuf]) -> Self {
-        let mut wanted = Self { dirs: BTreeSet::new(), unreadable: Vec::new() };
+        let mut wanted = Self { dirs: BTreeSet::new(), unreadable: Vec::new(), kept: Vec::new() };
         for path in paths {
             match bundles_in(path) {
                 Ok(dirs) => wanted.dirs.extend(dirs.iter().map(|dir| canonical(dir))),
-                Err(error) => wanted.unreadable.push((path.clone(), error.into())),
+                Err(error) => {
+                    wanted.kept.push(canonical(path));
+                    wanted.unreadable.push((path.clone(), error.into()));
+                }
             }
         }
         wanted
     }
 
     fn has(&self, place: &Place) -> bool {
-        let unreadable = || self.unreadable.iter().any(|(path, _)| covers(path, place));
-        self.dirs.contains(&place.dir) || unreadable()
+        self.dirs.contains(&place.dir) || self.kept.iter().any(|path| covers(path, place))
     }
 }
 
@@ -55,11 +61,10 @@ fn canonical(path: &Path) -> PathBuf {
     path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Whether a path of the list asks for a bundle: it is its folder, or has it, itself or
-/// by a link that may have gone since.
+/// Whether a path of the list, as loaded bundles have theirs, asks for a bundle: it is its
+/// folder, or has it, itself or by a link that may have gone since.
 fn covers(path: &Path, Place { dir, found_in }: &Place) -> bool {
-    let path = canonical(path);
-    *dir == path || dir.parent() == Some(&path) || *found_in == path
+    dir == path || dir.parent() == Some(path) || found_in == path
 }
 
 impl Core {
@@ -67,7 +72,16 @@ impl Core {
     /// `after` asks for and is not loaded, or could not be loaded again after a restart.
     /// What came by other ways stays.
     pub(crate) async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
-        let wanted = Wanted::of(after);
+        let (before, after) = (before.to_vec(), after.to_vec());
+        let read = move || {
+            let before = before.iter().map(|path| canonical(path)).collect::<Vec<_>>();
+            (before, Wanted::of(&after))
+        };
+        // Without a thread for it, here.
+        let (before, wanted) = match blocking(read.clone()).await {
+            Ok(found) => found,
+            Err(_) => read(),
+        };
         let goes =
             |place: &Place| before.iter().any(|path| covers(path, place)) && !wanted.has(place);
         lock(&self.broken).retain(|dir, status| {

@@ -349,7 +349,7 @@ impl Supervisor {
     /// loaded. A reload that fails is told by an event and changes nothing.
     ///
     /// `paths` are those that [`load_all`](Self::load_all) is given, best before
-    /// that: what changes in between is seen then.
+    /// that: what changes in between is seen then. They are read before this returns.
     ///
     /// ```no_run
     /// # async fn example(supervisor: menagerie_supervisor::Supervisor) {

@@ -128,6 +128,26 @@ async fn s5_a_bundle_that_killed_its_worker_is_loaded_when_it_is_mended() {
     watched.supervisor.shutdown().await;
 }
 
+/// Neither the path nor the folder that it is to stand in is there: the system tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_what_cannot_be_watched_is_looked_at_now_and_then() {
+    let folder = tempfile::tempdir().unwrap();
+    let supervisor = start();
+    let path = folder.path().join("not/there/yet");
+    let mut settings = settings();
+    settings.poll = Duration::from_millis(50);
+    let _watch = supervisor.watch(std::slice::from_ref(&path), settings);
+    let told = |entry: &menagerie_supervisor::LogEntry| {
+        entry.message.contains("not/there") && entry.message.contains("polling")
+    };
+    assert_eq!(supervisor.logs().iter().filter(|entry| told(entry)).count(), 1);
+    let bundle = lua("late", "", "here");
+    copy(&bundle.path(), &path.join("late"));
+    wait_for("the bundle", || supervisor.contract("late@1").ok()).await;
+    assert_eq!(supervisor.logs().iter().filter(|entry| told(entry)).count(), 1);
+    supervisor.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn l6_an_edited_bundle_is_reloaded_however_it_is_written() {
     let watched = Watched::of(&[&lua("a", "", "one")]).await;

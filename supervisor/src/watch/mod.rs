@@ -12,14 +12,16 @@ mod quiet;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use menagerie_protocol::message::LogLevel;
 use menagerie_protocol::{ManifestData, RuntimeError};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
+use crate::blocking::blocking;
 use crate::bundle::Place;
 use crate::core::Core;
 use crate::discovery::{bundles_in, folder_name};
@@ -85,61 +87,52 @@ impl Watch {
             }
             let _ = changed.send(());
         };
-        let watcher = notify::recommended_watcher(tell);
-        if let Err(error) = &watcher {
-            tracing::warn!("changes of files are looked for by polling: {error}");
-        }
+        let (watcher, lacks) = match notify::recommended_watcher(tell) {
+            Ok(watcher) => (Some(watcher), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        let paths = paths.iter().map(|path| absolute(path)).collect();
+        let mut eyes = Eyes { paths, watcher, watched: BTreeSet::new(), lacks };
+        let seen = eyes.look();
         let mut task = Task {
             core: Arc::clone(core),
-            paths: paths.iter().map(|path| absolute(path)).collect(),
             settings: settings.within_limits(),
-            watcher: watcher.ok(),
-            watched: BTreeSet::new(),
+            eyes: Arc::new(Mutex::new(eyes)),
+            lacks: None,
             known: BTreeMap::new(),
             wanting: BTreeSet::new(),
         };
-        task.watch_all();
-        for (dir, seen) in task.look() {
-            let known = Known::of(&dir, seen, Pace::default());
-            task.known.insert(dir, known);
-        }
+        task.tell_of_polling();
+        task.known = seen
+            .into_iter()
+            .map(|(dir, seen)| (dir, Known { seen, pace: Pace::default() }))
+            .collect();
         Self(core.runtime.spawn(task.run(changes)).abort_handle())
     }
 }
 
-struct Task {
-    core: Arc<Core>,
+/// What looks at files. Reading may take its time, or hang: threads of their own do it.
+struct Eyes {
     paths: Vec<PathBuf>,
-    settings: WatchSettings,
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    /// The bundles' folders, as they were when they were last loaded.
-    known: BTreeMap<PathBuf, Known>,
-    /// Loaded bundles whose last reload has failed for want of others.
-    wanting: BTreeSet<String>,
+    /// Why the system does not tell of every change, if it does not.
+    lacks: Option<String>,
 }
 
-impl Task {
-    async fn run(mut self, mut changes: mpsc::UnboundedReceiver<()>) {
-        let mut quiet = Quiet::new(self.settings.quiet, self.settings.longest);
-        let mut again = None;
-        loop {
-            let poll = self.watcher.is_none().then(|| Instant::now() + self.settings.poll);
-            let due = [quiet.due().or(poll), again].into_iter().flatten().min();
-            tokio::select! {
-                change = changes.recv(), if self.watcher.is_some() => match change {
-                    Some(()) => quiet.changed(Instant::now()),
-                    None => self.watcher = None,
-                },
-                () = self.core.sleep_until(due), if due.is_some() => {
-                    quiet.over();
-                    if *self.core.stopping.borrow() {
-                        return;
-                    }
-                    again = self.settle().await;
-                }
+impl Eyes {
+    /// The bundles that are there now, as they are, by their folders.
+    fn look(&mut self) -> BTreeMap<PathBuf, Seen> {
+        // First, so that no change can come in between unseen.
+        self.watch_all();
+        let mut seen = BTreeMap::new();
+        for found in self.paths.iter().flat_map(|path| bundles_in(path).unwrap_or_default()) {
+            if let Ok(dir) = found.canonicalize() {
+                // Where two paths lead to one, it is loaded by the first.
+                seen.entry(dir).or_insert_with_key(|dir| Seen::of(dir, found));
             }
         }
+        seen
     }
 
     /// Watches every path, the bundles that links lead to, and the folders that
@@ -160,39 +153,95 @@ impl Task {
         for path in std::mem::take(&mut self.watched) {
             drop(watcher.unwatch(&path));
         }
+        self.lacks = None;
         for (path, mode) in wanted {
-            if watcher.watch(&path, mode).is_ok() {
-                self.watched.insert(path);
+            // A folder comes before what is in it, and tells when that comes.
+            let is_told = |path: &Path| {
+                let parent = path.parent();
+                let comes = path.symlink_metadata().is_err();
+                comes && parent.is_some_and(|parent| self.watched.contains(parent))
+            };
+            match watcher.watch(&path, mode) {
+                Ok(()) => drop(self.watched.insert(path)),
+                Err(_) if is_told(&path) => {}
+                Err(error) => {
+                    self.lacks.get_or_insert_with(|| format!("{}: {error}", path.display()));
+                }
+            }
+        }
+    }
+}
+
+struct Task {
+    core: Arc<Core>,
+    settings: WatchSettings,
+    eyes: Arc<Mutex<Eyes>>,
+    /// Why it looks now and then, if it does.
+    lacks: Option<String>,
+    /// The bundles' folders, as they were when they were last loaded.
+    known: BTreeMap<PathBuf, Known>,
+    /// Loaded bundles whose last reload has failed for want of others.
+    wanting: BTreeSet<String>,
+}
+
+impl Task {
+    async fn run(mut self, mut changes: mpsc::UnboundedReceiver<()>) {
+        let mut quiet = Quiet::new(self.settings.quiet, self.settings.longest);
+        let (mut again, mut is_told) = (None, true);
+        loop {
+            let poll = self.lacks.is_some().then(|| Instant::now() + self.settings.poll);
+            let due = [quiet.due().or(poll), again].into_iter().flatten().min();
+            tokio::select! {
+                change = changes.recv(), if is_told => match change {
+                    Some(()) => quiet.changed(Instant::now()),
+                    None => {
+                        is_told = false;
+                        self.lacks.get_or_insert_with(|| "its watcher has ended".to_owned());
+                    }
+                },
+                () = self.core.sleep_until(due), if due.is_some() => {
+                    quiet.over();
+                    if *self.core.stopping.borrow() {
+                        return;
+                    }
+                    again = self.settle().await;
+                }
             }
         }
     }
 
-    /// The bundles that are there now, as they are, by their folders.
-    fn look(&self) -> BTreeMap<PathBuf, Seen> {
-        let mut seen = BTreeMap::new();
-        for found in self.paths.iter().flat_map(|path| bundles_in(path).unwrap_or_default()) {
-            if let Ok(dir) = found.canonicalize() {
-                let files = Fingerprint::of(&dir);
-                // Where two paths lead to one, it is loaded by the first.
-                seen.entry(dir).or_insert(Seen { found, files });
-            }
-        }
+    /// Looks at what is there, on another thread; `None` if there is none to be had.
+    async fn look(&mut self) -> Option<BTreeMap<PathBuf, Seen>> {
+        let eyes = Arc::clone(&self.eyes);
+        let seen = blocking(move || lock(&eyes).look()).await.ok();
+        self.tell_of_polling();
         seen
+    }
+
+    /// Says so, once for each reason, if the system does not tell of every change.
+    fn tell_of_polling(&mut self) {
+        let lacks = lock(&self.eyes).lacks.clone();
+        if let Some(why) = lacks.as_ref().filter(|_| lacks != self.lacks) {
+            let text = format!("changes of files are looked for by polling: {why}");
+            tracing::warn!("{text}");
+            self.core.events.logs.push(LogLevel::Warn, None, None, "supervisor", &text);
+        }
+        self.lacks = lacks;
     }
 
     /// Brings what is loaded to what is there. Returns when to look again, if there is
     /// something left that has to wait.
     async fn settle(&mut self) -> Option<Instant> {
-        // First, so that no change can come in between unseen.
-        self.watch_all();
-        let now = self.look();
+        let Some(now) = self.look().await else {
+            return Some(Instant::now() + self.settings.quiet);
+        };
         let mut again = None;
         let (mut changed, mut fresh) = (BTreeMap::new(), Vec::new());
         for (dir, seen) in &now {
             let mut pace = Pace::default();
             if let Some(before) = self.known.get_mut(dir) {
-                before.found.clone_from(&seen.found);
-                if before.files == seen.files {
+                before.seen.found.clone_from(&seen.found);
+                if before.seen.files == seen.files {
                     continue;
                 }
                 let due = before.pace.due(Instant::now());
@@ -203,7 +252,7 @@ impl Task {
                 }
                 pace = before.pace;
             }
-            let known = Known::of(dir, seen.clone(), pace);
+            let known = Known { seen: seen.clone(), pace };
             match self.loaded(dir) {
                 Loaded::Coming => {
                     again = earlier(again, Instant::now() + self.settings.quiet);
@@ -226,7 +275,7 @@ impl Task {
         self.tell_who_has_gone(&now);
         let mut mended = self.reload(changed.keys().cloned().collect()).await;
         mended |= self.load(&fresh).await;
-        self.note_loads(changed.values().chain(&fresh));
+        self.note_loads(changed.values().chain(&fresh).cloned().collect()).await;
         // What failed for want of others may load now.
         let mut tried = &fresh[..];
         while mended {
@@ -242,11 +291,16 @@ impl Task {
     }
 
     /// Loads of these have come to their ends, and may have changed the bundles' files.
-    fn note_loads<'d>(&mut self, dirs: impl Iterator<Item = &'d PathBuf>) {
-        for dir in dirs {
-            let Some(known) = self.known.get_mut(dir) else { continue };
-            known.pace.loaded(Instant::now());
-            if Fingerprint::of(dir) != known.files {
+    async fn note_loads(&mut self, dirs: Vec<PathBuf>) {
+        let ended = Instant::now();
+        let look = || {
+            let files = |dir: PathBuf| (Fingerprint::of(&dir), dir);
+            dirs.into_iter().map(files).collect::<Vec<_>>()
+        };
+        for (files, dir) in blocking(look).await.unwrap_or_default() {
+            let Some(known) = self.known.get_mut(&dir) else { continue };
+            known.pace.loaded(ended);
+            if files != known.seen.files {
                 known.pace.due(Instant::now());
             }
         }
@@ -277,13 +331,13 @@ impl Task {
         if !known.pace.is_to_be_told() {
             return;
         }
-        let file = known.files.difference(files).unwrap_or(dir).display();
+        let file = known.seen.files.difference(files).unwrap_or(dir).display();
         let reason = format!(
             "its files change with each load of it ({file}), so its reloads wait more and \
              more, for {} s at most; what it writes itself belongs into another folder",
             pace::LONGEST.as_secs()
         );
-        let bundle = known.name.clone().unwrap_or_else(|| folder_name(dir));
+        let bundle = known.seen.name.clone().unwrap_or_else(|| folder_name(dir));
         self.tell(&bundle, &reason);
     }
 
@@ -293,7 +347,7 @@ impl Task {
 
     /// What is about to be loaded is not what has killed its workers (S5).
     fn pardon(&self, known: &Known) {
-        if let Some(name) = &known.name
+        if let Some(name) = &known.seen.name
             && lock(&self.core.registry).get(name).is_err()
         {
             lock(&self.core.blame).forget(name);
@@ -316,7 +370,7 @@ impl Task {
 
     /// Loads bundles by the paths where they were found; whether that went well with any.
     async fn load(&self, dirs: &[PathBuf]) -> bool {
-        let found = dirs.iter().filter_map(|dir| Some(self.known.get(dir)?.found.clone()));
+        let found = dirs.iter().filter_map(|dir| Some(self.known.get(dir)?.seen.found.clone()));
         let outcomes = self.core.load_all(&found.collect::<Vec<_>>()).await;
         outcomes.iter().any(|(_, outcome)| outcome.is_ok())
     }
@@ -324,13 +378,13 @@ impl Task {
     /// The name of the bundle that is in this folder now, and is loaded from one where it
     /// is no more: it was moved, or the link to it was set anew.
     fn moved(&self, dir: &Path, known: &Known, now: &BTreeMap<PathBuf, Seen>) -> Option<String> {
-        let bundle = lock(&self.core.registry).get(known.name.as_ref()?).ok()?;
+        let bundle = lock(&self.core.registry).get(known.seen.name.as_ref()?).ok()?;
         let before = bundle.place()?;
         let has_gone = bundles_in(&before.dir).is_err();
         let is_left = !now.contains_key(&before.dir)
             && now.iter().any(|(dir, seen)| seen.place(dir).found_in == before.found_in);
         (has_gone || is_left).then(|| {
-            bundle.move_to(Place::of(dir.to_owned(), &known.found));
+            bundle.move_to(known.seen.place(dir));
             bundle.name.clone()
         })
     }
@@ -338,26 +392,19 @@ impl Task {
     async fn try_the_broken(&self, tried: &[PathBuf]) -> bool {
         let broken: Vec<PathBuf> = lock(&self.core.broken)
             .keys()
-            .filter(|dir| self.known.contains_key(*dir) && !tried.contains(dir))
-            .filter(|dir| self.waits_for_others(dir))
+            .filter(|dir| !tried.contains(dir))
+            .filter(|dir| self.known.get(*dir).is_some_and(|known| known.seen.needs_others))
             .cloned()
             .collect();
         self.load(&broken).await
-    }
-
-    /// Whether a broken bundle may have failed for want of others only.
-    fn waits_for_others(&self, dir: &Path) -> bool {
-        ManifestData::read(dir).is_ok_and(|parsed| {
-            let ManifestData { dependencies, bundle_dependencies, .. } = &parsed.manifest;
-            !dependencies.is_empty() || !bundle_dependencies.is_empty()
-        })
     }
 
     /// Whether a folder's bundle, as it was before, could not be loaded: it was broken, or
     /// had the name of one that is loaded from another folder, as every copy has at first.
     fn has_failed(&self, dir: &Path, before: &Known) -> bool {
         let is_loaded = |name| lock(&self.core.registry).get(name).is_ok();
-        lock(&self.core.broken).contains_key(dir) || before.name.as_deref().is_some_and(is_loaded)
+        lock(&self.core.broken).contains_key(dir)
+            || before.seen.name.as_deref().is_some_and(is_loaded)
     }
 
     fn loaded(&self, dir: &Path) -> Loaded {
@@ -381,9 +428,23 @@ struct Seen {
     /// The path by which it was found: a link, perhaps.
     found: PathBuf,
     files: Fingerprint,
+    /// The bundle's name, if its manifest can be read.
+    name: Option<String>,
+    /// Whether it may fail for want of others.
+    needs_others: bool,
 }
 
 impl Seen {
+    fn of(dir: &Path, found: PathBuf) -> Self {
+        // First: whatever changes in between is another change.
+        let files = Fingerprint::of(dir);
+        let manifest = ManifestData::read(dir).ok().map(|parsed| parsed.manifest);
+        let needs_others = manifest.as_ref().is_some_and(|manifest| {
+            !manifest.dependencies.is_empty() || !manifest.bundle_dependencies.is_empty()
+        });
+        Self { found, files, name: manifest.map(|manifest| manifest.name), needs_others }
+    }
+
     fn place(&self, dir: &Path) -> Place {
         Place::of(dir.to_owned(), &self.found)
     }
@@ -391,19 +452,9 @@ impl Seen {
 
 /// A bundle's folder, as it was.
 struct Known {
-    /// The path by which it was found last.
-    found: PathBuf,
-    files: Fingerprint,
-    /// The bundle's name, if its manifest could be read.
-    name: Option<String>,
+    /// When it was last loaded; the path is the one by which it was found last.
+    seen: Seen,
     pace: Pace,
-}
-
-impl Known {
-    fn of(dir: &Path, Seen { found, files }: Seen, pace: Pace) -> Self {
-        let name = ManifestData::read(dir).ok().map(|parsed| parsed.manifest.name);
-        Self { found, files, name, pace }
-    }
 }
 
 fn absolute(path: &Path) -> PathBuf {
