@@ -47,14 +47,16 @@ pub(crate) struct Blame {
 }
 
 impl Blame {
-    /// A worker has died, and these bundles ran: what each has to expect.
+    /// A worker has died, and these bundles ran: what each has to expect. `beside_others`:
+    /// so did some that have no account any more.
     pub(crate) fn died<'b>(
         &mut self,
         running: impl IntoIterator<Item = (&'b str, BlamePolicy)>,
+        beside_others: bool,
         now: Instant,
     ) -> Vec<(&'b str, Verdict)> {
         let running: BTreeMap<&str, BlamePolicy> = running.into_iter().collect();
-        let shared = running.len() > 1;
+        let shared = running.len() > 1 || beside_others;
         let mut verdicts = Vec::new();
         for (bundle, policy) in running {
             let deaths = self.deaths.entry(bundle.to_owned()).or_default();

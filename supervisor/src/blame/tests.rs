@@ -11,7 +11,7 @@ fn verdicts(policy: BlamePolicy, deaths: &[(u64, &[&str])]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for (second, running) in deaths {
         let now = start + Duration::from_secs(*second);
-        let found = blame.died(running.iter().map(|name| (*name, policy)), now);
+        let found = blame.died(running.iter().map(|name| (*name, policy)), false, now);
         assert_eq!(found.len(), running.len());
         let first = found.into_iter().find(|(name, _)| *name == running[0]);
         verdicts.push(first.unwrap().1);
@@ -66,10 +66,10 @@ fn s5_once_alone_a_suspect_is_judged_by_that() {
 fn s5_each_bundle_has_an_account_of_its_own() {
     let (mut blame, now) = (Blame::default(), Instant::now());
     for _ in 0..2 {
-        let _ = blame.died([("a", SHARED)], now);
+        let _ = blame.died([("a", SHARED)], false, now);
     }
-    assert_eq!(blame.died([("b", SHARED)], now), [("b", Verdict::Noted(1))]);
-    assert_eq!(blame.died([("a", SHARED)], now), [("a", Verdict::Quarantine(3))]);
+    assert_eq!(blame.died([("b", SHARED)], false, now), [("b", Verdict::Noted(1))]);
+    assert_eq!(blame.died([("a", SHARED)], false, now), [("a", Verdict::Quarantine(3))]);
 }
 
 /// It is quarantined as long as it was at so many deaths within the window.
@@ -81,7 +81,7 @@ fn s5_the_standing_of_a_bundle_is_that_of_its_last_deaths() {
     for (second, expected) in
         [(0, Verdict::Noted(1)), (10, Verdict::Isolate(2)), (20, Verdict::Quarantine(3))]
     {
-        assert_eq!(blame.died([("a", AUTO)], at(second)), [("a", expected)]);
+        assert_eq!(blame.died([("a", AUTO)], false, at(second)), [("a", expected)]);
         assert_eq!(blame.standing("a", AUTO, at(second)), expected);
     }
     assert_eq!(blame.remembered_for("a", at(20)), Duration::from_secs(40));
@@ -100,7 +100,7 @@ fn s5_a_bundle_that_hangs_each_time_is_quarantined_whatever_its_deaths_take() {
     for expected in [Verdict::Noted(1), Verdict::Noted(2), Verdict::Quarantine(3)] {
         // And what it takes until the next load begins.
         now += time + Duration::from_secs(10);
-        assert_eq!(blame.died([("a", policy)], now), [("a", expected)]);
+        assert_eq!(blame.died([("a", policy)], false, now), [("a", expected)]);
         blame.hung("a", time);
         assert_eq!(blame.standing("a", policy, now), expected);
     }
@@ -113,12 +113,12 @@ fn s5_a_bundle_that_hangs_each_time_is_quarantined_whatever_its_deaths_take() {
 #[test]
 fn s5_what_is_forgotten_begins_anew() {
     let (mut blame, now) = (Blame::default(), Instant::now());
-    let _ = blame.died([("a", AUTO)], now);
+    let _ = blame.died([("a", AUTO)], false, now);
     blame.forget("a");
-    assert_eq!(blame.died([("a", AUTO)], now), [("a", Verdict::Noted(1))]);
+    assert_eq!(blame.died([("a", AUTO)], false, now), [("a", Verdict::Noted(1))]);
 }
 
 #[test]
 fn s5_a_death_at_which_nothing_ran_is_nobodys() {
-    assert!(Blame::default().died([], Instant::now()).is_empty());
+    assert!(Blame::default().died([], false, Instant::now()).is_empty());
 }

@@ -12,11 +12,13 @@ use super::child::{Child, Stderr};
 use super::handle::View;
 use super::process::{KillCause, LastMoments, Process};
 use super::reap::{End, Ended};
+use crate::bundle::Bundle;
 use crate::core::Core;
 use crate::events::now_ms;
 use crate::lane::lock;
 use crate::placement::WorkerName;
-use crate::status::CrashReport;
+use crate::registry::Registry;
+use crate::status::{Activity, CrashReport};
 
 /// Why the supervisor ended a process: in a word, and in many.
 type Reason = (KillCause, String);
@@ -31,6 +33,8 @@ pub(super) struct Death {
     /// The bundles to blame: those that ran, or the one whose fault it
     /// certainly was.
     pub(super) suspects: Vec<String>,
+    /// What ran: whose it was, and what it did.
+    ran: Vec<(Arc<Bundle>, Activity)>,
     /// Whether that is certain: they did it, or ran alone when the process ended by its
     /// own doing.
     pub(super) is_certain: bool,
@@ -69,7 +73,8 @@ pub(super) fn served(name: &WorkerName, alive: Alive, ended: Ended) -> Death {
     let condition = kill.and_then(|kill| kill.condition).or(process.condition());
     let cause = cause(ended.end, words(reason.as_ref()));
     let mut death = death(name, process.incarnation, alive.child, ended, cause, reason);
-    death.report.running = running;
+    death.ran = running.iter().map(|r| (Arc::clone(&r.bundle), r.call.activity)).collect();
+    death.report.running = running.into_iter().map(|ran| ran.call).collect();
     death.report.suspect = suspect;
     death.report.condition = condition;
     death.report.missed_heartbeats = missed;
@@ -91,7 +96,7 @@ struct Blamed {
 /// Who is to blame for a death. `is_ours`: the supervisor had a reason for it.
 fn blamed(moments: &LastMoments, end: End, is_ours: bool) -> Blamed {
     let certain = |suspects, suspect| Blamed { suspects, suspect, is_certain: true };
-    let ran = || moments.running.iter().map(|call| call.bundle.clone());
+    let ran = || moments.running.iter().map(|ran| ran.call.bundle.clone());
     if let Some(kill) = &moments.reason
         && let Some(bundle) = kill.bundle.clone()
     {
@@ -188,6 +193,7 @@ fn death(
     Death {
         report,
         suspects: Vec::new(),
+        ran: Vec::new(),
         is_certain: false,
         is_ours: false,
         process: None,
@@ -215,6 +221,17 @@ pub(super) fn before_hello(end: End, reason: Option<&str>) -> String {
 }
 
 impl Death {
+    /// Whether the bundle of this name that is to blame has left the registry: one that has
+    /// the name by now has nothing to do with it.
+    pub(super) fn is_of_one_that_left(&self, name: &str, registry: &Registry) -> bool {
+        let mut ran = self.ran.iter().filter(|(bundle, _)| bundle.name == name).peekable();
+        if ran.peek().is_none() {
+            return registry.of_name(name).is_none();
+        }
+        // A first load that has failed for this very death has left nothing, but its account.
+        !ran.any(|(bundle, activity)| *activity == Activity::Load || registry.holds(bundle))
+    }
+
     /// How long a bundle had hung when the process was killed for such a reason.
     pub(super) fn hung(&self, bundle: &str) -> Option<Duration> {
         let hangs = matches!(self.report.kill, Some(KillCause::Timeout | KillCause::Deadline));

@@ -29,26 +29,27 @@ pub(super) enum Outlook {
 
 /// Judges who is to blame for the death of a worker's process.
 pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook {
-    let names: BTreeSet<&str> = death.suspects.iter().map(String::as_str).collect();
-    let policies = names.iter().map(|name| (*name, core.config.blame_policy(name)));
+    let suspects: BTreeSet<&str> = death.suspects.iter().map(String::as_str).collect();
     let is_loaded = |name: &str| {
         let mut running = death.report.running.iter();
         running.any(|call| call.bundle == name && call.activity == Activity::Load)
     };
-    let (found, verdicts) = {
+    let (names, found, verdicts) = {
         let registry = lock(&core.registry);
         let mut blame = lock(&core.blame);
-        let verdicts = blame.died(policies, Instant::now());
+        // One that is being unloaded leaves no account to another one of its name.
+        let (left, names): (BTreeSet<&str>, BTreeSet<&str>) =
+            suspects.iter().partition(|name| death.is_of_one_that_left(name, &registry));
+        let policies = names.iter().map(|name| (*name, core.config.blame_policy(name)));
+        let verdicts = blame.died(policies, !left.is_empty(), Instant::now());
         for name in &names {
             if let Some(time) = death.hung(name) {
                 blame.hung(name, time);
             }
         }
-        // One that is being unloaded leaves no account to the next one of its name.
-        let leaves = |name: &&&str| registry.of_name(name).is_none() && !is_loaded(name);
-        names.iter().filter(leaves).for_each(|name| blame.forget(name));
         let found = names.iter().filter_map(|name| registry.get(name).ok());
-        (found.collect::<Vec<Arc<Bundle>>>(), verdicts)
+        let found = found.collect::<Vec<Arc<Bundle>>>();
+        (names, found, verdicts)
     };
     let mut outlook = Outlook::Open;
     let are_new = !names.is_empty() && found.is_empty();
@@ -80,7 +81,7 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook 
         }
     }
     if let Some(process) = death.process.as_ref().filter(|_| death.is_certain) {
-        process.blame(&death.suspects);
+        process.blame(&names);
     }
     outlook
 }

@@ -24,7 +24,7 @@ use super::condition::{Condition, CpuSample, LaneThread};
 use super::connection::{Sender, Unsent};
 use super::crash;
 use super::gate::Gate;
-use super::operations::Operations;
+use super::operations::{Operations, Ran};
 use super::output::{STDERR, Tail};
 use super::questions::{Asked, Questions, Unasked};
 use super::reap::{self, End};
@@ -142,13 +142,13 @@ pub(crate) struct KillReason {
     pub(crate) condition: Option<Condition>,
     /// The operations that ran at the time: nobody may wait for them any more
     /// when the process has ended.
-    operations: Vec<RunningCall>,
+    operations: Vec<Ran>,
 }
 
 /// What was known of a process when it had ended.
 #[derive(Debug)]
 pub(crate) struct LastMoments {
-    pub(crate) running: Vec<RunningCall>,
+    pub(crate) running: Vec<Ran>,
     pub(crate) reason: Option<KillReason>,
     /// The bundles that were loaded, or about to be.
     pub(crate) loaded: BTreeSet<String>,
@@ -360,7 +360,8 @@ impl Process {
 
     /// Whether a call, a load or a hook runs.
     pub(crate) fn is_busy(&self) -> bool {
-        self.operations.any() || lock(&self.lanes).values().any(|e| e.lane.in_flight() > 0)
+        self.operations.any(|_| true)
+            || lock(&self.lanes).values().any(|e| e.lane.in_flight() > 0)
     }
 
     /// Handles a message from the worker.
@@ -434,8 +435,9 @@ impl Process {
     }
 
     /// It has crashed, and these bundles are certainly to blame, or one of them.
-    pub(super) fn blame(&self, suspects: &[String]) {
-        let _ = self.blamed.set(suspects.to_vec());
+    pub(super) fn blame(&self, suspects: &BTreeSet<&str>) {
+        let names = suspects.iter().map(|name| (*name).to_owned());
+        let _ = self.blamed.set(names.collect());
     }
 
     /// Whether it has crashed, and nobody but this bundle is to blame. It is known when
@@ -465,10 +467,10 @@ impl Process {
         failure: impl Fn() -> Failure,
         orphan: impl Fn(&Arc<Bundle>, &Arc<Lane>),
     ) -> LastMoments {
-        let mut running = match &*lock(&self.reason) {
-            Some(reason) if !reason.operations.is_empty() => reason.operations.clone(),
-            _ => self.operations.running(),
-        };
+        // Taken: bundles and their process would keep each other.
+        let killed_in = lock(&self.reason).as_mut().map(|r| std::mem::take(&mut r.operations));
+        let killed_in = killed_in.filter(|operations| !operations.is_empty());
+        let mut running = killed_in.unwrap_or_else(|| self.operations.running());
         let lanes: Vec<Entry> = {
             let mut lanes = lock(&self.lanes);
             self.dead.send_replace(true);
@@ -478,13 +480,14 @@ impl Process {
             orphan(&entry.bundle, &entry.lane);
             for call in entry.lane.end(&failure) {
                 let (contract, function) = entry.lane.name_of(call.function);
-                running.push(RunningCall {
+                let call = RunningCall {
                     bundle: entry.bundle.name.clone(),
                     activity: Activity::Call,
                     contract,
                     function,
                     age_ms: call.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-                });
+                };
+                running.push(Ran { call, bundle: Arc::clone(&entry.bundle) });
             }
         }
         lock(&self.questions).clear();

@@ -5,7 +5,7 @@ use menagerie_supervisor::{Activity, BundleState, EventKind, Failure, Isolation,
 use super::strays::at_work;
 use super::{answers, crash, in_state, load, lua, lua_that_aborts_in_a_load, lua_with, status};
 use crate::support::{
-    Recorder, config, ready_after, report, run, slay, start_with, wait_for, worker,
+    Gate, Recorder, config, ready_after, report, run, slay, start_with, wait_for, worker,
 };
 
 #[test]
@@ -283,6 +283,39 @@ fn s5_a_death_in_an_unload_is_no_account_of_who_comes_next() {
         answers(&next).await;
         crash(&next).await;
         in_state(&supervisor, "one", BundleState::Quarantined).await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// Nor of one that has come already.
+#[test]
+fn s5_a_death_in_an_unload_is_no_account_of_who_has_come_meanwhile() {
+    run(async {
+        let mut config = config();
+        config.bundle_crash_limit = 1;
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let code = "do return { on_unload = function() pass 'leaves' menagerie.abort() end,\n\
+                    ['one@1'] = { inc = function(n) return n + 1 end } } end";
+        let one = load(&supervisor, gate.bundle("one", code, "")).await;
+        let two = load(&supervisor, lua("two")).await;
+        gate.close();
+        let unload = supervisor.clone();
+        let unload = tokio::spawn(async move { unload.unload("one").await });
+        gate.noted("leaves", 1).await;
+        let next = load(&supervisor, lua("one")).await;
+        answers(&next).await;
+        gate.open();
+        unload.await.unwrap().unwrap();
+        let report = report(&supervisor, "lua", 1).await;
+        assert_eq!(report.running.len(), 1, "{report:?}");
+        assert_eq!(report.running[0].activity, Activity::OnUnload);
+        answers(&next).await;
+        answers(&two).await;
+        // What it does itself is counted.
+        crash(&next).await;
+        in_state(&supervisor, "one", BundleState::Quarantined).await;
+        drop(one);
         supervisor.shutdown().await;
     });
 }

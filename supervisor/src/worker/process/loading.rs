@@ -87,7 +87,7 @@ impl Process {
             lane,
             bundle: Arc::clone(bundle),
             content: Arc::clone(content),
-            running: Some(self.operations.begin(&bundle.name, Activity::Load)),
+            running: Some(self.operations.begin(bundle, Activity::Load)),
             answer: Some(lock(&self.questions).ask(id, Asked::Load)),
             keep: false,
         })
@@ -232,8 +232,11 @@ impl Process {
         }
     }
 
-    fn operation(&self, loaded: &Loaded, activity: Activity) -> Operation {
-        self.operations.begin(&loaded.bundle, activity)
+    /// A hook begins, unless its lane is no more.
+    fn operation(&self, loaded: &Loaded, activity: Activity) -> Option<Operation> {
+        let lanes = lock(&self.lanes);
+        let entry = lanes.get(&loaded.lane.id)?;
+        Some(self.operations.begin(&entry.bundle, activity))
     }
 
     /// Sends a command on a lane's ring, and waits for its answer.
