@@ -63,6 +63,7 @@ impl Core {
     async fn try_in(&self, bundle: &Arc<Bundle>, index: usize, slot: &mut Option<Serving>) {
         let seat = bundle.seats.at(index);
         let process = lock(&self.workers).get(&seat.home()).and_then(|worker| worker.running());
+        let _now = seat.try_now();
         // Else it is reloaded, unloaded or quarantined; or its next process loads it.
         if let Some(process) = process.filter(|_| seat.has_failed())
             && let Err(error) = self.try_to_restore(bundle, &process, slot).await

@@ -31,9 +31,20 @@ pub(crate) struct Seat {
     /// Whether it is tried again to load it here. Changed with
     /// [`serving`](Self::serving) locked.
     pub(crate) tried_again: AtomicBool,
+    /// Whether that is done at this moment.
+    trying: AtomicBool,
     /// What serves it. Locked while the bundle is loaded, reloaded, restored or
     /// unloaded here: one at a time. Who locks several does so in their order.
     pub(crate) serving: tokio::sync::Mutex<Option<Serving>>,
+}
+
+/// See [`Seat::try_now`].
+struct TryingNow<'s>(&'s Seat);
+
+impl Drop for TryingNow<'_> {
+    fn drop(&mut self) {
+        self.0.trying.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Seat {
@@ -45,6 +56,7 @@ impl Seat {
             asleep: AtomicBool::new(false),
             generation: AtomicU32::new(0),
             tried_again: AtomicBool::new(false),
+            trying: AtomicBool::new(false),
             serving: tokio::sync::Mutex::new(None),
         }
     }
@@ -64,6 +76,17 @@ impl Seat {
     /// Whether calls fail because it could not be loaded here, or its worker cannot be had.
     pub(crate) fn has_failed(&self) -> bool {
         matches!(&**self.route(), Route::Down(BundleState::Failed, _))
+    }
+
+    /// Says that it is being tried to load it here again, until what is returned is dropped.
+    pub(crate) fn try_now(&self) -> impl Drop + use<'_> {
+        self.trying.store(true, Ordering::Relaxed);
+        TryingNow(self)
+    }
+
+    /// Whether it is being tried to load it here again: nobody has asked for that.
+    pub(crate) fn is_being_tried(&self) -> bool {
+        self.trying.load(Ordering::Relaxed)
     }
 
     /// Sets the route if calls go to `lane` now; whether they did.

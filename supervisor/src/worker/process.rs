@@ -358,9 +358,10 @@ impl Process {
         running + self.ended_calls.load(Ordering::Relaxed)
     }
 
-    /// Whether a call, a load or a hook runs.
+    /// Whether a call, a load or a hook runs that somebody waits for.
     pub(crate) fn is_busy(&self) -> bool {
-        self.operations.any(|_| true)
+        let is_asked_for = |bundle: &Bundle| !bundle.seats.at(self.seat).is_being_tried();
+        self.operations.any(is_asked_for)
             || lock(&self.lanes).values().any(|e| e.lane.in_flight() > 0)
     }
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, EventKind, Failure, Isolation, Supervisor};
+use menagerie_supervisor::{BundleState, EventKind, Failure, Isolation, Supervisor, WorkerState};
 
 use super::{Guest, answers, in_state, load, lua_with};
 use crate::support::{
@@ -150,6 +150,37 @@ fn s4_a_bundle_that_cannot_be_loaded_again_is_not_tried_without_a_pause() {
         let elapsed = begun.elapsed().as_millis();
         assert!(more <= elapsed / 100 + 1, "{more} attempts in {elapsed} ms");
         fails(&one, "it is broken").await;
+        supervisor.shutdown().await;
+    });
+}
+
+/// Nobody waits for that, also where it takes most of the time.
+#[test]
+fn s9_a_worker_stops_for_idleness_although_a_bundle_is_tried_again_there() {
+    run(async {
+        let mut config = config();
+        config.restart = super::at_once_and_for_ever();
+        config.heartbeat = Duration::from_millis(50);
+        config.heartbeat_kill = u32::MAX;
+        config.idle_stop = Some(Duration::from_secs(1));
+        let supervisor = start_with(config);
+        let folder = tempfile::tempdir().unwrap();
+        let code = format!(
+            "if io.open('{}') then\n  menagerie.sleep(900)\n  error('it is broken')\nend",
+            folder.path().join("broken").display()
+        );
+        let two = load(&supervisor, lua_with("two", "", "")).await;
+        let one = load(&supervisor, lua_with("one", &code, "")).await;
+        set_broken(&folder, true);
+        comes_back_without(&supervisor, "one").await;
+        wait_for("the worker to stop", || {
+            worker(&supervisor, "lua").filter(|worker| worker.state == WorkerState::Stopped)
+        })
+        .await;
+        set_broken(&folder, false);
+        answers(&two).await;
+        answers(&one).await;
+        assert_eq!(worker(&supervisor, "lua").unwrap().restarts, 1);
         supervisor.shutdown().await;
     });
 }
