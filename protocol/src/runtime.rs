@@ -15,7 +15,7 @@ use crate::instance::{ContractInterface, Instance, Interrupt};
 use crate::lane::worker::WorkerLane;
 use crate::loader::Prepared;
 use crate::loader::manifest::ManifestData;
-use crate::message::{LogLevel, LogRecord};
+use crate::message::{LogLevel, LogRecord, MAX_STATE};
 use crate::{BundleId, BundleSource};
 
 /// Where a lane's log records go; the worker's control channel, or a test.
@@ -361,6 +361,14 @@ impl Host {
     #[must_use]
     pub fn max_payload(&self) -> usize {
         self.lane.max_payload()
+    }
+
+    /// How large a state may be, in bytes, that [`Instance::on_unload`] returns; an encoder
+    /// may stop there, too. It is more than a state may have, whatever a payload may: one
+    /// that is a little too large is told so, and given back to the bundle, by the lane.
+    #[must_use]
+    pub fn max_state(&self) -> usize {
+        self.max_payload().max(2 * MAX_STATE)
     }
 
     fn serving(&self) -> u64 {

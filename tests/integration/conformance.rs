@@ -8,7 +8,7 @@ use menagerie_supervisor::{Failure, LoaderError, RuntimeError};
 use nix::sys::signal::{Signal, kill};
 use rmpv::Value;
 
-use crate::support::{per_language, setup, wait_for, worker};
+use crate::support::{config, per_language, setup, setup_with, wait_for, worker};
 
 async fn greets(suffix: &str) {
     let setup = setup(suffix).await;
@@ -225,6 +225,24 @@ async fn l6_a_state_that_is_too_large_stays_with_its_generation(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// A state has a limit of its own: what a call may carry does not matter.
+async fn l6_a_state_may_be_larger_than_a_payload(suffix: &str) {
+    let mut config = config();
+    config.max_payload = 4096;
+    let setup = setup_with(suffix, config).await;
+    // Floats that take 5 bytes each here, and 9 as most languages write them.
+    let floats = Value::Array(vec![Value::F32(1.5); 800]);
+    setup.probe.call_value("set_state", &Value::Array(vec![floats])).await.unwrap();
+    let status = setup.supervisor.reload(&format!("probe-{suffix}")).await.unwrap();
+    assert_eq!(status.generation, 2);
+    // It is there, and may be too large for an answer.
+    match setup.probe.call::<_, Option<Vec<f64>>>("state", ()).await {
+        Ok(state) => assert_eq!(state, Some(vec![1.5; 800])),
+        Err(failure) => assert!(matches!(failure, Failure::PayloadTooLarge { .. }), "{failure:?}"),
+    }
+    setup.supervisor.shutdown().await;
+}
+
 /// Where files beside its code are: the worker's current folder is another one.
 async fn l4_on_load_is_told_the_bundles_folder(suffix: &str) {
     let setup = setup(suffix).await;
@@ -260,6 +278,7 @@ per_language!(rust, c, py, lua, js, dotnet; {
     s6_a_call_that_spins_meets_its_deadline,
     l4_on_load_is_told_the_bundles_folder,
     l6_reload_hands_the_state_over,
+    l6_a_state_may_be_larger_than_a_payload,
     l6_a_state_that_is_too_large_stays_with_its_generation,
     l7_an_unloaded_bundle_is_stale,
 });

@@ -74,6 +74,8 @@ pub(crate) struct LoadRequest {
     pub(crate) lane: u64,
     /// How many bytes a value may take.
     pub(crate) max_payload: i64,
+    /// How many bytes a state may take.
+    pub(crate) max_state: i64,
     /// `[bundle, generation, directory or null]`.
     pub(crate) head: Bytes,
     /// The assembly.

@@ -111,10 +111,12 @@ impl DotnetLoader {
             BundleSource::Path(_) => writer.str(&manifest.dir.to_string_lossy()),
             _ => writer.nil(),
         }
-        let max_payload = i64::try_from(runtime.host().max_payload()).unwrap_or(i64::MAX);
+        let limit = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let max_payload = limit(runtime.host().max_payload());
         let request = LoadRequest {
             lane: number,
             max_payload,
+            max_state: limit(runtime.host().max_state()),
             head: Bytes::of(&head),
             image: Bytes::of(image.assembly()),
             symbols: image.symbols.as_deref().map_or(Bytes::NONE, Bytes::of),

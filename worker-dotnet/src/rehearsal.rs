@@ -52,6 +52,7 @@ fn rehearse(clr: &Clr, image: &[u8], is_over: &impl Fn(Duration) -> bool) {
     let request = LoadRequest {
         lane: NO_LANE,
         max_payload: i64::MAX,
+        max_state: i64::MAX,
         head: Bytes::of(&head),
         image: Bytes::of(image),
         symbols: Bytes::NONE,

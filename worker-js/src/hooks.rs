@@ -2,7 +2,6 @@
 
 use deno_core::v8;
 use menagerie_protocol::GuestError;
-use menagerie_protocol::message::MAX_STATE;
 use menagerie_protocol::msgpack::Reader;
 
 use crate::borrowed::Borrowed;
@@ -99,8 +98,7 @@ impl JsInstance {
             return Ok(None);
         }
         v8::tc_scope!(let tc, scope);
-        // One that is only too large for a state is told so, and given back, by the lane.
-        let limit = self.lane.host.max_payload().max(2 * MAX_STATE);
+        let limit = self.lane.host.max_state();
         let mut encoded = Encoded::within(&self.lane, limit, Buffers::default());
         match encoded.push(tc, value).and_then(|()| encoded.into_vec(tc)) {
             Ok(bytes) => Ok(Some(bytes)),

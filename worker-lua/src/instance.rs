@@ -23,6 +23,8 @@ pub(crate) struct LuaInstance {
     epoch: Epoch,
     bundle: String,
     generation: u32,
+    /// How many bytes a state may have.
+    max_state: usize,
     /// None, if it came from memory.
     dir: Option<PathBuf>,
 }
@@ -30,7 +32,8 @@ pub(crate) struct LuaInstance {
 impl LuaInstance {
     pub(crate) fn new(vm: Vm, exports: Exports, runtime: &Runtime, dir: Option<PathBuf>) -> Self {
         let (bundle, generation) = (runtime.bundle_name().to_owned(), runtime.generation());
-        Self { exports, vm, epoch: Epoch::default(), bundle, generation, dir }
+        let max_state = runtime.host().max_state();
+        Self { exports, vm, epoch: Epoch::default(), bundle, generation, max_state, dir }
     }
 
     fn begin(&mut self, id: FunctionId, args: Args<'_>, reply: Reply) {
@@ -82,7 +85,7 @@ impl LuaInstance {
 
     /// Calls a hook with one value, and returns what it returns.
     fn hook(&mut self, function: i64, value: &Value) -> Result<Option<Vec<u8>>, GuestError> {
-        let result = self.vm.call_with(function, value);
+        let result = self.vm.call_with(function, value, self.max_state);
         let sent = match result {
             Ok(Encoded { out, splices, limit }) => {
                 with_pieces(out, &splices, limit, |pieces| pieces.concat())

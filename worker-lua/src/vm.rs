@@ -145,7 +145,8 @@ impl Vm {
         reader: Reader<'_>,
         count: usize,
     ) -> Result<Encoded<'_>, CallError> {
-        self.run_frame(function, Arguments::Packed { reader, count })
+        let limit = self.converter.limit.get();
+        self.run_frame(function, Arguments::Packed { reader, count }, limit)
     }
 
     /// As [`call`](Self::call), where [`objects`] have to be made first.
@@ -157,9 +158,10 @@ impl Vm {
         shared: Shared<'_>,
     ) -> Result<Encoded<'_>, CallError> {
         let inbox = self.shelves.inbox.clone();
+        let limit = self.converter.limit.get();
         let made = objects(&self.lua, &self.converter, reader.rest(), shared, &inbox);
         let result = match made {
-            Ok(()) => self.run_frame(function, Arguments::Packed { reader, count }),
+            Ok(()) => self.run_frame(function, Arguments::Packed { reader, count }, limit),
             Err(_) if self.interrupter.is_stopped() => Err(CallError::Cancelled),
             Err(error) => Err(error.into()),
         };
@@ -168,15 +170,16 @@ impl Vm {
         result
     }
 
-    /// As [`call`](Self::call), with one Lua value.
+    /// As [`call`](Self::call), with one Lua value, and a result of this many bytes at most.
     pub(crate) fn call_with(
         &mut self,
         function: i64,
         value: &Value,
+        limit: usize,
     ) -> Result<Encoded<'_>, CallError> {
         let inbox = self.shelves.inbox.clone();
         inbox.raw_push(value)?;
-        let result = self.run_frame(function, Arguments::Object);
+        let result = self.run_frame(function, Arguments::Object, limit);
         inbox.clear()?;
         result
     }
@@ -185,8 +188,8 @@ impl Vm {
         &mut self,
         function: i64,
         arguments: Arguments<'_>,
+        limit: usize,
     ) -> Result<Encoded<'_>, CallError> {
-        let limit = self.converter.limit.get();
         self.scratch.clear(limit);
         let mut frame = Frame {
             function,

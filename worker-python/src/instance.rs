@@ -116,7 +116,7 @@ impl Instance for PythonInstance {
                     return Ok(None);
                 }
                 let mut bytes = Vec::new();
-                let encoded = encode(&state, lane.host.max_payload(), &mut bytes);
+                let encoded = encode(&state, lane.host.max_state(), &mut bytes);
                 encoded.map_err(|error| match error.into_failure() {
                     Ok(failure) => PyValueError::new_err(failure.to_string()),
                     Err(error) => error,

@@ -40,7 +40,7 @@ namespace Menagerie.Bridge
             string name = Codecs.Of<string>().Read(head);
             int generation = Codecs.Of<int>().Read(head);
             string directory = Codecs.Of<string>().Read(head);
-            Lane lane = new Lane(request->Lane, request->MaxPayload);
+            Lane lane = new Lane(request->Lane, request->MaxPayload, request->MaxState);
             Bundle bundle = new Bundle(lane, name, generation, directory);
             bundle.lane.Enter();
             try
@@ -208,7 +208,7 @@ namespace Menagerie.Bridge
         {
             try
             {
-                writer.Reset(lane.MaxPayload);
+                writer.Reset(lane.MaxState);
                 object state = hooks == null ? null : hooks.OnUnload();
                 if (state != null)
                     Codecs.Of<object>().Write(writer, state);

@@ -26,13 +26,17 @@ namespace Menagerie.Bridge
         /// <summary>How many bytes a value may take.</summary>
         internal readonly long MaxPayload;
 
+        /// <summary>How many bytes a state may take.</summary>
+        internal readonly long MaxState;
+
         internal readonly LineBuffer Out;
         internal readonly LineBuffer Error;
 
-        internal Lane(ulong id, long maxPayload)
+        internal Lane(ulong id, long maxPayload, long maxState)
         {
             Id = id;
             MaxPayload = maxPayload;
+            MaxState = maxState;
             Out = new LineBuffer(id, "stdout", 2);
             Error = new LineBuffer(id, "stderr", 3);
         }

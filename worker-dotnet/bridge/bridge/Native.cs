@@ -46,6 +46,9 @@ namespace Menagerie.Bridge
         /// <summary>How many bytes a value may take.</summary>
         public long MaxPayload;
 
+        /// <summary>How many bytes a state may take.</summary>
+        public long MaxState;
+
         /// <summary>[bundle, generation, directory or null]</summary>
         public byte* Head;
 

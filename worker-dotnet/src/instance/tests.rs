@@ -34,6 +34,7 @@ fn load_probe() -> (&'static Clr, crate::abi::Handle) {
     let request = LoadRequest {
         lane: u64::MAX,
         max_payload: i64::MAX,
+        max_state: i64::MAX,
         head: Bytes::of(&head),
         image: Bytes::of(&image),
         symbols: Bytes::NONE,
