@@ -134,10 +134,10 @@ namespace Menagerie.Bridge
 
         private void WriteCollection(Writer writer, object value)
         {
-            byte[] bytes = value as byte[];
-            if (bytes != null)
+            // By the type itself: arrays of sbyte, and of enums that are bytes, can be cast too.
+            if (value.GetType() == typeof(byte[]))
             {
-                writer.Bytes(bytes);
+                writer.Bytes((byte[])value);
                 return;
             }
             View view = value as View;

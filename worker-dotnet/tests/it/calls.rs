@@ -275,6 +275,22 @@ fn c2_the_result_of_a_call_holds_no_view() {
     }
 }
 
+/// .NET lets arrays of signed bytes, and of enums that are bytes, pass as arrays of bytes.
+#[test]
+fn c1_only_bytes_leave_as_bytes() {
+    let harness = harness!();
+    harness.on_call(|_, _, args| Ok(args.to_vec()));
+    let bundle = load(&harness, "values", &[VALUES]);
+    let call = |function| bundle.call::<_, Value>(VALUES, function, ());
+    let signed = Value::Array(vec![Value::from(-1), Value::from(2)]);
+    assert_eq!(call("signed_bytes").unwrap(), signed);
+    assert_eq!(call("pass_signed").unwrap(), Value::Array(vec![signed]));
+    let among = vec![Value::Array(vec![Value::from(-1)]), Value::from(&b"\xff"[..])];
+    assert_eq!(call("among_others").unwrap(), Value::Array(among));
+    let error = guest_error(call("tiny_enums"));
+    assert_eq!(error.type_name, "Menagerie.UnsupportedValueException");
+}
+
 /// 1 and 1L are two keys in .NET, and one elsewhere.
 #[test]
 fn c1_a_map_with_a_key_twice_is_refused() {
