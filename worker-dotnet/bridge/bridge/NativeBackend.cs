@@ -86,8 +86,10 @@ namespace Menagerie.Bridge
             // The answer is freed before the caller has it.
             if (codec.HoldsViews)
                 throw new NotSupportedException("the result of a call cannot be a " + codec.Name + ": a View is of memory that the call gives back; ask for byte[] instead");
-            // `Host.Call(c, f, null)` passes no array at all.
-            object[] arguments = args ?? new object[] { null };
+            // `Host.Call(c, f, null)` passes no array at all, and `Host.Call(c, f, names)` a
+            // string[] as if it were that of the arguments: each is one argument.
+            bool isList = args != null && args.GetType() == typeof(object[]);
+            object[] arguments = isList ? args : new object[] { args };
             return lane.Run(() => Call(lane, contract, function, arguments, codec));
         }
 

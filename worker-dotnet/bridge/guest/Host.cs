@@ -6,7 +6,7 @@ namespace Menagerie
         /// <summary>
         /// Calls a function of a contract (<c>greeter@1</c>, or
         /// <c>bundle/greeter@1</c> for that bundle's and no other's) and waits
-        /// for its result.
+        /// for its result. An array of another type than <c>object[]</c> is one argument.
         /// </summary>
         /// <exception cref="CallError">The call ended without a result.</exception>
         public static object Call(string contract, string function, params object[] args)

@@ -291,6 +291,25 @@ fn c1_only_bytes_leave_as_bytes() {
     assert_eq!(error.type_name, "Menagerie.UnsupportedValueException");
 }
 
+/// An array of references is an `object[]` to C#, which is not the list of the arguments
+/// for that: a `long[]` is none.
+#[test]
+fn c1_an_array_is_one_argument() {
+    let harness = harness!();
+    harness.on_call(|_, _, args| Ok(args.to_vec()));
+    let bundle = load(&harness, "values", &[VALUES]);
+    let list = |items: &[&str]| Value::Array(items.iter().map(|item| Value::from(*item)).collect());
+    for names in [list(&[]), list(&["Ada"]), list(&["Ada", "Grace"])] {
+        let passed = one(&bundle, "pass_names", names.clone()).unwrap();
+        assert_eq!(passed, Value::Array(vec![names]));
+    }
+    let lists = Value::Array(vec![list(&["a"]), list(&[])]);
+    let passed = one(&bundle, "pass_lists", lists.clone()).unwrap();
+    assert_eq!(passed, Value::Array(vec![lists]));
+    // These are the arguments.
+    assert_eq!(one(&bundle, "pass_all", list(&["a", "b"])).unwrap(), list(&["a", "b"]));
+}
+
 /// 1 and 1L are two keys in .NET, and one elsewhere.
 #[test]
 fn c1_a_map_with_a_key_twice_is_refused() {
