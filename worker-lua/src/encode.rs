@@ -31,6 +31,7 @@ impl EncodeError {
             Self::TooLarge { size, limit } => {
                 Failure::PayloadTooLarge { size: size as u64, limit: limit as u64 }
             }
+            Self::Stopped => Failure::Cancelled,
             other => GuestError::new("error", other.to_string()).into(),
         }
     }

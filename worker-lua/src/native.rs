@@ -14,6 +14,7 @@ use crate::bytes;
 use crate::interrupt::Interrupter;
 use crate::outcall::Converter;
 use crate::output::Output;
+use crate::raised;
 use crate::require::Siblings;
 use crate::wide::Int64;
 
@@ -39,6 +40,12 @@ pub(crate) fn fill(lua: &Lua, native: &Table, interrupter: &Arc<Interrupter>) ->
     native.set(
         "abort",
         lua.create_function(|_, ()| -> mlua::Result<()> { std::process::abort() })?,
+    )?;
+    // One of the errors that Rust raises in Lua: all of them have one metatable.
+    native.set("problem", mlua::Error::runtime(""))?;
+    native.set(
+        "text_of",
+        lua.create_function(|_, error: mlua::Error| Ok(raised::from_mlua(&error).message))?,
     )?;
     let stop = Arc::clone(interrupter);
     native.set(

@@ -10,7 +10,8 @@ use mlua::{Function, Lua, LuaString, Table, Value, Variadic};
 
 use crate::decode::{Decoder, objects, scan};
 use crate::encode::{EncodeError, Encoder, Scratch, splice, with_pieces};
-use crate::interrupt::{CANCELLED, Interrupter};
+use crate::interrupt::Interrupter;
+use crate::raised;
 use crate::stack::protected;
 use crate::wide::Wide;
 
@@ -111,19 +112,28 @@ pub(crate) fn function(
         };
         let packed = match converter.encode(lua, args.collect())? {
             Ok(packed) => packed,
-            Err(EncodeError::Stopped) => return Err(mlua::Error::runtime(CANCELLED)),
-            Err(error @ EncodeError::TooLarge { .. }) => {
+            Err(error @ (EncodeError::Stopped | EncodeError::TooLarge { .. })) => {
                 return Ok((false, Value::Table(describe(lua, &error.into_failure())?)));
             }
             Err(error) => return refuse(&format!("call: {error}")),
         };
         let text = |text: &LuaString| text.to_string_lossy();
-        match host.call(&text(&contract), &text(&name), &packed) {
-            _ if interrupter.is_stopped() => Err(mlua::Error::runtime(CANCELLED)),
-            Ok(value) => Ok((true, converter.decode(lua, &value)?)),
+        let answer = host
+            .call(&text(&contract), &text(&name), &packed)
+            .and_then(|value| converter.decode(lua, &value).map_err(|error| misfit(&error)));
+        match answer {
+            _ if interrupter.is_stopped() => {
+                Ok((false, Value::Table(describe(lua, &Failure::Cancelled)?)))
+            }
+            Ok(value) => Ok((true, value)),
             Err(failure) => Ok((false, Value::Table(describe(lua, &failure)?))),
         }
     })
+}
+
+/// How a call ends whose value Lua cannot hold.
+fn misfit(error: &mlua::Error) -> Failure {
+    Failure::BadValue { message: raised::from_mlua(error).message }
 }
 
 /// The table that the prelude makes a `menagerie.CallError`.

@@ -16,6 +16,24 @@ local function raising(f)
   end
 end
 
+-- Errors that Rust raises (a stop, bytes that are not valid any more, arguments that do
+-- not fit) are objects. To the guest they are as good as their texts: it may join them,
+-- match them and index them, as it does with those of Lua itself.
+
+do
+  local string, text_of = string, native.text_of
+  local problem = debug.getmetatable(native.problem)
+  local function text(value)
+    return debug.getmetatable(value) == problem and text_of(value) or value
+  end
+  problem.__tostring = text_of
+  function problem.__concat(a, b) return text(a) .. text(b) end
+  function problem.__index(_, name)
+    local method = string[name]
+    return method and function(this, ...) return method(text(this), ...) end
+  end
+end
+
 -- The module `menagerie`.
 
 local map_metatable = { __name = "menagerie.map" }

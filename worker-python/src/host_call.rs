@@ -29,10 +29,7 @@ pub(crate) fn call<'py>(
     let host = SameThread(&host);
     let answer = py.detach(move || host.into_inner().call(contract, function, &bytes));
     lane.tasks.leave_wait(py)?;
-    match answer {
-        Ok(value) => decode_value(py, &value),
-        Err(failure) => Err(call_error(py, &failure)?),
-    }
+    unpacked(py, answer)
 }
 
 /// Begins a call; `resolve(error, value)` is called with its end. `serving` is
@@ -51,12 +48,9 @@ pub(crate) fn call_async(
     let then = Box::new(move |answer: Result<Vec<u8>, Failure>| {
         // The lane's own loop calls this, detached.
         Python::attach(|py| {
-            let (error, value) = match answer.map(|value| decode_value(py, &value)) {
-                Ok(Ok(value)) => (None, Some(value)),
-                Ok(Err(error)) => (Some(error.into_value(py)), None),
-                Err(failure) => match call_error(py, &failure) {
-                    Ok(error) | Err(error) => (Some(error.into_value(py)), None),
-                },
+            let (error, value) = match unpacked(py, answer) {
+                Ok(value) => (None, Some(value)),
+                Err(error) => (Some(error.into_value(py)), None),
             };
             // It can only fail if the loop was closed, and nobody waits then.
             let _ = resolve.call1(py, (error, value));
@@ -78,6 +72,19 @@ fn packed(lane: &Lane, args: &Bound<'_, PyTuple>) -> PyResult<Result<Vec<u8>, Fa
     match encode(args, lane.host.max_payload(), &mut bytes) {
         Ok(()) => Ok(Ok(bytes)),
         Err(error) => error.into_failure().map(Err),
+    }
+}
+
+/// A call's value, or its `menagerie.CallError`: that of a value, too, which Python cannot
+/// hold.
+fn unpacked(py: Python<'_>, answer: Result<Vec<u8>, Failure>) -> PyResult<Bound<'_, PyAny>> {
+    let value = answer.and_then(|value| {
+        decode_value(py, &value)
+            .map_err(|error| Failure::BadValue { message: error.value(py).to_string() })
+    });
+    match value {
+        Ok(value) => Ok(value),
+        Err(failure) => Err(call_error(py, &failure)?),
     }
 }
 

@@ -20,6 +20,11 @@ fn provide_kv(supervisor: &Supervisor) {
         })
         .function("add", |a: i64, b: i64| async move { a + b })
         .function("bytes", |bytes: menagerie_supervisor::ByteBuf| async move { bytes })
+        .function("misfit", || async {
+            // Each language but the native ones has something against it.
+            let keys = [Value::Nil, Value::from(1), Value::from(1.0), Value::from(f64::NAN)];
+            Value::Map(keys.map(|key| (key, Value::Nil)).to_vec())
+        })
         .function("break_down", || async {
             if true {
                 panic!("the host's own bug");
@@ -67,6 +72,20 @@ async fn c5_what_goes_wrong_in_the_host_is_caught_by_the_guest(suffix: &str) {
     let text: String = probe.call("call", ("kv@1", "get", ["a"])).await.unwrap();
     assert_eq!(text, "value of a");
     supervisor.shutdown().await;
+}
+
+async fn c1_an_answer_that_the_language_cannot_hold_is_a_call_error(suffix: &str) {
+    let supervisor = start();
+    provide_kv(&supervisor);
+    let (_bundle, probe) = probe(&supervisor, suffix, KV).await;
+    assert_eq!(caught(&probe, "kv@1", "misfit").await.as_deref(), Some("BadValue"));
+    supervisor.shutdown().await;
+}
+
+mod misfits {
+    use super::c1_an_answer_that_the_language_cannot_hold_is_a_call_error;
+
+    outcalls!(py, lua, js, dotnet; { c1_an_answer_that_the_language_cannot_hold_is_a_call_error });
 }
 
 async fn c5_a_host_contract_that_is_not_there_is_refused_at_load(suffix: &str) {

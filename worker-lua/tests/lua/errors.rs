@@ -155,3 +155,37 @@ fn errors_of_the_module_point_at_the_caller() {
     let error = guest_error(bundle.call::<_, ()>("probe@1", "exit", ()));
     assert!(error.message.contains("os.exit would end the worker"), "{error:?}");
 }
+
+/// What the worker raises itself, and not the prelude.
+#[test]
+fn c3_the_errors_of_bytes_read_as_texts() {
+    let (_harness, bundle) = probe(
+        "local kept
+         function probe.keep(b) kept = b end
+         function probe.caught(b)
+           local told = {}
+           local function try(f)
+             local _, e = pcall(f)
+             told[#told + 1] = { tostring(e), 'failed: ' .. e .. '!', e:match('bytes') or '', e.kind == nil }
+           end
+           try(function() return b .. {} end)
+           try(function() return kept:byte(1) end)
+           try(function() return b:sub('x') end)
+           return told
+         end
+         function probe.uncaught(b) return b .. {} end",
+    );
+    let (large, small) =
+        (serde_bytes::ByteBuf::from(vec![1; 100_000]), serde_bytes::ByteBuf::from([1]));
+    bundle.call::<_, ()>("probe@1", "keep", (&large,)).unwrap();
+    let told: Vec<(String, String, String, bool)> =
+        bundle.call("probe@1", "caught", (&small,)).unwrap();
+    for (text, joined, matched, has_no_kind) in &told[..2] {
+        assert!(text.contains("bytes") && !text.contains("traceback"), "{text}");
+        assert_eq!((joined, &**matched), (&format!("failed: {text}!"), "bytes"));
+        assert!(has_no_kind);
+    }
+    assert!(told[2].0.contains("i64"), "{told:?}");
+    let error = guest_error(bundle.call::<_, ()>("probe@1", "uncaught", (&small,)));
+    assert_eq!(error.message, told[0].0);
+}

@@ -104,3 +104,32 @@ fn s6_a_sleeper_is_woken() {
         assert_eq!(stop(&bundle, call), Err(Failure::Cancelled), "{function}");
     }
 }
+
+/// What the guest sees of it: a `CallError` where it calls others, and a text elsewhere.
+#[test]
+fn c3_a_stop_is_told_to_the_guest_in_the_documented_words() {
+    let (harness, bundle) = probe(
+        "local seen
+         function probe.waits()
+           menagerie.log('info', 'it sleeps')
+           local _, slept = pcall(menagerie.sleep, 1e9)
+           local _, e = pcall(menagerie.call, 'kv@1', 'get')
+           seen = { 'slept: ' .. slept, slept:upper(), getmetatable(e) == menagerie.CallError, e.kind }
+         end
+         function probe.seen() return seen end",
+    );
+    harness.on_call(|_, _, _| Ok(vec![0xc0]));
+    let call = bundle.begin("probe@1", "waits", &[0x90]).unwrap();
+    harness.wait_for_log(|record| record.message == "it sleeps");
+    // It has caught all of it, and ends on its own.
+    assert_eq!(stop(&bundle, call), Ok(vec![0xc0]));
+    let seen: (String, String, bool, String) = bundle.call("probe@1", "seen", ()).unwrap();
+    let text = |text: &str| text.to_owned();
+    let expected = (
+        text("slept: the call was cancelled"),
+        text("THE CALL WAS CANCELLED"),
+        true,
+        text("Cancelled"),
+    );
+    assert_eq!(seen, expected);
+}

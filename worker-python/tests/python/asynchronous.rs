@@ -748,6 +748,25 @@ fn c5_bundles_call_other_contracts() {
     assert_eq!(told[0], "WrongThread");
 }
 
+/// Maps of the keys 1 and 1.0, and of a list for a key.
+#[test]
+fn c1_an_answer_that_python_cannot_hold_is_a_call_error() {
+    let harness = harness();
+    harness.on_call(|_, function, _| match function {
+        "numbers" => Ok(b"\x82\x01\xc0\xcb\x3f\xf0\0\0\0\0\0\0\xc0".to_vec()),
+        _ => Ok(b"\x81\x90\xc0".to_vec()),
+    });
+    let bundle = code(&harness, "misfits", CALLS).unwrap();
+    for function in ["kind", "kind_later"] {
+        for (answer, problem) in [("numbers", "equal in Python"), ("list", "no dict can hold")] {
+            let (kind, text, ..): (String, String, Value, Value, Value) =
+                call(&bundle, function, ("kv@1", answer)).unwrap();
+            assert_eq!(kind, "BadValue", "{function}");
+            assert!(text.contains(problem), "{function}: {text}");
+        }
+    }
+}
+
 /// The answer comes after the lane has gone to sleep for it; the event loop that the call
 /// was made from must not go on as if the lane were still woken by its socket.
 #[test]
