@@ -92,6 +92,20 @@ async fn c3_the_guests_own_error(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// What is left of an error that is too large for its payload still says what it was.
+async fn c3_an_error_beyond_the_payload_is_cut(suffix: &str) {
+    let mut config = config();
+    config.max_payload = 4096;
+    let setup = setup_with(suffix, config).await;
+    let message = "m".repeat(4085);
+    let failure = setup.probe.call::<_, ()>("fail", (&message,)).await.unwrap_err();
+    let Failure::Guest(error) = failure else { panic!("{failure:?}") };
+    assert_ne!(error.type_name, "MenagerieError", "{error:?}");
+    assert!(error.message.contains(&message[..400]), "{error:?}");
+    assert!(error.message.ends_with("[…]"), "{error:?}");
+    setup.supervisor.shutdown().await;
+}
+
 async fn c3_what_is_not_there_or_does_not_fit(suffix: &str) {
     let setup = setup(suffix).await;
     assert!(matches!(setup.supervisor.contract("nothing@1"), Err(Failure::NoSuchContract { .. })));
@@ -271,6 +285,7 @@ per_language!(rust, c, py, lua, js, dotnet; {
     c1_values_keep_their_value,
     c2_bytes_of_every_size,
     c3_the_guests_own_error,
+    c3_an_error_beyond_the_payload_is_cut,
     c3_what_is_not_there_or_does_not_fit,
     c5_a_bundle_calls_another,
     s3_killed_in_the_middle_of_work_it_answers_again,

@@ -135,17 +135,18 @@ impl GuestError {
         self
     }
 
-    /// The same error with short texts and without causes, where the whole is too long to
-    /// be sent.
-    pub(crate) fn short(&self) -> Self {
-        let short = |text: &Option<String>| text.as_deref().map(short_text);
+    /// The same error with short texts, of so many bytes each at most, and without causes,
+    /// where the whole is too long to be sent.
+    pub(crate) fn short(&self, most: usize) -> Self {
+        let cut = |text: &str| cut_text(text, most);
+        let maybe = |text: &Option<String>| text.as_deref().map(cut);
         Self {
-            type_name: short_text(&self.type_name),
-            message: short_text(&self.message),
-            stack: short_text(&self.stack),
-            code: short(&self.code),
-            help: short(&self.help),
-            url: short(&self.url),
+            type_name: cut(&self.type_name),
+            message: cut(&self.message),
+            stack: cut(&self.stack),
+            code: maybe(&self.code),
+            help: maybe(&self.help),
+            url: maybe(&self.url),
             inner: Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::codec::{CodecError, MAX_MESSAGE};
 use crate::control::{Connection, ControlError};
-use crate::error::{GuestError, LoaderError, short_text};
+use crate::error::{GuestError, LoaderError, MAX_TEXT, short_text};
 use crate::message::{LogLevel, LogRecord, ToSupervisor};
 
 /// Sends a message; one that is too long with less in it.
@@ -21,7 +21,7 @@ fn shortened(message: ToSupervisor, size: usize) -> ToSupervisor {
         ToSupervisor::LoadFailed { lane, error } => {
             let error = match error {
                 LoaderError::InitFailed { bundle, step, error } => {
-                    LoaderError::init(bundle, short_text(&step), error.short())
+                    LoaderError::init(bundle, short_text(&step), error.short(MAX_TEXT))
                 }
                 other => {
                     let error = GuestError::new("LoaderError", short_text(&other.to_string()));
@@ -31,10 +31,10 @@ fn shortened(message: ToSupervisor, size: usize) -> ToSupervisor {
             ToSupervisor::LoadFailed { lane, error }
         }
         ToSupervisor::Finished { lane, state: Err(error) } => {
-            ToSupervisor::Finished { lane, state: Err(error.short()) }
+            ToSupervisor::Finished { lane, state: Err(error.short(MAX_TEXT)) }
         }
         ToSupervisor::Resumed { lane, outcome: Err(error) } => {
-            ToSupervisor::Resumed { lane, outcome: Err(error.short()) }
+            ToSupervisor::Resumed { lane, outcome: Err(error.short(MAX_TEXT)) }
         }
         ToSupervisor::Log(record) => ToSupervisor::Log(LogRecord {
             bundle: record.bundle,

@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::codec;
-use crate::error::{Failure, GuestError};
+use crate::error::{Failure, GuestError, MAX_TEXT};
 use crate::instance::{Args, Instance};
 use crate::lane::link::{Rx, Side, Tx};
 use crate::lane::{BulkRef, INLINE_MAX, LaneMemory, LaneWord, TURNS};
@@ -395,8 +395,10 @@ impl WorkerLane {
         drop(self.take_bulk(call));
         let fits = |bytes: &Vec<u8>| bytes.len() as u64 <= self.max_payload;
         let encode = |failure: &Failure| codec::encode(failure).ok().filter(fits);
+        // Its six texts fit together, whatever the limit is.
+        let most = MAX_TEXT.min(self.max_payload() / 8);
         let short = || match failure {
-            Failure::Guest(error) => encode(&Failure::from(error.short())),
+            Failure::Guest(error) => encode(&Failure::from(error.short(most))),
             _ => None,
         };
         let untold = || {
