@@ -106,6 +106,19 @@ async fn c3_an_error_beyond_the_payload_is_cut(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+/// The kind is there for programs, too, and not only in the message.
+async fn c3_a_call_error_that_is_let_through_has_its_kind_as_its_code(suffix: &str) {
+    let setup = setup(suffix).await;
+    for (contract, function, kind) in
+        [("undeclared@1", "f", "UndeclaredDependency"), ("greeter@1", "f", "NoSuchFunction")]
+    {
+        let outcome = setup.probe.call::<_, ()>("call", (contract, function, [0; 0])).await;
+        let Err(Failure::Guest(error)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(error.code.as_deref(), Some(kind), "{error:?}");
+    }
+    setup.supervisor.shutdown().await;
+}
+
 async fn c3_what_is_not_there_or_does_not_fit(suffix: &str) {
     let setup = setup(suffix).await;
     assert!(matches!(setup.supervisor.contract("nothing@1"), Err(Failure::NoSuchContract { .. })));
@@ -286,6 +299,7 @@ per_language!(rust, c, py, lua, js, dotnet; {
     c2_bytes_of_every_size,
     c3_the_guests_own_error,
     c3_an_error_beyond_the_payload_is_cut,
+    c3_a_call_error_that_is_let_through_has_its_kind_as_its_code,
     c3_what_is_not_there_or_does_not_fit,
     c5_a_bundle_calls_another,
     s3_killed_in_the_middle_of_work_it_answers_again,

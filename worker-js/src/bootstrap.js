@@ -22,6 +22,8 @@
     constructor(kind, message, options) {
       super(message, options);
       this.kind = kind;
+      // What a caller further out is told of it, if the bundle lets it through.
+      this.code = kind;
     }
   }
   define(CallError.prototype, "name", "CallError");
@@ -47,7 +49,6 @@
     if (told === undefined) return new CallError(kind, message);
     const cause = remoteError(told);
     const error = new CallError(kind, message, { cause });
-    if (cause.code !== undefined) error.code = cause.code;
     if (cause.help !== undefined) error.help = cause.help;
     if (cause.url !== undefined) error.url = cause.url;
     return error;

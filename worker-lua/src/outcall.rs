@@ -141,6 +141,8 @@ fn describe(lua: &Lua, failure: &Failure) -> mlua::Result<Table> {
     let table = lua.create_table()?;
     table.raw_set("type", "menagerie.CallError")?;
     table.raw_set("kind", failure.kind())?;
+    // What a caller further out is told of it, if the bundle lets it through.
+    table.raw_set("code", failure.kind())?;
     table.raw_set("message", failure.to_string())?;
     if let Failure::Guest(error) = failure {
         table.raw_set("cause", describe_guest(lua, error)?)?;

@@ -144,7 +144,7 @@ fn c5_a_failed_call_is_a_call_error() {
             for (const f of ['missing', 'raise']) {
               try { await call('other@1', f, 1); } catch (e) {
                 seen.push([e instanceof CallError, e instanceof Error, e.name, e.kind, e.message,
-                  e.cause?.name ?? null, e.cause?.message ?? null, e.cause?.stack ?? null, e.code ?? null]);
+                  e.cause?.name ?? null, e.cause?.message ?? null, e.cause?.stack ?? null, e.cause?.code ?? null]);
               }
             }
             return seen;
@@ -180,8 +180,9 @@ fn c5_a_failed_call_is_a_call_error() {
 
     let error = guest(bundle.call::<_, ()>("test@1", "through", ()));
     assert_eq!(error.type_name, "CallError");
-    assert_eq!(error.code.as_deref(), Some("E7"));
+    assert_eq!(error.code.as_deref(), Some("Guest"));
     assert_eq!(error.inner[0].type_name, "ValueError");
+    assert_eq!(error.inner[0].code.as_deref(), Some("E7"));
     assert_eq!(error.inner[0].stack, "File x.py");
     let cause = &error.inner[0].inner[0];
     assert_eq!((&*cause.message, &*cause.stack), ("no disk", "deeper"));
