@@ -270,6 +270,8 @@ class Bundle:
         self.builtins = None
         if self.filename is not None:
             sys.modules["linecache"].cache.pop(self.filename, None)
+        if self.root is not None:
+            self._forget_files()
         logging = sys.modules.get("logging")
         if logging is not None:
             loggers = logging.Logger.manager.loggerDict
@@ -278,6 +280,20 @@ class Bundle:
         # `Optional[SomeClass]` is remembered by typing's caches.
         for clear in getattr(sys.modules.get("typing"), "_cleanups", ()):
             clear()
+
+    def _forget_files(self):
+        """What tracebacks have shown of them is kept by their paths, and what imports have
+        looked for: a copy of a bundle is at another path at each load."""
+        linecache = sys.modules.get("linecache")
+        lines = {} if linecache is None else linecache.cache
+        for cache in (lines, sys.path_importer_cache):
+            for path in [p for p in list(cache) if _is_below(p, self.root)]:
+                cache.pop(path, None)
+
+
+def _is_below(path, folder):
+    """Whether a path is a folder, or in it."""
+    return isinstance(path, str) and (path == folder or path.startswith(folder + os.sep))
 
 
 def _is_prefix(name):

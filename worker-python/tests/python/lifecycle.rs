@@ -220,6 +220,41 @@ async def waits(): await asyncio.sleep(0)
     }
 }
 
+/// A copy of a signed bundle is at another path at each load.
+#[test]
+fn l9_python_forgets_the_sources_that_a_traceback_has_shown() {
+    let harness = harness();
+    let code_of = "
+import linecache, sys
+
+@menagerie.export('t@1')
+def kept(folder):
+    return [path for cache in (linecache.cache, sys.path_importer_cache) for path in cache if path.startswith(folder)]
+";
+    let witness = code(&harness, "witness-l9", code_of).unwrap();
+    let folder = Folder::new(
+        "copied",
+        &[
+            (
+                "main.py",
+                "import menagerie\nfrom copied_parts import thing\n\
+                 @menagerie.export('t@1')\ndef fails():\n    try: from copied_parts import none\n    \
+                 except ImportError: thing.fail()\n",
+            ),
+            ("copied_parts/__init__.py", ""),
+            ("copied_parts/thing.py", "def fail(): raise KeyError('told with its line')\n"),
+        ],
+    );
+    let path = folder.path().display().to_string();
+    let kept = || call::<_, Vec<String>>(&witness, "kept", (&path,)).unwrap();
+    let bundle = harness.load_dir(folder.path()).unwrap();
+    let error = guest_error(call::<_, ()>(&bundle, "fails", ()).unwrap_err());
+    assert!(error.stack.contains("def fail()"), "{}", error.stack);
+    assert_ne!(kept(), [""; 0]);
+    bundle.unload();
+    assert_eq!(kept(), [""; 0]);
+}
+
 #[test]
 fn l6_a_reload_sees_the_edited_source_and_leaves_no_bytecode() {
     let harness = harness();
