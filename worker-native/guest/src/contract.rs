@@ -21,6 +21,21 @@ pub struct Part {
     pub on_unload: Option<abi::Function>,
 }
 
+/// The hook of a kind, of those that an `impl` has when it is compiled.
+///
+/// # Panics
+///
+/// There are several: an error of the compiler's.
+#[doc(hidden)]
+#[must_use]
+pub const fn one_hook(hooks: &[abi::Function]) -> Option<abi::Function> {
+    match hooks {
+        [] => None,
+        [hook] => Some(*hook),
+        _ => panic!("an impl has one on_load and one on_unload at most"),
+    }
+}
+
 /// Whether no two parts have the same hook: there is one state only.
 #[doc(hidden)]
 #[must_use]

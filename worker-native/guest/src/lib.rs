@@ -42,7 +42,7 @@ pub use value::Value;
 pub mod __private {
     //! What the macros' code refers to.
 
-    pub use crate::contract::{Part, hooks_are_unique, init};
+    pub use crate::contract::{Part, hooks_are_unique, init, one_hook};
     pub use crate::run::{
         Args, CallRef, Fault, Returned, SendSerialized, Sending, SettleDisplayed, SettlePlain, run,
     };

@@ -72,8 +72,11 @@ pub(crate) fn contract(attribute: TokenStream, item: TokenStream) -> Result<Toke
     for member in &mut item.items {
         if let ImplItem::Fn(function) = member {
             let read = read(function)?;
-            let again = functions.iter().any(|other: &Function| other.role == read.role);
-            if again && read.role != Role::Export {
+            // With a `#[cfg]` it may be the only one that is compiled.
+            let is_again = |other: &Function| {
+                other.role == read.role && other.cfg.is_empty() && read.cfg.is_empty()
+            };
+            if read.role != Role::Export && functions.iter().any(is_again) {
                 let message = "an impl has one on_load and one on_unload at most";
                 return Err(Error::new(function.sig.ident.span(), message));
             }
@@ -185,14 +188,34 @@ mod tests {
             out.contains(r#"[& "a" , & "b" , & "3"]"#) || out.contains(r#"["a" , "b" , "3"]"#),
             "{out}"
         );
-        assert!(out.contains(
-            "on_load : :: core :: option :: Option :: Some (< A > :: __menagerie_loaded)"
-        ));
-        assert!(out.contains("on_unload : :: core :: option :: Option :: None"));
+        let one_hook = ":: menagerie_guest :: __private :: one_hook";
+        assert!(out.contains(&format!("on_load : {one_hook} (& [< A > :: __menagerie_loaded])")));
+        assert!(out.contains(&format!("on_unload : {one_hook} (& [])")));
         assert!(out.contains(":: menagerie_guest :: bundle ! (A)"));
         assert!(!out.contains("# [menagerie_guest :: on_load]"));
         let part = contract(quote!("a@1", part), item).unwrap().to_string();
         assert!(!part.contains("bundle !"));
+    }
+
+    /// Which of them are compiled is known later.
+    #[test]
+    fn contract_takes_hooks_that_exclude_each_other() {
+        let item = quote! {
+            impl A {
+                #[cfg(a)]
+                #[on_load]
+                fn one() {}
+                #[cfg(not(a))]
+                #[on_load]
+                fn other() {}
+            }
+        };
+        let out = contract(quote!("a@1"), item).unwrap().to_string();
+        for hook in
+            ["# [cfg (a)] < A > :: __menagerie_one", "# [cfg (not (a))] < A > :: __menagerie_other"]
+        {
+            assert!(out.contains(hook), "{out}");
+        }
     }
 
     #[test]

@@ -47,15 +47,14 @@ fn shim_name(function: &Function) -> syn::Ident {
     format_ident!("__menagerie_{}", name(&function.ident))
 }
 
+/// The hook of a kind: of several, which have `#[cfg]`s, the one that is compiled.
 fn hook(item: &ItemImpl, functions: &[Function], role: Role) -> TokenStream {
     let ty = &item.self_ty;
-    match functions.iter().find(|function| function.role == role) {
-        Some(function) => {
-            let shim = shim_name(function);
-            quote!(::core::option::Option::Some(<#ty>::#shim))
-        }
-        None => quote!(::core::option::Option::None),
-    }
+    let hooks = functions.iter().filter(|function| function.role == role).map(|function| {
+        let (cfg, shim) = (&function.cfg, shim_name(function));
+        quote!(#(#cfg)* <#ty>::#shim)
+    });
+    quote!(::menagerie_guest::__private::one_hook(&[#(#hooks),*]))
 }
 
 /// The function as the worker calls it.

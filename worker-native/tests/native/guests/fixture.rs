@@ -62,6 +62,15 @@ impl Fixture {
         }
     }
 
+    #[cfg(any())]
+    #[on_load]
+    fn on_load_elsewhere() {}
+
+    #[cfg(any())]
+    #[menagerie_guest::on_unload]
+    fn on_unload_elsewhere() {}
+
+    #[cfg(unix)]
     #[menagerie_guest::on_unload]
     fn on_unload() -> Result<Option<&'static str>, String> {
         match COUNT.load(Ordering::Relaxed) {
