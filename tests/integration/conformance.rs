@@ -68,6 +68,15 @@ async fn c1_values_keep_their_value(suffix: &str) {
     setup.supervisor.shutdown().await;
 }
 
+async fn c1_a_value_of_the_greatest_depth_comes_back(suffix: &str) {
+    let setup = setup(suffix).await;
+    let nested = |depth| (0..depth).fold(Value::Nil, |inner, _| Value::Array(vec![inner]));
+    let echo = async |value| setup.probe.call_value("echo", &Value::Array(vec![value])).await;
+    assert_eq!(echo(nested(128)).await.unwrap(), nested(128));
+    assert!(echo(nested(129)).await.is_err());
+    setup.supervisor.shutdown().await;
+}
+
 async fn c2_bytes_of_every_size(suffix: &str) {
     let setup = setup(suffix).await;
     for size in [1, 1000, 4096, 4097, 70_000, 5_000_000] {
@@ -296,6 +305,7 @@ per_language!(rust, c, py, lua, js, dotnet; {
     greets,
     blocking_calls,
     c1_values_keep_their_value,
+    c1_a_value_of_the_greatest_depth_comes_back,
     c2_bytes_of_every_size,
     c3_the_guests_own_error,
     c3_an_error_beyond_the_payload_is_cut,

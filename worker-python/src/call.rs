@@ -100,7 +100,7 @@ fn argument<'py>(
 ) -> Result<Bound<'py, PyAny>, Refused> {
     let token = decoder.token()?;
     function.check_kind(index, &token)?;
-    decoder.value(token, 1).map_err(|error| {
+    decoder.value(token, 0).map_err(|error| {
         let problem = error.value(py);
         format!("{}(): argument {}: {problem}", function.name, index + 1)
     })

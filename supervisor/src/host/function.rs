@@ -46,7 +46,7 @@ fn decode<A: DeserializeOwned>(reader: &mut Reader<'_>, number: usize) -> Result
     };
     let bytes = reader.skip().map_err(|error| wrong(&error))?;
     let mut decoder = rmp_serde::Deserializer::from_read_ref(bytes);
-    decoder.set_max_depth(MAX_DEPTH);
+    decoder.set_max_depth(MAX_DEPTH + 1);
     A::deserialize(&mut decoder).map_err(|error| wrong(&error))
 }
 

@@ -35,8 +35,8 @@ impl<'de> Value<'de> {
     #[inline(never)]
     fn whole<T>(self, read: impl FnOnce(&mut Whole<'de>) -> Result<T, Error>) -> Result<T, Error> {
         let mut decoder = rmp_serde::Deserializer::from_read_ref(self.0);
-        // A bundle may return lists as deep as it likes.
-        decoder.set_max_depth(MAX_DEPTH);
+        // A bundle may return lists as deep as it likes. At its limit the decoder refuses.
+        decoder.set_max_depth(MAX_DEPTH + 1);
         read(&mut decoder)
     }
 }

@@ -49,7 +49,6 @@ namespace Menagerie.Bridge
                 if (given > parameters.Length || given < required)
                     throw new DecodeException("takes " + Count() + ", got " + given);
             }
-            reader.Enter();
             invoker.Run(reader, given, writer);
         }
 

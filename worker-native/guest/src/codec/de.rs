@@ -27,22 +27,19 @@ impl<'de> Decoder<'de> {
         Self { rest: bytes, depth: 0 }
     }
 
-    /// A decoder behind the head of a list, if `bytes` begin with that of one of
-    /// this length, and it takes one byte.
+    /// A decoder behind the head of a list of arguments, if `bytes` begin with that of one
+    /// of this length, and it takes one byte. The list itself is no level of a value.
     #[inline]
     pub(crate) fn in_short_list(bytes: &'de [u8], len: usize) -> Option<Self> {
         let (head, rest) = bytes.split_first()?;
-        (len < 16 && usize::from(*head) == 0x90 | len).then_some(Self { rest, depth: 1 })
+        (len < 16 && usize::from(*head) == 0x90 | len).then_some(Self { rest, depth: 0 })
     }
 
-    /// The head of a list.
+    /// The head of a list of arguments.
     #[inline]
     pub(crate) fn list(&mut self) -> Result<usize, CodecError> {
         match next(&mut self.rest)? {
-            Token::Array(len) => {
-                self.depth += 1;
-                Ok(len)
-            }
+            Token::Array(len) => Ok(len),
             other => Err(CodecError::invalid_type(other.unexpected(), &"a list")),
         }
     }
