@@ -192,3 +192,40 @@ fn c1_a_value_that_is_none_is_told_by_the_number_of_its_argument() {
         assert!(error.contains(told) && !error.contains("line 1"), "{wrong}: {error}");
     }
 }
+
+/// A bundle's words are shown, and do nothing to the terminal of who reads them; nor does a
+/// line of its own look like one of ours.
+#[test]
+fn g_what_a_bundle_writes_is_shown_and_not_obeyed() {
+    let running = Running::start();
+    let evil = "\u{1b}[2J\u{1b}]0;title\u{7}\u{9b}\n12:00:00 UTC error forged";
+    let quoted = serde_json::json!(evil).to_string();
+    let call = |function: &str| running.menagerie(&["call", "probe@1", function, &quoted]);
+    let check = |shown: &str| {
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+        assert!(!shown.lines().any(|line| line.starts_with("12:00:00")), "{shown}");
+        assert!(shown.contains("\\u001b[2J\\u001b]0;title\\u0007\\u009b"), "{shown}");
+    };
+    check(&stderr(&call("fail")));
+    check(&stderr(&running.menagerie(&["call", "-v", "probe@1", "fail", &quoted])));
+    let echoed = stdout(&call("echo"));
+    check(&echoed);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&echoed).unwrap(), evil);
+    assert!(call("say").status.success());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let log = loop {
+        let log = stdout(&running.menagerie(&["logs", "--bundle", "probe-lua"]));
+        if log.contains("in the log") && log.contains("on stdout") && log.contains("on stderr") {
+            break log;
+        }
+        assert!(Instant::now() < deadline, "{log}");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    // What it prints itself begins a record with each line; what it logs is one.
+    check(&log.replace("stdout: 12:00", "").replace("stderr: 12:00", ""));
+    // Programs have it as it was.
+    let log = stdout(&running.menagerie(&["logs", "--bundle", "probe-lua", "--json"]));
+    let logged = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let said = format!("{evil} in the log");
+    assert!(logged.into_iter().any(|entry| entry["message"] == said), "{log}");
+}

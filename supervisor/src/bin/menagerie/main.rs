@@ -7,6 +7,7 @@ mod client;
 mod command;
 mod ending;
 mod follow;
+mod foreign;
 mod generate;
 mod hangup;
 mod new;

@@ -15,16 +15,23 @@ use serde::{Serialize, Serializer};
 
 use crate::check::Findings;
 use crate::client::CommandError;
+use crate::foreign::readable;
 use crate::new::Made;
 use crate::voice;
 
 /// Why something that should have been written has not been: the first reason.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
-/// Writes a line to standard output. Returns false if there is no use in more of them.
-/// That nobody reads it any more is no error: `menagerie events | head -1` is done then.
-/// What else may be, [`written`] tells.
+/// Writes something that people read to standard output: a line, as [`readable`] as it has
+/// to be. Returns false if there is no use in more of them.
 pub(crate) fn line(text: &str) -> bool {
+    verbatim(&readable(text))
+}
+
+/// Writes to standard output what is for programs, or made up of lines already.
+/// Returns false if there is no use in more of it. That nobody reads it any more is no
+/// error: `menagerie events | head -1` is done then. What else may be, [`written`] tells.
+pub(crate) fn verbatim(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
     if let Err(error) = &written
@@ -47,9 +54,9 @@ pub(crate) fn complain(error: &CommandError) {
     note(&format!("menagerie: {}", error.to_string().replace('\n', " ")));
 }
 
-/// Writes a line to standard error.
+/// Writes a line to standard error, as [`line`] does.
 pub(crate) fn note(text: &str) {
-    voice::say(format!("{text}\n").as_bytes());
+    voice::say(format!("{}\n", readable(text)).as_bytes());
 }
 
 pub(crate) fn json<T: Serialize>(value: &T) {
@@ -63,7 +70,7 @@ pub(crate) fn json_line<T: Serialize>(value: &T) {
 
 fn show_json(text: serde_json::Result<String>) {
     match text {
-        Ok(text) => drop(line(&text)),
+        Ok(text) => drop(verbatim(&text)),
         Err(error) => drop(UNWRITTEN.get_or_init(|| error.to_string())),
     }
 }
@@ -107,9 +114,9 @@ pub(crate) fn width() -> Option<u16> {
 pub(crate) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut table = new_table(header);
     for cells in rows {
-        table.add_row(cells);
+        add_row(&mut table, cells);
     }
-    line(&table.to_string());
+    verbatim(&table.to_string());
 }
 
 /// A table that fits the terminal; as wide as need be where there is none.
@@ -121,6 +128,10 @@ fn new_table(header: &[&str]) -> Table {
     }
     table.set_header(header);
     table
+}
+
+fn add_row(table: &mut Table, cells: impl IntoIterator<Item = String>) {
+    table.add_row(cells.into_iter().map(|cell| readable(&cell).into_owned()));
 }
 
 fn dash<T: ToString>(value: Option<T>) -> String {
@@ -180,18 +191,21 @@ pub(crate) fn workers(workers: &[WorkerStatus]) {
             (Some(problem), WorkerState::Stopped) => format!("stopped: {problem}"),
             (_, state) => lower(state),
         };
-        table.add_row([
-            worker.name.clone(),
-            state,
-            dash(worker.pid),
-            dash(worker.runtime.as_ref()),
-            dash(worker.rss_bytes.map(mebibytes)),
-            dash(worker.cpu_seconds.map(|seconds| format!("{seconds:.1} s"))),
-            worker.restarts.to_string(),
-            worker.bundles.join(", "),
-        ]);
+        add_row(
+            &mut table,
+            [
+                worker.name.clone(),
+                state,
+                dash(worker.pid),
+                dash(worker.runtime.as_ref()),
+                dash(worker.rss_bytes.map(mebibytes)),
+                dash(worker.cpu_seconds.map(|seconds| format!("{seconds:.1} s"))),
+                worker.restarts.to_string(),
+                worker.bundles.join(", "),
+            ],
+        );
     }
-    line(&table.to_string());
+    verbatim(&table.to_string());
 }
 
 pub(crate) fn bundles(bundles: &[BundleStatus]) {
@@ -225,18 +239,21 @@ pub(crate) fn bundles(bundles: &[BundleStatus]) {
             None => state,
         };
         let micros = |value: Option<f64>| dash(value.map(micros));
-        table.add_row([
-            bundle.name.clone(),
-            state,
-            provides.join(", "),
-            bundle.generation.to_string(),
-            (bundle.calls.ok + bundle.calls.failed).to_string(),
-            bundle.calls.failed.to_string(),
-            micros(bundle.calls.p50_us),
-            micros(bundle.calls.p99_us),
-        ]);
+        add_row(
+            &mut table,
+            [
+                bundle.name.clone(),
+                state,
+                provides.join(", "),
+                bundle.generation.to_string(),
+                (bundle.calls.ok + bundle.calls.failed).to_string(),
+                bundle.calls.failed.to_string(),
+                micros(bundle.calls.p50_us),
+                micros(bundle.calls.p99_us),
+            ],
+        );
     }
-    line(&table.to_string());
+    verbatim(&table.to_string());
 }
 
 pub(crate) fn crashes(crashes: &[CrashReport], verbose: bool) {
@@ -405,14 +422,17 @@ pub(crate) fn report(report: &Report) {
     for worker in &report.workers {
         let mark = if worker.problem.is_none() { "ok" } else { "lacks" };
         let text = worker.problem.as_ref().or(worker.version.as_ref());
-        workers.add_row([
-            worker.loader.clone(),
-            mark.to_owned(),
-            dash(text),
-            worker.remedy.clone().unwrap_or_default(),
-        ]);
+        add_row(
+            &mut workers,
+            [
+                worker.loader.clone(),
+                mark.to_owned(),
+                dash(text),
+                worker.remedy.clone().unwrap_or_default(),
+            ],
+        );
     }
-    line(&workers.to_string());
+    verbatim(&workers.to_string());
     let mut features = new_table(&["feature", "", "what it is for", "remedy"]);
     for feature in &report.features {
         let mark = match (feature.present, feature.required) {
@@ -420,14 +440,17 @@ pub(crate) fn report(report: &Report) {
             (false, true) => "lacks",
             (false, false) => "absent",
         };
-        features.add_row([
-            feature.feature.clone(),
-            mark.to_owned(),
-            feature.purpose.clone(),
-            feature.remedy.clone().unwrap_or_default(),
-        ]);
+        add_row(
+            &mut features,
+            [
+                feature.feature.clone(),
+                mark.to_owned(),
+                feature.purpose.clone(),
+                feature.remedy.clone().unwrap_or_default(),
+            ],
+        );
     }
-    line(&features.to_string());
+    verbatim(&features.to_string());
 }
 
 #[cfg(test)]

@@ -134,7 +134,8 @@ fn explained<T>(outcome: Result<T, CommandError>, verbose: bool) -> Result<T, Co
         && verbose
         && let Some(text) = told::of_error(&problem["error"])
     {
-        render::note(&text);
+        // All of it is the plugin's, the first line too.
+        render::note(&format!("    {text}"));
     }
     outcome
 }

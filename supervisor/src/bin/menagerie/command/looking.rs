@@ -40,7 +40,7 @@ fn item<T: DeserializeOwned>(data: &str, as_json: bool, render: impl Fn(&T) -> b
             }
         }
     }
-    render::line(data)
+    if as_json { render::verbatim(data) } else { render::line(data) }
 }
 
 pub(super) async fn events(

@@ -61,7 +61,7 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
         Command::Top { every, once } if json => wait(top::lines(client, every, once)),
         Command::Top { every, once } => wait(top::top(client, every, once)),
         Command::Completions { shell } => {
-            render::line(generate::completions(shell).trim_end());
+            render::verbatim(generate::completions(shell).trim_end());
             Ok(())
         }
         Command::Man { dir } => generate::man(&dir),

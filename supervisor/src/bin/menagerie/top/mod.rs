@@ -32,7 +32,7 @@ pub(crate) async fn top(client: &Client, every: Duration, once: bool) -> Result<
         // Rates take two looks.
         tokio::time::sleep(every).await;
         look(client, &mut model).await?;
-        render::line(&picture(&model)?);
+        render::verbatim(&picture(&model)?);
         return Ok(());
     }
     if !std::io::stdout().is_terminal() {
@@ -56,7 +56,7 @@ pub(crate) async fn lines(
 ) -> Result<(), CommandError> {
     loop {
         let status = client.text(Method::GET, "/v1/status", None).await?;
-        if !render::line(&status) || once {
+        if !render::verbatim(&status) || once {
             return Ok(());
         }
         tokio::time::sleep(every.max(SHORTEST)).await;
