@@ -1,12 +1,13 @@
 //! Looking and acting: calls, bundles, workers, crashes.
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::running::{Running, bundles, stderr, stdout};
+use super::running::{Running, bundles, menagerie, stderr, stdout};
 
 #[test]
 fn g_calls_answer_in_json_and_failures_in_one_line() {
@@ -120,7 +121,7 @@ fn s2_crashes_are_shown_with_what_ran_and_how_it_ended() {
 
 #[test]
 fn s2_a_stranger_on_the_control_socket_is_turned_away() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let running = Running::start();
     let pid = running.worker()["pid"].as_i64().unwrap();
     let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -191,6 +192,33 @@ fn c1_a_value_that_is_none_is_told_by_the_number_of_its_argument() {
         let error = stderr(&output);
         assert!(error.contains(told) && !error.contains("line 1"), "{wrong}: {error}");
     }
+}
+
+/// A worker with bundles that cannot be started is not stopped, and says why all the same.
+#[test]
+fn s2_the_problem_of_a_worker_is_shown_in_every_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let worker = |state: &str| {
+        serde_json::json!({
+            "name": "lua", "loader": "lua", "language": "lua", "pid": null, "state": state,
+            "incarnation": 3, "restarts": 2, "rss_bytes": null, "cpu_seconds": null,
+            "runtime": null, "bundles": ["a"], "problem": "why", "last_crash": null
+        })
+    };
+    let answer = serde_json::json!([worker("backoff"), worker("stopped")]).to_string();
+    let server = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let head = BufReader::new(&stream).lines().map(Result::unwrap);
+        assert!(head.take_while(|line| !line.is_empty()).count() > 0);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n", answer.len());
+        write!(stream, "{head}connection: close\r\n\r\n{answer}").unwrap();
+    });
+    let output = menagerie(&socket, &["workers"]);
+    server.join().unwrap();
+    let shown = stdout(&output);
+    assert!(shown.contains("backoff: why") && shown.contains("stopped: why"), "{output:?}");
 }
 
 /// A bundle's words are shown, and do nothing to the terminal of who reads them; nor does a

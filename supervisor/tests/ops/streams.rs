@@ -91,7 +91,7 @@ fn s10_an_event_that_cannot_be_read_is_shown_as_it_came_and_said() {
     server.join().unwrap();
     assert!(output.status.success(), "{output:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(shown, format!("{unknown}\n00:00:00 UTC: bundle a unloaded\n"));
+    assert_eq!(shown, format!("{unknown}\n1970-01-01 00:00:00 UTC: bundle a unloaded\n"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("unknown variant `of_later`") && said.lines().count() == 1, "{said}");
 }

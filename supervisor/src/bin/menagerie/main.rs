@@ -10,6 +10,7 @@ mod follow;
 mod foreign;
 mod generate;
 mod hangup;
+mod moment;
 mod new;
 mod notify;
 mod query;

@@ -9,13 +9,14 @@ use comfy_table::{ContentArrangement, Table};
 use indicatif::{ProgressBar, ProgressStyle};
 use menagerie_supervisor::doctor::Report;
 use menagerie_supervisor::{
-    BundleStatus, CrashReport, Event, LogEntry, ReplicaStatus, Status, WorkerState, WorkerStatus,
+    BundleStatus, CrashReport, Event, LogEntry, ReplicaStatus, Status, WorkerStatus,
 };
 use serde::{Serialize, Serializer};
 
 use crate::check::Findings;
 use crate::client::CommandError;
 use crate::foreign::readable;
+use crate::moment::moment;
 use crate::new::Made;
 use crate::voice;
 
@@ -187,9 +188,9 @@ pub(crate) fn workers(workers: &[WorkerStatus]) {
     let mut table =
         new_table(&["worker", "state", "pid", "runtime", "memory", "cpu", "restarts", "bundles"]);
     for worker in workers {
-        let state = match (&worker.problem, worker.state) {
-            (Some(problem), WorkerState::Stopped) => format!("stopped: {problem}"),
-            (_, state) => lower(state),
+        let state = match &worker.problem {
+            Some(problem) => format!("{}: {problem}", lower(worker.state)),
+            None => lower(worker.state),
         };
         add_row(
             &mut table,
@@ -263,7 +264,7 @@ pub(crate) fn crashes(crashes: &[CrashReport], verbose: bool) {
     for crash in crashes {
         line(&format!(
             "{}: worker {} (process {}, start {}) died of {}, after {}",
-            clock(crash.time_ms),
+            moment(crash.time_ms),
             crash.worker,
             crash.pid,
             crash.incarnation,
@@ -339,14 +340,8 @@ fn last_words(stderr: &[String]) -> (&[String], usize) {
     }
 }
 
-/// A time of day, in UTC.
-pub(crate) fn clock(ms: u64) -> String {
-    let seconds = ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
 pub(crate) fn event(event: &Event) -> bool {
-    line(&format!("{}: {}", clock(event.time_ms), event.kind))
+    line(&format!("{}: {}", moment(event.time_ms), event.kind))
 }
 
 pub(crate) fn log_entry(entry: &LogEntry) -> bool {
@@ -357,7 +352,7 @@ pub(crate) fn log_entry(entry: &LogEntry) -> bool {
         (None, None) => String::new(),
     };
     let level = lower(level);
-    line(&format!("{} {level:5}{who} {source}: {message}", clock(*time_ms)))
+    line(&format!("{} {level:5}{who} {source}: {message}", moment(*time_ms)))
 }
 
 pub(crate) fn made(made: &Made) {

@@ -83,7 +83,7 @@ const micros = (us) => {
   return us < 1000 ? `${us.toFixed(1)} µs` : `${(us / 1000).toFixed(1)} ms`;
 };
 const rate = (value) => (value < 10 ? value.toFixed(1) : Math.round(value).toLocaleString("en"));
-const clock = (ms) => new Date(ms).toLocaleTimeString();
+const moment = (ms) => new Date(ms).toLocaleString();
 
 function chart(title, values, show) {
   const figure = document.createElement("figure");
@@ -118,13 +118,16 @@ function measure(status) {
   const counts = new Map();
   const rates = new Map();
   let [calls, failed] = [0, 0];
-  for (const { name, calls: c } of status.bundles) {
+  for (const bundle of status.bundles) {
+    const { name, calls: c } = bundle;
+    // The first of its name is the one that runs; the others are broken.
+    if (counts.has(name)) continue;
     counts.set(name, c);
     const old = before?.counts.get(name);
     // After an unload and a load the counts begin anew.
     const done = Math.max(0, c.ok + c.failed - (old ? old.ok + old.failed : 0));
-    rates.set(name, old && seconds ? done / seconds : 0);
-    calls += rates.get(name);
+    rates.set(bundle, old && seconds ? done / seconds : 0);
+    calls += rates.get(bundle);
     failed += old && seconds ? Math.max(0, c.failed - old.failed) / seconds : 0;
   }
   if (before) {
@@ -156,7 +159,7 @@ function show(status, crashes) {
     mebibytes(w.rss_bytes),
     w.cpu_seconds == null ? null : `${w.cpu_seconds.toFixed(1)} s`,
     w.restarts,
-    w.last_crash ? `${clock(w.last_crash.time_ms)} ${w.last_crash.cause}` : null,
+    w.last_crash ? `${moment(w.last_crash.time_ms)} ${w.last_crash.cause}` : null,
     act("restart", `/v1/workers/${encodeURIComponent(w.name)}/restart`),
   ])));
   byId("bundles").replaceChildren(...status.bundles.map((b) => row([
@@ -164,7 +167,7 @@ function show(status, crashes) {
     make("span", b.problem ? `${b.state}: ${b.problem}` : b.state, b.state),
     b.contracts.map((c) => `${c.name}@${c.version.split(".")[0]}`).join(", "),
     b.generation,
-    rate(rates.get(b.name)),
+    rates.has(b) ? rate(rates.get(b)) : null,
     b.calls.failed,
     b.calls.in_flight,
     micros(b.calls.p50_us),
@@ -172,7 +175,7 @@ function show(status, crashes) {
     act("reload", `/v1/bundles/${encodeURIComponent(b.name)}/reload`),
   ])));
   const latest = crashes.slice(-10).reverse().map((crash) => {
-    const item = make("li", `${clock(crash.time_ms)} ${crash.worker}: ${crash.cause}`);
+    const item = make("li", `${moment(crash.time_ms)} ${crash.worker}: ${crash.cause}`);
     const running = crash.running.map((c) => {
       const of = c.contract ? `${c.bundle}/${c.contract}` : c.bundle;
       return `running: ${of} ${c.function}`;

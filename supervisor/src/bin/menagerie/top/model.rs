@@ -1,7 +1,7 @@
 //! What `menagerie top` shows, worked out from one status after another. The
 //! clock is an argument.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use menagerie_supervisor::{BundleStatus, CallStatus, CrashReport, Status, WorkerStatus};
@@ -59,11 +59,15 @@ impl Model {
     pub(crate) fn update(&mut self, status: Status, now: Instant) {
         let before = self.before.take();
         let elapsed = before.as_ref().map(|b| now.saturating_duration_since(b.at));
+        let mut seen = BTreeSet::new();
         self.bundles = status
             .bundles
             .iter()
             .map(|bundle| {
-                let old = before.as_ref().and_then(|before| before.calls.get(&bundle.name));
+                // The first of its name is the one that runs; the others are broken.
+                let is_first = seen.insert(&bundle.name);
+                let before = before.as_ref().filter(|_| is_first);
+                let old = before.and_then(|before| before.calls.get(&bundle.name));
                 let per_second = |count: fn(&CallStatus) -> u64| {
                     rate(count(old?), count(&bundle.calls), elapsed?)
                 };
@@ -96,7 +100,9 @@ impl Model {
         }
         let crashes = status.workers.iter().filter_map(|worker| worker.last_crash.as_ref());
         self.last_crash = crashes.max_by_key(|crash| crash.time_ms).cloned();
-        let calls = status.bundles.iter().map(|b| (b.name.clone(), b.calls.clone())).collect();
+        // From the last to the first, as the last that comes in stays.
+        let calls = status.bundles.iter().rev();
+        let calls = calls.map(|b| (b.name.clone(), b.calls.clone())).collect();
         let cpu = status
             .workers
             .iter()

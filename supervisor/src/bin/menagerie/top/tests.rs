@@ -45,15 +45,46 @@ fn g_top_shows_workers_and_bundles() {
     for told in [
         "menagerie 9.9.9  process 42  up 2 min",
         "calls/s: 500",
-        "lua            ready       77        10.0 MiB    50 %   2        01:02:03",
-        "signal 11 (SIGSEGV)",
+        "lua            ready       77        10.0 MiB    50 %   2        signal 11 (SIGSEGV), \
+         1970-01-01 01:02:03 UTC",
         "500.0",
         "1.2 µs",
         "4.2 ms",
-        "last crash 01:02:03 UTC: lua signal 11 (SIGSEGV), running probe-lua/probe@1 crash",
+        "last crash 1970-01-01 01:02:03 UTC: lua signal 11 (SIGSEGV), running probe-lua/probe@1 crash",
     ] {
         assert!(seen.contains(told), "{told:?} is not in\n{seen}");
     }
+}
+
+/// What keeps it from coming back says more than why it went.
+#[test]
+fn s2_top_shows_the_problem_of_a_worker_in_every_state() {
+    let mut backoff = status(1000, 1.0);
+    backoff.workers[0].state = menagerie_supervisor::WorkerState::Backoff;
+    backoff.workers[0].problem = Some("the program\u{1b}[2J is not there".to_owned());
+    let mut model = Model::default();
+    model.update(backoff, Instant::now());
+    let seen = drawn(&model, 120, 24);
+    let row = seen.lines().find(|line| line.contains("backoff")).unwrap();
+    assert!(row.contains("the program") && row.contains("is not there"), "{seen}");
+    assert!(!seen.contains('\u{1b}'), "{seen:?}");
+}
+
+/// A broken bundle goes by its folder's name, which one that runs may have: that one is
+/// listed first.
+#[test]
+fn g_top_tells_bundles_of_one_name_apart() {
+    let twins = |ok| {
+        let mut twins = status(ok, 1.0);
+        twins.bundles.extend(status(0, 1.0).bundles);
+        twins
+    };
+    let (mut model, start) = (Model::default(), Instant::now());
+    model.update(twins(1000), start);
+    model.update(twins(1500), start + Duration::from_secs(1));
+    let rates: Vec<_> = model.bundles.iter().map(|bundle| bundle.calls_per_second).collect();
+    assert_eq!(rates, [Some(500.0), None]);
+    assert_eq!(model.rates, [500]);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Paragraph, Row, Sparkline, Table};
 
 use super::model::{BundleRow, Model, WorkerRow};
-use crate::render::{clock, mebibytes, micros, uptime};
+use crate::moment::moment;
+use crate::render::{mebibytes, micros, uptime};
 
 const SOFT: Style = Style::new().fg(Color::DarkGray);
 
@@ -73,6 +74,8 @@ fn worker_table(workers: &[WorkerRow]) -> Table<'_> {
         let state = status.state.to_string();
         let style = state_style(&state);
         let crash = status.last_crash.as_ref();
+        let crash = crash.map(|crash| format!("{}, {}", crash.cause, moment(crash.time_ms)));
+        let problem = status.problem.clone().or(crash);
         Row::new([
             Cell::new(status.name.as_str()),
             Cell::new(state).style(style),
@@ -80,7 +83,7 @@ fn worker_table(workers: &[WorkerRow]) -> Table<'_> {
             Cell::new(dash(status.rss_bytes, mebibytes)),
             Cell::new(dash(*cpu, |cpu| format!("{cpu:.0} %"))),
             Cell::new(status.restarts.to_string()),
-            Cell::new(dash(crash, |crash| format!("{} {}", clock(crash.time_ms), crash.cause))),
+            Cell::new(dash(problem, |problem| problem)),
         ])
     });
     let widths = [
@@ -92,8 +95,9 @@ fn worker_table(workers: &[WorkerRow]) -> Table<'_> {
         Constraint::Length(8),
         Constraint::Min(10),
     ];
+    let last = "problem or last crash";
     Table::new(rows, widths)
-        .header(titles(["worker", "state", "process", "memory", "cpu", "restarts", "last crash"]))
+        .header(titles(["worker", "state", "process", "memory", "cpu", "restarts", last]))
         .block(Block::bordered().title("workers"))
 }
 
@@ -138,7 +142,12 @@ fn footer(model: &Model) -> Paragraph<'_> {
             } else {
                 format!(", running {}", running.join(", "))
             };
-            format!("last crash {}: {} {}{while_}", clock(crash.time_ms), crash.worker, crash.cause)
+            format!(
+                "last crash {}: {} {}{while_}",
+                moment(crash.time_ms),
+                crash.worker,
+                crash.cause
+            )
         }
         None => "no crashes".to_owned(),
     };
