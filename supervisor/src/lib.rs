@@ -62,7 +62,9 @@ pub use config::{Config, ConfigError, units};
 pub use discovery::LoadStep;
 pub use events::{Event, EventKind, Events, NextEvent};
 pub use host::{HostContract, HostContractError, HostError, HostFunction, IntoAnswer, Returned};
-pub use http::{Access, BindError, StatusConfig, StatusSocket, default_socket};
+pub use http::{
+    Access, BindError, StatusConfig, StatusSocket, check_values, default_socket,
+};
 pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
 pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
 pub use logs::LogEntry;

@@ -27,6 +27,7 @@ use serve::{Limits, Server};
 pub use socket::{BindError, default_socket};
 use socket::{Bound, bind};
 use token::{TokenFiles, Tokens};
+pub use values::check_values;
 
 /// Who may use the status socket beside its owner and root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

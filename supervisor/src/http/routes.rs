@@ -19,7 +19,7 @@ use super::problem::Problem;
 use super::results::{NoJson, to_json};
 use super::serve::{self, Limits};
 use super::stream::{self, Choice, choice};
-use super::values::{ARGUMENT, Arguments, oversized_integer};
+use super::values::{ARGUMENT, Arguments, check_integers};
 use super::{Gate, Peer, Right, metrics, page};
 use crate::Supervisor;
 use crate::blocking::blocking;
@@ -326,10 +326,7 @@ fn read_call(body: &Bytes) -> Result<(CallBody, Vec<u8>), Problem> {
             _ => not_as_expected(&error),
         }
     })?;
-    if let Some(integer) = oversized_integer(body) {
-        let problem = format!("{integer} fits neither a signed nor an unsigned integer of 64 bits");
-        return Err(Problem::bad_request(problem));
-    }
+    check_integers(body).map_err(Problem::bad_request)?;
     let Arguments(args) = std::mem::take(&mut asked.args);
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, &rmpv::Value::Array(args))

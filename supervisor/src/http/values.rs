@@ -167,9 +167,34 @@ fn map(value: Value) -> Result<Value, &'static str> {
     pairs.into_iter().map(pair).collect::<Result<_, _>>().map(Value::Map)
 }
 
+/// Whether a call can carry the values of a JSON text as they stand there (rule C1): as the
+/// status service reads them, no key of an object stands twice, and integers have 64 bits.
+///
+/// # Errors
+///
+/// What it cannot carry, in a line.
+///
+/// ```
+/// use menagerie_supervisor::check_values;
+///
+/// assert_eq!(check_values(b"[18446744073709551615, 1e300]"), Ok(()));
+/// assert!(check_values(b"[18446744073709551616]").is_err());
+/// ```
+pub fn check_values(json: &[u8]) -> Result<(), String> {
+    serde_json::from_slice::<FromJson>(json).map_err(|error| error.to_string())?;
+    check_integers(json)
+}
+
+/// As [`check_values`], for the integers in valid JSON.
+pub(super) fn check_integers(json: &[u8]) -> Result<(), String> {
+    oversized_integer(json).map_or(Ok(()), |integer| {
+        Err(format!("{integer} fits neither a signed nor an unsigned integer of 64 bits"))
+    })
+}
+
 /// The first integer in valid JSON that neither `i64` nor `u64` holds. The JSON
 /// parser would make it a float and so change it silently, against C1.
-pub(super) fn oversized_integer(json: &[u8]) -> Option<&str> {
+fn oversized_integer(json: &[u8]) -> Option<&str> {
     let mut at = 0;
     while at < json.len() {
         match json[at] {

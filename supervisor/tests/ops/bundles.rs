@@ -148,6 +148,26 @@ fn g_check_says_what_is_wrong() {
             "should fail",
         ),
         (sound, code, r#"[{"contract":"a@1","function":"g"}]"#, "has no function"),
+        // It would be called with another value, and expect another.
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"f","args":[18446744073709551616],"result":1}]"#,
+            "18446744073709551616 fits neither",
+        ),
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"f","args":[1.8446744073709552e19],
+                 "result":18446744073709551616}]"#,
+            "18446744073709551616 fits neither",
+        ),
+        (
+            sound,
+            code,
+            r#"[{"contract":"a@1","function":"f","args":[{"b":1,"b":2}],"result":{"b":2}}]"#,
+            "stands twice",
+        ),
         // Neither is an error of the function's own.
         (
             sound,

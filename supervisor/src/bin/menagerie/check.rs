@@ -11,7 +11,7 @@ use menagerie_protocol::{ManifestData, RuntimeError};
 use menagerie_supervisor::{
     BundleStatus, ConfigFile, ContractStatus, CrashReport, EventKind, Events, NextEvent,
     SIGNATURE_FILE, SignatureConfig, SignaturePolicy, SignatureState, SignatureStatus,
-    StatusSocket, Supervisor, WorkerState,
+    StatusSocket, Supervisor, WorkerState, check_values,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -303,7 +303,10 @@ fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
         Ok(text) => {
             // As manifests and code may have one.
             let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
-            serde_json::from_slice(text).map_err(|error| format!("{}: {error}", path.display()))
+            let tests = serde_json::from_slice(text).map_err(|error| error.to_string());
+            // A value that no call can carry would be changed as it is read.
+            let tests = tests.and_then(|tests| check_values(text).map(|()| tests));
+            tests.map_err(|problem| format!("{}: {problem}", path.display()))
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(format!("{}: {error}", path.display())),
