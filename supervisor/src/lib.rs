@@ -63,7 +63,7 @@ pub use discovery::LoadStep;
 pub use events::{Event, EventKind, Events, NextEvent};
 pub use host::{HostContract, HostContractError, HostError, HostFunction, IntoAnswer, Returned};
 pub use http::{
-    Access, BindError, StatusConfig, StatusSocket, check_values, default_socket,
+    Access, BindError, StatusConfig, StatusSocket, check_values, default_socket, is_trusted,
 };
 pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
 pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};

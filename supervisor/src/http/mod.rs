@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use crate::Supervisor;
 pub use config::StatusConfig;
 use serve::{Limits, Server};
-pub use socket::{BindError, default_socket};
+pub use socket::{BindError, default_socket, is_trusted};
 use socket::{Bound, bind};
 use token::{TokenFiles, Tokens};
 pub use values::check_values;

@@ -81,6 +81,15 @@ fn own_temp() -> PathBuf {
     PathBuf::from(format!("/tmp/menagerie-{}", nix::unistd::geteuid()))
 }
 
+/// Whether a client should believe whoever listens at a status socket, by their user id. Our
+/// folder in /tmp may be of somebody who was there before us, and with it the socket: there
+/// only this user and root are believed. Whoever names another socket knows whose it is.
+#[must_use]
+pub fn is_trusted(socket: &Path, listener: u32) -> bool {
+    let ours = nix::unistd::geteuid().as_raw();
+    socket.parent() != Some(&own_temp()) || listener == 0 || listener == ours
+}
+
 /// The file of a socket that is being listened at. Dropped, it removes the file,
 /// if it is the same still.
 #[derive(Debug)]
@@ -224,6 +233,17 @@ fn private_folder(folder: &Path) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn g_a_socket_in_tmp_is_believed_if_it_is_ours_or_roots() {
+        let (ours, folder) = (nix::unistd::geteuid().as_raw(), own_temp());
+        let stranger = ours.wrapping_add(1).max(1);
+        for socket in [folder.join("menagerie.sock"), folder.join("other.sock")] {
+            assert!(is_trusted(&socket, ours) && is_trusted(&socket, 0));
+            assert!(!is_trusted(&socket, stranger));
+        }
+        assert!(is_trusted(Path::new("/run/menagerie.sock"), stranger));
+    }
 
     #[tokio::test]
     async fn g_the_socket_is_private_and_replaces_a_stale_one() {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use menagerie_supervisor::BindError;
+use menagerie_supervisor::{BindError, is_trusted};
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::time::MissedTickBehavior;
@@ -156,6 +156,12 @@ impl Client {
                 }
                 _ => self.broken(&error),
             })?;
+        let listener = stream.peer_cred().map_err(|e| self.broken(&e))?.uid();
+        if !is_trusted(&self.socket, listener) {
+            let socket = self.socket.display();
+            let text = "somebody else's, in a folder that should be this user's: it is left alone";
+            return Err(CommandError::Failed(format!("{socket} is user {listener}'s: {text}")));
+        }
         let io = TokioIo::new(stream);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(io).await.map_err(|e| self.broken(&e))?;
@@ -175,11 +181,9 @@ impl Client {
     }
 
     async fn body(&self, response: Response<Incoming>) -> Result<Bytes, CommandError> {
-        tokio::select! {
-            body = response.into_body().collect() => {
-                Ok(body.map_err(|e| self.broken(&e))?.to_bytes())
-            }
-            silent = self.silent(true) => Err(silent),
+        match whole(response.into_body(), out_of_patience).await {
+            Some(body) => body.map_err(|error| self.broken(&error)),
+            None => Err(self.hangs(PATIENCE)),
         }
     }
 
@@ -210,6 +214,26 @@ impl Client {
     }
 }
 
+/// All of a body, unless no more of it comes for as long as a `silence` takes. It may take
+/// long altogether, where it is large.
+async fn whole<B: Body<Data = Bytes> + Unpin, S: Future<Output = ()>>(
+    mut body: B,
+    silence: impl Fn() -> S,
+) -> Option<Result<Bytes, B::Error>> {
+    let mut bytes = Vec::new();
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = silence() => return None,
+        };
+        match frame {
+            None => return Some(Ok(bytes.into())),
+            Some(Err(error)) => return Some(Err(error)),
+            Some(Ok(frame)) => bytes.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),
+        }
+    }
+}
+
 /// A path segment with everything that is no plain letter escaped.
 pub(crate) fn escape(segment: &str) -> String {
     let mut out = String::new();
@@ -225,7 +249,55 @@ pub(crate) fn escape(segment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
     use super::*;
+
+    /// A body of so many bytes, each of which is waited for.
+    struct Slow {
+        left: u8,
+        waits: bool,
+    }
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            self.waits = !self.waits;
+            if self.waits {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let left = self.left.checked_sub(1);
+            self.left = left.unwrap_or_default();
+            Poll::Ready(left.map(|_| Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+    }
+
+    /// Ends when it has been looked at so many times.
+    async fn looks(mut count: u8) {
+        std::future::poll_fn(|_| {
+            count = count.saturating_sub(1);
+            if count == 0 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn g_an_answer_may_take_long_if_it_goes_on() {
+        let body = |left| Slow { left, waits: false };
+        // Each of the 100 is looked for twice.
+        let all = whole(body(100), || looks(3)).await.unwrap().unwrap();
+        assert_eq!(all.len(), 100);
+        assert!(whole(body(100), || looks(1)).await.is_none());
+    }
 
     #[test]
     fn client_escapes_names() {
