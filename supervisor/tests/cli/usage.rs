@@ -65,6 +65,33 @@ fn g_doctor_tells_what_it_found() {
     assert!(output.status.success(), "{report}");
 }
 
+/// It is told where the workers are as `run` is.
+#[test]
+fn g_doctor_looks_where_the_settings_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, file) = (dir.path().join("s.sock"), dir.path().join("menagerie.toml"));
+    std::fs::write(&file, "[worker_programs]\nlua = \"nothing\"\n").unwrap();
+    let doctor = || menagerie(&socket, &["doctor", "--json", "--config", file.to_str().unwrap()]);
+    let output = doctor();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lua = report["workers"].as_array().unwrap().iter().find(|w| w["loader"] == "lua").unwrap();
+    let nothing = dir.path().join("nothing");
+    assert!(lua["problem"].as_str().unwrap().contains(nothing.to_str().unwrap()), "{lua}");
+    std::fs::write(&file, "nonsense = 1\n").unwrap();
+    assert_eq!(doctor().status.code(), Some(2));
+}
+
+/// All groups are known to whoever asks for help.
+#[test]
+fn g_bench_names_its_groups() {
+    let output = Command::new(MENAGERIE).args(["bench", "--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    let wrong = Command::new(MENAGERIE).args(["bench", "--only", "x"]).output().unwrap();
+    let wrong = stderr(&wrong);
+    let groups = wrong.split_once("there are ").unwrap().1.trim();
+    assert!(groups.contains("crash") && help.contains(&format!("Groups: {groups}.")), "{help}");
+}
+
 /// A mistyped level would be taken for the name of a module, and nothing be logged.
 #[test]
 fn g_a_log_that_names_no_level_is_2_and_told() {

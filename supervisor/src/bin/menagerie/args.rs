@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use menagerie_supervisor::{Isolation, Sandbox, units};
 
+use crate::bench;
+
 /// Runs plugins in worker processes, and shows what they do.
 ///
 /// Exit status: 0 done, 1 the operation failed, 2 usage, 3 no supervisor at the
@@ -182,6 +184,9 @@ pub(crate) enum Command {
     /// Show which workers, runtimes and kernel features this machine has, and
     /// how to get what lacks
     Doctor {
+        /// The settings: see docs/menagerie.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// A folder with the worker programs, looked in after this program's own
         #[arg(long, value_name = "DIR")]
         worker_dir: Option<PathBuf>,
@@ -249,9 +254,7 @@ pub(crate) struct Check {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Measure what calls cost on this machine, beside what the machine allows
-    #[command(after_help = "Figures mean something only in a build with optimisation, on a \
-        machine that does nothing else.\nGroups: null, await, vm, tasks, idle-10ms, bytes, \
-        noticed, start, idle.")]
+    #[command(after_help = bench::help())]
     Bench {
         /// Fewer turns: less exact, in a minute
         #[arg(long)]

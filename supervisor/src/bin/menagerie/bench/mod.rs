@@ -75,6 +75,15 @@ fn nanos(time: Duration) -> f64 {
     time.as_nanos() as f64
 }
 
+/// What its help ends with.
+pub(crate) fn help() -> String {
+    let groups = rows::GROUPS.map(|(name, _)| name).join(", ");
+    format!(
+        "Figures mean something only in a build with optimisation, on a machine that does \
+         nothing else.\nGroups: {groups}."
+    )
+}
+
 /// `bench`, or one of the processes that it starts.
 pub(crate) fn execute(command: BenchCommand, json: bool) -> Result<(), CommandError> {
     let failed = |error: &dyn Display| CommandError::Failed(error.to_string());

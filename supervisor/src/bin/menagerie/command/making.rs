@@ -1,9 +1,9 @@
 //! Commands that need no supervisor that runs: bundles are made, signed and checked, and
 //! the machine is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use menagerie_supervisor::{Config, SignedBundle, doctor};
+use menagerie_supervisor::{ConfigFile, SignedBundle, doctor};
 use serde::Serialize;
 
 use crate::args::{Check, Language};
@@ -49,9 +49,13 @@ pub(super) async fn check(args: Check, json: bool, verbose: bool) -> Result<(), 
     }
 }
 
-pub(super) async fn doctor(worker_dir: Option<PathBuf>, json: bool) -> Result<(), CommandError> {
-    let mut config = Config::default();
-    config.worker_dir = worker_dir;
+pub(super) async fn doctor(
+    file: Option<PathBuf>,
+    worker_dir: Option<PathBuf>,
+    json: bool,
+) -> Result<(), CommandError> {
+    let mut config = settings(file.as_deref())?.config;
+    config.worker_dir = worker_dir.or(config.worker_dir);
     let report = blocking("looking", move || doctor::examine(&config)).await?;
     show(&report, json, render::report);
     if report.is_usable() {
@@ -59,6 +63,12 @@ pub(super) async fn doctor(worker_dir: Option<PathBuf>, json: bool) -> Result<()
     } else {
         Err(CommandError::Failed("no bundle can be run on this machine yet".to_owned()))
     }
+}
+
+/// The settings of a file, or those of none.
+fn settings(file: Option<&Path>) -> Result<ConfigFile, CommandError> {
+    file.map_or_else(|| Ok(ConfigFile::default()), ConfigFile::read)
+        .map_err(|error| CommandError::Usage(error.to_string()))
 }
 
 /// Does what blocks, and says what it does if that takes long.

@@ -65,7 +65,7 @@ pub(crate) fn execute(args: Args) -> Result<(), CommandError> {
             Ok(())
         }
         Command::Man { dir } => generate::man(&dir),
-        Command::Doctor { worker_dir } => wait(making::doctor(worker_dir, json)),
+        Command::Doctor { config, worker_dir } => wait(making::doctor(config, worker_dir, json)),
     }
 }
 
