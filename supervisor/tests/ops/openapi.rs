@@ -174,6 +174,25 @@ fn g_openapi_is_what_the_service_does() {
     assert!(unseen.is_empty(), "documented, and never seen: {unseen:?}");
 }
 
+/// It loads the bundles into another process, and one of them may hang there.
+#[test]
+fn g_openapi_has_the_answer_to_a_restart_that_takes_too_long() {
+    let document = openapi();
+    let running = Running::start("load_timeout = \"5s\"");
+    let dir = running.dir.path().join("slow");
+    std::fs::create_dir(&dir).unwrap();
+    let manifest = "name = \"slow\"\nloader = \"lua\"\nfile = \"a.lua\"\nprovides = [\"slow@1\"]";
+    std::fs::write(dir.join("manifest.toml"), manifest).unwrap();
+    std::fs::write(dir.join("a.lua"), "return { [\"slow@1\"] = { f = function() end } }").unwrap();
+    let body = serde_json::json!({ "path": dir }).to_string();
+    assert_eq!(running.post("/v1/bundles", &body).status, 201);
+    std::fs::write(dir.join("a.lua"), "while true do end").unwrap();
+    let path = "/v1/workers/lua/restart?rolling=true";
+    let response = running.post(path, "");
+    assert_eq!(response.status, 504, "{response:?}");
+    hold(&document, "POST", path, &response);
+}
+
 #[test]
 fn g_what_is_no_endpoint_is_a_problem() {
     let document = openapi();
