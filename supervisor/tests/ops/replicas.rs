@@ -35,7 +35,7 @@ fn s9_replicas_have_names_for_the_operator() {
     let response = running.post("/v1/workers/lua%231/restart?rolling=true", "");
     assert_eq!((response.status, &response.json()["name"]), (200, &json!("lua#1")));
     let (one, two) = (pid(&running, "lua#1"), pid(&running, "lua#2"));
-    running.text(&["restart", "lua", "--rolling"]);
+    assert_eq!(running.text(&["restart", "lua", "--rolling"]), "restarted all workers of lua\n");
     assert!(pid(&running, "lua#1") != one && pid(&running, "lua#2") != two);
     assert_eq!(running.menagerie(&["restart", "lua#3"]).status.code(), Some(1));
     // Its crash has its name, and so have its metrics.

@@ -143,7 +143,7 @@ async fn look(request: Check) -> Result<Findings, CommandError> {
     }
     for (path, outcome) in supervisor.load_all(&with).await {
         if let Err(error) = outcome {
-            findings.problems.push(format!("{}: {error}", path.display()));
+            findings.problems.push(render::at(&path, &error));
         }
     }
     match supervisor.load(&request.dir).await {

@@ -159,8 +159,8 @@ impl Client {
         let listener = stream.peer_cred().map_err(|e| self.broken(&e))?.uid();
         if !is_trusted(&self.socket, listener) {
             let socket = self.socket.display();
-            let text = "somebody else's, in a folder that should be this user's: it is left alone";
-            return Err(CommandError::Failed(format!("{socket} is user {listener}'s: {text}")));
+            let text = format!("{socket} is user {listener}'s, and should be this user's");
+            return Err(CommandError::Failed(format!("{text}: it is left alone")));
         }
         let io = TokioIo::new(stream);
         let (mut sender, connection) =

@@ -57,7 +57,7 @@ impl Hangup {
         let left_over = done.failed.iter().filter(|(_, error)| needed(error));
         self.left_over = left_over.map(|(path, _)| path.clone()).collect();
         for (path, error) in &done.failed {
-            render::note(&format!("menagerie: {}: {error}", path.display()));
+            render::note(&format!("menagerie: {}", render::at(path, error)));
         }
         let (loaded, unloaded) = (done.loaded.len(), done.unloaded.len());
         let problems = done.failed.len();

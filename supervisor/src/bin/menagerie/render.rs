@@ -76,6 +76,13 @@ fn show_json(text: serde_json::Result<String>) {
     }
 }
 
+/// What is wrong at a path. Some errors begin with it, or with a file in it.
+pub(crate) fn at(path: &Path, error: &impl ToString) -> String {
+    let (path, error) = (path.display().to_string(), error.to_string());
+    let is_named = error.strip_prefix(&path).is_some_and(|rest| rest.starts_with([':', '/']));
+    if is_named { error } else { format!("{path}: {error}") }
+}
+
 /// A path as JSON has it: what is no UTF-8 in it is replaced.
 pub(crate) fn path<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(&path.display())
@@ -487,6 +494,18 @@ mod tests {
         let (lines, left) = shown(&["1", "2", "3", "4", "5", "6"]);
         assert_eq!((lines.join(""), left), ("23456".to_owned(), 0));
         assert_eq!(shown(&[]), (Vec::new(), 0));
+    }
+
+    #[test]
+    fn g_a_path_is_named_once() {
+        for (error, shown) in [
+            ("No such file", "a: No such file"),
+            ("a: No such file", "a: No such file"),
+            ("a/manifest.toml:1:1: no", "a/manifest.toml:1:1: no"),
+            ("and so on", "a: and so on"),
+        ] {
+            assert_eq!(at(Path::new("a"), &error), shown);
+        }
     }
 
     #[test]

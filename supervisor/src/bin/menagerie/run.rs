@@ -179,8 +179,8 @@ pub(crate) async fn run(request: Request) -> Result<(), CommandError> {
             match outcome {
                 Ok(bundle) => ready.loaded.push(bundle.name),
                 Err(error) => {
+                    render::note(&format!("menagerie: {}", render::at(&path, &error)));
                     let (path, problem) = (path.display().to_string(), error.to_string());
-                    render::note(&format!("menagerie: {path}: {problem}"));
                     ready.failed.push(FailedLoad { path, problem });
                 }
             }

@@ -75,7 +75,11 @@ pub(super) async fn restart(
     let path = format!("/v1/workers/{}/restart?rolling={rolling}", escape(loader));
     let answer = client.text(Method::POST, &path, None);
     done(&render::patiently("restarting", answer).await?, json, |answer| {
-        format!("restarted {} (process {})", text(&answer["name"]), answer["pid"])
+        // A loader may have several workers; the answer is the last one's.
+        match text(&answer["name"]) {
+            name if name == loader => format!("restarted {name} (process {})", answer["pid"]),
+            _ => format!("restarted all workers of {loader}"),
+        }
     })
 }
 
