@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Write};
 
 use serde_json::Value;
 
-use super::common::{Response, Running, exchange, until};
+use super::common::{Program, Response, Running, exchange, until};
 
 /// The data of server-sent events, and their ids.
 fn events(response: &Response) -> Vec<(String, Value)> {
@@ -66,6 +66,20 @@ fn g_events_and_crashes_are_kept_and_chosen() {
     assert!(errors.is_empty(), "{}", String::from_utf8_lossy(errors));
     let of_one = running.lines(&["events", "--json", "--no-follow", "--bundle", "greeter-lua"]);
     assert!(of_one.iter().all(|event| event["bundle"] == "greeter-lua"), "{of_one:?}");
+}
+
+/// What a bundle logs begins no line of its own in what `run` writes.
+#[test]
+fn g_a_bundle_writes_no_line_of_the_supervisors_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("manifest.toml", "name = 'a'\nloader = 'lua'\nfile = 'main.lua'\nprovides = ['a@1']\n");
+    write("main.lua", "require('menagerie').log('warn', 'x\\nERROR one\\rERROR two')\nreturn {}");
+    let mut run = std::process::Command::new(super::common::MENAGERIE);
+    run.args(["run", "--log", "warn", "--bundles"]).arg(dir.path());
+    run.arg("--socket").arg(dir.path().join("s.sock")).env_remove("RUST_LOG");
+    let line = Program::start(&mut run).wait_for("ERROR one");
+    assert_eq!(line.split(" worker=").next().unwrap(), "    ERROR one\\rERROR two");
 }
 
 /// A later supervisor may say what this program does not know.

@@ -26,6 +26,13 @@ pub(crate) fn readable(text: &str) -> Cow<'_, str> {
     Cow::Owned(readable)
 }
 
+/// A record of a log, whose line breaks are others' but for the last: what follows one is
+/// indented. Whoever has written the record has seen to what else a terminal would obey.
+pub(crate) fn record(text: &str) -> String {
+    let text = text.trim_end_matches('\n').replace('\n', CONTINUED);
+    text.replace('\r', "\\r") + "\n"
+}
+
 /// Whether a terminal does something other than to show it.
 fn is_obeyed(c: char) -> bool {
     c.is_control() && c != '\t'

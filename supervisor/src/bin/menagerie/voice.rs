@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::foreign::record;
+
 /// Pieces that may wait to be written; a piece is a line, as a rule.
 const MAX_PIECES: usize = 1024;
 /// And their bytes together.
@@ -118,13 +120,13 @@ pub(crate) fn finish(limit: Duration) {
     }
 }
 
-/// As a place that logs are written to.
+/// As a place that logs are written to, each record in one piece.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Voiced;
 
 impl Write for Voiced {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        say(text);
+        say(record(&String::from_utf8_lossy(text)).as_bytes());
         Ok(text.len())
     }
 
