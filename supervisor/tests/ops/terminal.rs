@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,18 @@ impl OnTerminal {
         }
     }
 
+    /// How it ends.
+    fn status(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn press(&mut self, key: &str) {
         self.keys.write_all(key.as_bytes()).unwrap();
     }
@@ -99,13 +111,25 @@ fn g_top_is_live_on_a_terminal() {
     top.wait_for("SIGKILL");
     top.press("q");
     top.wait_for(LEAVE_SCREEN);
-    let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some(status) = top.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "it does not end");
-        std::thread::sleep(Duration::from_millis(10));
-    };
-    assert!(status.success(), "{status}");
+    assert!(top.status().success());
+}
+
+/// Whoever ends it has a terminal that works.
+#[test]
+fn g_top_gives_the_terminal_back_when_it_is_ended() {
+    use nix::sys::signal::{Signal, kill};
+    let running = Running::start("");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut command = Command::new(MENAGERIE);
+        let mut top = OnTerminal::start(
+            command.args(["top", "--every", "100ms", "--socket"]).arg(running.socket()),
+            120,
+            30,
+        );
+        top.wait_for("greeter-lua");
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(top.child.id()).unwrap());
+        kill(pid, signal).unwrap();
+        top.wait_for(LEAVE_SCREEN);
+        assert!(top.status().success());
+    }
 }

@@ -16,6 +16,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 use tokio::sync::mpsc;
 
 use crate::client::{Client, CommandError};
+use crate::ending::Ending;
 use crate::render;
 use model::Model;
 
@@ -116,6 +117,8 @@ async fn live(
     });
     let mut ticks = tokio::time::interval(every.max(SHORTEST));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // They end it like a key: the terminal has to be given back.
+    let mut ending = Ending::new()?;
     let mut paused = false;
     // The answer that is waited for; keys count meanwhile: who has a supervisor that
     // hangs wants to leave.
@@ -134,6 +137,7 @@ async fn live(
                 // A new size: drawn again.
                 Some(_) => {}
             },
+            _ = ending.name() => return Ok(()),
             _ = ticks.tick(), if !paused && looking.is_none() => looking.set(Some(status(client))),
             found = answer(looking.as_mut()) => {
                 looking.set(None);
