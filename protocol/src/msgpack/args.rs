@@ -2,19 +2,26 @@
 
 use std::io::Write;
 
-use rmp_serde::Serializer as Inner;
+use rmp_serde::config::{DefaultConfig, StructMapConfig};
 use rmp_serde::encode::Error;
-use serde::ser::{Error as _, Impossible, Serialize, Serializer};
+use serde::ser::{
+    Error as _, Impossible, Serialize, SerializeStruct, SerializeTupleStruct, Serializer,
+};
+
+/// Makes maps of structs, as everything else does that writes values.
+type Inner<W> = rmp_serde::Serializer<W, StructMapConfig<DefaultConfig>>;
 
 /// Appends a call's arguments, any serializable tuple, as a MessagePack array.
-/// `()` is the empty array.
+/// `()` is the empty array. A struct may stand for the tuple: its fields are the
+/// arguments, in their order; one among the arguments is a map with its fields' names.
 ///
 /// # Errors
 ///
-/// The value has no MessagePack form, or is no tuple, list or struct.
+/// The value has no MessagePack form, or is no tuple, list or struct; or it is a struct
+/// that has skipped a field before others, which would take its place.
 #[inline]
 pub fn encode_args<W: Write, A: Serialize + ?Sized>(out: &mut W, args: &A) -> Result<(), Error> {
-    args.serialize(Args(&mut Inner::new(out)))
+    args.serialize(Args(&mut rmp_serde::Serializer::new(out).with_struct_map()))
 }
 
 /// Takes what is a list to MessagePack, and leaves it to `rmp-serde`.
@@ -47,7 +54,7 @@ impl<'i, W: Write> Serializer for Args<'i, W> {
     type SerializeSeq = <&'i mut Inner<W> as Serializer>::SerializeSeq;
     type SerializeTuple = <&'i mut Inner<W> as Serializer>::SerializeTuple;
     type SerializeTupleStruct = <&'i mut Inner<W> as Serializer>::SerializeTupleStruct;
-    type SerializeStruct = <&'i mut Inner<W> as Serializer>::SerializeStruct;
+    type SerializeStruct = Fields<'i, W>;
     type SerializeTupleVariant = Impossible<(), Error>;
     type SerializeMap = Impossible<(), Error>;
     type SerializeStructVariant = Impossible<(), Error>;
@@ -103,7 +110,7 @@ impl<'i, W: Write> Serializer for Args<'i, W> {
         name: &'static str,
         len: usize,
     ) -> Result<Self::SerializeStruct, Error> {
-        self.0.serialize_struct(name, len)
+        Ok(Fields { list: self.0.serialize_tuple_struct(name, len)?, skipped: None })
     }
 
     refuses! {
@@ -144,6 +151,39 @@ impl<'i, W: Write> Serializer for Args<'i, W> {
     fn is_human_readable(&self) -> bool {
         // As what is inside of them.
         self.0.is_human_readable()
+    }
+}
+
+/// The fields of a struct that are a call's arguments.
+struct Fields<'i, W: Write> {
+    list: <&'i mut Inner<W> as Serializer>::SerializeTupleStruct,
+    /// The first one that was skipped.
+    skipped: Option<&'static str>,
+}
+
+impl<W: Write> SerializeStruct for Fields<'_, W> {
+    type Ok = ();
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        if let Some(skipped) = self.skipped {
+            let text = format!("'{skipped}' was skipped, and '{name}' would take its place");
+            return Err(Error::custom(text));
+        }
+        SerializeTupleStruct::serialize_field(&mut self.list, value)
+    }
+
+    fn skip_field(&mut self, name: &'static str) -> Result<(), Error> {
+        self.skipped.get_or_insert(name);
+        Ok(())
+    }
+
+    fn end(self) -> Result<(), Error> {
+        SerializeTupleStruct::end(self.list)
     }
 }
 
@@ -189,6 +229,49 @@ mod tests {
         assert_eq!(encoded(Some((1, 2))).unwrap(), expected);
         assert_eq!(encoded(Nothing).unwrap(), [0x90]);
         assert_eq!(encoded(None::<(u8,)>).unwrap(), [0x90]);
+    }
+
+    /// As host functions' answers, a Rust guest's values and JSON have it.
+    #[test]
+    fn c1_a_struct_among_the_arguments_is_a_map_with_its_names() {
+        #[derive(Serialize)]
+        struct Options {
+            width: u8,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            label: Option<u8>,
+            keep: bool,
+        }
+        #[derive(Serialize)]
+        enum Shape {
+            Circle { r: u8 },
+        }
+        let options = |label| Options { width: 7, label, keep: true };
+        let named = b"\x91\x82\xa5width\x07\xa4keep\xc3";
+        assert_eq!(encoded((options(None),)).unwrap(), named);
+        let named = b"\x91\x83\xa5width\x07\xa5label\x01\xa4keep\xc3";
+        assert_eq!(encoded((options(Some(1)),)).unwrap(), named);
+        let named = b"\x91\x91\x82\xa5width\x07\xa4keep\xc3";
+        assert_eq!(encoded((vec![options(None)],)).unwrap(), named);
+        let named = b"\x91\x81\xa6Circle\x81\xa1r\x02";
+        assert_eq!(encoded((Shape::Circle { r: 2 },)).unwrap(), named);
+    }
+
+    #[test]
+    fn c1_no_argument_takes_the_place_of_a_field_that_was_skipped() {
+        #[derive(Serialize)]
+        struct Args {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            first: Option<u8>,
+            second: u8,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            third: Option<u8>,
+        }
+        let args = |first, third| encoded(Args { first, second: 2, third });
+        assert_eq!(args(Some(1), Some(3)).unwrap(), [0x93, 1, 2, 3]);
+        // The last ones may be left out.
+        assert_eq!(args(Some(1), None).unwrap(), [0x92, 1, 2]);
+        let error = args(None, Some(3)).unwrap_err().to_string();
+        assert!(error.contains("'first' was skipped, and 'second'"), "{error}");
     }
 
     #[test]
