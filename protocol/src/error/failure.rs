@@ -170,14 +170,18 @@ impl Failure {
         }
     }
 
-    /// Whether the same call may succeed later, unchanged.
+    /// Whether the same call may succeed later, unchanged, with nobody's doing: a bundle
+    /// that is not available, and a worker that is quarantined, are tried again and again.
+    /// A bundle that is quarantined itself has to be reloaded, which this cannot tell.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::DeadlineExceeded { .. }
                 | Self::WorkerCrashed { .. }
+                | Self::Quarantined { .. }
                 | Self::Overloaded { .. }
+                | Self::BundleUnavailable { .. }
                 | Self::OutOfResources { .. }
         )
     }
@@ -192,6 +196,60 @@ impl From<GuestError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What each of them is.
+    fn heals_by_itself(failure: &Failure) -> bool {
+        match failure {
+            Failure::DeadlineExceeded { .. }
+            | Failure::WorkerCrashed { .. }
+            | Failure::Quarantined { .. }
+            | Failure::Overloaded { .. }
+            | Failure::BundleUnavailable { .. }
+            | Failure::OutOfResources { .. } => true,
+            Failure::Guest(_)
+            | Failure::BadArguments { .. }
+            | Failure::Cancelled
+            | Failure::NoSuchContract { .. }
+            | Failure::NoSuchFunction { .. }
+            | Failure::CycleDetected { .. }
+            | Failure::UndeclaredDependency { .. }
+            | Failure::StaleHandle { .. }
+            | Failure::PayloadTooLarge { .. }
+            | Failure::BadValue { .. }
+            | Failure::ShuttingDown
+            | Failure::HostPanicked { .. } => false,
+        }
+    }
+
+    #[test]
+    fn c3_what_heals_by_itself_is_transient() {
+        let text = || "a".to_owned();
+        let all = [
+            Failure::Guest(Box::new(GuestError::new("a", "a"))),
+            Failure::BadArguments { message: text() },
+            Failure::Cancelled,
+            Failure::DeadlineExceeded { deadline_ms: 1 },
+            Failure::WorkerCrashed { worker: text(), cause: text(), started: true },
+            Failure::Quarantined { what: text() },
+            Failure::NoSuchContract { contract: text() },
+            Failure::NoSuchFunction { contract: text(), function: text(), available: vec![] },
+            Failure::Overloaded { bundle: text(), limit: 1 },
+            Failure::CycleDetected { chain: vec![] },
+            Failure::UndeclaredDependency { bundle: text(), contract: text() },
+            Failure::StaleHandle { bundle: text() },
+            Failure::BundleUnavailable { bundle: text(), problem: text() },
+            Failure::PayloadTooLarge { size: 1, limit: 1 },
+            Failure::BadValue { message: text() },
+            Failure::ShuttingDown,
+            Failure::HostPanicked { contract: text(), function: text(), message: text() },
+            Failure::OutOfResources { problem: text() },
+        ];
+        for failure in &all {
+            assert_eq!(failure.is_transient(), heals_by_itself(failure), "{failure:?}");
+        }
+        let kinds: std::collections::BTreeSet<_> = all.iter().map(Failure::kind).collect();
+        assert_eq!(kinds.len(), all.len());
+    }
 
     /// Every result of a call is moved about with room for one.
     #[test]
