@@ -8,14 +8,15 @@ use menagerie_protocol::{Failure, GuestError};
 use serde::Serialize;
 
 /// An error of a host function, as the calling guest sees it. Every error type
-/// turns into one by `?`; a [`GuestError`] keeps its type, code and help.
+/// turns into one by `?`; a [`GuestError`] keeps its type, code and help, and the
+/// [`Failure`] of a call that the function has made its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostError(GuestError);
+pub struct HostError(Failure);
 
 impl HostError {
     /// An error with a type, such as `KeyError`, and a message.
     pub fn new(type_name: impl Into<String>, message: impl Into<String>) -> Self {
-        Self(GuestError::new(type_name, message))
+        Self(GuestError::new(type_name, message).into())
     }
 }
 
@@ -25,20 +26,22 @@ impl<E: StdError + 'static> From<E> for HostError {
     fn from(error: E) -> Self {
         let any: &dyn Any = &error;
         if let Some(guest) = any.downcast_ref::<GuestError>() {
-            return Self(guest.clone());
+            return Self(guest.clone().into());
         }
-        if let Some(Failure::Guest(guest)) = any.downcast_ref::<Failure>() {
-            return Self((**guest).clone());
+        if let Some(failure) = any.downcast_ref::<Failure>() {
+            return Self(failure.clone());
         }
         let name = std::any::type_name::<E>();
-        let name = name.rsplit("::").next().unwrap_or(name);
+        // Without its parameters, which may have paths of their own.
+        let path = name.split('<').next().unwrap_or(name);
+        let name = path.rsplit("::").next().unwrap_or(path);
         let mut told = GuestError::new(name, error.to_string());
         let mut source = error.source();
         while let Some(cause) = source {
             told.inner.push(GuestError::new("Error", cause.to_string()));
             source = cause.source();
         }
-        Self(told.cut())
+        Self(told.cut().into())
     }
 }
 
@@ -75,7 +78,7 @@ impl<T: Serialize, E: Into<HostError>> IntoAnswer for Result<T, E> {
     fn into_answer(self) -> Result<Vec<u8>, Failure> {
         match self {
             Ok(value) => encode(&value),
-            Err(error) => Err(error.into().0.into()),
+            Err(error) => Err(error.into().0),
         }
     }
 }

@@ -12,6 +12,10 @@ struct Point {
     y: i64,
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("wrapped")]
+struct Wrapped<T>(T);
+
 fn contracts() -> Arc<HostContracts> {
     let contracts = Arc::new(HostContracts::default());
     HostContract::new(&contracts, "kv@1.2")
@@ -28,6 +32,11 @@ fn contracts() -> Arc<HostContracts> {
         .function("guest", || async {
             let error = GuestError { code: Some("E7".to_owned()), ..GuestError::new("T", "m") };
             Err::<(), _>(error)
+        })
+        .function("wrapped", || async { Err::<(), _>(Wrapped(std::io::ErrorKind::NotFound)) })
+        .function("calls_on", || async {
+            let (worker, cause) = ("lua".to_owned(), "signal 9".to_owned());
+            Err::<(), _>(Failure::WorkerCrashed { worker, cause, started: true })
         })
         .function("panics", |at_once: bool| {
             assert!(!at_once, "at once");
@@ -95,6 +104,13 @@ async fn c5_errors_of_host_functions_are_the_guests_to_catch() {
     let error = guest(call("refuse", ()).await);
     assert_eq!(error.to_string(), "KeyError: no such key");
     assert_eq!(guest(call("guest", ()).await).code.as_deref(), Some("E7"));
+    assert_eq!(guest(call("wrapped", ()).await).to_string(), "Wrapped: wrapped");
+}
+
+#[tokio::test]
+async fn c5_a_call_that_failed_in_a_host_function_keeps_its_kind() {
+    let outcome = call("calls_on", ()).await;
+    assert!(matches!(outcome, Err(Failure::WorkerCrashed { started: true, .. })), "{outcome:?}");
 }
 
 #[tokio::test]
