@@ -68,12 +68,15 @@ pub use http::{
 pub use lifecycle::{PolicyError, RestartPolicy, WorkerState};
 pub use locate::{ENV_WORKER_DIR, LOADERS, worker_program};
 pub use logs::LogEntry;
+pub use menagerie_protocol::contract::{ContractId, ContractSyntaxError};
+pub use menagerie_protocol::loader::manifest::DependencyKind;
 pub use menagerie_protocol::message::LogLevel;
 pub use menagerie_protocol::{
-    Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
+    BundleId, Compatibility, Failure, GuestError, LoaderError, RuntimeError, SupportedLanguage,
 };
 pub use placement::{Isolation, UnknownIsolation};
 pub use reconcile::Reconciled;
+pub use rmpv;
 pub use sandbox::{Grant, Sandbox, UnknownSandbox};
 pub use serde_bytes::{ByteBuf, Bytes};
 pub use signature::{
