@@ -5,6 +5,7 @@ mod metrics;
 mod page;
 mod patience;
 mod problem;
+mod quiet;
 mod results;
 mod routes;
 mod serve;

@@ -15,13 +15,14 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use super::patience::Patience;
 use super::problem::Problem;
+use super::quiet::{Quiet, Socket};
 use super::{Access, Peer, Right};
 use crate::lane::lock;
 use crate::worker::gate::{Gate, REFUSALS, Verdict};
@@ -194,10 +195,8 @@ impl Server {
         lacks_descriptors && self.spare.lend()
     }
 
-    fn connect<S>(&mut self, mut stream: S, peer: Peer)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    fn connect(&mut self, stream: impl Socket + Send + 'static, peer: Peer) {
+        let mut stream = Quiet(stream);
         let Some(counted) = self.open.enter(peer, self.limits.max_connections) else {
             let Verdict { passes, dropped } = self.refusals.judge(0, Instant::now());
             if passes || dropped.is_some() {
