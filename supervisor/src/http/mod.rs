@@ -16,13 +16,15 @@ mod values;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Supervisor;
+use crate::core::Core;
 pub use config::StatusConfig;
 use serve::{Limits, Server};
 pub use socket::{BindError, default_socket, is_trusted};
@@ -97,9 +99,11 @@ impl Peer {
 }
 
 /// A status socket that is being served. Dropping it ends its connections and
-/// removes its file.
+/// removes its file, and those of the tokens. It holds the [`Supervisor`] meanwhile.
 #[derive(Debug)]
 pub struct StatusSocket {
+    /// Whose clock limits its end.
+    core: Arc<Core>,
     bound: Bound,
     task: JoinHandle<()>,
     /// Told that no more requests are taken.
@@ -146,7 +150,8 @@ impl StatusSocket {
     /// Serves a supervisor. The socket replaces one whose process has gone; its
     /// mode is 0600, or 0666 where other users are named: who connects is
     /// checked in either case. It is served on the supervisor's runtime, wherever
-    /// this is called.
+    /// this is called. This reads and writes files, and waits up to 5 s for
+    /// another process that is doing the same in the socket's folder.
     ///
     /// ```no_run
     /// use menagerie_supervisor::{StatusConfig, StatusSocket, Supervisor};
@@ -170,8 +175,8 @@ impl StatusSocket {
         config.check()?;
         let path = config.socket.clone().unwrap_or_else(default_socket);
         let access = Access { read_only: config.read_only.clone(), admin: config.admin.clone() };
-        let runtime = supervisor.core().runtime.clone();
-        let _guard = runtime.enter();
+        let core = Arc::clone(supervisor.core());
+        let _guard = core.runtime.enter();
         let for_others = !access.read_only.is_empty() || !access.admin.is_empty();
         let (listener, bound) = bind(&path, if for_others { 0o666 } else { 0o600 })?;
         // A payload in base64 takes four thirds of its size, and some for the rest.
@@ -188,7 +193,8 @@ impl StatusSocket {
             Some(_) => {
                 let path = config.token_file.clone().unwrap_or_else(|| beside(&path));
                 let system = |source| BindError::System { path: path.clone(), source };
-                Some(tokens.write(&path).map_err(system)?)
+                let absolute = std::path::absolute(&path).map_err(system)?;
+                Some(tokens.write(&absolute).map_err(system)?)
             }
             None => None,
         };
@@ -197,16 +203,25 @@ impl StatusSocket {
         let closing = watch::Sender::new(false);
         let server = Server::new(router, limits, &closing, listener);
         let task = tokio::spawn(server.run(tcp));
-        Ok(Self { bound, task, closing, address, token_files })
+        Ok(Self { core, bound, task, closing, address, token_files })
     }
 
     /// Takes no more requests, and waits until those that it has are answered: whoever has
     /// called something over it has the outcome, as after a
     /// [`shutdown`](Supervisor::shutdown). Streams end with what there is. That takes no
-    /// longer than `limit`.
+    /// longer than `limit`; what is not answered then is cut off.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends all at once, as dropping the socket does.
     pub async fn finish(mut self, limit: Duration) {
         self.closing.send_replace(true);
-        drop(tokio::time::timeout(limit, &mut self.task).await);
+        // By the supervisor's clock: the executor that this is polled by may have none.
+        let until = Instant::now().checked_add(limit);
+        tokio::select! {
+            _ended = &mut self.task => {}
+            () = self.core.sleep_until(until) => {}
+        }
     }
 
     /// Where it is by TCP, if it is.
@@ -215,14 +230,14 @@ impl StatusSocket {
         self.address
     }
 
-    /// The file with the token for TCP; the one beside it, with `.read` at its
+    /// The file with the token for TCP, as an absolute path; the one beside it, with `.read` at its
     /// end, has a token that lets one look and not act.
     #[must_use]
     pub fn token_file(&self) -> Option<&Path> {
         self.token_files.as_ref().and_then(TokenFiles::admin)
     }
 
-    /// Where it is.
+    /// Where it is, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.bound.path()
@@ -238,6 +253,24 @@ impl Drop for StatusSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A host may change its folder while it serves.
+    #[test]
+    fn g_what_a_relative_path_names_is_known_by_its_absolute_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let up = "../".repeat(std::env::current_dir().unwrap().components().count() - 1);
+        let folder = Path::new(&up).join(dir.path().strip_prefix("/").unwrap());
+        let supervisor = Supervisor::builder().start().unwrap();
+        let mut config = StatusConfig { socket: Some(folder.join("s")), ..Default::default() };
+        config.tcp = Some(([127, 0, 0, 1], 0).into());
+        let status = StatusSocket::serve(supervisor, &config).unwrap();
+        for path in [Some(status.path()), status.token_file()] {
+            let path = path.unwrap();
+            assert!(path.is_absolute() && path.exists(), "{}", path.display());
+        }
+        drop(status);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn g_only_owner_and_root_may_act_unless_configured() {

@@ -94,6 +94,7 @@ pub fn is_trusted(socket: &Path, listener: u32) -> bool {
 /// if it is the same still.
 #[derive(Debug)]
 pub(super) struct Bound {
+    /// Absolute.
     path: PathBuf,
     /// Device and inode.
     file: Option<(u64, u64)>,
@@ -149,6 +150,8 @@ fn lock_folder(folder: &Path) -> io::Result<Flock<File>> {
 /// in a folder that nobody else can enter, and then moved.
 pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), BindError> {
     let system = |source| BindError::System { path: path.to_owned(), source };
+    // The process may change its folder before the file is removed.
+    let absolute = std::path::absolute(path).map_err(system)?;
     // The socket is made elsewhere and moved here, where its path would fit.
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(BindError::TooLong { path: path.to_owned() });
@@ -184,9 +187,8 @@ pub(super) fn bind(path: &Path, mode: u32) -> Result<(UnixListener, Bound), Bind
     })();
     drop(std::fs::remove_dir_all(&staging));
     let listener = made.map_err(system)?;
-    let (path, owner) = (path.to_owned(), std::process::id());
-    let file = identity(&path);
-    Ok((listener, Bound { path, file, owner }))
+    let (file, owner) = (identity(path), std::process::id());
+    Ok((listener, Bound { path: absolute, file, owner }))
 }
 
 /// Whether somebody listens at a socket. It does not wait: one that accepts nobody, as
