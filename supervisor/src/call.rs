@@ -15,6 +15,7 @@ use menagerie_protocol::Failure;
 use menagerie_protocol::contract::ContractId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use self::arguments::{Encode, Raw, Tuple};
 use self::awaited::Awaited;
@@ -25,7 +26,7 @@ use crate::bundle::{Bundle, Route};
 use crate::chain;
 use crate::core::Core;
 use crate::events::EventKind;
-use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, decode};
+use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, block_on, decode};
 use crate::waits::Guard;
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
@@ -152,8 +153,9 @@ impl Contract {
         }))
     }
 
-    /// As [`call`](Self::call), from a thread that may block. It must not be
-    /// called from an asynchronous task.
+    /// As [`call`](Self::call), from a thread that may block. An asynchronous task may
+    /// as well: other tasks of a runtime of several threads get another one meanwhile, those
+    /// of any other executor wait.
     ///
     /// ```no_run
     /// # fn example(greeter: menagerie_supervisor::Contract) -> Result<(), menagerie_supervisor::Failure> {
@@ -164,12 +166,7 @@ impl Contract {
     ///
     /// # Errors
     ///
-    /// Every outcome of rule C3 that is not a value.
-    ///
-    /// # Panics
-    ///
-    /// It is called from an asynchronous task while the bundle's worker is
-    /// being restarted.
+    /// As [`call`](Self::call).
     pub fn call_blocking<A: Serialize, R: DeserializeOwned>(
         &self,
         function: &str,
@@ -185,7 +182,7 @@ impl Contract {
         let mut own = ManuallyDrop::into_inner(own);
         let link = self.link(function)?;
         let contract = link.as_deref().map_or(self, |link| &link.contract);
-        contract.finish_blocking(function, &args, &mut own, sent)?;
+        giving_way(|| contract.finish_blocking(function, &args, &mut own, sent))?;
         own.decode()
     }
 
@@ -314,8 +311,9 @@ impl Contract {
                             self.send_in_turn_blocking(&lane, function, args, &mut clock, own)
                         }
                         Wait::Change(change) => {
-                            let runtime = &self.core.runtime;
-                            let waited = runtime.block_on(self.wait_until(change, &mut clock));
+                            let until = clock.deadline();
+                            let waits = self.wait_until(change, &mut clock);
+                            let waited = block_on(waits, until).unwrap_or(Err(TimedOut));
                             own.hurry();
                             waited.map(|()| self.send(function, args, &mut clock, own))
                         }
@@ -479,6 +477,19 @@ impl Contract {
 struct Link<'c> {
     contract: Contract,
     _wait: Guard<'c>,
+}
+
+/// Runs what blocks. A worker of a runtime hands on what waits for it, which nobody else
+/// could take: the task that was woken last, by this very call perhaps, and needed for it.
+// Out of line: a hot call's answer is there already.
+#[inline(never)]
+fn giving_way<T>(blocks: impl FnOnce() -> T) -> T {
+    let has_others = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::MultiThread;
+    if tokio::runtime::worker_index().is_some() && Handle::try_current().is_ok_and(has_others) {
+        tokio::task::block_in_place(blocks)
+    } else {
+        blocks()
+    }
 }
 
 /// A call that was not sent yet, and waits until it can be: dropped meanwhile, it is

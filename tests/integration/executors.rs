@@ -8,9 +8,16 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use menagerie_supervisor::{BundleState, Failure, RuntimeError, StartError, Supervisor};
+use menagerie_supervisor::{
+    Access, BundleState, Contract, Failure, RuntimeError, StartError, StatusSocket, Supervisor,
+    WorkerState,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-use crate::support::{Bundle, Gate, config, start, start_with};
+use crate::support::{
+    Bundle, Gate, PATIENCE, config, run, run_on_one_thread, start, start_with, wait_for, worker,
+};
 
 struct Unpark(Thread);
 
@@ -72,7 +79,11 @@ async fn all_operations(supervisor: Supervisor) {
     called.join().unwrap().unwrap();
     supervisor.load(two.path()).await.unwrap();
     assert_eq!(supervisor.unload_cascade("one").await.unwrap(), ["two", "one"]);
+    let socket = torn.path().join("status.sock");
+    let status = StatusSocket::bind(supervisor.clone(), &socket, Access::default()).unwrap();
     supervisor.shutdown().await;
+    status.finish(PATIENCE).await;
+    assert!(!socket.exists());
 }
 
 #[test]
@@ -121,4 +132,72 @@ fn c1_a_runtime_without_drivers_is_refused() {
     let supervisor = Supervisor::builder().config(config()).start().unwrap();
     assert!(block_on(supervisor.load(bundle.path())).is_err());
     block_on(supervisor.shutdown());
+}
+
+/// It blocks its task, and works there whatever becomes of the worker.
+#[test]
+fn c1_a_blocking_call_in_a_task_waits_for_a_worker_that_comes_back() {
+    run(async {
+        let supervisor = start();
+        let gate = Gate::new();
+        let one = gate.bundle("one", "pass 'loaded'", "");
+        supervisor.load(one.path()).await.unwrap();
+        let contract = supervisor.contract("one@1").unwrap().with_timeout(PATIENCE);
+        let inc = |contract: &Contract| contract.call_blocking::<_, i64>("inc", (1,));
+        gate.close();
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+        // The next one waits in its load.
+        gate.noted("loaded", 2).await;
+        let hasty = contract.clone().with_timeout(Duration::from_millis(50));
+        let late = tokio::spawn(async move { inc(&hasty) }).await.unwrap();
+        assert!(matches!(late, Err(Failure::DeadlineExceeded { .. })), "{late:?}");
+        let waits = tokio::spawn(async move { inc(&contract) });
+        gate.open();
+        assert_eq!(waits.await.unwrap().unwrap(), 2);
+        supervisor.shutdown().await;
+    });
+}
+
+/// As that, where it is stopped because nobody calls it, and the call starts it.
+#[test]
+fn s9_a_blocking_call_in_a_task_starts_a_worker_that_was_idle() {
+    run(async {
+        let mut config = config();
+        config.idle_stop = Some(Duration::from_millis(1));
+        let supervisor = start_with(config);
+        let gate = Gate::new();
+        let one = gate.bundle("one", "", "");
+        supervisor.load(one.path()).await.unwrap();
+        let contract = supervisor.contract("one@1").unwrap();
+        wait_for("the idle worker to be stopped", || {
+            (worker(&supervisor, "lua")?.state == WorkerState::Stopped).then_some(())
+        })
+        .await;
+        let called = tokio::spawn(async move { contract.call_blocking::<_, i64>("inc", (1,)) });
+        assert_eq!(called.await.unwrap().unwrap(), 2);
+        supervisor.shutdown().await;
+    });
+}
+
+/// Its own thread would have to run what the guest waits for.
+#[test]
+fn c5_a_bundle_that_is_called_in_a_task_that_blocks_calls_the_host() {
+    run_on_one_thread(async {
+        let supervisor = start();
+        let host = supervisor.host_contract("kv@1");
+        host.function("add", |a: i64, b: i64| async move { a + b }).done().unwrap();
+        let manifest = "name = 'a'\nloader = 'lua'\nprovides = ['a@1']\n\
+                        [[dependency]]\nkind = 'host'\ncontract = 'kv@1'";
+        let code = "local menagerie = require 'menagerie'\n\
+                    return { ['a@1'] = { sum = function(a, b)\n\
+                      return menagerie.call('kv@1', 'add', a, b)\n\
+                    end } }";
+        supervisor.load_code(manifest, code).await.unwrap();
+        let contract = supervisor.contract("a@1").unwrap();
+        for n in 0..100 {
+            assert_eq!(contract.call_blocking::<_, i64>("sum", (n, 1)).unwrap(), n + 1);
+        }
+        supervisor.shutdown().await;
+    });
 }

@@ -59,7 +59,7 @@ impl Contract {
         own.hurry();
         loop {
             match first {
-                None => first = block_on(turn.as_mut(), patience(clock)),
+                None => first = block_on(turn.as_mut(), Some(patience(clock))),
                 Some(_) => std::thread::sleep(pause.next()),
             }
             if let Some(sent) = self.try_room(&place, lane, function, args, clock, own) {

@@ -1,7 +1,7 @@
 //! Those whose calls a lane's ring has no room for: they stand in a queue, and the first of
 //! them looks for room. So it costs next to nothing how many they are.
 
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -74,8 +74,7 @@ impl<'l> Place<'l> {
 
     /// Waits until this is the queue's first place.
     pub(crate) async fn first(&self) -> First<'l> {
-        // A thread that waits is no task, whose budget would be meant.
-        unconstrained(self.0.first.lock()).await
+        self.0.first.lock().await
     }
 
     /// Sends, and is let pass.
@@ -92,8 +91,9 @@ impl<'l> Place<'l> {
     }
 }
 
-/// Waits for a future on this thread; `None` if it takes longer than that.
-pub(crate) fn block_on<F: Future>(mut future: Pin<&mut F>, until: Instant) -> Option<F::Output> {
+/// Waits for a future on this thread, wherever that is called; `None` if it takes longer
+/// than that, `None` for any time.
+pub(crate) fn block_on<F: Future>(future: F, until: Option<Instant>) -> Option<F::Output> {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -102,10 +102,16 @@ pub(crate) fn block_on<F: Future>(mut future: Pin<&mut F>, until: Instant) -> Op
     }
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
+    // A thread that waits is no task, whose budget would be meant.
+    let mut future = pin!(unconstrained(future));
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
+        let Some(until) = until else {
+            std::thread::park();
+            continue;
+        };
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;

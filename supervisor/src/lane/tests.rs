@@ -345,11 +345,11 @@ async fn c7_who_waits_for_room_has_it_in_turn() {
     let mut second = Box::pin(places[1].first());
     assert!(second.as_mut().now_or_never().is_none());
     let mut third = Box::pin(places[2].first());
-    assert!(block_on(third.as_mut(), Instant::now()).is_none());
+    assert!(block_on(third.as_mut(), Some(Instant::now())).is_none());
     drop(first);
     drop(second.await);
     let thread = std::thread::spawn(|| std::thread::sleep(Duration::from_millis(1)));
-    assert!(block_on(third.as_mut(), Instant::now() + HOUR).is_some());
+    assert!(block_on(third.as_mut(), Some(Instant::now() + HOUR)).is_some());
     thread.join().unwrap();
 }
 
