@@ -26,7 +26,7 @@ use crate::bundle::{Bundle, Route};
 use crate::chain;
 use crate::core::Core;
 use crate::events::EventKind;
-use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Ticket, block_on, decode};
+use crate::lane::{Lane, LaneContract, Looks, Nap, Outcome, Own, Terms, Ticket, block_on, decode};
 use crate::waits::Guard;
 
 /// A contract of a loaded bundle. Cheap to clone, and good across reloads and
@@ -56,15 +56,14 @@ pub struct Contract {
     bundle: Arc<Bundle>,
     id: ContractId,
     deadline: Duration,
-    /// That of the deadline, which each call would compute.
+    /// That of the deadline, which each call would compute; and so the terms.
     nap: Nap,
+    terms: Terms,
     /// The lane that served the bundle when the handle was made, and the
     /// contract as it serves it; of a bundle that has but one. While it takes
     /// calls it is the bundle's route: one look at it spares the route's own
     /// look-up.
     first: Option<(Arc<Lane>, Arc<LaneContract>)>,
-    /// The wait of another bundle that its calls are made for, 0 for none.
-    origin: u64,
 }
 
 impl Contract {
@@ -76,12 +75,13 @@ impl Contract {
             }
             Route::Up(_) | Route::Waiting(_) | Route::Down(..) => None,
         };
-        Self { core, bundle, id, deadline, nap: Nap::within(deadline), first, origin: 0 }
+        let (nap, terms) = (Nap::within(deadline), Terms::new(0, deadline));
+        Self { core, bundle, id, deadline, nap, terms, first }
     }
 
     /// The same, for a bundle's calls: `origin` says which of its waits it is.
-    pub(crate) const fn on_behalf_of(mut self, origin: u64) -> Self {
-        self.origin = origin;
+    pub(crate) fn on_behalf_of(mut self, origin: u64) -> Self {
+        self.terms = Terms::new(origin, self.deadline);
         self
     }
 
@@ -97,18 +97,25 @@ impl Contract {
         &self.id
     }
 
-    /// The same contract with another deadline for its calls; zero for none.
+    /// The same contract with another deadline for its calls, instead of
+    /// [`Config::deadline`](crate::Config::deadline); zero for none. A call's time begins
+    /// when it is made, and it may be sent later. What the called bundle calls in it has what
+    /// is left of that time.
     #[must_use]
     pub fn with_timeout(mut self, deadline: Duration) -> Self {
         (self.deadline, self.nap) = (deadline, Nap::within(deadline));
+        self.terms = self.terms.within(deadline);
         self
     }
 
-    /// Calls a function with a tuple of arguments, and waits for its result.
+    /// Calls a function with a tuple of arguments, and waits for its result. A struct, or
+    /// one in an argument, is a map with its fields' names to the guest; one instead of the
+    /// tuple has its fields as arguments, in their order.
     ///
     /// # Errors
     ///
-    /// Every outcome of rule C3 that is not a value.
+    /// Every outcome of rule C3 that is not a value; [`Failure::BadArguments`] also where
+    /// `args` is no list, and [`Failure::BadValue`] where `R` cannot hold the result.
     ///
     /// # Cancel safety
     ///
@@ -191,7 +198,7 @@ impl Contract {
     ///
     /// # Errors
     ///
-    /// Every outcome of rule C3 that is not a value.
+    /// As [`call`](Self::call).
     ///
     /// # Cancel safety
     ///
@@ -472,13 +479,6 @@ impl Contract {
     }
 }
 
-/// A contract that a host function calls on, and the wait that this makes of the call which
-/// the function serves.
-struct Link<'c> {
-    contract: Contract,
-    _wait: Guard<'c>,
-}
-
 /// Runs what blocks. A worker of a runtime hands on what waits for it, which nobody else
 /// could take: the task that was woken last, by this very call perhaps, and needed for it.
 // Out of line: a hot call's answer is there already.
@@ -490,6 +490,13 @@ fn giving_way<T>(blocks: impl FnOnce() -> T) -> T {
     } else {
         blocks()
     }
+}
+
+/// A contract that a host function calls on, and the wait that this makes of the call which
+/// the function serves.
+struct Link<'c> {
+    contract: Contract,
+    _wait: Guard<'c>,
 }
 
 /// A call that was not sent yet, and waits until it can be: dropped meanwhile, it is

@@ -11,14 +11,18 @@ use menagerie_protocol::{Compatibility, Failure, ManifestData, lane};
 use crate::bundle::Bundle;
 use crate::call::Contract;
 use crate::chain::Called;
+use crate::config::Config;
 use crate::core::Core;
-use crate::lane::{OutcallHead, Undelivered, lock};
+use crate::lane::{Due, OutcallHead, Undelivered, lock};
 use crate::pause::Pause;
 use crate::waits::{Parent, Wait};
 use crate::worker::process::Outcall;
 
 /// How long an answer waits at most before its lane is looked at again, which was full.
 const MAX_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a call has at least, so that it is none that has any time.
+const LAST: Duration = Duration::from_millis(1);
 
 /// Carries a guest's call out, and answers it on its lane. If the caller's
 /// process ends meanwhile, nobody waits for the answer any more: the call is
@@ -93,8 +97,9 @@ async fn carry_out(core: &Arc<Core>, call: Call<'_>) -> Result<Vec<u8>, Failure>
         Some(0) => Parent::None,
         Some(id) => Parent::Wait(id),
     };
+    let limit = limit(&core.config, head.due);
     if declared.kind == DependencyKind::Host {
-        let run = call_host(core, &request, function, args);
+        let run = call_host(core, &request, function, args, limit);
         return Called::new(core, &bundle.name, (parent, head.blocks), run).await;
     }
     let only = wanted.or(declared.bundle.as_deref());
@@ -106,18 +111,31 @@ async fn carry_out(core: &Arc<Core>, call: Call<'_>) -> Result<Vec<u8>, Failure>
         blocks: head.blocks,
     });
     let waiting = waiting.map_err(|chain| Failure::CycleDetected { chain })?;
-    let contract = Contract::new(Arc::clone(core), provider, id).on_behalf_of(waiting.id());
-    contract.call_raw(function, args).await
+    let contract = Contract::new(Arc::clone(core), provider, id).with_timeout(limit);
+    contract.on_behalf_of(waiting.id()).call_raw(function, args).await
 }
 
-/// Calls the host, within the deadline that calls have.
+/// How long a call may take, zero for ever: what is left of the one that it is made for,
+/// whose end ends it. The grace is added because that end shall come first, and what is at
+/// fault when time is up be what was called first.
+fn limit(config: &Config, due: Due) -> Duration {
+    match due {
+        Due::At(due) => {
+            due.saturating_duration_since(Instant::now()).saturating_add(config.grace).max(LAST)
+        }
+        Due::Never => Duration::ZERO,
+        Due::Unknown => config.deadline,
+    }
+}
+
+/// Calls the host.
 async fn call_host(
     core: &Arc<Core>,
     request: &ContractRequest,
     function: &str,
     args: &[u8],
+    limit: Duration,
 ) -> Result<Vec<u8>, Failure> {
-    let limit = core.config.deadline;
     let deadline = if limit.is_zero() { None } else { Instant::now().checked_add(limit) };
     let answer = tokio::select! {
         biased;

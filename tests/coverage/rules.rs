@@ -261,6 +261,7 @@ pub(crate) const RULES: [Rule; 38] = [
         "deadlines, heartbeats, orderly ends",
         &[
             "s6_a_deadline_is_the_configurations_or_the_contracts_or_none",
+            "s6_what_a_guest_calls_has_the_time_of_its_own_call",
             "s6_a_soft_stop_spares_the_worker",
             "s6_what_does_not_stop_softly_costs_the_worker",
             "s6_three_missed_warn_once_and_fifteen_give_up",

@@ -218,8 +218,8 @@ impl Contract {
         own: &mut Own,
     ) -> Result<(), Refused> {
         match arguments.take_segment() {
-            None => lane.call_small(own, self.origin, arguments.small()),
-            Some((segment, reference)) => lane.send_bulk(own, self.origin, &reference, segment),
+            None => lane.call_small(own, self.terms, arguments.small()),
+            Some((segment, reference)) => lane.send_bulk(own, self.terms, &reference, segment),
         }
     }
 

@@ -17,7 +17,7 @@ use super::bulk::DownSegment;
 use super::nap::Nap;
 use super::receive::Looks;
 use super::slots::Opened;
-use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Violation};
+use super::{DEAD, Lane, Own, Payload, Receiving, Sending, Terms, Violation};
 
 /// How a call ended.
 #[derive(Debug)]
@@ -56,17 +56,16 @@ pub(crate) enum Undelivered {
 
 impl Lane {
     /// Sends a call of `own.function` whose arguments stand in a segment, and gives it
-    /// its ticket. `origin` is the wait of another bundle that it is made for, 0 for
-    /// none.
+    /// its ticket.
     #[inline(never)]
     pub(crate) fn send_bulk(
         &self,
         own: &mut Own,
-        origin: u64,
+        terms: Terms,
         reference: &[u8],
         segment: DownSegment,
     ) -> Result<(), Refused> {
-        let function = (own.function, origin);
+        let function = (own.function, terms);
         own.ticket = self.send_payload(function, reference, Some(segment))?.0.ticket;
         Ok(())
     }
@@ -80,10 +79,10 @@ impl Lane {
     pub(crate) fn call_small(
         self: &Arc<Self>,
         own: &mut Own,
-        origin: u64,
+        terms: Terms,
         arguments: &[u8],
     ) -> Result<(), Refused> {
-        let (opened, woken) = self.send_payload((own.function, origin), arguments, None)?;
+        let (opened, woken) = self.send_payload((own.function, terms), arguments, None)?;
         own.ticket = opened.ticket;
         own.is_cold = woken;
         if own.looks == Looks::IfAlone && (!self.is_alone() || self.gives_way()) {
@@ -122,7 +121,7 @@ impl Lane {
     #[inline(always)]
     fn send_payload(
         &self,
-        (function, origin): (u32, u64),
+        (function, terms): (u32, Terms),
         payload: &[u8],
         segment: Option<DownSegment>,
     ) -> Result<(Opened<'_>, bool), Refused> {
@@ -140,7 +139,7 @@ impl Lane {
             self.check_turn(&mut sending.tx, payload.len())?;
         }
         let number = self.sent.load(Ordering::Relaxed);
-        let Some(opened) = self.slots.open(number, (function, origin), segment) else {
+        let Some(opened) = self.slots.open(number, (function, terms), segment) else {
             return Err(Refused::Overloaded);
         };
         // Whoever sends holds `tx`, so nobody else writes the count.

@@ -35,7 +35,7 @@ pub(crate) use payload::Payload;
 pub(crate) use pump::Pump;
 pub(crate) use receive::{Looks, Own};
 pub(crate) use room::{Place, block_on};
-pub(crate) use slots::Ticket;
+pub(crate) use slots::{Due, Terms, Ticket};
 
 use std::fmt;
 use std::io;
@@ -103,6 +103,8 @@ pub(crate) struct OutcallHead {
     /// The call that is served by it: for which wait of another bundle that one
     /// was made, 0 for none. `None` where the worker does not know.
     pub(crate) origin: Option<u64>,
+    /// When the time of the call is up that is served by it.
+    pub(crate) due: Due,
     /// Whether the lane's thread waits for the answer.
     pub(crate) blocks: bool,
 }

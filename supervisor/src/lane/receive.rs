@@ -18,7 +18,7 @@ use super::bulk::DownSegment;
 use super::decode::decode;
 use super::nap::Nap;
 use super::slots::{Opened, Waiter};
-use super::{Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
+use super::{Due, Lane, OutcallHead, Outcome, Payload, Receiving, Ticket, Violation, lock};
 use crate::pause::Pause;
 
 /// A call as its caller has it, with its end when that is known: who reads it
@@ -297,8 +297,10 @@ impl Lane {
                 let head = frame.head;
                 let parent = head.serves().map(Ticket::from_wire);
                 // One that has ended is none.
-                let origin = parent.and_then(|parent| self.slots.origin(parent));
-                let parent = parent.filter(|_| origin.is_some());
+                let made_for = parent.and_then(|parent| self.slots.made_for(parent));
+                let parent = parent.filter(|_| made_for.is_some());
+                let (origin, due) =
+                    made_for.map_or((None, Due::Unknown), |(o, due)| (Some(o), due));
                 let mut open = self.open_outcall(head.call, parent)?;
                 let mut payload = Vec::new();
                 receiving.rx.copy_payload(&frame, &mut payload);
@@ -311,7 +313,8 @@ impl Lane {
                 });
                 receiving.rx.release(frame);
                 let blocks = head.flags & FLAG_BLOCKS != 0;
-                self.peer.outcall(open, OutcallHead { call: head.call, origin, blocks }, payload);
+                let head = OutcallHead { call: head.call, origin, due, blocks };
+                self.peer.outcall(open, head, payload);
                 Ok(())
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) use look::Due;
 use slot::{Phase, Slot, State};
-pub(crate) use slot::{Ticket, Waiter};
+pub(crate) use slot::{Terms, Ticket, Waiter};
 
 use super::bulk::DownSegment;
 use super::{Outcome, lock};
@@ -147,7 +147,7 @@ impl Slots {
     pub(crate) fn open(
         &self,
         number: u64,
-        (function, origin): (u32, u64),
+        (function, terms): (u32, Terms),
         segment: Option<DownSegment>,
     ) -> Option<Opened<'_>> {
         let hint = self.last_freed.load(Relaxed);
@@ -162,7 +162,7 @@ impl Slots {
         slot.number.store(number, Relaxed);
         slot.sent.store(0, Relaxed);
         slot.function.store(function, Relaxed);
-        slot.origin.store(origin, Relaxed);
+        slot.agree(terms);
         if segment.is_some() {
             *lock(&slot.segment) = segment;
             slot.bulk.store(1, Relaxed);
@@ -214,10 +214,10 @@ impl Slots {
         let Some(slot) = self.get(ticket.index) else { return };
         let nanos = |at: Instant| {
             let nanos = at.saturating_duration_since(self.epoch).as_nanos();
-            u64::try_from(nanos).unwrap_or(u64::MAX).max(1)
+            u64::try_from(nanos).unwrap_or(u64::MAX).clamp(1, u64::MAX >> 1)
         };
         slot.until.store(until.map_or(0, nanos), Relaxed);
-        // SYNC: call timed. Pairs with the acquire loads in `last_deadline` and `due`.
+        // SYNC: call timed. Pairs with the acquire load in `noted_until`.
         slot.sent.store(nanos(sent), Release);
     }
 

@@ -97,7 +97,7 @@ impl Rig {
     /// Sends a call as a task does, and sleeps on it.
     fn sleeping_task(&self) -> Own {
         let mut own = Own::new(Looks::IfAlone);
-        self.lane.call_small(&mut own, 0, &[0x90]).unwrap();
+        self.lane.call_small(&mut own, Terms::default(), &[0x90]).unwrap();
         let cx = Context::from_waker(Waker::noop());
         let mut patience = PATIENCE;
         while !matches!(self.lane.poll_wait(&cx, &mut own, &mut patience), Look::Asleep) {}
@@ -281,7 +281,7 @@ fn s2_a_worker_that_moves_its_sleepers_does_not_outlive_its_end() {
         let lane = Arc::clone(&rig.lane);
         std::thread::spawn(move || {
             let mut own = Own::new(Looks::Always(Nap::SHORT));
-            lane.call_small(&mut own, 0, &[0x90]).unwrap();
+            lane.call_small(&mut own, Terms::default(), &[0x90]).unwrap();
             assert!(lane.wait_blocking(&mut own, &mut |_| None));
             matches!(own.outcome, Some(Outcome::NotBegun))
         })
@@ -323,7 +323,7 @@ fn c7_those_that_wait_for_room_are_counted_with_those_in_flight() {
     let mut sent = 0;
     let refused = loop {
         let mut own = Own::new(Looks::IfAlone);
-        match lane.call_small(&mut own, 0, &[0; 500]) {
+        match lane.call_small(&mut own, Terms::default(), &[0; 500]) {
             Ok(()) => sent += 1,
             Err(refused) => break refused,
         }
@@ -357,13 +357,13 @@ async fn c7_who_waits_for_room_has_it_in_turn() {
 fn c7_who_comes_later_leaves_the_last_room_to_those_who_wait() {
     let mut rig = Rig::new();
     let lane = Arc::clone(&rig.lane);
-    let call = || lane.call_small(&mut Own::new(Looks::IfAlone), 0, &[0; 500]);
+    let call = || lane.call_small(&mut Own::new(Looks::IfAlone), Terms::default(), &[0; 500]);
     while call().is_ok() {}
     let place = lane.queue().unwrap();
     rig.reads(1);
     assert!(matches!(call(), Err(Refused::Busy)));
     // Nor has it room for calls of one slot each, as many as would fit.
-    let small = || lane.call_small(&mut Own::new(Looks::IfAlone), 0, &[0x90]);
+    let small = || lane.call_small(&mut Own::new(Looks::IfAlone), Terms::default(), &[0x90]);
     assert!(matches!(small(), Err(Refused::Busy)));
     assert!(matches!(small(), Err(Refused::Busy)));
     place.sends(call).unwrap();

@@ -9,7 +9,7 @@ use menagerie_tests::Language;
 use rmpv::Value;
 
 use super::{caught, probe, provide_gate};
-use crate::support::{Bundle, PATIENCE, config, run, slay, start, start_with, wait_for};
+use crate::support::{Bundle, Gate, PATIENCE, config, run, slay, start, start_with, wait_for};
 
 /// The provider lives in another worker than the caller, or it would take the
 /// caller with it.
@@ -76,8 +76,55 @@ async fn s6_a_deadline_reaches_what_the_guest_waits_for(suffix: &str) {
     supervisor.shutdown().await;
 }
 
+/// The configuration's deadline is for those that the host makes without another.
+async fn s6_what_a_guest_calls_has_the_time_of_its_own_call(suffix: &str) {
+    let mut config = config();
+    config.deadline = Duration::from_millis(300);
+    // Nobody dies for those whose time is up.
+    config.grace = PATIENCE;
+    let supervisor = start_with(config);
+    let open = Arc::new(tokio::sync::Semaphore::new(0));
+    let at_gate = provide_gate(&supervisor, &open);
+    let gate = Gate::new();
+    let slow = gate.bundle("slow", "", "");
+    supervisor.load(slow.path()).await.unwrap();
+    let needs = "[[dependency]]\nkind = 'host'\ncontract = 'gate@1'\n\
+                 [[dependency]]\ncontract = 'slow@1'";
+    let (_bundle, probe) = probe(&supervisor, suffix, needs).await;
+    // Its time begins after that of the guest's call, which would be up before.
+    let another_one_ends = || async {
+        let outcome = supervisor.contract("slow@1").unwrap().call::<_, ()>("pass", ()).await;
+        assert!(matches!(outcome, Err(Failure::DeadlineExceeded { .. })), "{outcome:?}");
+    };
+    for (round, time) in (1..).zip([PATIENCE, Duration::ZERO]) {
+        let calls = |contract: &'static str, function: &'static str| {
+            let probe = probe.clone().with_timeout(time);
+            let args = (contract, function, [0; 0]);
+            tokio::spawn(async move { probe.call::<_, Value>("call", args).await })
+        };
+        gate.close();
+        let host = calls("gate@1", "wait");
+        let is_there = || (at_gate.load(Ordering::SeqCst) == round).then_some(());
+        wait_for("the call to be at the host's gate", is_there).await;
+        another_one_ends().await;
+        open.add_permits(1);
+        host.await.unwrap().unwrap();
+        open.forget_permits(1);
+        let bundle = calls("slow@1", "pass");
+        let slow = || supervisor.status().bundles.into_iter().find(|b| b.name == "slow").unwrap();
+        let is_there = || (slow().calls.in_flight > 0).then_some(());
+        wait_for("the call to be at the bundle's gate", is_there).await;
+        another_one_ends().await;
+        gate.open();
+        bundle.await.unwrap().unwrap();
+    }
+    assert!(supervisor.crashes().is_empty());
+    supervisor.shutdown().await;
+}
+
 outcalls!(rust, c, py, lua, js, dotnet; {
     c5_a_provider_that_dies_is_a_typed_error_in_its_caller,
+    s6_what_a_guest_calls_has_the_time_of_its_own_call,
     s6_a_deadline_reaches_what_the_guest_waits_for,
 });
 

@@ -1,7 +1,7 @@
 //! What can be seen of the calls in flight, whoever reads and sends meanwhile.
 
 use std::ops::Range;
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -38,12 +38,8 @@ impl Slots {
     /// The latest of the deadlines of the calls in flight, as far as they are known: who
     /// calls looks at the clock only when the call has to wait.
     pub(crate) fn last_deadline(&self) -> Option<Instant> {
-        let until = |(_, slot): (_, &Slot)| {
-            // SYNC: call timed.
-            let known = slot.sent.load(Acquire) != 0;
-            if known { slot.until.load(Relaxed) } else { 0 }
-        };
-        let last = self.in_flight().map(until).max().filter(|last| *last != 0)?;
+        let until = |(_, slot): (_, &Slot)| slot.noted_until();
+        let last = self.in_flight().filter_map(until).max().filter(|last| *last != 0)?;
         self.epoch.checked_add(Duration::from_nanos(last))
     }
 
@@ -79,20 +75,27 @@ impl Slots {
     }
 
     fn due(&self, slot: &Slot) -> Due {
-        // SYNC: call timed. Pairs with the release store in `sent_at`.
-        match (slot.sent.load(Acquire), slot.until.load(Relaxed)) {
-            (0, _) => Due::Unknown,
-            (_, 0) => Due::Never,
-            (_, until) => Due::At(self.epoch + Duration::from_nanos(until)),
+        match slot.noted_until() {
+            None => Due::Unknown,
+            Some(0) => Due::Never,
+            Some(until) => Due::At(self.epoch + Duration::from_nanos(until)),
         }
     }
 
-    /// What a call was made for; `None` if it is not in flight.
-    pub(crate) fn origin(&self, ticket: Ticket) -> Option<u64> {
+    /// What a call was made for, and when its caller's time is up; `None` if it is not in
+    /// flight.
+    pub(crate) fn made_for(&self, ticket: Ticket) -> Option<(u64, Due)> {
         let slot = self.get(ticket.index)?;
         let State { generation, phase } = slot.state();
-        let in_flight = generation == ticket.generation && phase.is_in_flight();
-        in_flight.then(|| slot.origin.load(Relaxed))
+        if generation != ticket.generation || !phase.is_in_flight() {
+            return None;
+        }
+        let until = slot.until(self.epoch.elapsed());
+        let due = match until {
+            None => Due::Never,
+            Some(until) => self.epoch.checked_add(until).map_or(Due::Never, Due::At),
+        };
+        Some((slot.origin.load(Relaxed), due))
     }
 
     /// Whether a call is in flight that nobody waits for any more.

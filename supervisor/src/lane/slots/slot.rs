@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::task::Waker;
 use std::thread::Thread;
+use std::time::Duration;
 
 use crate::lane::bulk::DownSegment;
 use crate::lane::{Outcome, lock};
@@ -106,6 +107,35 @@ impl State {
     }
 }
 
+/// Marks a time that a call was given, before anybody has looked at the clock for it. One
+/// word, so that whoever reads it while it changes takes none for the other.
+const LIMIT: u64 = 1 << 63;
+
+/// What a call is made with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// The wait of another bundle that it is made for, 0 for none.
+    origin: u64,
+    /// The time that it has, in nanoseconds, marked; 0 for any.
+    limit: u64,
+}
+
+impl Terms {
+    /// Those of a call that is made for a wait, 0 for none, and has this time, zero for any.
+    pub(crate) fn new(origin: u64, limit: Duration) -> Self {
+        let limit = match u64::try_from(limit.as_nanos()) {
+            Ok(0) => 0,
+            limit => limit.unwrap_or(u64::MAX) | LIMIT,
+        };
+        Self { origin, limit }
+    }
+
+    /// The same with another time.
+    pub(crate) fn within(self, limit: Duration) -> Self {
+        Self::new(self.origin, limit)
+    }
+}
+
 /// One call's place. A cache line and more of its own, so that callers on
 /// different CPUs do not disturb each other.
 #[repr(align(128))]
@@ -117,8 +147,8 @@ pub(super) struct Slot {
     /// When it was sent, in nanoseconds since the lane was made; 0 if nobody
     /// has looked at the clock.
     pub(super) sent: AtomicU64,
-    /// When its caller's time is up, in the same way; 0 for never. It counts where `sent`
-    /// is known.
+    /// When its caller's time is up, in the same way; 0 for never. Where `sent` is not known
+    /// it is the time that it was given, with [`LIMIT`].
     pub(super) until: AtomicU64,
     pub(super) function: AtomicU32,
     /// Whether `segment` is taken.
@@ -133,6 +163,30 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    #[inline]
+    pub(super) fn agree(&self, terms: Terms) {
+        self.origin.store(terms.origin, Relaxed);
+        self.until.store(terms.limit, Relaxed);
+    }
+
+    /// When its caller's time is up, 0 for never, if somebody has looked at the clock.
+    pub(super) fn noted_until(&self) -> Option<u64> {
+        // SYNC: call timed. Pairs with the release store in `sent_at`.
+        let is_known = self.sent.load(Acquire) != 0;
+        // That of the slot's next call may be there already.
+        Some(self.until.load(Relaxed)).filter(|until| is_known && until & LIMIT == 0)
+    }
+
+    /// When its caller's time is up; of one that nobody has looked at the clock for, as if
+    /// it were sent at `now`. Both since the lane was made; `None` for never.
+    pub(super) fn until(&self, now: Duration) -> Option<Duration> {
+        match self.until.load(Relaxed) {
+            0 => None,
+            limit if limit & LIMIT != 0 => Some(now + Duration::from_nanos(limit & !LIMIT)),
+            until => Some(Duration::from_nanos(until)),
+        }
+    }
+
     #[inline]
     pub(super) fn state(&self) -> State {
         State::unpack(self.state.load(Acquire))
