@@ -29,7 +29,8 @@ pub mod units;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Config {
-    /// A folder to look for worker programs in, after the running program's own.
+    /// A folder to look for worker programs in, after the running program's own
+    /// and the one above that.
     pub worker_dir: Option<PathBuf>,
     /// A loader's program by its full path, before any search.
     pub worker_programs: BTreeMap<String, PathBuf>,
@@ -40,8 +41,9 @@ pub struct Config {
     /// How closely versions must match where contracts and bundles are looked
     /// up (R1).
     pub compatibility: Compatibility,
-    /// How long a call may take, unless its contract or the call itself says
-    /// otherwise; zero means for ever (S6).
+    /// How long a call of the host's may take, unless its
+    /// [`Contract`](crate::Contract::with_timeout) says otherwise; zero means for ever
+    /// (S6). A call that a bundle makes has what is left of the one that it serves.
     #[serde(with = "units::time")]
     pub deadline: Duration,
     /// How long a call may go on after its deadline before its worker is killed.
@@ -49,12 +51,12 @@ pub struct Config {
     pub grace: Duration,
     /// Calls in flight for each bundle in each of its workers, at most: beyond it
     /// callers get
-    /// [`Overloaded`](menagerie_protocol::Failure::Overloaded) (C7).
+    /// [`Overloaded`](menagerie_protocol::Failure::Overloaded) (C7). From 1 to 65,536.
     pub max_in_flight: u32,
-    /// The largest payload of a call or a result, in bytes (C2).
+    /// The largest payload of a call or a result, in bytes (C2): from 4096 to 2 GiB.
     #[serde(with = "units::size")]
     pub max_payload: u64,
-    /// Slots of 64 bytes in each ring of a lane; a power of two.
+    /// Slots of 64 bytes in each ring of a lane; a power of two from 512 to 1,048,576.
     pub ring_slots: u32,
     /// How long loading or reloading one bundle may take.
     #[serde(with = "units::time")]
@@ -80,7 +82,7 @@ pub struct Config {
     pub heartbeat: Duration,
     /// Missed heartbeats until it is reported as unresponsive.
     pub heartbeat_warn: u32,
-    /// Missed heartbeats until it is killed.
+    /// Missed heartbeats until it is killed; more than `heartbeat_warn`.
     pub heartbeat_kill: u32,
     /// A Python virtual environment whose packages bundles may import.
     pub python_venv: Option<PathBuf>,
@@ -106,7 +108,7 @@ pub struct Config {
     pub event_history: usize,
     /// Log records that are kept, at most.
     pub log_records: usize,
-    /// The bytes that the kept log records may have together.
+    /// The bytes that the kept log records may have together: from 64 KiB to 1 GiB.
     #[serde(with = "units::size")]
     pub log_bytes: u64,
     /// Whether bundles share their loader's worker (S9).
@@ -135,7 +137,7 @@ pub struct Config {
     #[serde(with = "units::time")]
     pub bundle_crash_window: Duration,
     /// Started, empty workers that are kept for each loader, so that a crash
-    /// costs only the loading of the bundles (S8).
+    /// costs only the loading of the bundles (S8); 16 at most.
     pub standby: u32,
     /// A worker that nobody has called for so long stops, and is started again
     /// by the next call; what its bundles had in memory is gone. `None` for

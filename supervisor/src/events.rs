@@ -345,7 +345,8 @@ pub struct Events {
 pub enum NextEvent {
     /// An event.
     Event(Event),
-    /// This many events were missed, because the receiver was too slow.
+    /// This many events were missed, because the receiver was too slow: it may fall 1024
+    /// behind.
     Missed(u64),
 }
 

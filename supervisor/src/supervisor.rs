@@ -122,7 +122,8 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// Any [`RuntimeError`]; nothing of the bundle stays behind (L5).
+    /// Any [`RuntimeError`]; nothing of the bundle stays behind (L5). One that takes longer
+    /// than [`Config::load_timeout`] is [`RuntimeError::TimedOut`].
     ///
     /// # Cancel safety
     ///
@@ -149,6 +150,10 @@ impl Supervisor {
     /// # Errors
     ///
     /// As [`load`](Self::load).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`load`](Self::load).
     pub async fn load_code(
         &self,
         manifest: &str,
@@ -161,6 +166,10 @@ impl Supervisor {
     /// Loads a bundle from a compiled artifact in memory (L4).
     ///
     /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    ///
+    /// # Cancel safety
     ///
     /// As [`load`](Self::load).
     pub async fn load_bytes(
@@ -191,6 +200,10 @@ impl Supervisor {
     /// As [`load_all`](Self::load_all), and `before` is told of each load before it
     /// begins: the loads come one after the other, and each may take
     /// [`load_timeout`](crate::Config::load_timeout).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`load_all`](Self::load_all).
     pub async fn load_all_with(
         &self,
         paths: &[PathBuf],
@@ -202,9 +215,15 @@ impl Supervisor {
     /// Makes what is loaded what a changed list of bundles says, each path a
     /// bundle or a folder of bundles: what `before` asked for and `after` does
     /// not is unloaded, dependents first; what `after` asks for and is not
-    /// loaded, or could not be loaded again after a restart, is loaded. Bundles that came by other ways stay, as does one that
-    /// another bundle that stays needs, and whatever was loaded from a path that
-    /// cannot be read now: these are told.
+    /// loaded, or could not be loaded again after a restart, is loaded. Bundles
+    /// that came by other ways stay, as does one that another bundle that stays
+    /// needs, and whatever was loaded from a path that cannot be read now: these
+    /// are told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Steps that have not begun do not begin if the future is dropped; an unload that has
+    /// goes on, and a load is undone. To ask again with the same lists does the rest.
     pub async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
         self.core().reconcile(before, after).await
     }
@@ -239,7 +258,9 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::BundleNotFound`], [`RuntimeError::DependencyInUse`].
+    /// [`RuntimeError::BundleNotFound`], [`RuntimeError::DependencyInUse`]; and
+    /// [`RuntimeError::Panicked`] and [`RuntimeError::ShuttingDown`] when the bundle is out
+    /// of reach already.
     ///
     /// # Cancel safety
     ///
@@ -254,7 +275,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::BundleNotFound`].
+    /// As [`unload`](Self::unload), but for [`RuntimeError::DependencyInUse`].
     ///
     /// # Cancel safety
     ///
@@ -271,7 +292,9 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`RuntimeError::WorkerUnavailable`] if it does not come back.
+    /// [`RuntimeError::WorkerUnavailable`] if it does not come back, or no bundle needs one
+    /// of that name; an error that says which loaders there are if it is no worker's name at
+    /// all; [`RuntimeError::ShuttingDown`].
     ///
     /// # Cancel safety
     ///
@@ -312,7 +335,7 @@ impl Supervisor {
     ///
     /// # Errors
     ///
-    /// [`Failure::NoSuchContract`].
+    /// [`Failure::NoSuchContract`], also if the name is none.
     pub fn contract(&self, name: &str) -> Result<Contract, Failure> {
         let no_such = || Failure::NoSuchContract { contract: name.to_owned() };
         let (bundle, contract) = match name.split_once('/') {
@@ -327,7 +350,7 @@ impl Supervisor {
 
     /// A contract of the host's own, for bundles that declare it as a
     /// `[[dependency]]` of `kind = "host"`. It has to be there when the first of
-    /// them is loaded.
+    /// them is loaded. A name that is none is told by [`HostContract::done`].
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

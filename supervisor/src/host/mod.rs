@@ -76,7 +76,12 @@ impl HostContract {
     /// language's exception.
     ///
     /// It runs on the supervisor's runtime; one that blocks should use that
-    /// runtime's `spawn_blocking`. A panic fails that one call.
+    /// runtime's `spawn_blocking`. A panic fails that one call. Its future is dropped, at
+    /// whichever await it is, when the guest's process dies, when nobody waits any more for
+    /// the call that the guest serves by it, and when that call's deadline has passed; the
+    /// configuration's ([`Config::deadline`](crate::Config::deadline)) where the guest's
+    /// language cannot tell which call it serves. What has to be done to its end goes into a
+    /// task of its own.
     ///
     /// A bundle that it calls is called by the guest that has called it: a chain that
     /// comes back to a bundle which waits in it is [`Failure::CycleDetected`]. That does
