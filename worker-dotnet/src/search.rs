@@ -115,11 +115,15 @@ impl Search {
         })
     }
 
-    /// What a .NET process reads beside its bundles: the installation and the bridge's
-    /// folder, where they are found.
+    /// What a .NET process reads beside its bundles: the installation's runtime and the
+    /// bridge's folder, where they are found. Not all of the installation: in `~/.dotnet`
+    /// .NET keeps the user's private keys as well (`corefx/cryptography`).
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        self.find().map_or_else(|_| Vec::new(), |found| vec![found.root, found.bridge])
+        self.find().map_or_else(
+            |_| Vec::new(),
+            |found| vec![found.root.join("host"), found.root.join("shared"), found.bridge],
+        )
     }
 
     /// The runtime as the status shows it, for example `.NET 8.0.4`; found

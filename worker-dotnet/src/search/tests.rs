@@ -43,7 +43,11 @@ fn search_passes_over_places_without_a_runtime() {
 
     fs::write(bridge.join(BRIDGE), "").unwrap();
     let found = search.find().unwrap();
-    assert_eq!(found.root, good.canonicalize().unwrap());
+    let root = good.canonicalize().unwrap();
+    assert_eq!(found.root, root);
+    // Nothing else that lies there, such as a user's keys, is for bundles.
+    let files = [root.join("host"), root.join("shared"), bridge.canonicalize().unwrap()];
+    assert_eq!(search.files(), files);
 
     search.runtimes.pop();
     let problem = search.find().unwrap_err().to_string();
