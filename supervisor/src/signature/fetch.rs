@@ -139,7 +139,8 @@ impl Fetched {
         // Another name than that of a copy whose signature did not hold, and
         // which is being removed.
         let copy = copies.dir.with_extension("unsigned");
-        let snapshot = Snapshot::take_unsigned(&folder, copy).map_err(Flaw::of_copy)?;
+        let sandbox = copies.config.sandbox_of(&fetched.content.manifest.name);
+        let snapshot = Snapshot::take_unsigned(&folder, copy, sandbox).map_err(Flaw::of_copy)?;
         Self::of_snapshot(snapshot.in_home(&copies.home), folder)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -95,15 +96,22 @@ pub(super) fn open_regular(path: &Path) -> Result<File, Flaw> {
 }
 
 /// Opens a file, or the one that a link leads to, unless it is none whose bytes
-/// can be copied: a socket, a pipe, a link into nowhere.
-fn open_any(path: &Path) -> Result<Option<File>, Flaw> {
+/// can be copied: a socket, a pipe, a link into nowhere, or out of `root`.
+fn open_any(path: &Path, root: Option<&Path>) -> Result<Option<File>, Flaw> {
     if !path.metadata().is_ok_and(|metadata| metadata.is_file()) {
         return Ok(None);
     }
     let mut options = OpenOptions::new();
     // It may have become something else since.
     let open = options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
-    open.map(Some).map_err(|error| Flaw::unreadable(path, &error))
+    let open = open.map_err(|error| Flaw::unreadable(path, &error))?;
+    let is_inside = |root| real_path(&open).is_some_and(|real| real.starts_with(root));
+    Ok(root.is_none_or(is_inside).then_some(open))
+}
+
+/// Where an open file really is.
+fn real_path(file: &File) -> Option<PathBuf> {
+    std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
 }
 
 /// Whether a link leads to a folder that it is in itself: there would be no end.
@@ -122,10 +130,20 @@ pub(super) enum Irregular {
     Refused,
     /// Links are followed, and what has no bytes of its own is left out.
     Passed,
+    /// As `Passed`, but a link that leads out of the folder stays one: whoever reads the
+    /// copy may have no right to what is there.
+    Inside,
+}
+
+/// What is at a path of a bundle.
+pub(super) enum Original<'o> {
+    File(&'o File),
+    /// A link that leads here, out of the bundle's folder.
+    WayOut(&'o Path),
 }
 
 /// Gives a file to copy into, for a path and the file that is there.
-type Target<'f> = dyn FnMut(&str, &File) -> Result<Option<File>, LoaderError> + 'f;
+type Target<'f> = dyn FnMut(&str, Original<'_>) -> Result<Option<File>, LoaderError> + 'f;
 
 /// The files of a folder with their hashes, sorted by path; the signature
 /// itself is none of them.
@@ -140,7 +158,13 @@ pub(super) fn read_all(
     irregular: Irregular,
     copy: &mut Target<'_>,
 ) -> Result<Vec<FileEntry>, Flaw> {
-    let mut walk = Walk { found: Vec::new(), bytes: 0, irregular, copy };
+    let root = match irregular {
+        Irregular::Refused | Irregular::Passed => None,
+        Irregular::Inside => {
+            Some(dir.canonicalize().map_err(|error| Flaw::unreadable(dir, &error))?)
+        }
+    };
+    let mut walk = Walk { found: Vec::new(), bytes: 0, irregular, root, copy };
     walk.folder(dir, "", 0)?;
     walk.found.sort();
     Ok(walk.found)
@@ -150,6 +174,8 @@ struct Walk<'c, 'f> {
     found: Vec<FileEntry>,
     bytes: u64,
     irregular: Irregular,
+    /// What nothing is followed out of.
+    root: Option<PathBuf>,
     copy: &'c mut Target<'f>,
 }
 
@@ -169,13 +195,18 @@ impl Walk<'_, '_> {
             if relative == SIGNATURE_FILE {
                 continue;
             }
+            if let Some(target) = self.way_out(&path) {
+                let original = Original::WayOut(&target);
+                (self.copy)(&relative, original).map_err(Flaw::System)?;
+                continue;
+            }
             let is_folder = match self.irregular {
                 // A link to a folder is no folder here.
                 Irregular::Refused => path
                     .symlink_metadata()
                     .map_err(|error| Flaw::unreadable(&path, &error))?
                     .is_dir(),
-                Irregular::Passed => path.is_dir() && !leads_up(&path, dir),
+                Irregular::Passed | Irregular::Inside => path.is_dir() && !leads_up(&path, dir),
             };
             if is_folder {
                 self.folder(&path, &format!("{relative}/"), depth + 1)?;
@@ -186,18 +217,24 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
+    /// Where a path really leads, if that is outside, and not to be followed.
+    fn way_out(&self, path: &Path) -> Option<PathBuf> {
+        let root = self.root.as_ref()?;
+        path.canonicalize().ok().filter(|target| !target.starts_with(root))
+    }
+
     fn file(&mut self, path: &Path, relative: String) -> Result<(), Flaw> {
         if self.found.len() == MAX_FILES {
             return Err(Flaw::new(path, format!("is one of more than {MAX_FILES} files")));
         }
         let mut file = match self.irregular {
             Irregular::Refused => open_regular(path)?,
-            Irregular::Passed => match open_any(path)? {
+            Irregular::Passed | Irregular::Inside => match open_any(path, self.root.as_deref())? {
                 Some(file) => file,
                 None => return Ok(()),
             },
         };
-        let mut target = (self.copy)(&relative, &file).map_err(Flaw::System)?;
+        let mut target = (self.copy)(&relative, Original::File(&file)).map_err(Flaw::System)?;
         let mut hash = Sha256::new();
         let mut size = 0;
         let mut buffer = vec![0; 64 << 10];

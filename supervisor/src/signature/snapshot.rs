@@ -2,15 +2,16 @@
 //! and of one that several workers are to load, so that all load the same.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use menagerie_protocol::LoaderError;
 
 use crate::blocking::{Folder, drop_in_background};
+use crate::sandbox::Sandbox;
 
-use super::files::{FileEntry, Flaw, Irregular, hash_all, read_all};
+use super::files::{FileEntry, Flaw, Irregular, Original, hash_all, read_all};
 
 /// A copy in the supervisor's runtime folder. It is removed when it is dropped,
 /// which is when no generation uses it any more.
@@ -29,29 +30,41 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     /// Copies every file of a bundle into a new folder, except the signature.
     pub(super) fn take(of: &Path, dir: PathBuf) -> Result<Self, Flaw> {
-        Self::copy(of, dir, true)
+        Self::copy(of, dir, Irregular::Refused)
     }
 
     /// As [`take`](Self::take), of a bundle that nobody has signed: links are
-    /// followed, and the copy is the bundle's own to write in, as its folder
-    /// would be.
-    pub(super) fn take_unsigned(of: &Path, dir: PathBuf) -> Result<Self, Flaw> {
-        Self::copy(of, dir, false)
+    /// followed, out of its folder only if it is in no sandbox (its workers would get
+    /// what they may not read), and the copy is the bundle's own to write in, as its
+    /// folder would be.
+    pub(super) fn take_unsigned(of: &Path, dir: PathBuf, sandbox: Sandbox) -> Result<Self, Flaw> {
+        let irregular = match sandbox {
+            Sandbox::Off => Irregular::Passed,
+            Sandbox::Strict => Irregular::Inside,
+        };
+        Self::copy(of, dir, irregular)
     }
 
-    fn copy(of: &Path, dir: PathBuf, sealed: bool) -> Result<Self, Flaw> {
+    fn copy(of: &Path, dir: PathBuf, irregular: Irregular) -> Result<Self, Flaw> {
         make_dir(&dir).map_err(Flaw::System)?;
         // As the manifest's reader and the workers will name it.
         let dir = dir.canonicalize().unwrap_or(dir);
+        let sealed = irregular == Irregular::Refused;
         // From here on it is removed, whatever happens.
         let mut snapshot =
             Self { dir: dir.clone(), of: of.to_owned(), files: Vec::new(), sealed, home: None };
-        let irregular = if sealed { Irregular::Refused } else { Irregular::Passed };
         snapshot.files = read_all(of, irregular, &mut |relative, original| {
             let target = dir.join(relative);
             if let Some(parent) = target.parent().filter(|parent| !parent.exists()) {
                 make_dir(parent)?;
             }
+            let original = match original {
+                Original::File(original) => original,
+                Original::WayOut(to) => {
+                    let made = symlink(to, &target).map(|()| None);
+                    return made.map_err(|error| LoaderError::io(target, &error));
+                }
+            };
             let executable = original.metadata().is_ok_and(|metadata| metadata.mode() & 0o100 != 0);
             // Nobody has a reason to write to what is sealed: an accident fails.
             let mode = if sealed { 0o400 } else { 0o600 };

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use super::trust::{FirstUse, judge};
 use super::*;
+use crate::sandbox::Sandbox;
 
 fn bundle() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -366,7 +367,7 @@ fn s9_an_unsigned_copy_follows_links_and_is_the_bundles_own() {
     drop(std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap());
     let runtime = tempfile::tempdir().unwrap();
     let copy = runtime.path().join("bundle-1");
-    let snapshot = Snapshot::take_unsigned(dir.path(), copy.clone()).unwrap();
+    let snapshot = Snapshot::take_unsigned(dir.path(), copy.clone(), Sandbox::Off).unwrap();
     let read = |name: &str| std::fs::read_to_string(copy.join(name)).unwrap();
     assert_eq!((read("lib/linked.lua"), read("same.lua")), ("linked".into(), "return {}".into()));
     for left_out in ["dangling", "sub/round", "root", "socket"] {
@@ -377,4 +378,42 @@ fn s9_an_unsigned_copy_follows_links_and_is_the_bundles_own() {
     snapshot.check("b").unwrap();
     drop(snapshot);
     assert!(!copy.exists());
+}
+
+/// Its workers read the copy, and may not read what the links lead to.
+#[test]
+fn p2_an_unsigned_copy_of_a_bundle_in_the_sandbox_follows_no_link_out_of_its_folder() {
+    let dir = bundle();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().canonicalize().unwrap();
+    std::fs::write(elsewhere.join("secret"), "secret").unwrap();
+    let links = [
+        ("out", &*elsewhere),
+        ("sub/secret", &*elsewhere.join("secret")),
+        ("up", Path::new("../..")),
+        ("inside", &*dir.path().join("sub")),
+        ("same.lua", Path::new("main.lua")),
+        ("dangling", Path::new("nowhere")),
+        ("sub/round", Path::new("..")),
+    ];
+    for (link, target) in links {
+        symlink(target, dir.path().join(link)).unwrap();
+    }
+    let runtime = tempfile::tempdir().unwrap();
+    let copy = runtime.path().join("bundle-1");
+    let snapshot = Snapshot::take_unsigned(dir.path(), copy.clone(), Sandbox::Strict).unwrap();
+    // They lead where they did, and nothing of that is in the copy.
+    for (link, target) in [("out", "."), ("sub/secret", "secret"), ("inside/secret", "secret")] {
+        let target = elsewhere.join(target).canonicalize().unwrap();
+        assert_eq!(std::fs::read_link(copy.join(link)).unwrap(), target, "{link}");
+    }
+    assert!(copy.join("up").is_symlink());
+    for inside in ["same.lua", "inside/with space.lua", "sub/with space.lua"] {
+        assert!(copy.join(inside).symlink_metadata().unwrap().is_file(), "{inside}");
+    }
+    for left_out in ["dangling", "sub/round"] {
+        assert!(copy.join(left_out).symlink_metadata().is_err(), "{left_out}");
+    }
+    drop(snapshot);
+    assert!(!copy.exists() && elsewhere.join("secret").exists());
 }

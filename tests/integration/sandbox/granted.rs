@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use menagerie_supervisor::{Config, EventKind, Grant, RuntimeError};
@@ -59,7 +60,7 @@ fn p3_a_bundle_has_the_paths_that_it_wants_below_those_that_are_granted() {
         std::fs::write(path.join(name), "x").unwrap();
     }
     // A way out of what is granted.
-    std::os::unix::fs::symlink(&other, given.join("link")).unwrap();
+    symlink(&other, given.join("link")).unwrap();
     let config = granting(|grant| grant.read = vec![given.clone()]);
     run_with(config, move |supervisor| async move {
         let events = Recorder::of(&supervisor);
@@ -191,5 +192,45 @@ fn p2_replicas_and_their_reloads_work_in_the_sandbox() {
             assert_eq!(tried(&spy, "own").await, "read");
         }
         supervisor.shutdown().await;
+    });
+}
+
+/// The supervisor that copies them may read what the bundle may not.
+#[test]
+fn p2_links_of_a_copied_bundle_lead_out_only_to_what_is_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (given, other) = (folder.path().join("given"), folder.path().join("other"));
+    for path in [&given, &other] {
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("file"), "x").unwrap();
+    }
+    let mut config = granting(|grant| grant.read = vec![given.clone()]);
+    config.replicas.insert("python".to_owned(), 2);
+    run_with(config, move |supervisor| async move {
+        let bundle = spy(&wants("read", &[&given]));
+        let inside = bundle.path().canonicalize().unwrap().join("main.py");
+        for (target, link) in [
+            (&*other, "folder"),
+            (&*other.join("file"), "file"),
+            (&*given, "given"),
+            (&*inside, "inside"),
+            (Path::new("main.py"), "same"),
+            (Path::new("nowhere"), "dangling"),
+        ] {
+            symlink(target, bundle.path().join(link)).unwrap();
+        }
+        let spy = load(&supervisor, &bundle).await;
+        assert_eq!(workers(&supervisor).len(), 2);
+        for (path, outcome) in [
+            ("folder/file", "EACCES"),
+            ("file", "EACCES"),
+            ("given/file", "read"),
+            ("inside", "read"),
+            ("same", "read"),
+            ("dangling", "ENOENT"),
+        ] {
+            assert_eq!(tried(&spy, &format!("own {path}")).await, outcome, "{path}");
+        }
+        drop(folder);
     });
 }

@@ -109,8 +109,8 @@ def temporary(_):
     return "in its scratch folder" if inside else file.name
 
 
-def own(_):
-    return read(HERE / "main.py")
+def own(name):
+    return read(HERE / (name or "main.py"))
 
 
 def lower(_):
