@@ -4,7 +4,8 @@
 //! Refused is what Landlock does not see: commands to other processes, to the kernel and
 //! to sockets, and what changes a file that may only be read. The call fails with
 //! `EPERM`; a newer variant, whose arguments a filter cannot see, with `ENOSYS`, as on a
-//! kernel that does not have it, so that the C library takes the older one.
+//! kernel that does not have it, so that the C library takes the older one. Attributes of
+//! files fail with `ENOTSUP`, as on a file system that has none.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +35,7 @@ const REFUSED: &[c_long] = &[
     // Rights and times of files: a file that may be read could be made unreadable.
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    SYS_FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_utimensat,
@@ -46,6 +47,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_fremovexattr,
     SYS_SETXATTRAT,
     SYS_REMOVEXATTRAT,
+    SYS_FILE_SETATTR,
     // Files by handle, which have no path; and other roots and namespaces.
     libc::SYS_name_to_handle_at,
     libc::SYS_open_by_handle_at,
@@ -55,6 +57,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_umount2,
     libc::SYS_move_mount,
     libc::SYS_open_tree,
+    SYS_OPEN_TREE_ATTR,
     libc::SYS_fsopen,
     libc::SYS_fsconfig,
     libc::SYS_fsmount,
@@ -104,9 +107,15 @@ const REFUSED: &[c_long] = &[
     libc::SYS_adjtimex,
 ];
 
-/// Since Linux 6.13; their numbers are the same everywhere.
+// Newer than what the C library's crate knows of every processor (Linux 6.6 to 6.17); their
+// numbers are the same everywhere.
+const SYS_FCHMODAT2: c_long = 452;
 const SYS_SETXATTRAT: c_long = 463;
+const SYS_GETXATTRAT: c_long = 464;
+const SYS_LISTXATTRAT: c_long = 465;
 const SYS_REMOVEXATTRAT: c_long = 466;
+const SYS_OPEN_TREE_ATTR: c_long = 467;
+const SYS_FILE_SETATTR: c_long = 469;
 
 /// Those that only this processor's kernels have.
 #[cfg(target_arch = "x86_64")]
@@ -122,7 +131,9 @@ const REFUSED_HERE: &[c_long] = &[
     libc::SYS_ioperm,
     libc::SYS_modify_ldt,
 ];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+const REFUSED_HERE: &[c_long] = &[libc::SYS_kexec_file_load];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const REFUSED_HERE: &[c_long] = &[];
 
 /// As on a kernel without them: what they are told lies in memory, where no filter sees
@@ -132,6 +143,17 @@ const UNKNOWN: &[c_long] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
+];
+
+/// Extended attributes by a path, which Landlock does not look at: programs put down in them
+/// where a file is from. Those of an open file are told, as it may be read.
+const UNSUPPORTED: &[c_long] = &[
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    SYS_GETXATTRAT,
+    SYS_LISTXATTRAT,
 ];
 
 /// Of a process without network.
@@ -150,10 +172,13 @@ const CLONES: libc::c_int = libc::CLONE_PARENT
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET;
-/// Commands to files (ioctl(2)) that need no right to write them: attributes, version,
-/// project, and integrity, which would make the file read-only for good
-/// (`linux/fs.h`, `linux/fsverity.h`).
-const FILE_COMMANDS: [u64; 4] = [0x4008_6602, 0x4008_7602, 0x401c_5820, 0x4080_6685];
+/// Commands to files (ioctl(2)) that need no right to write them: attributes, version (and
+/// that of ext4), project, encryption, and integrity, which would make the file read-only
+/// for good (`linux/fs.h`, `fs/ext4/ext4.h`, `linux/fscrypt.h`, `linux/fsverity.h`).
+const FILE_COMMANDS: [u64; 6] =
+    [0x4008_6602, 0x4008_7602, 0x4008_6604, 0x401c_5820, 0x800c_6613, 0x4080_6685];
+/// One process or thread (`linux/ioprio.h`), and not all of a user's.
+const IOPRIO_WHO_PROCESS: u64 = 1;
 /// Of a socket's type the part that is no flag.
 const TYPE: u64 = 0xf;
 
@@ -171,11 +196,17 @@ fn conditional(network: bool) -> Vec<(c_long, Vec<Condition>)> {
         itself(libc::SYS_sched_setscheduler),
         (libc::SYS_setpriority, vec![(0, Ne, unix(libc::PRIO_PROCESS as libc::c_int))]),
         (libc::SYS_setpriority, vec![(1, Ne, 0)]),
+        (libc::SYS_ioprio_set, vec![(0, Ne, IOPRIO_WHO_PROCESS)]),
         (libc::SYS_ioprio_set, vec![(1, Ne, 0)]),
+        // It ends with its host.
+        (libc::SYS_prctl, vec![(0, Eq, unix(libc::PR_SET_PDEATHSIG))]),
         // What it is can be asked for.
         (libc::SYS_personality, vec![(0, Ne, 0xffff_ffff)]),
-        // It would reach any socket of the user's that takes datagrams, by its path.
+        // It would reach any socket of the user's that takes datagrams, by its path; a raw
+        // one of this family is the same. Other families may have the like.
+        (libc::SYS_socketpair, vec![(0, Ne, unix(libc::AF_UNIX))]),
         (libc::SYS_socketpair, vec![(1, MaskedEq(TYPE), unix(libc::SOCK_DGRAM))]),
+        (libc::SYS_socketpair, vec![(1, MaskedEq(TYPE), unix(libc::SOCK_RAW))]),
         // Types into a terminal (ioctl_tty(2)).
         (libc::SYS_ioctl, vec![(1, Eq, libc::TIOCSTI)]),
         (libc::SYS_ioctl, vec![(1, Eq, libc::TIOCLINUX)]),
@@ -214,7 +245,7 @@ fn wrong(error: impl std::fmt::Display) -> SandboxError {
     SandboxError::Filter(error.to_string())
 }
 
-pub(super) fn programs(network: bool) -> Result<[BpfProgram; 2], SandboxError> {
+pub(super) fn programs(network: bool) -> Result<[BpfProgram; 3], SandboxError> {
     let mut refused = Rules::default();
     let sockets = SOCKETS.iter().filter(|_| !network);
     for call in REFUSED.iter().chain(REFUSED_HERE).chain(sockets) {
@@ -224,11 +255,17 @@ pub(super) fn programs(network: bool) -> Result<[BpfProgram; 2], SandboxError> {
         refused.if_all(call, conditions)?;
     }
     refused.0.extend(foreign().map(|number| (number, Vec::new())));
-    let mut unknown = Rules::default();
-    for call in UNKNOWN {
-        unknown.always(*call);
-    }
-    Ok([refused.program(libc::EPERM)?, unknown.program(libc::ENOSYS)?])
+    let all = |calls: &[c_long]| {
+        let mut rules = Rules::default();
+        calls.iter().for_each(|call| rules.always(*call));
+        rules
+    };
+    let [unknown, unsupported] = [UNKNOWN, UNSUPPORTED].map(all);
+    Ok([
+        refused.program(libc::EPERM)?,
+        unknown.program(libc::ENOSYS)?,
+        unsupported.program(libc::ENOTSUP)?,
+    ])
 }
 
 #[derive(Default)]

@@ -39,7 +39,7 @@ fn p3_a_bundle_has_the_network_if_it_wants_it_and_is_granted_it() {
         assert_eq!(tried(&spy, &format!("tcp {port}")).await, "hello");
         answers.join().unwrap();
         // But no sockets of this machine's programs, and no packets that it makes itself.
-        for what in ["connect /tmp/socket", "raw", "datagram"] {
+        for what in ["connect /tmp/socket", "raw", "pair 1 2"] {
             assert_eq!(tried(&spy, what).await, "EPERM", "{what}");
         }
         assert!(supervisor.status().bundles[0].not_granted.is_empty());

@@ -35,8 +35,13 @@ fn p2_a_bundle_reads_and_writes_nothing_but_its_own() {
         for what in ["append", "truncate"] {
             assert_eq!(tried(&spy, &format!("{what} {code}")).await, "EACCES", "{what}");
         }
-        for what in ["chmod", "touch", "lease", "attributes"] {
+        for what in ["chmod", "touch", "lease"] {
             assert_eq!(tried(&spy, &format!("{what} {code}")).await, "EPERM", "{what}");
+        }
+        // Flags, and ext4's version and policy of a key.
+        for command in ["40086602", "40086604", "800c6613"] {
+            let outcome = tried(&spy, &format!("attributes {code} {command}")).await;
+            assert_eq!(outcome, "EPERM", "{command}");
         }
         assert_eq!(std::fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
         let status = supervisor.status();
@@ -63,14 +68,73 @@ fn p2_a_bundle_reaches_no_other_process() {
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
         assert_eq!(tried(&spy, &format!("connect {}", path.display())).await, "EPERM");
-        for what in ["datagram", "internet", "raw", "tcp 1"] {
+        for what in ["internet", "raw", "tcp 1"] {
             assert_eq!(tried(&spy, what).await, "EPERM", "{what}");
+        }
+        // Datagrams go wherever they are told to, and raw ones are the same; other families
+        // have pairs of their own.
+        let raw = (libc::AF_UNIX, libc::SOCK_RAW);
+        let tipc = (libc::AF_TIPC, libc::SOCK_RDM);
+        for (family, kind) in [(libc::AF_UNIX, libc::SOCK_DGRAM), raw, tipc] {
+            let what = format!("pair {family} {kind}");
+            assert_eq!(tried(&spy, &what).await, "EPERM", "{what}");
+        }
+        assert_eq!(tried(&spy, &format!("pair 1 {}", libc::SOCK_SEQPACKET)).await, "a pair");
+    });
+}
+
+/// Limits, priorities and signals that are not the worker's alone.
+#[test]
+fn p2_a_bundle_changes_only_its_own_priority_and_not_how_it_ends() {
+    /// `linux/ioprio.h`.
+    const PROCESS: u8 = 1;
+    const GROUP: u8 = 2;
+    const USER: u8 = 3;
+    run_with(strict(), |supervisor| async move {
+        let bundle = spy("");
+        let spy = load(&supervisor, &bundle).await;
+        let set = async |which: u8| {
+            tried(&spy, &format!("call {} {which} 0 0", libc::SYS_ioprio_set)).await
+        };
+        assert_eq!(set(GROUP).await, "EPERM");
+        assert_eq!(set(USER).await, "EPERM");
+        assert_eq!(set(PROCESS).await, "0");
+        // It would live on when its host is killed.
+        let signal = format!("call {} {} 0", libc::SYS_prctl, libc::PR_SET_PDEATHSIG);
+        assert_eq!(tried(&spy, &signal).await, "EPERM");
+    });
+}
+
+/// Extended attributes are no part of what Landlock holds: of any file's nothing is told, as
+/// on a file system that has none.
+#[test]
+fn p2_a_bundle_reads_no_extended_attributes_by_path() {
+    /// The same everywhere (Linux 6.13).
+    const GETXATTRAT: i64 = 464;
+    const LISTXATTRAT: i64 = 465;
+    run_with(strict(), |supervisor| async move {
+        let bundle = spy("");
+        let spy = load(&supervisor, &bundle).await;
+        assert_eq!(tried(&spy, "xattrs /etc/hostname").await, "ENOTSUP");
+        let calls = [
+            libc::SYS_getxattr,
+            libc::SYS_lgetxattr,
+            libc::SYS_listxattr,
+            libc::SYS_llistxattr,
+            GETXATTRAT,
+            LISTXATTRAT,
+        ];
+        for call in calls {
+            assert_eq!(tried(&spy, &format!("call {call}")).await, "ENOTSUP", "{call}");
         }
     });
 }
 
 #[test]
 fn p2_a_bundle_executes_no_program() {
+    // The same everywhere (Linux 6.15, 6.17).
+    const SYS_OPEN_TREE_ATTR: i64 = 467;
+    const SYS_FILE_SETATTR: i64 = 469;
     run_with(strict(), |supervisor| async move {
         let bundle = spy("");
         let spy = load(&supervisor, &bundle).await;
@@ -96,6 +160,8 @@ fn p2_a_bundle_executes_no_program() {
             libc::SYS_setxattr,
             libc::SYS_reboot,
             libc::SYS_perf_event_open,
+            SYS_OPEN_TREE_ATTR,
+            SYS_FILE_SETATTR,
         ];
         for call in refused {
             assert_eq!(tried(&spy, &format!("call {call}")).await, "EPERM", "{call}");
@@ -191,7 +257,11 @@ fn p1_without_a_sandbox_a_bundle_has_its_users_rights() {
             (format!("touch {code}"), "None"),
             (format!("connect {socket}"), "connected"),
             (format!("read /proc/{}/environ", std::process::id()), "read"),
-            ("datagram".to_owned(), "a pair"),
+            (format!("pair {} {}", libc::AF_UNIX, libc::SOCK_DGRAM), "a pair"),
+            (format!("pair {} {}", libc::AF_UNIX, libc::SOCK_RAW), "a pair"),
+            (format!("xattrs {code}"), "[]"),
+            // What it is already.
+            (format!("call {} {} 9", libc::SYS_prctl, libc::PR_SET_PDEATHSIG), "0"),
             ("internet".to_owned(), "sockets"),
             ("execute /bin/true".to_owned(), "executed"),
             ("signal SIGCONT".to_owned(), "None"),

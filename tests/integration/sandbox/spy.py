@@ -50,8 +50,9 @@ def connect(path):
     return "connected"
 
 
-def datagram(_):
-    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+def pair(kind):
+    family, kind = map(int, kind.split())
+    one, other = socket.socketpair(family, kind)
     return "a pair"
 
 
@@ -133,10 +134,17 @@ def lease(path):
     return "leased"
 
 
-def attributes(path):
+def attributes(what):
+    path, command = what.split()
     with open(path, "rb") as file:
-        fcntl.ioctl(file, 0x40086602, bytes(8))
+        fcntl.ioctl(file, int(command, 16), bytes(8))
     return "changed"
+
+
+def call(numbers):
+    """A system call by its number, with the arguments after it and else zeros."""
+    number, *args = map(int, numbers.split())
+    return syscall(number, *args, *[0] * (6 - len(args)))
 
 
 WAYS = {
@@ -151,9 +159,10 @@ WAYS = {
     "chmod": lambda path: os.chmod(path, 0o777),
     "touch": lambda path: os.utime(path),
     "truncate": lambda path: os.truncate(path, 0),
+    "xattrs": os.listxattr,
     "link": link,
     "connect": connect,
-    "datagram": datagram,
+    "pair": pair,
     "stream": stream,
     "internet": internet,
     "raw": raw,
@@ -169,7 +178,7 @@ WAYS = {
     "own_limits": own_limits,
     "pin": lambda _: os.sched_setaffinity(HOST, {0}),
     "nice": lambda _: os.setpriority(os.PRIO_PROCESS, HOST, 19),
-    "call": lambda number: syscall(int(number), *[0] * 6),
+    "call": call,
     "namespace": lambda number: syscall(int(number), 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0),
 }
 
