@@ -349,6 +349,7 @@ pub(crate) const RULES: [Rule; 38] = [
             "p2_a_bundle_reads_and_writes_nothing_but_its_own",
             "p2_a_bundle_reaches_no_other_process",
             "p2_a_bundle_executes_no_program",
+            "p2_no_socket_of_a_worker_reaches_another_program",
             "p2_links_of_a_copied_bundle_lead_out_only_to_what_is_granted",
             "p2_a_lua_bundle_reaches_nothing_but_its_own",
             "p2_a_kernel_without_landlock_is_said_and_nothing_is_loaded",

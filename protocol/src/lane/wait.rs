@@ -127,19 +127,22 @@ pub fn futex_wake(word: &AtomicU64) {
 /// What wakes a side that sleeps in its event loop: the end that it waits on,
 /// and the end that the other side wakes it by.
 ///
-/// It is a pair of datagram sockets and not an eventfd, whose non-blocking mode
+/// It is a pair of sockets and not an eventfd, whose non-blocking mode
 /// belongs to both sides: a hostile worker could turn that off and fill the
 /// counter, and the supervisor's next wake-up would block for ever. Here each
 /// end is its own, and every operation says itself that it must not block.
-/// Datagram sockets also do not tell one end that the other was closed, which
-/// would be readable for ever.
+/// They are streams: a datagram can be given an address, and a worker in the
+/// sandbox would reach other programs by it.
+///
+/// An end whose other one was closed is readable for ever
+/// ([`drain_wakes`] tells). So each side keeps its ends until the lane is over.
 ///
 /// # Errors
 ///
 /// As `socketpair(2)`.
 pub fn wake_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socketpair(AddressFamily::Unix, SockType::Datagram, None, flags)?)
+    Ok(socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?)
 }
 
 /// Wakes the side that waits on the other end. If the queue is full, that side
@@ -150,14 +153,11 @@ pub fn wake(fd: BorrowedFd<'_>) {
 }
 
 /// Takes the wake-ups that have come. Bounded, so that a peer that sends
-/// without end cannot keep us here.
-pub fn drain_wakes(fd: &OwnedFd) {
-    let mut byte = [0; 1];
-    for _ in 0..64 {
-        if recv(fd.as_raw_fd(), &mut byte, MsgFlags::MSG_DONTWAIT).is_err() {
-            return;
-        }
-    }
+/// without end cannot keep us here. Returns whether there can be more: false if
+/// the other end was closed.
+pub fn drain_wakes(fd: &OwnedFd) -> bool {
+    let mut bytes = [0; 64];
+    !matches!(recv(fd.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT), Ok(0))
 }
 
 /// The longest time that a thread spins for something that usually comes soon.
@@ -300,6 +300,11 @@ impl Spinner {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::socket::{UnixAddr, sendto};
+
     use super::*;
 
     #[test]
@@ -309,6 +314,57 @@ mod tests {
         assume_cpus(known.saturating_add(1));
         assert_eq!(cpus(), known);
         assert_eq!(max_spinners(), known.get() - 1);
+    }
+
+    fn is_readable(fd: &OwnedFd) -> bool {
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
+    }
+
+    #[test]
+    fn wake_ups_are_taken_together_and_block_nobody() {
+        let (one, other) = wake_pair().unwrap();
+        assert!(!is_readable(&other));
+        assert!(drain_wakes(&other), "none has come");
+        for _ in 0..3 {
+            wake(one.as_fd());
+        }
+        assert!(is_readable(&other) && !is_readable(&one));
+        assert!(drain_wakes(&other));
+        assert!(!is_readable(&other));
+        // Far more than there is room for.
+        for _ in 0..100_000 {
+            wake(one.as_fd());
+        }
+        assert!(drain_wakes(&other));
+        assert!(is_readable(&other));
+    }
+
+    #[test]
+    fn wake_pair_tells_that_the_other_end_was_closed() {
+        let (one, other) = wake_pair().unwrap();
+        wake(one.as_fd());
+        drop(one);
+        // What has come first is taken first.
+        assert!(drain_wakes(&other));
+        assert!(!drain_wakes(&other) && is_readable(&other));
+        wake(other.as_fd());
+    }
+
+    /// A datagram would go where it is told to.
+    #[test]
+    fn p2_a_wake_socket_takes_no_address() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let elsewhere = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        elsewhere.set_nonblocking(true).unwrap();
+        let address = UnixAddr::new(&path).unwrap();
+        let (one, other) = wake_pair().unwrap();
+        for end in [&one, &other] {
+            let sent = sendto(end.as_raw_fd(), &[1], &address, MsgFlags::MSG_DONTWAIT);
+            assert_eq!(sent, Err(nix::errno::Errno::EISCONN));
+        }
+        assert!(elsewhere.recv(&mut [0]).is_err());
     }
 
     #[test]

@@ -154,8 +154,9 @@ fn stand(
     // The worker's side writes `up`, which the supervisor maps for reading only:
     // here one process is both.
     let memory = LaneMemory { up: Arc::clone(&memory.down), down: memory.down };
-    let (event, supervisor_event) = wake_pair().map_err(io)?;
-    let (_, lane_event) = wake_pair().map_err(io)?;
+    // One pair for both ways: nobody here sleeps on either end.
+    let (event, lane_event) = wake_pair().map_err(io)?;
+    let supervisor_event = lane_event.try_clone().map_err(io)?;
     let interrupt = InterruptSlot::default();
     let outbox: Outbox = Arc::new(|_| {});
     let parts = LaneParts {

@@ -14,6 +14,13 @@ use crate::watched_fd::watch;
 #[derive(Debug)]
 pub(crate) struct Pump(AbortHandle);
 
+#[cfg(test)]
+impl Pump {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Pump {
     fn drop(&mut self) {
         self.0.abort();
@@ -32,9 +39,13 @@ impl Lane {
         let lane = Arc::clone(self);
         let task = runtime.spawn(async move {
             while let Ok(mut ready) = event.readable().await {
-                drain_wakes(event.get_ref());
+                let is_open = drain_wakes(event.get_ref());
                 ready.clear_ready();
                 lane.pump();
+                // Whoever has closed the other end has published its last frame before.
+                if !is_open {
+                    return;
+                }
             }
         });
         Ok(Pump(task.abort_handle()))

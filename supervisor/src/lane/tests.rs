@@ -489,3 +489,19 @@ fn s6_a_task_that_has_read_for_long_looks_at_the_clock() {
     let look = lane.poll_wait(&cx, &mut own, &mut { 0 });
     assert!(matches!(look, Look::Later), "{look:?}");
 }
+
+/// The descriptor stays readable from then on.
+#[tokio::test]
+async fn pump_ends_with_the_workers_end_when_the_last_answer_is_read() {
+    let mut rig = Rig::new();
+    let own = rig.sleeping_task();
+    let pump = rig.lane.start_pump(&tokio::runtime::Handle::current()).unwrap();
+    rig.reads(1);
+    rig.answer(&own);
+    let Rig { lane, tx, rx, .. } = rig;
+    drop((tx, rx));
+    while !pump.has_ended() {
+        tokio::task::yield_now().await;
+    }
+    assert!(lane.slots.take(own.ticket).is_some(), "the answer was not read");
+}

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use menagerie_supervisor::{Config, EventKind, Grant, RuntimeError};
@@ -42,6 +43,11 @@ fn p3_a_bundle_has_the_network_if_it_wants_it_and_is_granted_it() {
         for what in ["connect /tmp/socket", "raw", "pair 1 2"] {
             assert_eq!(tried(&spy, what).await, "EPERM", "{what}");
         }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _other = UnixDatagram::bind(&path).unwrap();
+        let by_own = tried(&spy, &format!("by_own_sockets {}", path.display())).await;
+        assert_eq!(by_own, "EISCONN");
         assert!(supervisor.status().bundles[0].not_granted.is_empty());
     });
 }

@@ -1,6 +1,6 @@
 //! What a bundle does not reach.
 
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 
 use menagerie_tests::Language;
 
@@ -80,6 +80,23 @@ fn p2_a_bundle_reaches_no_other_process() {
             assert_eq!(tried(&spy, &what).await, "EPERM", "{what}");
         }
         assert_eq!(tried(&spy, &format!("pair 1 {}", libc::SOCK_SEQPACKET)).await, "a pair");
+    });
+}
+
+/// What the supervisor hands to a worker is no way out either.
+#[test]
+fn p2_no_socket_of_a_worker_reaches_another_program() {
+    run_with(strict(), |supervisor| async move {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let other = UnixDatagram::bind(&path).unwrap();
+        other.set_nonblocking(true).unwrap();
+        let bundle = spy("");
+        let spy = load(&supervisor, &bundle).await;
+        // Each of them is a connected stream.
+        let outcome = tried(&spy, &format!("by_own_sockets {}", path.display())).await;
+        assert_eq!(outcome, "EISCONN");
+        assert!(other.recv(&mut [0]).is_err(), "something has come");
     });
 }
 
