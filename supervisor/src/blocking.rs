@@ -8,6 +8,8 @@ use std::thread::Builder;
 
 use tokio::sync::oneshot;
 
+use crate::remove::remove;
+
 /// Does it, and returns what came of it.
 ///
 /// # Errors
@@ -43,7 +45,7 @@ pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
+        remove(&self.0);
     }
 }
 

@@ -37,6 +37,7 @@ mod random;
 mod reconcile;
 mod registry;
 mod reload;
+mod remove;
 mod replicate;
 mod restart;
 mod runtime_dir;

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::random;
+use crate::remove::remove;
 
 const PREFIX: &str = "menagerie-host-";
 
@@ -60,7 +61,7 @@ impl RuntimeDir {
     /// it for longer than the process lives.
     pub(crate) fn remove(&self) {
         if self.owner == std::process::id() {
-            drop(std::fs::remove_dir_all(&self.path));
+            remove(&self.path);
         }
     }
 }
@@ -100,7 +101,7 @@ fn remove_stale(base: &Path) {
             && ours
             && let Ok(_ours) = lock(&entry.path())
         {
-            drop(std::fs::remove_dir_all(entry.path()));
+            remove(&entry.path());
         }
     }
 }
