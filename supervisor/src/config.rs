@@ -93,7 +93,9 @@ pub struct Config {
     /// VM only reserves, as .NET does by the gigabyte, does not count.
     #[serde(with = "units::size::option", skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<u64>,
-    /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`).
+    /// The most descriptors that a worker may have open (`RLIMIT_NOFILE`); at most the
+    /// host's own hard limit, and its soft one less 512 (or half of it), as descriptors on
+    /// their way in sockets count for all processes of a user.
     pub max_descriptors: u64,
     /// The most processes and threads that a worker's user may have altogether
     /// (`RLIMIT_NPROC`, setrlimit(2)), beyond which the worker starts no more of

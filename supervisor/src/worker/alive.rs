@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use menagerie_protocol::message::{FEATURE_COPY, FEATURE_SHARED_LOCK, Hello, ToWorker};
+use menagerie_protocol::message::{FEATURE_COPY, FEATURE_SHARED_LOCK, Hello, LogLevel, ToWorker};
 use nix::sys::signal::Signal;
 
 use super::child::{Child, over};
@@ -25,6 +25,9 @@ use crate::proc_stat::Stat;
 const IN_A_ROW: u32 = 32;
 /// How long a closed socket may come before the process's end.
 const END_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long a message may wait for what the machine has too little of before that is told.
+const HELD_UP: Duration = Duration::from_secs(1);
 
 /// A process that serves, or is about to.
 #[derive(Debug)]
@@ -184,6 +187,16 @@ impl Alive {
         self.given_up.as_ref().map(|(reason, _)| reason.as_str())
     }
 
+    /// Says so, once each time, if messages to it cannot be sent.
+    fn look_at_messages(&self, core: &Core) {
+        let shortage = self.process.shortage(HELD_UP).filter(|shortage| shortage.is_news);
+        let Some(shortage) = shortage else { return };
+        let worker = &self.process.worker;
+        let text = format!("worker {worker} cannot be sent what it needs: {shortage}");
+        tracing::warn!("{text}");
+        core.events.logs.push(LogLevel::Warn, Some(worker), None, "supervisor", &text);
+    }
+
     /// Sends a heartbeat, if it is due, or ends the process that has missed too
     /// many: SIGABRT, and SIGKILL after a while.
     pub(super) fn beat(&mut self, core: &Core) {
@@ -199,6 +212,7 @@ impl Alive {
             return;
         }
         self.next_beat = now + config.heartbeat;
+        self.look_at_messages(core);
         let answered = self.process.pong.load(Ordering::Relaxed);
         let nonce = match self.heart.beat(answered, config) {
             Beat::Ping(nonce) => nonce,

@@ -44,15 +44,46 @@ const STUCK: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     queue: mpsc::Sender<Outgoing>,
+    /// Heartbeats and interrupts, which what the machine has too little for does not hold up.
+    urgent: mpsc::Sender<Vec<u8>>,
     backlog: Arc<Mutex<Backlog>>,
 }
+
+/// The number of a message among those to a worker that are not urgent, from 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct MessageNumber(u64);
 
 /// What has not been sent yet.
 #[derive(Debug, Default)]
 struct Backlog {
+    /// How many were queued so far, and how many of these were written.
+    queued: u64,
+    written: u64,
     descriptors: usize,
     /// Since when the message at the front waits.
     since: Option<Instant>,
+    /// What the machine has too little of for it, if that is why.
+    shortage: Option<Shortage>,
+}
+
+/// What the machine has too little of to send a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shortage {
+    error: Errno,
+    /// Whether nobody has asked before.
+    pub(crate) is_news: bool,
+}
+
+impl std::fmt::Display for Shortage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.error {
+            Errno::ETOOMANYREFS => f.write_str(
+                "processes of this user have more descriptors on their way in sockets than the \
+                 supervisor's limit (`ulimit -n`) lets it add to",
+            ),
+            error => write!(f, "{}", error.desc()),
+        }
+    }
 }
 
 /// Why a message was not sent.
@@ -67,20 +98,54 @@ pub(crate) enum Unsent {
 }
 
 impl Sender {
-    pub(crate) fn send(&self, message: &ToWorker, fds: Vec<OwnedFd>) -> Result<(), Unsent> {
+    pub(crate) fn send(
+        &self,
+        message: &ToWorker,
+        fds: Vec<OwnedFd>,
+    ) -> Result<MessageNumber, Unsent> {
         let bytes = frame(message)?;
+        // Numbers are in the queue's order.
+        let mut backlog = lock(&self.backlog);
+        if matches!(message, ToWorker::Ping { .. } | ToWorker::Interrupt { .. }) {
+            return Self::sent(self.urgent.try_send(bytes), MessageNumber(0));
+        }
         if !fds.is_empty() {
-            let mut backlog = lock(&self.backlog);
             backlog.descriptors += fds.len();
             let is_stuck = backlog.since.is_some_and(|since| since.elapsed() >= STUCK);
             if is_stuck && backlog.descriptors > MAX_DESCRIPTORS {
                 return Err(Unsent::TooManyDescriptors);
             }
         }
-        match self.queue.try_send((bytes, fds)) {
+        backlog.queued += 1;
+        Self::sent(self.queue.try_send((bytes, fds)), MessageNumber(backlog.queued))
+    }
+
+    fn sent<T>(
+        outcome: Result<(), mpsc::error::TrySendError<T>>,
+        number: MessageNumber,
+    ) -> Result<MessageNumber, Unsent> {
+        match outcome {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Unsent::Full),
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(number),
         }
+    }
+
+    /// What the machine has too little of, if messages wait for that since so long.
+    pub(crate) fn shortage(&self, patience: Duration) -> Option<Shortage> {
+        let mut backlog = lock(&self.backlog);
+        if backlog.since?.elapsed() < patience {
+            return None;
+        }
+        let shortage = backlog.shortage.as_mut()?;
+        let now = *shortage;
+        shortage.is_news = false;
+        Some(now)
+    }
+
+    /// Whether this message waits until the machine has more of something.
+    pub(crate) fn is_held_up(&self, message: MessageNumber) -> bool {
+        let backlog = lock(&self.backlog);
+        backlog.shortage.is_some() && message.0 > backlog.written
     }
 }
 
@@ -135,65 +200,114 @@ impl Channel {
 
     /// Starts the task that writes.
     pub(crate) fn sender(&self) -> Sender {
-        let (sender, mut queue) = mpsc::channel::<Outgoing>(MAX_OUTGOING);
+        self.sender_by(send_some)
+    }
+
+    /// As [`sender`](Self::sender), of one that is written to like this.
+    fn sender_by(&self, send: impl SendSome + 'static) -> Sender {
+        let (queue, outgoing) = mpsc::channel(MAX_OUTGOING);
+        let (urgent, overtaking) = mpsc::channel(MAX_OUTGOING);
         let (socket, backlog) = (Arc::clone(&self.socket), Arc::<Mutex<Backlog>>::default());
-        let waiting = Arc::clone(&backlog);
-        tokio::spawn(async move {
-            while let Some((bytes, fds)) = queue.recv().await {
-                lock(&waiting).since = Some(Instant::now());
-                if write(&socket, &bytes, &fds).await.is_err() {
-                    return;
-                }
-                let mut waiting = lock(&waiting);
-                waiting.since = None;
-                waiting.descriptors -= fds.len();
-            }
-        });
-        Sender { queue: sender, backlog }
+        let writer = Writer { socket, outgoing, overtaking, backlog: Arc::clone(&backlog), send };
+        tokio::spawn(writer.run());
+        Sender { queue, urgent, backlog }
     }
 }
 
-async fn write(socket: &AsyncFd<OwnedFd>, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
-    write_by(socket, bytes, fds, send_some).await
+/// Sends some bytes, and descriptors with the first of them.
+trait SendSome: FnMut(BorrowedFd<'_>, &[u8], &[RawFd]) -> io::Result<usize> + Send {}
+
+impl<F: FnMut(BorrowedFd<'_>, &[u8], &[RawFd]) -> io::Result<usize> + Send> SendSome for F {}
+
+/// What writes to a worker.
+struct Writer<S> {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    outgoing: mpsc::Receiver<Outgoing>,
+    overtaking: mpsc::Receiver<Vec<u8>>,
+    backlog: Arc<Mutex<Backlog>>,
+    send: S,
 }
 
-async fn write_by(
-    socket: &AsyncFd<OwnedFd>,
-    bytes: &[u8],
-    fds: &[OwnedFd],
-    mut send: impl FnMut(BorrowedFd<'_>, &[u8], &[RawFd]) -> io::Result<usize>,
-) -> io::Result<()> {
-    let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
-    let mut rights = &raw[..];
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let sent =
-            socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), rest, rights)).await;
-        let sent = match sent {
-            Err(error) if is_shortage(&error) => {
-                tokio::time::sleep(SHORTAGE).await;
-                continue;
+impl<S: SendSome> Writer<S> {
+    /// Until nobody sends any more, or the worker has gone.
+    async fn run(mut self) {
+        while self.write_next().await.is_ok_and(|goes_on| goes_on) {}
+    }
+
+    async fn write_next(&mut self) -> io::Result<bool> {
+        let next = tokio::select! {
+            // They overtake what is held up, and nothing else.
+            biased;
+            next = self.outgoing.recv() => next,
+            Some(bytes) = self.overtaking.recv() => {
+                self.write_rest(&bytes).await?;
+                return Ok(true);
             }
-            sent => sent?,
         };
-        // The descriptors went with the first byte.
-        rights = &[];
-        rest = &rest[sent..];
+        let Some((bytes, fds)) = next else { return Ok(false) };
+        lock(&self.backlog).since = Some(Instant::now());
+        self.write(&bytes, &fds).await?;
+        let mut backlog = lock(&self.backlog);
+        (backlog.since, backlog.shortage) = (None, None);
+        backlog.written += 1;
+        backlog.descriptors -= fds.len();
+        Ok(true)
     }
-    Ok(())
+
+    async fn write(&mut self, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<()> {
+        if fds.is_empty() {
+            return self.write_rest(bytes).await;
+        }
+        let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        loop {
+            match self.write_some(bytes, &raw).await {
+                // The descriptors went with the first byte.
+                Ok(sent) => return self.write_rest(&bytes[sent..]).await,
+                Err(error) => self.pause_for(error).await?,
+            }
+        }
+    }
+
+    /// What the machine has too little of may be there later. Nothing of the message is
+    /// written yet, so that another one can go first.
+    async fn pause_for(&mut self, error: io::Error) -> io::Result<()> {
+        let error = shortage(&error).ok_or(error)?;
+        lock(&self.backlog).shortage.get_or_insert(Shortage { error, is_news: true });
+        tokio::select! {
+            Some(bytes) = self.overtaking.recv() => self.write_rest(&bytes).await,
+            () = tokio::time::sleep(SHORTAGE) => Ok(()),
+        }
+    }
+
+    async fn write_rest(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            match self.write_some(rest, &[]).await {
+                Ok(sent) => rest = &rest[sent..],
+                Err(error) if shortage(&error).is_some() => tokio::time::sleep(SHORTAGE).await,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_some(&mut self, bytes: &[u8], rights: &[RawFd]) -> io::Result<usize> {
+        let send = &mut self.send;
+        self.socket.async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), bytes, rights)).await
+    }
 }
 
 /// Whether it is the machine that has too little of something now: memory, or
 /// descriptors on their way of all of the user's processes (unix(7), `ETOOMANYREFS`).
-fn is_shortage(error: &io::Error) -> bool {
-    let number = error.raw_os_error().map(Errno::from_raw);
-    matches!(number, Some(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM))
+fn shortage(error: &io::Error) -> Option<Errno> {
+    let number = Errno::from_raw(error.raw_os_error()?);
+    matches!(number, Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM).then_some(number)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use menagerie_protocol::control::Connection;
 
@@ -204,7 +318,7 @@ mod tests {
         (Channel::new(ours.into()).unwrap().sender(), Connection::new(theirs.into()))
     }
 
-    fn send(sender: &Sender) -> Result<(), Unsent> {
+    fn send(sender: &Sender) -> Result<MessageNumber, Unsent> {
         let message = ToWorker::Segment { lane: 1, segment: 1, len: 1, writable: true };
         sender.send(&message, vec![File::open("/dev/null").unwrap().into()])
     }
@@ -234,19 +348,69 @@ mod tests {
     async fn s4_what_the_machine_has_too_little_for_is_sent_again() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let channel = Channel::new(ours.into()).unwrap();
-        let bytes = frame(&ToWorker::Ping { nonce: 7 }).unwrap();
-        let fds = [File::open("/dev/null").unwrap().into()];
         let mut shortages = vec![Errno::ETOOMANYREFS, Errno::ENOBUFS, Errno::ENOMEM];
-        let send = |socket: BorrowedFd<'_>, bytes: &[u8], rights: &[RawFd]| match shortages.pop() {
-            Some(shortage) => Err(shortage.into()),
-            None => send_some(socket, bytes, rights),
-        };
-        write_by(&channel.socket, &bytes, &fds, send).await.unwrap();
-        assert!(shortages.is_empty());
+        let sender =
+            channel.sender_by(move |socket: BorrowedFd<'_>, bytes: &[u8], rights: &[RawFd]| {
+                match shortages.pop() {
+                    Some(shortage) => Err(shortage.into()),
+                    None => send_some(socket, bytes, rights),
+                }
+            });
+        send(&sender).unwrap();
+        let mut theirs = Channel::new(theirs.into()).unwrap();
+        theirs.socket.readable().await.unwrap().retain_ready();
         let mut inbox = Inbox::default();
-        let message: ToWorker = Connection::new(theirs.into()).receive(&mut inbox).unwrap();
-        assert!(matches!(message, ToWorker::Ping { nonce: 7 }), "{message:?}");
+        assert!(inbox.receive(theirs.socket.as_fd()).unwrap() > 0);
+        assert!(matches!(inbox.take().unwrap(), Some(ToWorker::Segment { .. })));
         assert!(inbox.has_descriptors());
+        theirs.close();
+    }
+
+    /// A worker that is innocent of it answers heartbeats, and its calls can be ended.
+    #[tokio::test]
+    async fn s6_a_message_that_cannot_go_holds_up_no_heartbeat_and_no_interrupt() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let channel = Channel::new(ours.into()).unwrap();
+        let is_short = Arc::new(AtomicBool::new(true));
+        let short = Arc::clone(&is_short);
+        let sender =
+            channel.sender_by(move |socket: BorrowedFd<'_>, bytes: &[u8], rights: &[RawFd]| {
+                let is_short = !rights.is_empty() && short.load(Ordering::Relaxed);
+                if is_short {
+                    Err(Errno::ETOOMANYREFS.into())
+                } else {
+                    send_some(socket, bytes, rights)
+                }
+            });
+        let theirs = Channel::new(theirs.into()).unwrap();
+        let mut inbox = Inbox::default();
+        let mut next = async || loop {
+            if let Some(message) = inbox.take::<ToWorker>().unwrap() {
+                return message;
+            }
+            let receive = |socket: &OwnedFd| inbox.receive(socket.as_fd());
+            theirs.socket.async_io(Interest::READABLE, receive).await.unwrap();
+        };
+        let held_up = send(&sender).unwrap();
+        let welcome = sender.send(&ToWorker::Welcome, Vec::new()).unwrap();
+        for nonce in 1..=3 {
+            sender.send(&ToWorker::Ping { nonce }, Vec::new()).unwrap();
+            assert!(matches!(next().await, ToWorker::Ping { nonce: n } if n == nonce));
+        }
+        sender.send(&ToWorker::Interrupt { lane: 1, call: 2 }, Vec::new()).unwrap();
+        assert!(matches!(next().await, ToWorker::Interrupt { lane: 1, call: 2 }));
+        assert!(sender.is_held_up(held_up) && sender.is_held_up(welcome));
+        // It is said once.
+        assert!(sender.shortage(Duration::ZERO).unwrap().is_news);
+        assert!(!sender.shortage(Duration::ZERO).unwrap().is_news);
+        is_short.store(false, Ordering::Relaxed);
+        // The others stay in their order.
+        assert!(matches!(next().await, ToWorker::Segment { .. }));
+        assert!(matches!(next().await, ToWorker::Welcome));
+        while sender.is_held_up(welcome) || lock(&sender.backlog).written < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(sender.shortage(Duration::ZERO).is_none());
     }
 
     #[tokio::test]
@@ -255,7 +419,7 @@ mod tests {
         let mut count = 0;
         let error = loop {
             match send(&sender) {
-                Ok(()) => count += 1,
+                Ok(_) => count += 1,
                 Err(error) => break error,
             }
             let waiting = lock(&sender.backlog).descriptors;

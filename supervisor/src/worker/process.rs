@@ -21,7 +21,7 @@ use loading::Loading;
 pub(crate) use loading::{Loaded, hook_failed};
 
 use super::condition::{Condition, CpuSample, LaneThread};
-use super::connection::{Sender, Unsent};
+use super::connection::{Sender, Shortage, Unsent};
 use super::crash;
 use super::gate::Gate;
 use super::operations::{Operations, Ran};
@@ -259,10 +259,15 @@ impl Process {
         self.send(&ToWorker::Ping { nonce });
     }
 
+    /// What the machine has too little of, if messages to it have waited for that so long.
+    pub(super) fn shortage(&self, patience: Duration) -> Option<Shortage> {
+        self.sender.shortage(patience)
+    }
+
     /// Sends a message that always fits.
     pub(super) fn send_with(&self, message: &ToWorker, fds: Vec<OwnedFd>) {
         match self.sender.send(message, fds) {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error @ Unsent::Codec(_)) => tracing::error!("{error}"),
             Err(error) => self.kill(KillCause::Violation, format!("protocol violation: {error}")),
         }

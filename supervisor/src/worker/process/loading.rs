@@ -9,7 +9,7 @@ use menagerie_protocol::message::{LaneCommand, ToSupervisor};
 use menagerie_protocol::{Failure, GuestError, LoaderError, RuntimeError};
 use tokio::sync::oneshot;
 
-use super::super::connection::Unsent;
+use super::super::connection::{MessageNumber, Unsent};
 use super::super::first_load::{FirstLoad, load_message};
 use super::super::operations::Operation;
 use super::super::questions::Asked;
@@ -30,16 +30,23 @@ impl Process {
     async fn answer(
         &self,
         answer: &mut oneshot::Receiver<ToSupervisor>,
-        step: &str,
+        (step, asked): (&str, MessageNumber),
         bundle: &str,
     ) -> Result<ToSupervisor, RuntimeError> {
         let limit = self.config.load_timeout;
+        let too_late = async {
+            self.pause(limit).await;
+            // What it was never asked is no fault of the bundle's.
+            while self.sender.is_held_up(asked) {
+                self.pause(limit).await;
+            }
+        };
         tokio::select! {
             biased;
             // Dropped unanswered, when the process has died.
             answer = answer => answer.map_err(|_| self.gone_in(Some((step, bundle)))),
             () = self.ended() => Err(self.gone_in(Some((step, bundle)))),
-            () = self.pause(limit) => {
+            () = too_late => {
                 let reason = format!("'{step}' of '{bundle}' did not end within {limit:?}");
                 self.kill_stuck(reason, bundle).await;
                 let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
@@ -89,6 +96,7 @@ impl Process {
             content: Arc::clone(content),
             running: Some(self.operations.begin(bundle, Activity::Load)),
             answer: Some(lock(&self.questions).ask(id, Asked::Load)),
+            asked: MessageNumber::default(),
             keep: false,
         })
     }
@@ -163,10 +171,13 @@ impl Process {
         let id = loading.lane.id;
         let message = load_message(&self.config, content, id, generation, reload, copy.is_some());
         fds.extend(copy);
-        if let Err(error) = self.sender.send(&message, fds) {
-            lock(&self.questions).take_back(id);
-            loading.answer = None;
-            return Err(self.cannot_send(&bundle.name, &error));
+        match self.sender.send(&message, fds) {
+            Ok(asked) => loading.asked = asked,
+            Err(error) => {
+                lock(&self.questions).take_back(id);
+                loading.answer = None;
+                return Err(self.cannot_send(&bundle.name, &error));
+            }
         }
         Ok(loading)
     }
@@ -175,7 +186,7 @@ impl Process {
     async fn loaded(&self, mut loading: Loading) -> Result<Loaded, RuntimeError> {
         let (id, bundle) = (loading.lane.id, &loading.bundle);
         let Some(answer) = &mut loading.answer else { return Err(self.gone()) };
-        let answer = self.answer(answer, "load", &bundle.name).await;
+        let answer = self.answer(answer, ("load", loading.asked), &bundle.name).await;
         loading.answer = None;
         let contracts = match answer? {
             ToSupervisor::Loaded { contracts, .. } => {
@@ -252,7 +263,10 @@ impl Process {
         let mut answer = lock(&self.questions).ask(lane.id, asked);
         loop {
             match lane.send_command(&command) {
-                Ok(()) => return self.answer(&mut answer, step, bundle).await,
+                Ok(()) => {
+                    let asked = MessageNumber::default();
+                    return self.answer(&mut answer, (step, asked), bundle).await;
+                }
                 // The ring is full of calls; the lane works them off.
                 Err(Undelivered::Busy) if Instant::now() < limit => {
                     self.pause(Duration::from_millis(1)).await;
@@ -356,6 +370,8 @@ pub(super) struct Loading {
     /// Until it has ended.
     running: Option<Operation>,
     answer: Option<oneshot::Receiver<ToSupervisor>>,
+    /// The message that asks for it, if it came that way.
+    asked: MessageNumber,
     keep: bool,
 }
 
@@ -367,8 +383,9 @@ impl Drop for Loading {
         };
         let (running, bundle) = (self.running.take(), self.bundle.name.clone());
         let (lane, content) = (Arc::clone(&self.lane), Arc::clone(&self.content));
+        let asked = self.asked;
         process.runtime.clone().spawn(async move {
-            let answer = process.answer(&mut answer, "load", &bundle).await;
+            let answer = process.answer(&mut answer, ("load", asked), &bundle).await;
             drop(running);
             match answer {
                 Ok(ToSupervisor::Loaded { .. }) => {

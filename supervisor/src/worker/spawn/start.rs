@@ -139,7 +139,7 @@ impl Child<'_> {
         check(prctl(libc::PR_SET_NO_NEW_PRIVS, 1))?;
         // 4. Limits.
         set_limit(libc::RLIMIT_CORE, 0)?;
-        set_limit(libc::RLIMIT_NOFILE, limits.descriptors)?;
+        set_limit(libc::RLIMIT_NOFILE, limits.descriptors.min(most_descriptors()?))?;
         if let Some(memory) = limits.memory {
             // Not RLIMIT_AS: .NET reserves hundreds of gigabytes of address space
             // that it never touches, and would not start.
@@ -249,13 +249,27 @@ fn prctl(option: c_int, value: libc::c_ulong) -> c_int {
     unsafe { libc::prctl(option, value, zero, zero, zero) }
 }
 
-/// A hard limit that is lower already stays: to raise it takes a privilege that
-/// hardly any host has.
-fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+/// Linux counts the descriptors that are on their way in sockets for all of a user's
+/// processes together, and lets a process send more as long as these are not beyond its own
+/// limit (unix(7), `ETOOMANYREFS`): workers stop before the host does, which is here the
+/// limit that it has still. One message takes 253 beyond the limit.
+fn most_descriptors() -> io::Result<u64> {
+    const TWO_MESSAGES: u64 = 512;
+    let hosts = limit(libc::RLIMIT_NOFILE)?.rlim_cur;
+    Ok(hosts - TWO_MESSAGES.min(hosts / 2))
+}
+
+fn limit(resource: libc::__rlimit_resource_t) -> io::Result<libc::rlimit> {
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: points to a live rlimit.
     check(unsafe { libc::getrlimit(resource, &raw mut now) })?;
-    let most = most.min(now.rlim_max);
+    Ok(now)
+}
+
+/// A hard limit that is lower already stays: to raise it takes a privilege that
+/// hardly any host has.
+fn set_limit(resource: libc::__rlimit_resource_t, most: u64) -> io::Result<()> {
+    let most = most.min(limit(resource)?.rlim_max);
     let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
     // SAFETY: points to a live rlimit.
     check(unsafe { libc::setrlimit(resource, &raw const limit) })

@@ -101,7 +101,22 @@ fn p1_a_host_that_is_limited_more_than_that_starts_workers_all_the_same() {
     let child = Child::with(limits);
     let limits = child.read("limits");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert!(line.contains(&format!(" {own} ")), "{line}");
+    // Half of it: the other half is the host's for descriptors on their way.
+    assert!(line.contains(&format!(" {} ", own - own / 2)), "{line}");
+}
+
+/// Descriptors that are on their way count for all of a user's processes together, and each
+/// compares them with its own limit.
+#[test]
+fn p1_workers_may_not_send_descriptors_until_the_host_can_send_none() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let soft = hard.min(2000);
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+    let child = Child::with(Limits { memory: None, descriptors: 2000, processes: None });
+    let limits = child.read("limits");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(line.contains(&format!(" {} ", soft - 512)), "{line}");
 }
 
 /// And the one that it is given, if it is.
