@@ -160,7 +160,7 @@ mod tests {
         fs::create_dir_all(top.join("a/b/c")).unwrap();
         fs::write(top.join("a/b/c/file"), "").unwrap();
         for closed in ["a/b/c", "a/b", "a", "."] {
-            fs::set_permissions(top.join(closed), Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(top.join(closed), Permissions::from_mode(0o000)).unwrap();
         }
         remove(&top);
         assert!(!top.exists());
