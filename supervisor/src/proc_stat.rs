@@ -5,6 +5,7 @@ use std::path::Path;
 /// A line of `/proc/<pid>/stat`, or of `/proc/<pid>/task/<tid>/stat`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stat {
+    /// At most 15 bytes; what is no UTF-8 in it is replaced.
     pub(crate) name: String,
     /// A letter: `R` runs, `S` sleeps, `T` was stopped, and others.
     pub(crate) state: char,
@@ -32,7 +33,9 @@ impl Stat {
     }
 
     fn read(folder: &Path) -> Option<Self> {
-        let line = std::fs::read_to_string(folder.join("stat")).ok()?;
+        // A thread's name is any bytes that its process likes.
+        let line = std::fs::read(folder.join("stat")).ok()?;
+        let line = String::from_utf8_lossy(&line);
         let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
         let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
         Self::parse(&line, u64::try_from(page).ok()?, u64::try_from(ticks).ok()?)
@@ -76,6 +79,24 @@ mod tests {
         drop(end);
         thread.join().unwrap().unwrap_err();
         assert_eq!(Stat::of_threads(u32::MAX), []);
+    }
+
+    #[test]
+    fn s2_a_thread_whose_name_is_no_text_is_read() {
+        let (say, said) = std::sync::mpsc::channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            nix::sys::prctl::set_name(c"\xffnameless").unwrap();
+            say.send(nix::unistd::gettid()).unwrap();
+            ends.recv()
+        });
+        let thread_id = said.recv().unwrap();
+        let folder = format!("/proc/self/task/{thread_id}");
+        let stat = Stat::read(Path::new(&folder)).unwrap();
+        assert_eq!(stat.name, "\u{fffd}nameless");
+        assert!(Stat::of_threads(std::process::id()).iter().any(|one| one.name == stat.name));
+        drop(end);
+        thread.join().unwrap().unwrap_err();
     }
 
     #[test]

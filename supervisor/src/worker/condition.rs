@@ -50,10 +50,16 @@ pub(crate) struct LaneThread {
 }
 
 impl LaneThread {
+    /// As the worker names it (`serve/lanes.rs`), and Linux keeps the name: 15 bytes of it,
+    /// which may end within a character.
+    fn name(&self) -> String {
+        let name = format!("lane {}", self.bundle);
+        String::from_utf8_lossy(&name.as_bytes()[..name.len().min(15)]).into_owned()
+    }
+
     /// Looks at it. `None` if there is no such process any more.
     pub(crate) fn sample(&self) -> Option<CpuSample> {
-        // As the worker names them (`serve/lanes.rs`); Linux keeps 15 characters.
-        let name: String = format!("lane {}", self.bundle).chars().take(15).collect();
+        let name = self.name();
         let threads = Stat::of_threads(self.pid).into_iter();
         let (named, others): (Vec<Stat>, Vec<Stat>) = threads.partition(|stat| stat.name == name);
         // A VM may have renamed its threads: then all of them are looked at.
@@ -113,6 +119,24 @@ mod tests {
         assert_eq!(judge(before, sample(later, 1.0, 'S')), Condition::Waiting);
         assert_eq!(judge(before, sample(later, 1.01, 'D')), Condition::Waiting);
         assert_eq!(judge(before, sample(later, 1.0, 'T')), Condition::Stopped);
+    }
+
+    #[test]
+    fn s6_the_thread_of_a_bundle_with_any_name_is_found() {
+        for bundle in ["greeter", "a-name-that-is-cut-off", "größenmaß", "äöüäöüäöü"] {
+            let lane = LaneThread { pid: std::process::id(), bundle: bundle.to_owned() };
+            let (end, ends) = std::sync::mpsc::channel::<()>();
+            let named = std::thread::Builder::new().name(format!("lane {bundle}"));
+            let thread = named.spawn(move || ends.recv()).unwrap();
+            let is_there =
+                || Stat::of_threads(lane.pid).iter().any(|stat| stat.name == lane.name());
+            // It takes its name when it runs.
+            while !is_there() {
+                std::thread::yield_now();
+            }
+            drop(end);
+            thread.join().unwrap().unwrap_err();
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use menagerie_protocol::message::Hello;
 use menagerie_protocol::robust::{FEATURE, LEN, WORDS};
 use menagerie_protocol::shm::{Access, Mapping, sealed_memfd};
+use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;
 use tokio::sync::Notify;
 
@@ -76,6 +77,10 @@ impl Plan {
         if !are_ending(&Stat::of_threads(process.pid)) && !process.has_ended() {
             let reason = "protocol violation: its control thread has ended, and it has not";
             process.kill(KillCause::Violation, reason);
+        } else {
+            // To one that ends by itself this is nothing, and one that only looks like that
+            // ends of it.
+            process.signal(Signal::SIGKILL);
         }
     }
 }

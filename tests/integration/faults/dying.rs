@@ -172,7 +172,19 @@ fn soon() -> Config {
 
 #[test]
 fn s2_a_process_that_does_not_end_with_its_control_thread_is_killed() {
-    alone(soon(), async |dying| {
+    is_killed(soon());
+}
+
+/// Any bytes will do for the name of a thread.
+#[test]
+fn s2_nor_do_threads_whose_names_are_no_text_keep_it_alive() {
+    let mut config = soon();
+    config.worker_env.insert("MISBEHAVE".to_owned(), "half-dead:nameless".to_owned());
+    is_killed(config);
+}
+
+fn is_killed(config: Config) {
+    alone(config, async |dying| {
         let report = dying.stage.report(1).await;
         let reason = report.reason.unwrap_or_default();
         assert!(reason.contains("its control thread has ended"), "{reason}");

@@ -72,10 +72,11 @@ fn commit(name: &str, argument: &str) {
         // An honest load, then faults in the lane's memory, at its first call.
         "ring" => ring::commit(lane::serve_first_call(Control::open()), argument),
         "die" => death::meet(lane::serve_first_call(Control::open()), argument),
-        // Honest until SIGUSR1 ends its control thread, and nothing else.
+        // Honest until SIGUSR1 ends its control thread, and nothing else; `nameless`: what
+        // lives on has a name that is no text.
         "half-dead" => {
             end_a_thread_at_sigusr1();
-            honest::serve();
+            drop(honest::serve_panicking(argument));
         }
         // Honest, but for a bug of its loader.
         "panic" => drop(honest::serve_panicking(argument)),
