@@ -369,10 +369,10 @@ impl Contract {
         if lane.abandon(ticket) {
             let left = left.map(|left| if begun { left } else { self.deadline });
             let until_kill = left.map(|left| left + self.core.config.grace);
-            lane.peer.overdue(lane, ticket, until_kill);
+            lane.tell(|peer| peer.overdue(lane, ticket, until_kill));
         }
         if !begun && left == Some(Duration::ZERO) && lane.begins_nothing().is_some() {
-            lane.peer.stuck(lane);
+            lane.tell(|peer| peer.stuck(lane));
         }
     }
 

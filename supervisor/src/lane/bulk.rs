@@ -15,11 +15,20 @@ use menagerie_protocol::shm::{Access, Mapping, seal_future_writes, sealed_memfd}
 
 use super::{Lane, lock};
 
-/// Free segments that a lane keeps; more are given back to the system when
-/// their lane ends, because the worker has them mapped all the same.
-#[derive(Debug, Default)]
+/// Free segments that a lane keeps: all are given back to the system when it ends, and
+/// none before, because the worker has them mapped all the same.
+#[derive(Debug)]
 pub(crate) struct DownPool {
-    free: Arc<Mutex<Vec<Arc<OwnedSegment>>>>,
+    free: Free,
+}
+
+/// `None` when the lane has ended.
+type Free = Arc<Mutex<Option<Vec<Arc<OwnedSegment>>>>>;
+
+impl Default for DownPool {
+    fn default() -> Self {
+        Self { free: Arc::new(Mutex::new(Some(Vec::new()))) }
+    }
 }
 
 #[derive(Debug)]
@@ -34,12 +43,14 @@ struct OwnedSegment {
 #[derive(Debug)]
 pub(crate) struct DownSegment {
     segment: Arc<OwnedSegment>,
-    pool: Arc<Mutex<Vec<Arc<OwnedSegment>>>>,
+    pool: Free,
 }
 
 impl Drop for DownSegment {
     fn drop(&mut self) {
-        lock(&self.pool).push(Arc::clone(&self.segment));
+        if let Some(free) = &mut *lock(&self.pool) {
+            free.push(Arc::clone(&self.segment));
+        }
     }
 }
 
@@ -92,8 +103,7 @@ impl Lane {
     /// A segment of at least `len` bytes, new or used before.
     fn down_segment(&self, len: usize) -> io::Result<DownSegment> {
         let pool = Arc::clone(&self.down.free);
-        let found = {
-            let mut free = lock(&pool);
+        let found = lock(&pool).as_mut().and_then(|free| {
             let best = free
                 .iter()
                 .enumerate()
@@ -101,7 +111,7 @@ impl Lane {
                 .min_by_key(|(_, segment)| segment.mapping.len())
                 .map(|(at, _)| at);
             best.map(|at| free.swap_remove(at))
-        };
+        });
         let segment = match found {
             Some(segment) => segment,
             None => self.new_down_segment(len)?,
@@ -126,7 +136,7 @@ impl Lane {
         let id = self.next_segment.fetch_add(1, Ordering::Relaxed);
         let message =
             ToWorker::Segment { lane: self.id, segment: id, len: len as u64, writable: false };
-        self.peer.send(message, vec![fd]);
+        self.tell(|peer| peer.send(message, vec![fd]));
         Ok(Arc::new(OwnedSegment { id, mapping, sealed }))
     }
 
@@ -148,7 +158,7 @@ impl Lane {
             tracing::error!("no shared segment for lane {} yet: {error}", self.id);
             segments.owed += 1;
             drop(segments);
-            self.peer.grant_later(self, len);
+            self.tell(|peer| peer.grant_later(self, len));
         }
         Ok(())
     }
@@ -159,6 +169,16 @@ impl Lane {
         let done = self.is_dead() || self.new_up_segment(&mut segments, len).is_ok();
         segments.owed -= usize::from(done);
         done
+    }
+
+    /// The lane has ended: whoever still has it, as a caller's handle may for ever, keeps no
+    /// segments. A call that has one yet gives it back by itself.
+    pub(super) fn give_segments_back(&self) {
+        let lent = std::mem::take(&mut self.tx.lock().lent);
+        drop(lent);
+        let free = lock(&self.down.free).take();
+        let made = std::mem::take(&mut lock(&self.up_segments).made);
+        drop((free, made));
     }
 
     /// Whether the worker waits for a segment that this process could not make.
@@ -173,7 +193,7 @@ impl Lane {
         segments.made.insert(id, Arc::new(mapping));
         let message =
             ToWorker::Segment { lane: self.id, segment: id, len: len as u64, writable: true };
-        self.peer.send(message, vec![fd]);
+        self.tell(|peer| peer.send(message, vec![fd]));
         Ok(())
     }
 }

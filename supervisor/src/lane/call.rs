@@ -283,8 +283,8 @@ impl Lane {
     }
 
     /// Ends the lane: everything that the worker had still published is read,
-    /// then every call that was begun fails with `failure`. Returns the
-    /// functions that were running.
+    /// then every call that was begun fails with `failure`, and its segments are given back.
+    /// Returns the functions that were running.
     pub(crate) fn end(
         self: &Arc<Self>,
         failure: impl Fn() -> Failure,
@@ -297,6 +297,7 @@ impl Lane {
                 if started { Outcome::Failed(Box::new(failure())) } else { Outcome::NotBegun }
             })
         });
+        self.give_segments_back();
         Self::wake_all(failed.waiters);
         failed.running
     }

@@ -66,13 +66,13 @@ impl Lane {
                 receiving.disarm();
                 if let Read::More = self.read(&mut receiving, None) {
                     drop(receiving);
-                    self.peer.read_on(self);
+                    self.tell(|peer| peer.read_on(self));
                     return;
                 }
             }
             if !self.cover(&mut receiving) {
                 drop(receiving);
-                self.peer.read_on(self);
+                self.tell(|peer| peer.read_on(self));
                 return;
             }
             match self.rx.leave(receiving) {
@@ -297,7 +297,7 @@ impl Lane {
             }
             Read::More => {
                 drop(receiving);
-                self.peer.read_on(self);
+                self.tell(|peer| peer.read_on(self));
                 cx.waker().wake_by_ref();
                 return Look::Later;
             }
@@ -334,7 +334,7 @@ impl Lane {
             receiving.disarm();
             if let Read::More = self.read(&mut receiving, None) {
                 drop(receiving);
-                self.peer.read_on(self);
+                self.tell(|peer| peer.read_on(self));
                 return;
             }
             self.step_down(receiving);

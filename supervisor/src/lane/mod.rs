@@ -41,7 +41,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use menagerie_protocol::ContractInterface;
@@ -163,7 +163,7 @@ pub(crate) struct Lane {
     contracts: OnceLock<Vec<Arc<LaneContract>>>,
     /// By a function's id; set with `contracts`.
     counts: OnceLock<Arc<LaneCounts>>,
-    pub(crate) peer: Arc<dyn LanePeer>,
+    peer: Weak<dyn LanePeer>,
     pub(crate) limits: LaneLimits,
     memory: LaneMemory,
     tx: parking_lot::Mutex<Sending>,
@@ -269,7 +269,7 @@ impl Draft {
 
     /// The lane, before the worker has said what it serves: a bundle may make
     /// calls of its own while it is loaded.
-    pub(crate) fn finish(self, id: LaneId, generation: u32, peer: Arc<dyn LanePeer>) -> Arc<Lane> {
+    pub(crate) fn finish(self, id: LaneId, generation: u32, peer: Weak<dyn LanePeer>) -> Arc<Lane> {
         let shape = Shape::new(u64::from(self.limits.ring_slots));
         let tx = Tx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.lane_event));
         let rx = Rx::new(&self.made, shape, Side::Supervisor, Arc::clone(&self.event));
@@ -389,7 +389,16 @@ impl Lane {
     #[cold]
     fn violated(&self, what: Violation) {
         self.closed.fetch_or(BROKEN, Ordering::Release);
-        self.peer.violation(self.id, what);
+        self.tell(|peer| peer.violation(self.id, what));
+    }
+
+    /// Tells its worker's side something, unless that is gone: whoever calls keeps the lane,
+    /// and not the process.
+    #[cold]
+    pub(crate) fn tell(&self, say: impl FnOnce(&dyn LanePeer)) {
+        if let Some(peer) = self.peer.upgrade() {
+            say(&*peer);
+        }
     }
 
     /// Whether its worker has died, or it was unloaded.

@@ -314,7 +314,7 @@ impl Lane {
                 receiving.rx.release(frame);
                 let blocks = head.flags & FLAG_BLOCKS != 0;
                 let head = OutcallHead { call: head.call, origin, due, blocks };
-                self.peer.outcall(open, head, payload);
+                self.tell(|peer| peer.outcall(open, head, payload));
                 Ok(())
             }
             Kind::Pad | Kind::Command => Err(Violation::Kind),

@@ -82,7 +82,8 @@ impl Rig {
         let wakes_lane = Arc::new(fds[3].try_clone().unwrap());
         let rx = Rx::new(&memory, shape, Side::Worker, wakes_lane);
         let peer = Arc::new(Peer::default());
-        let lane = draft.finish(1, 1, Arc::clone(&peer) as Arc<dyn LanePeer>);
+        let weak: Weak<Peer> = Arc::downgrade(&peer);
+        let lane = draft.finish(1, 1, weak);
         Self { lane, peer, memory, tx, rx }
     }
 
@@ -473,6 +474,27 @@ async fn s6_a_segment_that_the_host_cannot_make_is_made_later() {
     assert_eq!(lane.begins_nothing(), Some(0));
     assert_eq!(lock(&rig.peer.sent).len(), 16);
     drop(waits);
+}
+
+/// A caller's handle may keep it for ever.
+#[test]
+fn s7_a_lane_that_has_ended_keeps_no_segment_and_no_process() {
+    let Rig { lane, peer, .. } = Rig::new();
+    lane.grant_up_segment(70_000).unwrap();
+    let (kept, used) = (lane.down_copy(&[1; 70_000]).unwrap(), lane.down_copy(&[2; 70_000]));
+    drop(used.unwrap());
+    let segments = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let is_one = |line: &&str| line.contains("menagerie-args") || line.contains("-result");
+        maps.lines().filter(is_one).count()
+    };
+    assert_eq!(segments(), 3);
+    lane.end(|| Failure::Cancelled);
+    // A call that is at it reads its own to the end.
+    assert_eq!((segments(), kept.with_bytes(0, 1, |bytes| bytes[0])), (1, 1));
+    drop(kept);
+    assert_eq!(segments(), 0);
+    assert_eq!(Arc::strong_count(&peer), 1);
 }
 
 #[test]

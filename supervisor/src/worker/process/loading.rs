@@ -72,7 +72,7 @@ impl Process {
         content: &Arc<Content>,
     ) -> Result<Loading, RuntimeError> {
         let id = self.next_lane.fetch_add(1, Ordering::Relaxed);
-        let peer = self.this.upgrade().ok_or_else(|| self.gone())?;
+        let peer: Weak<Self> = Weak::clone(&self.this);
         let lane = draft.finish(id, generation, peer);
         let pump = lane.start_pump(&self.runtime).map_err(|error| self.no_lane(&error))?;
         {
