@@ -23,7 +23,7 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use menagerie_supervisor::{
-    EventKind, Failure, NextEvent, StatusConfig, StatusSocket, Supervisor, WatchSettings,
+    EventKind, Events, Failure, NextEvent, StatusConfig, StatusSocket, Supervisor, WatchSettings,
 };
 
 /// How long a handler may take. A worker that has just died is started again
@@ -55,8 +55,7 @@ async fn handle(
 
 /// Says what becomes of the handlers. A version that does not load leaves the
 /// old one serving.
-async fn tell(supervisor: Supervisor) {
-    let mut events = supervisor.events();
+async fn tell(mut events: Events) {
     while let Some(next) = events.next().await {
         let NextEvent::Event(event) = next else { continue };
         match &event.kind {
@@ -100,7 +99,7 @@ impl Options {
 async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::read()?;
     let supervisor = Supervisor::builder().start()?;
-    tokio::spawn(tell(supervisor.clone()));
+    tokio::spawn(tell(supervisor.events()));
     // With it, all of the program `menagerie` works on this server.
     let _status = match options.socket {
         Some(socket) => {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::loader::manifest::ParsedManifest;
@@ -481,30 +481,5 @@ impl Drop for Reserved<'_> {
             let gone = Failure::StaleHandle { bundle: self.bundle.name.clone() };
             self.bundle.set_all_routes(&Route::Down(BundleState::Unloading, Box::new(gone)));
         }
-    }
-}
-
-/// How long an orderly end of everything may take: every step of it has a limit of its
-/// own, and this is beyond their sum.
-pub(crate) fn shutdown_limit(config: &Config) -> Duration {
-    const LEAST: Duration = Duration::from_secs(30);
-    const RESERVE: Duration = Duration::from_secs(5);
-    // Three times: before SIGTERM, before SIGKILL, and for a process that was given up.
-    let steps = config.drain.saturating_add(config.term_timeout.saturating_mul(3));
-    steps.saturating_add(RESERVE).max(LEAST)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s6_a_shutdown_has_the_time_of_all_its_steps() {
-        let mut config = Config::default();
-        assert_eq!(shutdown_limit(&config), Duration::from_secs(30));
-        config.drain = Duration::from_secs(40);
-        assert_eq!(shutdown_limit(&config), Duration::from_secs(51));
-        config.term_timeout = Duration::from_secs(10);
-        assert_eq!(shutdown_limit(&config), Duration::from_secs(75));
     }
 }

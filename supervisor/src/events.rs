@@ -351,8 +351,9 @@ pub enum NextEvent {
 }
 
 impl Events {
-    /// Waits for the next event; `None` when the supervisor is gone, and its workers are,
-    /// whoever still holds a [`Contract`](crate::Contract).
+    /// Waits for the next event; `None` when the supervisor is gone or has been
+    /// [shut down](crate::Supervisor::shutdown), and its workers are gone, whoever still
+    /// holds a [`Contract`](crate::Contract).
     ///
     /// # Cancel safety
     ///
@@ -386,8 +387,8 @@ pub(crate) struct Open(
 #[derive(Debug)]
 pub(crate) struct EventBus {
     sender: broadcast::WeakSender<Event>,
-    /// The bus's own, until somebody has opened it.
-    first: Mutex<Option<Open>>,
+    /// The supervisor's own, until everything has ended.
+    own: Mutex<Option<Open>>,
     pub(crate) history: History<KeptEvent>,
     pub(crate) logs: Logs,
     tally: Mutex<Tally>,
@@ -400,7 +401,7 @@ impl EventBus {
         let sender = broadcast::channel(BACKLOG).0;
         Self {
             sender: sender.downgrade(),
-            first: Mutex::new(Some(Open(Some(sender)))),
+            own: Mutex::new(Some(Open(Some(sender)))),
             history: History::new(config.event_history, KEPT_BYTES),
             logs: Logs::new(config),
             tally: Mutex::default(),
@@ -413,9 +414,15 @@ impl EventBus {
         lock(&self.tally).clone()
     }
 
-    /// The stream of events ends when all of these have gone.
+    /// The stream of events ends when it is [closed](Self::close) and all of these have
+    /// gone.
     pub(crate) fn open(&self) -> Open {
-        lock(&self.first).take().unwrap_or_else(|| Open(self.sender.upgrade()))
+        Open(self.sender.upgrade())
+    }
+
+    /// The supervisor itself has nothing more to tell.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.own).take());
     }
 
     pub(crate) fn subscribe(&self) -> Events {

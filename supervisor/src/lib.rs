@@ -43,6 +43,7 @@ mod restart;
 mod runtime_dir;
 mod sandbox;
 mod seat;
+mod shutdown;
 mod signature;
 mod status;
 mod supervisor;

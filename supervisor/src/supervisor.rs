@@ -3,29 +3,23 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use menagerie_protocol::contract::ContractRequest;
 use menagerie_protocol::{BundleSource, Failure, ManifestData, RuntimeError};
 
 use crate::builder::SupervisorBuilder;
-use crate::bundle::Route;
 use crate::call::Contract;
 use crate::config::Config;
-use crate::core::{Core, shutdown_limit};
+use crate::core::Core;
 use crate::discovery::LoadStep;
-use crate::events::{Events, Open, now_ms};
+use crate::events::{Events, now_ms};
 use crate::host::HostContract;
 use crate::lane::lock;
-use crate::lifecycle::WorkerState;
 use crate::logs::LogEntry;
 use crate::reconcile::Reconciled;
-use crate::status::{BundleState, BundleStatus, CrashReport, Status, WorkerStatus};
+use crate::status::{BundleStatus, CrashReport, Status, WorkerStatus};
 use crate::watch::{Watch, WatchSettings};
-use crate::worker::handle::{Command, Worker};
-
-/// How long the processes may take to end that a shutdown kills in the end.
-const KILLED_WITHIN: Duration = Duration::from_secs(2);
+use crate::worker::handle::Worker;
 
 /// Runs bundles in worker processes, and keeps them running. Cheap to clone;
 /// when the last clone is dropped the workers are killed, and
@@ -42,8 +36,6 @@ struct Owner {
     runtime: OwnRuntime,
     /// A process that this one forks has a copy of all this, and none of its threads.
     pid: u32,
-    /// The stream of events ends with it, and with the workers.
-    _open: Open,
 }
 
 impl Drop for Owner {
@@ -54,17 +46,7 @@ impl Drop for Owner {
             std::mem::forget((Arc::clone(&self.core), self.runtime.0.take()));
             return;
         }
-        self.core.stopping.send_replace(true);
-        self.core.standbys.stop();
-        // They may wait where no task of ours runs any more.
-        for bundle in lock(&self.core.registry).all() {
-            let failure = Box::new(Failure::ShuttingDown);
-            bundle.set_all_routes(&Route::Down(BundleState::Unloading, failure));
-        }
-        // The workers' tasks end when their last handle does, and take their
-        // processes with them.
-        lock(&self.core.workers).clear();
-        self.core.dir.remove();
+        self.core.end_at_once();
     }
 }
 
@@ -89,9 +71,8 @@ impl Supervisor {
 
     /// The handle of what was started; `own` is its runtime, if it has one of its own.
     pub(crate) fn new(core: Arc<Core>, own: Option<tokio::runtime::Runtime>) -> Self {
-        let open = core.events.open();
         let (runtime, pid) = (OwnRuntime(own), std::process::id());
-        Self { owner: Arc::new(Owner { core, runtime, pid, _open: open }) }
+        Self { owner: Arc::new(Owner { core, runtime, pid }) }
     }
 
     /// Runs a future of this supervisor to its end, for hosts that have no
@@ -387,12 +368,14 @@ impl Supervisor {
         Watch::start(self.core(), paths, settings)
     }
 
-    /// What happens from now on (S10).
+    /// What happens from now on (S10), until a [`shutdown`](Self::shutdown) has ended, or
+    /// the last supervisor has gone, and its workers have: who only watches has this, and no
+    /// supervisor, which would keep the workers.
     ///
     /// ```no_run
     /// use menagerie_supervisor::{EventKind, NextEvent};
     ///
-    /// # async fn example(supervisor: menagerie_supervisor::Supervisor) {
+    /// # async fn example(supervisor: &menagerie_supervisor::Supervisor) {
     /// let mut events = supervisor.events();
     /// while let Some(next) = events.next().await {
     ///     if let NextEvent::Event(event) = next
@@ -452,52 +435,18 @@ impl Supervisor {
     /// Ends everything in an orderly way: calls in flight may finish, bundles
     /// run their `on_unload`, workers exit, and those that do not are killed. That
     /// takes 30 s at most, or [`drain`](crate::Config::drain), three times
-    /// [`term_timeout`](crate::Config::term_timeout) and 5 s if that is longer; and
-    /// whoever waits for a call then learns that its worker was killed.
+    /// [`term_timeout`](crate::Config::term_timeout) and 5 s if that is longer. What runs
+    /// then is killed, and its end waited for, which takes 2 s at most: whoever waits for
+    /// a call there learns that its worker was killed.
+    ///
+    /// When it has ended, the functions of [host contracts](Self::host_contract) are
+    /// dropped with all that they hold, and [`events`](Self::events) end.
     ///
     /// # Cancel safety
     ///
     /// What has begun goes on if the future is dropped, and the shutdown can be
     /// waited for again.
     pub async fn shutdown(&self) {
-        let core = self.core();
-        core.stopping.send_replace(true);
-        core.standbys.stop();
-        // A host may have dropped its runtime before: the workers have gone with its
-        // tasks, and no timer of it runs any more.
-        if core.timers.are_over() {
-            lock(&core.workers).clear();
-            return;
-        }
-        let workers: Vec<Arc<Worker>> = lock(&core.workers).values().map(Arc::clone).collect();
-        for worker in &workers {
-            worker.send(Command::Stop);
-        }
-        let mut events = self.events();
-        let all_stopped = async {
-            while workers.iter().any(|worker| worker.state().0 != WorkerState::Stopped) {
-                if events.next().await.is_none() {
-                    return;
-                }
-            }
-            let mut leaving = core.leaving.subscribe();
-            drop(leaving.wait_for(|count| *count == 0).await);
-        };
-        let limit = shutdown_limit(&core.config);
-        let in_time = tokio::select! {
-            () = all_stopped => true,
-            () = core.sleep_until(Some(Instant::now() + limit)) => false,
-        };
-        // Whatever still runs is killed with its last handle.
-        drop(workers);
-        lock(&core.workers).clear();
-        if !in_time {
-            tracing::error!("not all workers have stopped within {limit:?}");
-            // Whoever waits for a call has its outcome when the last of them has ended.
-            tokio::select! {
-                () = async { while events.next().await.is_some() {} } => {}
-                () = core.sleep_until(Some(Instant::now() + KILLED_WITHIN)) => {}
-            }
-        }
+        self.core().end_in_order().await;
     }
 }

@@ -87,6 +87,10 @@ impl HostContract {
     /// comes back to a bundle which waits in it is [`Failure::CycleDetected`]. That does
     /// not hold for calls of tasks and threads that it starts: a ring of these ends at a
     /// deadline, or never where there is none.
+    ///
+    /// It is kept until a [`shutdown`](crate::Supervisor::shutdown) has ended, or the last
+    /// [`Supervisor`](crate::Supervisor) has gone. One that holds a supervisor itself keeps
+    /// it and its workers until that shutdown; a [`Contract`](crate::Contract) keeps nothing.
     #[must_use = "`done` tells whether all names were valid"]
     pub fn function<Args, F: HostFunction<Args>>(mut self, name: &str, function: F) -> Self {
         let Some(id) = &self.id else { return self };
@@ -143,9 +147,17 @@ impl HostContracts {
 
     fn add(&self, id: &ContractId, name: &str, handler: Arc<Handler>) {
         let mut contracts = lock(&self.contracts);
-        if let Some(provided) = contracts.iter_mut().find(|provided| provided.id == *id) {
-            provided.functions.insert(name.to_owned(), handler);
-        }
+        let provided = contracts.iter_mut().find(|provided| provided.id == *id);
+        let before = provided.and_then(|it| it.functions.insert(name.to_owned(), handler));
+        drop(contracts);
+        // Whatever it holds goes without the lock: that may be a supervisor.
+        drop(before);
+    }
+
+    /// There are none any more; what the functions hold goes.
+    pub(crate) fn clear(&self) {
+        let all = std::mem::take(&mut *lock(&self.contracts));
+        drop(all);
     }
 
     /// Whether the host serves a request.

@@ -288,8 +288,8 @@ async fn handshake(
         tokio::select! {
             biased;
             // What it said was no hello, or not its own: nobody else tells us.
-            event = events.next() => {
-                if let Some(NextEvent::Event(event)) = event
+            Some(event) = events.next() => {
+                if let NextEvent::Event(event) = event
                     && let EventKind::PeerRefused { pid: Some(refused), reason } = event.kind
                     && refused == child.pid
                 {

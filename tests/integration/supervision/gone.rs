@@ -126,6 +126,34 @@ fn c3_calls_end_when_the_last_supervisor_is_dropped_that_has_its_own_runtime() {
     });
 }
 
+/// Who watches it may hold a supervisor.
+#[test]
+fn s10_the_stream_of_events_ends_with_a_shutdown() {
+    run(async {
+        let (supervisor, bundle) = (start(), lua("one"));
+        let watcher = supervisor.clone();
+        let mut events = watcher.events();
+        let watched = tokio::spawn(async move {
+            let mut last = None;
+            while let Some(next) = events.next().await {
+                if let NextEvent::Event(Event {
+                    kind: EventKind::WorkerState { state, .. }, ..
+                }) = next
+                {
+                    last = Some(state);
+                }
+            }
+            drop(watcher);
+            last
+        });
+        supervisor.load(bundle.path()).await.unwrap();
+        supervisor.shutdown().await;
+        assert_eq!(watched.await.unwrap(), Some(WorkerState::Stopped));
+        // From then on there are none.
+        assert_eq!(supervisor.events().next().await, None);
+    });
+}
+
 #[test]
 fn c3_calls_end_when_the_hosts_runtime_is_dropped_before_the_supervisor() {
     run(async {

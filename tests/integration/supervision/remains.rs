@@ -279,6 +279,88 @@ fn s7_nothing_is_held_when_a_supervisor_has_gone() {
     });
 }
 
+/// A function of the host's that calls a bundle holds what holds the supervisor.
+#[test]
+fn s7_nothing_is_held_for_host_functions_that_call_bundles() {
+    run(async {
+        for round in 0..4 {
+            let before = holdings();
+            let supervisor = start_with(config());
+            let one = load(&supervisor, lua("one")).await;
+            let (contract, own) = (one.contract.clone(), supervisor.clone());
+            let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+            supervisor
+                .host_contract("h@1")
+                .function("by_contract", move |n: i64| {
+                    let contract = contract.clone();
+                    async move { contract.call::<_, i64>("inc", (n,)).await }
+                })
+                .done()
+                .unwrap();
+            // One that holds a supervisor needs an orderly end.
+            if round % 2 == 0 {
+                let by_supervisor = move || {
+                    let own = own.clone();
+                    async move { own.status().pid }
+                };
+                let host = supervisor.host_contract("h@1");
+                host.function("by_supervisor", by_supervisor).done().unwrap();
+                supervisor.shutdown().await;
+            } else {
+                drop(own);
+            }
+            drop(one);
+            drop(supervisor);
+            wait_for("the worker to end", || (!exists(pid)).then_some(())).await;
+            if round > 0 {
+                flat(before).await;
+            }
+        }
+    });
+}
+
+/// A contract is good across restarts, so that hosts keep it.
+#[test]
+fn s7_a_contract_keeps_nothing_large_of_a_worker_that_has_died() {
+    let mapped = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let is_one = |line: &&str| line.contains("menagerie-args") || line.contains("-result");
+        maps.lines().filter(is_one).count()
+    };
+    let open = |what: &str| {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let is_one = |fd: std::io::Result<std::fs::DirEntry>| {
+            let link = std::fs::read_link(fd.unwrap().path()).unwrap_or_default();
+            link.to_string_lossy().contains(what)
+        };
+        links.map(is_one).filter(|is_one| *is_one).count()
+    };
+    run(async move {
+        let supervisor = start_with(config());
+        let manifest = "name = 'one'\nversion = '1.0.0'\nloader = 'lua'\nfile = 'main.lua'\n\
+                        provides = ['one@1']\n";
+        let code = "return { ['one@1'] = { more = function(text) return text .. '.' end } }";
+        supervisor.load_code(manifest, code).await.unwrap();
+        let mut kept = Vec::new();
+        for crashes in 1..=3 {
+            let contract = supervisor.contract("one@1").unwrap();
+            let more: String = contract.call("more", ("x".repeat(1 << 20),)).await.unwrap();
+            assert_eq!(more.len(), (1 << 20) + 1);
+            assert_eq!(mapped(), 2);
+            kept.push(contract);
+            let before = open("pidfd");
+            slay(worker(&supervisor, "lua").unwrap().pid.unwrap());
+            ready_after(&supervisor, "lua", crashes).await;
+            wait_for("the segments to go", || (mapped() == 0).then_some(())).await;
+            wait_for("the old process to go", || (open("pidfd") <= before).then_some(())).await;
+            for contract in &kept {
+                assert_eq!(contract.call::<_, String>("more", ("x",)).await.unwrap(), "x.");
+            }
+        }
+        supervisor.shutdown().await;
+    });
+}
+
 /// A host of its own, killed when it is dropped.
 struct Host {
     process: Child,
