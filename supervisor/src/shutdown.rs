@@ -46,16 +46,16 @@ impl Core {
         self.let_go();
         if !in_time {
             tracing::error!("not all workers have stopped within {limit:?}");
-            // Whoever waits for a call has its outcome when the last of them has ended.
-            let all_ended = async {
-                for mut task in tasks {
-                    while task.changed().await.is_ok() {}
-                }
-            };
-            tokio::select! {
-                () = all_ended => {}
-                () = self.sleep_until(Some(Instant::now() + killed_within)) => {}
+        }
+        // Whoever waits for a call has its outcome when the last of them has ended.
+        let all_ended = async {
+            for mut task in tasks {
+                while task.changed().await.is_ok() {}
             }
+        };
+        tokio::select! {
+            () = all_ended => {}
+            () = self.sleep_until(Some(Instant::now() + killed_within)) => {}
         }
     }
 

@@ -22,6 +22,27 @@ fn with_program(script: &str) -> (Supervisor, tempfile::TempDir) {
     (Supervisor::builder().config(config).start().unwrap(), dir)
 }
 
+/// A host need not depend on what the crate is made of.
+#[test]
+fn c1_what_errors_and_contracts_are_made_of_has_names() {
+    use menagerie_supervisor::{
+        BundleId, Contract, ContractId, ContractSyntaxError, DependencyKind, HostContractError,
+        rmpv,
+    };
+    fn told(error: &RuntimeError) -> Option<(DependencyKind, BundleId)> {
+        match error {
+            RuntimeError::UnsatisfiedCapability { kind, .. } => {
+                Some((*kind, BundleId::of_name("a")))
+            }
+            _ => None,
+        }
+    }
+    let _id: fn(&Contract) -> &ContractId = Contract::id;
+    let _error: fn(ContractSyntaxError) -> HostContractError = HostContractError::Contract;
+    let _value = rmpv::Value::Nil;
+    assert!(told(&RuntimeError::ShuttingDown).is_none());
+}
+
 #[tokio::test]
 async fn s3_a_library_that_lacks_is_said_and_not_tried_again() {
     let (supervisor, _dir) = with_program(

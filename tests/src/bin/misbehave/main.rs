@@ -76,7 +76,7 @@ fn commit(name: &str, argument: &str) {
         // lives on has a name that is no text.
         "half-dead" => {
             end_a_thread_at_sigusr1();
-            drop(honest::serve_panicking(argument));
+            let _: ExitCode = honest::serve_panicking(argument);
         }
         // Honest, but for a bug of its loader.
         "panic" => drop(honest::serve_panicking(argument)),
