@@ -473,6 +473,17 @@ pub(super) fn revive(contract: &Contract) -> Result<(), Problem> {
     }
 }
 
+/// A worker is healthy for as long as the policy asks before it is killed, so that it is a
+/// first crash. Its floor has the same pause: CPUs that have slept start anything slower.
+const REST: Duration = Duration::from_millis(20);
+
+/// How long a bare worker takes until its first answer, started after a pause.
+fn first_answer(bench: &Bench, subject: &Subject, pause: Duration) -> Result<f64, Problem> {
+    std::thread::sleep(pause);
+    let alone = InProcess::start(&bench.config, subject.loader, &subject.dir)?;
+    Ok(nanos(alone.started))
+}
+
 fn starts(bench: &mut Bench) -> Result<(), Problem> {
     let mut seen = Vec::new();
     for subject in bench.subjects.clone() {
@@ -482,9 +493,8 @@ fn starts(bench: &mut Bench) -> Result<(), Problem> {
         seen.push(subject.loader);
         let (mut cold, mut recovered) = (Vec::new(), Vec::new());
         for _ in 0..bench.turns() {
-            let alone = InProcess::start(&bench.config, subject.loader, &subject.dir)?;
-            let floor = nanos(alone.started);
-            drop(alone);
+            let rested = first_answer(bench, &subject, REST)?;
+            let floor = first_answer(bench, &subject, Duration::ZERO)?;
             let supervisor = start(&bench.runtime, &bench.config)?;
             let started = Instant::now();
             bench
@@ -494,20 +504,20 @@ fn starts(bench: &mut Bench) -> Result<(), Problem> {
             let contract = contract(&supervisor, &subject)?;
             null(&contract)?;
             cold.push(Turn { ours: nanos(started.elapsed()), floor });
-            // Healthy for as long as the policy asks, so that it is a first crash.
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(REST);
             let pid = pid_of(&supervisor, &subject)?;
             let started = Instant::now();
             kill(pid, Signal::SIGKILL).map_err(|e| Problem::new("kill", &e))?;
             revive(&contract)?;
             let ours = nanos(started.elapsed());
-            let alone = InProcess::start(&bench.config, subject.loader, &subject.dir)?;
-            recovered.push(Turn { ours, floor: f64::midpoint(floor, nanos(alone.started)) });
+            let floor = f64::midpoint(rested, first_answer(bench, &subject, REST)?);
+            recovered.push(Turn { ours, floor });
             bench.runtime.block_on(supervisor.shutdown());
         }
         let floor = "the bare worker's first answer";
         let cold = row("cold start", subject.label, Unit::Nanoseconds, floor, None, &cold);
         bench.rows.push(cold);
+        let floor = "the same after the same pause";
         let recovered =
             row("recovered", subject.label, Unit::Nanoseconds, floor, Some(1.3), &recovered);
         bench.rows.push(recovered);
