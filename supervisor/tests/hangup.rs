@@ -140,11 +140,11 @@ fn g_at_sighup_bundles_come_and_go_and_the_others_go_on() {
     assert_eq!(running.bundles(), ["base ready", "user ready"]);
     let worker = running.worker();
     let told = running.hangup("bundles = ['bundles', 'alone']");
-    assert_eq!(told, "1 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(told, "bundles: 1 loaded, 0 unloaded, 0 failed");
     assert_eq!(running.bundles(), ["alone ready", "base ready", "user ready"]);
     // What is needed goes after those that need it.
     let told = running.hangup("bundles = ['alone']");
-    assert_eq!(told, "0 bundles loaded, 2 unloaded, 0 problems");
+    assert_eq!(told, "bundles: 0 loaded, 2 unloaded, 0 failed");
     assert_eq!(running.bundles(), ["alone ready"]);
     assert_eq!(running.json(&["call", "alone@1", "say"]), "alone");
     // One that has come new into a folder that was there before, and one that
@@ -153,7 +153,7 @@ fn g_at_sighup_bundles_come_and_go_and_the_others_go_on() {
     bundle(&running.dir.path().join("bundles"), "late", "");
     std::fs::remove_dir_all(running.dir.path().join("bundles/user")).unwrap();
     let told = running.hangup("bundles = ['bundles', 'alone']");
-    assert_eq!(told, "1 bundles loaded, 1 unloaded, 0 problems");
+    assert_eq!(told, "bundles: 1 loaded, 1 unloaded, 0 failed");
     assert_eq!(running.bundles(), ["alone ready", "base ready", "late ready"]);
     assert_eq!(running.worker(), worker, "nothing else was disturbed");
 }
@@ -164,7 +164,7 @@ fn g_at_sighup_what_is_needed_or_came_by_hand_stays() {
     let alone = running.dir.path().join("alone");
     running.json(&["load", "--json", alone.to_str().unwrap()]);
     let told = running.hangup("bundles = ['bundles/user']");
-    assert_eq!(told, "0 bundles loaded, 0 unloaded, 1 problems");
+    assert_eq!(told, "bundles: 0 loaded, 0 unloaded, 1 failed");
     assert_eq!(running.bundles(), ["alone ready", "base ready", "user ready"]);
     assert!(
         running.stderr().contains("base: bundle 'base' is in use by user"),
@@ -198,12 +198,12 @@ fn g_at_sighup_what_could_not_be_loaded_again_is_tried() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let told = running.hangup(&settings);
-    assert_eq!(told, "0 bundles loaded, 0 unloaded, 1 problems");
+    assert_eq!(told, "bundles: 0 loaded, 0 unloaded, 1 failed");
     std::fs::write(&code, good).unwrap();
     let told = running.hangup(&settings);
-    assert_eq!(told, "1 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(told, "bundles: 1 loaded, 0 unloaded, 0 failed");
     assert_eq!(running.json(&["call", "alone@1", "say"]), "alone");
-    assert_eq!(running.hangup(&settings), "0 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(running.hangup(&settings), "bundles: 0 loaded, 0 unloaded, 0 failed");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn g_at_sighup_a_broken_file_changes_nothing_and_is_told_with_its_line() {
         assert!(status.contains(failed) && status.contains("menagerie.toml:2:1: log"), "{status}");
     }
     let told = running.hangup("bundles = ['bundles', 'alone']");
-    assert_eq!(told, "1 bundles loaded, 0 unloaded, 0 problems");
+    assert_eq!(told, "bundles: 1 loaded, 0 unloaded, 0 failed");
     assert_eq!(running.status(), "3 of 3 bundles ready, 1 workers, 0 restarts");
 }
 

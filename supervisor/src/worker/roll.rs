@@ -64,8 +64,13 @@ pub(super) async fn prepare(
             loads.push(prepare_one(bundle, Arc::clone(&process)));
         }
         let mut loads = stream::iter(loads).buffer_unordered(AT_ONCE);
-        while let Some(outcome) = loads.next().await {
-            prepared.push(outcome?);
+        while let Some((bundle, outcome)) = loads.next().await {
+            match outcome {
+                Ok(ready) => prepared.push((bundle, ready)),
+                // It was unloaded meanwhile, and its folder may have gone with it.
+                Err(_) if !core.bundles_of(&name).iter().any(|it| Arc::ptr_eq(it, &bundle)) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(Prepared { process, bundles: prepared })
@@ -74,10 +79,10 @@ pub(super) async fn prepare(
 async fn prepare_one(
     bundle: Arc<Bundle>,
     process: Arc<Process>,
-) -> Result<(Arc<Bundle>, Ready), RuntimeError> {
+) -> (Arc<Bundle>, Result<Ready, RuntimeError>) {
     let content = bundle.content();
-    let loaded = process.load(&bundle, &content, false).await?;
-    Ok((bundle, Ready { content, loaded }))
+    let loaded = process.load(&bundle, &content, false).await;
+    (bundle, loaded.map(|loaded| Ready { content, loaded }))
 }
 
 /// What was prepared is not needed after all.

@@ -114,6 +114,29 @@ fn s8_a_bundle_that_does_not_load_again_keeps_no_process() {
     });
 }
 
+/// Its folder may go with it: that it is not there any more is no failure of the others.
+#[test]
+fn s8_a_bundle_that_goes_before_it_is_loaded_again_does_not_stop_a_rolling_restart() {
+    run(async {
+        let (supervisor, slow) = (start(), Gate::new());
+        let one = load(&supervisor, slow.bundle("one", "pass 'one loads'", "")).await;
+        let _two = load(&supervisor, slow.bundle("two", "pass 'two loads'", "")).await;
+        // The next process loads two at once, and this one after them.
+        let last = load(&supervisor, lua("zero")).await;
+        slow.close();
+        let rolling = rolls(&supervisor);
+        slow.noted("one loads", 2).await;
+        slow.noted("two loads", 2).await;
+        supervisor.unload("zero").await.unwrap();
+        drop(last);
+        slow.open();
+        rolling.await.unwrap().unwrap();
+        answers(&one.contract).await;
+        assert!(supervisor.crashes().is_empty(), "{:?}", supervisor.crashes());
+        supervisor.shutdown().await;
+    });
+}
+
 /// The change waits at one bundle, and what is asked for the other meanwhile is the next
 /// process's, with the state that the old one has left.
 #[test]

@@ -61,6 +61,6 @@ impl Hangup {
         }
         let (loaded, unloaded) = (done.loaded.len(), done.unloaded.len());
         let problems = done.failed.len();
-        Ok(format!("{loaded} bundles loaded, {unloaded} unloaded, {problems} problems"))
+        Ok(format!("bundles: {loaded} loaded, {unloaded} unloaded, {problems} failed"))
     }
 }
