@@ -11,8 +11,14 @@ mod values;
 // Exceptions, cancellation, recursion (C3, S6).
 mod errors;
 
-// `async` functions (C6) and calls to others (C5).
+// `async` functions (C6).
 mod asynchronous;
+
+// How they are stopped (S6).
+mod stops;
+
+// Calls to others (C5).
+mod outcalls;
 
 // Loading, sources, failures at load (L4, L5), hooks, reloads (L6), unloads (L8).
 mod lifecycle;
