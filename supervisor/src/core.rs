@@ -30,7 +30,7 @@ use crate::signature::Fetched;
 use crate::status::{BundleState, BundleStatus, CrashReport};
 use crate::timer::Timers;
 use crate::waits::Waits;
-use crate::worker::handle::{Command, Worker};
+use crate::worker::handle::{Command, Current, Worker};
 use crate::worker::listener::ControlSocket;
 use crate::worker::process::{KillCause, OutcallRouter, Process};
 use crate::worker::reap::Reaper;
@@ -83,9 +83,6 @@ impl Core {
     /// A worker; its task is started if there is none yet.
     pub(crate) fn worker_named(&self, name: &WorkerName) -> Result<Arc<Worker>, RuntimeError> {
         let Some(this) = self.this.upgrade() else { return Err(RuntimeError::ShuttingDown) };
-        if *self.stopping.borrow() {
-            return Err(RuntimeError::ShuttingDown);
-        }
         let loader = &name.loader;
         if !LOADERS.contains(&loader.as_str()) {
             return Err(RuntimeError::Loader(LoaderError::NoLoaderForName {
@@ -94,6 +91,10 @@ impl Core {
             }));
         }
         let mut workers = lock(&self.workers);
+        // With the lock: an end of everything takes it after it has said so.
+        if *self.stopping.borrow() {
+            return Err(RuntimeError::ShuttingDown);
+        }
         let worker = workers.entry(name.clone()).or_insert_with(|| Worker::start(name, &this));
         Ok(Arc::clone(worker))
     }
@@ -123,11 +124,33 @@ impl Core {
             return;
         }
         let mut workers = lock(&self.workers);
-        if !lock(&self.registry).is_inhabited(name)
-            && let Some(worker) = workers.remove(name)
-        {
-            worker.send(Command::Stop);
+        let is_needed = lock(&self.registry).is_inhabited(name);
+        let worker = if is_needed { None } else { workers.remove(name) };
+        // Before it can be missed among the workers.
+        let leaving = worker.as_ref().and_then(|_| self.this.upgrade()).map(Self::leaving);
+        drop(workers);
+        let Some(worker) = worker else { return };
+        worker.send(Command::Stop);
+        let mut current = worker.current.clone();
+        self.runtime.spawn(async move {
+            drop(current.wait_for(|now| matches!(now, Current::Down(_))).await);
+            drop(leaving);
+        });
+    }
+
+    /// A task that has something to tell: the stream of events does not end before it.
+    pub(crate) fn telling<F: Future>(&self, task: F) -> impl Future<Output = F::Output> + use<F> {
+        let open = self.events.open();
+        async move {
+            let outcome = task.await;
+            drop(open);
+            outcome
         }
+    }
+
+    /// Whether a worker should have a bundle loaded.
+    pub(crate) fn is_of(&self, worker: &WorkerName, bundle: &Arc<Bundle>) -> bool {
+        self.bundles_of(worker).iter().any(|it| Arc::ptr_eq(it, bundle))
     }
 
     /// The bundles that a worker should have loaded, providers first.
@@ -155,11 +178,11 @@ impl Core {
         self.copies.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts a process among those that another one has replaced, until it is
+    /// Counts a process among those that no worker of ours has any more, until it is
     /// dropped.
-    pub(crate) fn leaving(self: &Arc<Self>) -> Leaving {
+    pub(crate) fn leaving(self: Arc<Self>) -> Leaving {
         self.leaving.send_modify(|count| *count += 1);
-        Leaving(Arc::clone(self))
+        Leaving(self)
     }
 
     /// The calls of every bundle, counted, by the bundle's name.

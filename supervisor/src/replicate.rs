@@ -159,7 +159,7 @@ impl Core {
         before.loaded.lane.close();
         let bundle = Arc::clone(bundle);
         let vacated = async move { core.vacate(&bundle, Some(before), "move").await };
-        drop(self.runtime.spawn(vacated));
+        drop(self.runtime.spawn(self.telling(vacated)));
     }
 
     /// Takes a bundle that was quarantined out of the workers that have it still

@@ -42,7 +42,7 @@ impl Core {
         // They change until the worker's task ends.
         let tasks: Vec<_> = workers.iter().map(|worker| worker.current.clone()).collect();
         drop(workers);
-        // Whatever still runs is killed with its last handle.
+        // Whatever still runs is killed.
         self.let_go();
         if !in_time {
             tracing::error!("not all workers have stopped within {limit:?}");
@@ -74,7 +74,8 @@ impl Core {
     pub(crate) fn end_at_once(&self) {
         self.begin_to_end();
         // They may wait where no task of ours runs any more.
-        for bundle in lock(&self.registry).all() {
+        let bundles = lock(&self.registry).all();
+        for bundle in bundles {
             let failure = Box::new(Failure::ShuttingDown);
             bundle.set_all_routes(&Route::Down(BundleState::Unloading, failure));
         }
@@ -88,11 +89,14 @@ impl Core {
         self.standbys.stop();
     }
 
-    /// The workers' tasks end when their last handle does, and take their processes with
+    /// The workers' tasks end, whoever has a handle yet, and take their processes with
     /// them; the stream of events ends with the last of them. The host's functions go,
     /// which may hold what holds this.
     fn let_go(&self) {
-        lock(&self.workers).clear();
+        let workers = std::mem::take(&mut *lock(&self.workers));
+        for worker in workers.values() {
+            worker.send(Command::End);
+        }
         self.events.close();
         self.host.clear();
     }

@@ -40,7 +40,7 @@ impl Core {
         T: Send + 'static,
     {
         let Some(core) = self.this.upgrade() else { return Err(RuntimeError::ShuttingDown) };
-        let running = self.runtime.spawn(operation(core));
+        let running = self.runtime.spawn(self.telling(operation(core)));
         running.await.unwrap_or_else(|error| {
             Err(match error.try_into_panic() {
                 Ok(panic) => RuntimeError::Panicked { message: panic_message(&*panic) },

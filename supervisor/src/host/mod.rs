@@ -91,6 +91,7 @@ impl HostContract {
     /// It is kept until a [`shutdown`](crate::Supervisor::shutdown) has ended, or the last
     /// [`Supervisor`](crate::Supervisor) has gone. One that holds a supervisor itself keeps
     /// it and its workers until that shutdown; a [`Contract`](crate::Contract) keeps nothing.
+    /// One that is added after a shutdown is dropped at once.
     #[must_use = "`done` tells whether all names were valid"]
     pub fn function<Args, F: HostFunction<Args>>(mut self, name: &str, function: F) -> Self {
         let Some(id) = &self.id else { return self };
@@ -120,9 +121,15 @@ impl HostContract {
 }
 
 /// All contracts of the host's.
-#[derive(Default)]
 pub(crate) struct HostContracts {
-    contracts: Mutex<Vec<Provided>>,
+    /// `None` when everything has ended.
+    contracts: Mutex<Option<Vec<Provided>>>,
+}
+
+impl Default for HostContracts {
+    fn default() -> Self {
+        Self { contracts: Mutex::new(Some(Vec::new())) }
+    }
 }
 
 struct Provided {
@@ -133,13 +140,14 @@ struct Provided {
 impl std::fmt::Debug for HostContracts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let contracts = lock(&self.contracts);
-        f.debug_list().entries(contracts.iter().map(|provided| &provided.id)).finish()
+        f.debug_list().entries(contracts.iter().flatten().map(|provided| &provided.id)).finish()
     }
 }
 
 impl HostContracts {
     fn provide(&self, id: &ContractId) {
         let mut contracts = lock(&self.contracts);
+        let Some(contracts) = &mut *contracts else { return };
         if !contracts.iter().any(|provided| provided.id == *id) {
             contracts.push(Provided { id: id.clone(), functions: BTreeMap::new() });
         }
@@ -147,22 +155,25 @@ impl HostContracts {
 
     fn add(&self, id: &ContractId, name: &str, handler: Arc<Handler>) {
         let mut contracts = lock(&self.contracts);
-        let provided = contracts.iter_mut().find(|provided| provided.id == *id);
-        let before = provided.and_then(|it| it.functions.insert(name.to_owned(), handler));
+        let provided = contracts.iter_mut().flatten().find(|provided| provided.id == *id);
+        let unneeded = match provided {
+            Some(provided) => provided.functions.insert(name.to_owned(), handler),
+            None => Some(handler),
+        };
         drop(contracts);
         // Whatever it holds goes without the lock: that may be a supervisor.
-        drop(before);
+        drop(unneeded);
     }
 
-    /// There are none any more; what the functions hold goes.
+    /// There are none from now on; what the functions hold goes.
     pub(crate) fn clear(&self) {
-        let all = std::mem::take(&mut *lock(&self.contracts));
+        let all = lock(&self.contracts).take();
         drop(all);
     }
 
     /// Whether the host serves a request.
     pub(crate) fn serves(&self, request: &ContractRequest, rule: Compatibility) -> bool {
-        lock(&self.contracts).iter().any(|provided| rule.serves(&provided.id, request))
+        lock(&self.contracts).iter().flatten().any(|provided| rule.serves(&provided.id, request))
     }
 
     /// Calls a function of the newest version that will do (R1).
@@ -177,6 +188,7 @@ impl HostContracts {
             let contracts = lock(&self.contracts);
             let provided = contracts
                 .iter()
+                .flatten()
                 .filter(|provided| rule.serves(&provided.id, request))
                 .max_by_key(|Provided { id, .. }| (id.major, id.minor, id.patch))
                 .ok_or_else(|| Failure::NoSuchContract { contract: request.to_string() })?;

@@ -148,6 +148,9 @@ impl Lane {
             return Err(super::Violation::Bulk("a segment beyond the payload limit"));
         }
         let mut segments = lock(&self.up_segments);
+        if self.is_dead() {
+            return Ok(());
+        }
         if segments.made.len() + segments.owed >= MAX {
             return Err(super::Violation::Bulk("more segments than a lane may have"));
         }

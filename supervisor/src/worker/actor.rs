@@ -215,11 +215,7 @@ impl Actor {
             }
             Happening::NextLaunched(outcome) => self.next_launched(*outcome),
             Happening::NextEnded(ended) => self.next_died(ended),
-            Happening::Command(Some(command)) => self.command(command),
-            Happening::Command(None) => {
-                self.closed = true;
-                self.abandon()
-            }
+            Happening::Command(command) => self.command(command.unwrap_or(Command::End)),
             Happening::Beat => {
                 let next = self.rolling.as_mut().and_then(|rolling| rolling.next.as_mut());
                 for alive in self.alive.iter_mut().chain(next) {
@@ -284,6 +280,10 @@ impl Actor {
 
     fn command(&mut self, command: Command) -> Action {
         match command {
+            Command::End => {
+                self.closed = true;
+                self.abandon()
+            }
             // What stops now is not started again.
             Command::Wanted | Command::Needed if *self.core.stopping.borrow() => {
                 if self.alive.is_none() {
@@ -518,7 +518,7 @@ impl Actor {
     fn restore(&self, process: Arc<Process>) {
         let bundles = self.core.bundles_of(&self.name);
         let (commands, core, pace) = (self.commands.clone(), Arc::clone(&self.core), self.pace);
-        tokio::spawn(async move {
+        let restored = async move {
             let restored = AssertUnwindSafe(restore(&core, &bundles, &process, pace));
             if restored.catch_unwind().await.is_err() {
                 let reason = "the supervisor's task that loads its bundles has panicked";
@@ -527,7 +527,8 @@ impl Actor {
             if let Some(commands) = commands.upgrade() {
                 drop(commands.send(Command::Restored(process.incarnation)));
             }
-        });
+        };
+        tokio::spawn(self.core.telling(restored));
     }
 
     /// The process that serves, if it is this one.

@@ -244,8 +244,8 @@ impl Death {
     pub(super) fn publish(self, core: &Arc<Core>, view: &Arc<Mutex<View>>) {
         let Self { mut report, mut stderr, .. } = self;
         lock(view).last_crash = Some(report.clone());
-        let (core, view) = (Arc::clone(core), Arc::clone(view));
-        tokio::spawn(async move {
+        let (told, view) = (Arc::clone(core), Arc::clone(view));
+        tokio::spawn(core.telling(async move {
             report.stderr = stderr.lines().await;
             {
                 let mut view = lock(&view);
@@ -254,7 +254,7 @@ impl Death {
                     view.last_crash = Some(report.clone());
                 }
             }
-            core.crashed(report);
-        });
+            told.crashed(report);
+        }));
     }
 }

@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Settled(u64),
     /// Stop.
     Stop,
+    /// End, as without a handle: what still runs is killed, and no command is taken after it.
+    End,
     /// Start anew, whatever it does now. Answered, when that has begun, with the
     /// incarnation before: what the worker is from then on came after it.
     Restart(oneshot::Sender<u64>),
@@ -52,7 +54,7 @@ pub(crate) enum Current {
     Quarantined,
 }
 
-/// A worker. It ends when its last handle is dropped.
+/// A worker. It ends when its last handle is dropped, or when it is told to.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) name: WorkerName,

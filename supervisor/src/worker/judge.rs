@@ -90,7 +90,8 @@ pub(super) fn judge(core: &Core, worker: &WorkerName, death: &Death) -> Outlook 
 fn evict(core: &Core, bundle: &Arc<Bundle>) {
     let Some(core) = core.this.upgrade() else { return };
     let bundle = Arc::clone(bundle);
-    core.runtime.clone().spawn(async move { core.evict(&bundle).await });
+    let (runtime, evicted) = (core.runtime.clone(), Arc::clone(&core));
+    runtime.spawn(core.telling(async move { evicted.evict(&bundle).await }));
 }
 
 fn isolate(core: &Core, from: &WorkerName, bundle: &Arc<Bundle>) -> bool {

@@ -67,8 +67,9 @@ pub(super) async fn prepare(
         while let Some((bundle, outcome)) = loads.next().await {
             match outcome {
                 Ok(ready) => prepared.push((bundle, ready)),
-                // It was unloaded meanwhile, and its folder may have gone with it.
-                Err(_) if !core.bundles_of(&name).iter().any(|it| Arc::ptr_eq(it, &bundle)) => {}
+                // It was unloaded meanwhile, and its folder may have gone with it. What has
+                // cost this process its life is no less a failure for that.
+                Err(_) if !process.is_ending() && !core.is_of(&name, &bundle) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -178,6 +178,7 @@ impl Actor {
         let emptied = roll::change_over(Arc::clone(&core), name.clone(), prepared, from);
         let (view, commands) = (Arc::clone(&self.view), self.commands.clone());
         let refilled = self.name.clone();
+        let leaving = Arc::clone(&core).leaving();
         tokio::spawn(async move {
             let changed = async {
                 emptied.await;
@@ -185,6 +186,7 @@ impl Actor {
             };
             // Should the host's code panic here, the old process has gone with it.
             drop(caught(stop::replaced(Arc::clone(&core), name, old, view, changed)).await);
+            drop(leaving);
             core.standbys.refill(&core, &refilled);
             // What has ended with the old process is loaded again.
             if let Some(commands) = commands.upgrade() {

@@ -58,12 +58,15 @@ impl Standbys {
     /// Starts what lacks, in the background. It is asked for when a loader's
     /// worker is ready, so as not to compete with its recovery.
     pub(crate) fn refill(&self, core: &Arc<Core>, name: &WorkerName) {
-        let none = core.config.standby == 0 || name.is_in_sandbox(&core.config);
-        if none || *core.stopping.borrow() {
+        if core.config.standby == 0 || name.is_in_sandbox(&core.config) {
             return;
         }
         let loader = &name.loader;
         let mut pools = lock(&self.0);
+        // With the lock: an end of everything takes it after it has said so.
+        if *core.stopping.borrow() {
+            return;
+        }
         let pool = pools.entry(loader.clone()).or_insert_with(|| {
             let shared = Arc::new(Shared::default());
             let keep = keep(Arc::clone(core), loader.clone(), Arc::clone(&shared));

@@ -76,7 +76,6 @@ pub(super) async fn replaced(
     view: Arc<Mutex<View>>,
     emptied: impl Future<Output = ()> + Send,
 ) {
-    let _leaving = core.leaving();
     let process = Arc::clone(&alive.process);
     let mut stopping = core.stopping.subscribe();
     // Its last calls have the time that all calls have when everything ends; none, if
@@ -114,14 +113,17 @@ pub(super) async fn replaced(
 }
 
 /// Ends a process that nobody calls.
-pub(super) async fn discard(core: Arc<Core>, alive: Alive) {
-    let _leaving = core.leaving();
-    alive.child.signal(Signal::SIGKILL);
-    let ended = alive.child.ended().await;
-    let failure = || Failure::WorkerCrashed {
-        worker: alive.process.worker.clone(),
-        cause: ended.end.describe(),
-        started: true,
-    };
-    drop(alive.process.died(failure, |bundle, lane| bundle.orphaned(lane)));
+pub(super) fn discard(core: Arc<Core>, alive: Alive) -> impl Future<Output = ()> + Send {
+    let leaving = core.leaving();
+    async move {
+        alive.child.signal(Signal::SIGKILL);
+        let ended = alive.child.ended().await;
+        let failure = || Failure::WorkerCrashed {
+            worker: alive.process.worker.clone(),
+            cause: ended.end.describe(),
+            started: true,
+        };
+        drop(alive.process.died(failure, |bundle, lane| bundle.orphaned(lane)));
+        drop(leaving);
+    }
 }

@@ -137,6 +137,28 @@ fn s8_a_bundle_that_goes_before_it_is_loaded_again_does_not_stop_a_rolling_resta
     });
 }
 
+/// That nobody wants the bundle any more does not make the process one that can take over.
+#[test]
+fn s8_a_bundle_that_hangs_in_its_next_load_and_goes_costs_the_old_process_nothing() {
+    let mut config = config();
+    config.load_timeout = Duration::from_secs(1);
+    run_with(config, |supervisor| async move {
+        let slow = Gate::new();
+        let one = load(&supervisor, lua("one")).await;
+        let _last = load(&supervisor, slow.bundle("zero", "pass 'zero loads'", "")).await;
+        let old = worker(&supervisor, "lua").unwrap();
+        slow.close();
+        let rolling = rolls(&supervisor);
+        slow.noted("zero loads", 2).await;
+        supervisor.unload("zero").await.unwrap();
+        assert!(rolling.await.unwrap().is_err());
+        slow.open();
+        answers(&one.contract).await;
+        let now = worker(&supervisor, "lua").unwrap();
+        assert_eq!((now.pid, now.restarts), (old.pid, old.restarts));
+    });
+}
+
 /// The change waits at one bundle, and what is asked for the other meanwhile is the next
 /// process's, with the state that the old one has left.
 #[test]

@@ -5,12 +5,15 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use menagerie_supervisor::{
-    Contract, Event, EventKind, Failure, NextEvent, RuntimeError, Supervisor, WorkerState,
+    Contract, Event, EventKind, Events, Failure, NextEvent, RuntimeError, Supervisor, WorkerState,
 };
 use tokio::runtime::Runtime;
 
+use super::leaving::at_the_gate;
 use super::{Bundle, load, lua, status};
-use crate::support::{PATIENCE, exists, run, start, wait_for, worker};
+use crate::support::{
+    Gate, PATIENCE, config, exists, run, run_with, slay, start, wait_for, worker,
+};
 
 /// A supervisor that somebody calls, from threads that its runtime knows nothing of.
 struct Called {
@@ -151,6 +154,81 @@ fn s10_the_stream_of_events_ends_with_a_shutdown() {
         assert_eq!(watched.await.unwrap(), Some(WorkerState::Stopped));
         // From then on there are none.
         assert_eq!(supervisor.events().next().await, None);
+    });
+}
+
+async fn to_the_end(mut events: Events) -> Vec<EventKind> {
+    let mut all = Vec::new();
+    while let Some(next) = events.next().await {
+        if let NextEvent::Event(event) = next {
+            all.push(event.kind);
+        }
+    }
+    all
+}
+
+/// What is told from a task of its own is told before the stream ends.
+#[test]
+fn s10_a_crash_just_before_a_shutdown_is_told() {
+    run(async {
+        for _ in 0..20 {
+            let (supervisor, bundle) = (start(), lua("one"));
+            supervisor.load(bundle.path()).await.unwrap();
+            let (mut seen, events) = (supervisor.events(), supervisor.events());
+            slay(worker(&supervisor, "lua").unwrap().pid.unwrap());
+            loop {
+                if let Some(NextEvent::Event(event)) = seen.next().await
+                    && let EventKind::WorkerState { state: WorkerState::Crashed, .. } = event.kind
+                {
+                    break;
+                }
+            }
+            supervisor.shutdown().await;
+            let told = to_the_end(events).await;
+            assert!(told.iter().any(|it| matches!(it, EventKind::WorkerCrashed(_))), "{told:?}");
+        }
+    });
+}
+
+#[test]
+fn s10_an_unload_that_a_shutdown_ends_is_told() {
+    let mut config = config();
+    config.drain = Duration::from_millis(100);
+    run_with(config, |supervisor| async move {
+        let gate = Gate::new();
+        let one = load(&supervisor, gate.bundle("one", "", "")).await;
+        let events = supervisor.events();
+        let working = at_the_gate(&gate, &one).await;
+        let own = supervisor.clone();
+        let unloading = tokio::spawn(async move { own.unload("one").await });
+        wait_for("the unload", || supervisor.contract("one@1").err()).await;
+        supervisor.shutdown().await;
+        unloading.await.unwrap().unwrap();
+        let told = to_the_end(events).await;
+        assert!(told.iter().any(|it| matches!(it, EventKind::BundleUnloaded { .. })), "{told:?}");
+        assert!(working.await.unwrap().is_err());
+    });
+}
+
+/// As `select!` leaves it: what has begun holds the worker.
+#[test]
+fn s10_a_load_that_nobody_polls_does_not_hold_up_a_shutdown() {
+    let mut config = config();
+    config.drain = Duration::from_millis(100);
+    run_with(config, |supervisor| async move {
+        let slow = Gate::new();
+        slow.close();
+        let bundle = slow.bundle("one", "pass 'one loads'", "");
+        let mut loading = Box::pin(supervisor.load(bundle.path()));
+        tokio::select! {
+            outcome = &mut loading => panic!("{outcome:?}"),
+            () = slow.noted("one loads", 1) => {}
+        }
+        let events = supervisor.events();
+        supervisor.shutdown().await;
+        let told = to_the_end(events).await;
+        assert!(!told.is_empty());
+        assert!(loading.await.is_err());
     });
 }
 

@@ -8,14 +8,14 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use menagerie_supervisor::{Contract, Supervisor};
+use menagerie_supervisor::{Contract, Isolation, Supervisor};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{answers, at_once_and_for_ever, load, lua};
 use crate::support::{
-    Bundle, PATIENCE, config, exists, per_language, ready_after, run, run_within, runtime_dir,
-    setup_with, slay, start_with, wait_for, worker,
+    Bundle, PATIENCE, config, exists, per_language, ready_after, run, run_with, run_within,
+    runtime_dir, setup_with, slay, start_with, wait_for, worker,
 };
 
 /// Rounds of killing; 1,000 by hand: `MENAGERIE_ROUNDS=1000`.
@@ -316,6 +316,57 @@ fn s7_nothing_is_held_for_host_functions_that_call_bundles() {
                 flat(before).await;
             }
         }
+    });
+}
+
+/// As where setting up races with a signal that ends the host.
+#[test]
+fn s7_host_functions_that_come_after_the_shutdown_hold_nothing() {
+    run(async {
+        for round in 0..4 {
+            let before = holdings();
+            let supervisor = start_with(config());
+            let host = supervisor.host_contract("h@1");
+            supervisor.shutdown().await;
+            let own = supervisor.clone();
+            let by_supervisor = move || {
+                let own = own.clone();
+                async move { own.status().pid }
+            };
+            if round % 2 == 0 {
+                // It has the last one, which goes with it.
+                drop(supervisor);
+                host.function("by_supervisor", by_supervisor).done().unwrap();
+            } else {
+                drop(host);
+                let host = supervisor.host_contract("h@1");
+                host.function("by_supervisor", by_supervisor).done().unwrap();
+                drop(supervisor);
+            }
+            if round > 0 {
+                flat(before).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn s7_a_shutdown_waits_for_the_worker_of_a_bundle_that_was_unloaded() {
+    let mut config = config();
+    config.isolation = Isolation::Bundle;
+    run_with(config, |supervisor| async move {
+        for _ in 0..3 {
+            let one = load(&supervisor, lua("one")).await;
+            let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+            supervisor.unload("one").await.unwrap();
+            drop(one);
+            wait_for("the worker to end", || (!exists(pid)).then_some(())).await;
+        }
+        let _one = load(&supervisor, lua("one")).await;
+        let pid = worker(&supervisor, "lua").unwrap().pid.unwrap();
+        supervisor.unload("one").await.unwrap();
+        supervisor.shutdown().await;
+        assert!(!exists(pid));
     });
 }
 
