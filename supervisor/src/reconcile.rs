@@ -1,7 +1,7 @@
 //! Bringing what is loaded into line with a list of bundles that has changed,
 //! as `menagerie run` does at SIGHUP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use menagerie_protocol::RuntimeError;
@@ -27,7 +27,8 @@ pub struct Reconciled {
 
 /// The bundles that a list of paths asks for.
 struct Wanted {
-    dirs: BTreeSet<PathBuf>,
+    /// Their folders, as loaded bundles have theirs, and as they were found.
+    dirs: BTreeMap<PathBuf, PathBuf>,
     /// Paths in which no bundle can be found. What was loaded from them stays:
     /// a folder that is not mounted today is no reason to end everything.
     unreadable: Vec<(PathBuf, RuntimeError)>,
@@ -38,10 +39,10 @@ struct Wanted {
 impl Wanted {
     /// Reads folders.
     fn of(paths: &[PathBuf]) -> Self {
-        let mut wanted = Self { dirs: BTreeSet::new(), unreadable: Vec::new(), kept: Vec::new() };
+        let mut wanted = Self { dirs: BTreeMap::new(), unreadable: Vec::new(), kept: Vec::new() };
         for path in paths {
             match bundles_in(path) {
-                Ok(dirs) => wanted.dirs.extend(dirs.iter().map(|dir| canonical(dir))),
+                Ok(dirs) => wanted.dirs.extend(dirs.into_iter().map(|dir| (canonical(&dir), dir))),
                 Err(error) => {
                     wanted.kept.push(canonical(path));
                     wanted.unreadable.push((path.clone(), error.into()));
@@ -52,7 +53,7 @@ impl Wanted {
     }
 
     fn has(&self, place: &Place) -> bool {
-        self.dirs.contains(&place.dir) || self.kept.iter().any(|path| covers(path, place))
+        self.dirs.contains_key(&place.dir) || self.kept.iter().any(|path| covers(path, place))
     }
 }
 
@@ -93,7 +94,8 @@ impl Core {
         let mut refused = self.unload_those(&goes, &mut done).await;
         let loaded: BTreeSet<PathBuf> =
             lock(&self.registry).all().iter().filter_map(|bundle| bundle.path()).collect();
-        let lacking: Vec<PathBuf> = wanted.dirs.difference(&loaded).cloned().collect();
+        let lacking = wanted.dirs.iter().filter(|(dir, _)| !loaded.contains(*dir));
+        let lacking: Vec<PathBuf> = lacking.map(|(_, found)| found.clone()).collect();
         for (path, outcome) in self.load_all(&lacking).await {
             match outcome {
                 Ok(status) => done.loaded.push(status.name),

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -156,6 +157,46 @@ fn g_at_sighup_bundles_come_and_go_and_the_others_go_on() {
     assert_eq!(told, "bundles: 1 loaded, 1 unloaded, 0 failed");
     assert_eq!(running.bundles(), ["alone ready", "base ready", "late ready"]);
     assert_eq!(running.worker(), worker, "nothing else was disturbed");
+}
+
+/// One that SIGHUP itself has loaded, by a link, goes with the link.
+#[test]
+fn g_at_sighup_a_link_that_has_gone_unloads_what_it_led_to() {
+    let running = Running::start("bundles = ['alone']", two_and_one);
+    let (bundles, elsewhere) =
+        (running.dir.path().join("bundles"), running.dir.path().join("elsewhere"));
+    let link = bundles.join("late");
+    symlink(bundle(&elsewhere, "late", ""), &link).unwrap();
+    running.hangup("bundles = ['alone', 'bundles']");
+    assert_eq!(running.bundles(), ["alone ready", "base ready", "late ready", "user ready"]);
+    std::fs::remove_file(link).unwrap();
+    running.hangup("bundles = ['alone', 'bundles']");
+    assert_eq!(running.bundles(), ["alone ready", "base ready", "user ready"]);
+}
+
+/// As releases are made: `current` leads to the new one.
+#[test]
+fn g_at_sighup_a_link_on_the_list_that_leads_elsewhere_is_followed() {
+    let running = Running::start("bundles = ['current', 'single']", |dir| {
+        for (release, more) in [("first", "old"), ("second", "new")] {
+            bundle(&dir.join(release), "same", "");
+            bundle(&dir.join(release), more, "");
+            bundle(&dir.join(format!("{release}-single")), "only", "");
+        }
+        symlink("first", dir.join("current")).unwrap();
+        symlink("first-single/only", dir.join("single")).unwrap();
+    });
+    assert_eq!(running.bundles(), ["old ready", "only ready", "same ready"]);
+    for (link, to) in [("current", "second"), ("single", "second-single/only")] {
+        let link = running.dir.path().join(link);
+        std::fs::remove_file(&link).unwrap();
+        symlink(to, link).unwrap();
+    }
+    let told = running.hangup("bundles = ['current', 'single']");
+    assert_eq!(told, "bundles: 3 loaded, 3 unloaded, 0 failed");
+    assert_eq!(running.bundles(), ["new ready", "only ready", "same ready"]);
+    running.hangup("bundles = []");
+    assert!(running.bundles().is_empty());
 }
 
 #[test]

@@ -147,7 +147,12 @@ impl SigningKey {
         let mut options = std::fs::OpenOptions::new();
         let mut open = options.write(true).create_new(true).mode(0o600).open(file).map_err(io)?;
         let text = format!("{SECRET}{}\n", hex(self.0.as_bytes()));
-        open.write_all(text.as_bytes()).and_then(|()| open.sync_all()).map_err(io)
+        let written = open.write_all(text.as_bytes()).and_then(|()| open.sync_all());
+        if written.is_err() {
+            // Half a key would be in the way of the next try.
+            drop(std::fs::remove_file(file));
+        }
+        written.map_err(io)
     }
 
     /// Reads it from a file that nobody else can read.

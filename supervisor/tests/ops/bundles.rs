@@ -111,6 +111,54 @@ fn g_new_rust_runs_as_it_is() {
     assert_eq!(json(&checked)["tests"].as_array().unwrap().len(), 3);
 }
 
+/// A bundle that is somebody else's may have anything there.
+#[test]
+fn g_check_waits_for_no_pipe_and_reads_no_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("odd");
+    assert!(menagerie(&["new", "lua"], &bundle).status.success());
+    let tests = bundle.join("tests.json");
+    std::fs::remove_file(&tests).unwrap();
+    nix::unistd::mkfifo(&tests, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let is_refused = || {
+        let checked = menagerie(&["check"], &bundle);
+        let problem = json(&checked)["problems"][0].to_string();
+        assert!(problem.contains("tests.json: is no regular file"), "{checked:?}");
+    };
+    is_refused();
+    std::fs::remove_file(&tests).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &tests).unwrap();
+    is_refused();
+    std::fs::remove_file(&tests).unwrap();
+    std::fs::File::create(&tests).unwrap().set_len((16 << 20) + 1).unwrap();
+    let checked = menagerie(&["check"], &bundle);
+    assert!(
+        json(&checked)["problems"][0].to_string().contains("larger than 16 MiB"),
+        "{checked:?}"
+    );
+}
+
+/// What could not be made whole is taken back, and can be tried again.
+#[test]
+fn g_new_leaves_nothing_that_is_in_the_way_of_the_next_try() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = dir.path().join("full");
+    std::fs::create_dir(&bundle).unwrap();
+    // No file may be made longer: what follows is as on a full disk.
+    let full = Command::new("sh")
+        .args(["-c", "ulimit -f 0; trap '' XFSZ; exec \"$0\" new python \"$1\""])
+        .args([Path::new(MENAGERIE), &bundle])
+        .output()
+        .unwrap();
+    assert_eq!(full.status.code(), Some(1), "{full:?}");
+    assert!(menagerie(&["new", "python"], &bundle).status.success());
+    assert!(menagerie(&["check"], &bundle).status.success());
+    // As does a name that is longer than a manifest's may be.
+    let long = dir.path().join(format!("l-{}", "o".repeat(200)));
+    assert!(menagerie(&["new", "lua"], &long).status.success());
+    assert!(menagerie(&["check"], &long).status.success());
+}
+
 #[test]
 fn g_check_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();

@@ -126,9 +126,11 @@ namespace Menagerie.Bridge
             if (kind == Kind.Float)
             {
                 // Who declares a float wants its precision; its range is
-                // another matter.
+                // another matter, at both ends.
                 float value = (float)reader.Float;
-                if (!float.IsInfinity(value) || double.IsInfinity(reader.Float))
+                bool tooLarge = float.IsInfinity(value) && !double.IsInfinity(reader.Float);
+                bool tooSmall = value == 0 && reader.Float != 0;
+                if (!tooLarge && !tooSmall)
                     return value;
             }
             else if (kind == Kind.Int && Math.Abs((double)reader.Int) <= 16777216.0)

@@ -155,6 +155,7 @@ fn c1_what_dotnet_cannot_hold_is_refused() {
         ("long", Value::Nil, "expected long, got null"),
         ("double", Value::from(i64::MAX), "expected double"),
         ("float", Value::from(1e300), "expected float"),
+        ("float", Value::from(-1e-46), "expected float"),
         ("string", Value::from(5), "expected string, got the integer 5"),
         ("bytes", Value::from("text"), "expected byte[], got string"),
         ("char", Value::from("ab"), "expected char"),

@@ -143,10 +143,13 @@ impl<'de> Deserializer<'de> for &mut Decoder<'de> {
         }
     }
 
-    /// Who declares an `f32` wants its precision; its range is another matter.
+    /// Who declares an `f32` wants its precision; its range is another matter, at both ends.
     fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, CodecError> {
         #[allow(clippy::cast_possible_truncation, reason = "only to see what comes of it")]
-        let fits = |value: f64| (value as f32).is_infinite() == value.is_infinite();
+        let fits = |value: f64| {
+            let single = value as f32;
+            single.is_infinite() == value.is_infinite() && (single == 0.0) == (value == 0.0)
+        };
         let token = next(&mut self.rest)?;
         match token {
             Token::Int(value) if value.unsigned_abs() <= EXACT_F32 => self.visit(token, visitor),

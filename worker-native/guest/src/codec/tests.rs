@@ -122,7 +122,7 @@ fn c1_an_f32_is_rounded_and_keeps_its_value() {
     assert_eq!(decoded::<f32>(&encoded(&f64::from(f32::MAX))).unwrap(), f32::MAX);
     assert_eq!(decoded::<f32>(&encoded(&f64::NEG_INFINITY)).unwrap(), f32::NEG_INFINITY);
     assert!(decoded::<f32>(&encoded(&f64::NAN)).unwrap().is_nan());
-    for beyond in [1e300, -1e300, 3.5e38] {
+    for beyond in [1e300, -1e300, 3.5e38, 1e-46, -1e-300] {
         assert!(decoded::<f32>(&encoded(&beyond)).is_err(), "{beyond}");
     }
     for exact in [1_i64 << 24, -(1 << 24)] {

@@ -121,7 +121,7 @@ pub(super) fn call_body(
     // The arguments go in as they were written: nothing is lost on numbers.
     let timeout = timeout
         // Up: what is less than one must not become 0, which is no limit at all.
-        .map(|time| time.as_nanos().div_ceil(1_000_000))
+        .map(|time| u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
         .map(|ms| format!(",\"timeout_ms\":{ms}"))
         .unwrap_or_default();
     Ok(format!(

@@ -42,16 +42,14 @@ pub(crate) fn new(language: Language, dir: &Path, build: bool) -> Result<Made, C
     let mut files = Vec::new();
     for file in template.files() {
         let path = dir.join(&file.path);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
-        }
-        std::fs::write(&path, &file.content).map_err(|error| failed(&path, error))?;
-        if file.executable {
-            use std::os::unix::fs::PermissionsExt;
-            let mode = std::fs::Permissions::from_mode(0o755);
-            std::fs::set_permissions(&path, mode).map_err(|error| failed(&path, error))?;
-        }
         files.push(path.display().to_string());
+        if let Err(error) = write(&path, &file.content, file.executable) {
+            // What is half made would be in the way of the next try.
+            for made in &files {
+                drop(std::fs::remove_file(made));
+            }
+            return Err(failed(&path, error));
+        }
     }
     let mut ready = true;
     if template.needs_build() {
@@ -63,6 +61,19 @@ pub(crate) fn new(language: Language, dir: &Path, build: bool) -> Result<Made, C
     Ok(Made { name, dir, files, ready })
 }
 
+/// Writes a file, in a folder that is made if there is none.
+fn write(path: &Path, content: &[u8], executable: bool) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, content)?;
+    if executable {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
 /// A bundle's name from its folder's.
 fn name_of(dir: &Path) -> Result<String, CommandError> {
     let last = dir.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
@@ -70,7 +81,8 @@ fn name_of(dir: &Path) -> Result<String, CommandError> {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .collect();
-    let name = name.trim_matches('-').to_owned();
+    // As many as a manifest may have.
+    let name: String = name.trim_matches('-').chars().take(128).collect();
     if name.starts_with(|c: char| c.is_ascii_alphabetic()) {
         Ok(name)
     } else {
