@@ -1,7 +1,7 @@
 //! Finding bundles in folders, and loading all of them (`DESIGN.md` rule R3):
 //! one that is broken does not stop the others, and is listed with its reason.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,10 +46,18 @@ enum Found {
 impl Found {
     /// Reads files.
     fn all_in(paths: &[PathBuf]) -> Vec<Self> {
-        let mut found = Vec::new();
+        Self::each_in(paths, Self::of_dir)
+    }
+
+    /// What stands in each folder of a bundle; one that several paths lead to is one.
+    fn each_in(paths: &[PathBuf], look: impl Fn(PathBuf) -> Self) -> Vec<Self> {
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         for path in paths {
             match bundles_in(path) {
-                Ok(dirs) => found.extend(dirs.into_iter().map(Self::of_dir)),
+                Ok(mut dirs) => {
+                    dirs.retain(|dir| seen.insert(dir.canonicalize().unwrap_or(dir.clone())));
+                    found.extend(dirs.into_iter().map(&look));
+                }
                 Err(error) => found.push(Self::Nothing(path.clone(), error)),
             }
         }
@@ -58,17 +66,10 @@ impl Found {
 
     /// Where nobody can read them: each bundle that stands there is broken, for this reason.
     fn unread_in(paths: &[PathBuf], error: &io::Error) -> Vec<Self> {
-        let mut found = Vec::new();
-        for path in paths {
-            match bundles_in(path) {
-                Ok(dirs) => found.extend(dirs.into_iter().map(|dir| {
-                    let error = LoaderError::io(&dir, error);
-                    Self::Broken(dir, error)
-                })),
-                Err(error) => found.push(Self::Nothing(path.clone(), error)),
-            }
-        }
-        found
+        Self::each_in(paths, |dir| {
+            let error = LoaderError::io(&dir, error);
+            Self::Broken(dir, error)
+        })
     }
 
     fn of_dir(dir: PathBuf) -> Self {

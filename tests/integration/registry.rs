@@ -119,6 +119,16 @@ fn folder(bundles: &[(&str, &Bundle)]) -> (tempfile::TempDir, PathBuf) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn r3_a_bundle_that_several_paths_lead_to_is_one() {
+    let supervisor = start();
+    let only = lua("only", "o@1", "", &says("o"));
+    let (_folder, path) = folder(&[("only", &only)]);
+    let bundle = path.join("only");
+    let outcomes = supervisor.load_all(&[bundle.clone(), path, bundle.join(".")]).await;
+    assert!(matches!(&outcomes[..], [(_, Ok(_))]), "{outcomes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn r3_a_folder_loads_in_order_and_the_broken_are_listed_with_reasons() {
     let supervisor = start();
     let needs = |what: &str| format!("bundle_dependencies = ['{what}']");

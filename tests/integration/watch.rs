@@ -54,9 +54,14 @@ impl Watched {
     }
 
     async fn of_folder(folder: tempfile::TempDir) -> Self {
+        let path = folder.path().to_owned();
+        Self::of_path(folder, path).await
+    }
+
+    async fn of_path(folder: tempfile::TempDir, path: PathBuf) -> Self {
         let supervisor = start();
         let recorder = Recorder::of(&supervisor);
-        let paths = [folder.path().to_owned()];
+        let paths = [path];
         let watch = supervisor.watch(&paths, settings());
         supervisor.load_all(&paths).await;
         Self { folder, supervisor, recorder, _watch: watch }
@@ -297,6 +302,24 @@ async fn l6_a_link_that_leads_to_another_release_is_followed() {
     let paths = [watched.folder.path().to_owned()];
     let done = watched.supervisor.reconcile(&paths, &paths).await;
     assert_eq!(done.unloaded, ["app"]);
+    watched.supervisor.shutdown().await;
+}
+
+/// The folder of all bundles is the link, this time.
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_link_that_leads_to_another_folder_of_bundles_is_followed() {
+    let (folder, releases) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for release in ["one", "two"] {
+        copy(&lua("app", "", release).path(), &releases.path().join(release).join("app"));
+    }
+    copy(&lua("new", "", "new").path(), &releases.path().join("two/new"));
+    let current = folder.path().join("current");
+    link(&releases.path().join("one"), &current);
+    let watched = Watched::of_path(folder, current.clone()).await;
+    watched.says("app", "one").await;
+    link(&releases.path().join("two"), &current);
+    watched.says("app", "two").await;
+    watched.says("new", "new").await;
     watched.supervisor.shutdown().await;
 }
 

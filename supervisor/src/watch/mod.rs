@@ -381,8 +381,10 @@ impl Task {
         let bundle = lock(&self.core.registry).get(known.seen.name.as_ref()?).ok()?;
         let before = bundle.place()?;
         let has_gone = bundles_in(&before.dir).is_err();
-        let is_left = !now.contains_key(&before.dir)
-            && now.iter().any(|(dir, seen)| seen.place(dir).found_in == before.found_in);
+        // It was watched as well, or is one that somebody has loaded by a link to it.
+        let is_ours = self.known.contains_key(&before.dir)
+            || now.iter().any(|(dir, seen)| seen.place(dir).found_in == before.found_in);
+        let is_left = is_ours && !now.contains_key(&before.dir);
         (has_gone || is_left).then(|| {
             bundle.move_to(known.seen.place(dir));
             bundle.name.clone()
