@@ -130,6 +130,8 @@ pub(crate) struct Place {
     pub(crate) dir: PathBuf,
     /// The folder where that was found, by a link perhaps; canonical as well.
     pub(crate) found_in: PathBuf,
+    /// The path by which it was asked for, absolute: a link in it may lead elsewhere since.
+    pub(crate) asked: PathBuf,
 }
 
 impl Place {
@@ -141,7 +143,8 @@ impl Place {
             parent.canonicalize().ok()
         });
         let found_in = found_in.or_else(|| dir.parent().map(Path::to_owned));
-        Self { found_in: found_in.unwrap_or_default(), dir }
+        let asked = std::path::absolute(asked).unwrap_or_else(|_| asked.to_owned());
+        Self { found_in: found_in.unwrap_or_default(), dir, asked }
     }
 }
 

@@ -64,8 +64,15 @@ fn canonical(path: &Path) -> PathBuf {
 
 /// Whether a path of the list, as loaded bundles have theirs, asks for a bundle: it is its
 /// folder, or has it, itself or by a link that may have gone since.
-fn covers(path: &Path, Place { dir, found_in }: &Place) -> bool {
+fn covers(path: &Path, Place { dir, found_in, .. }: &Place) -> bool {
     dir == path || dir.parent() == Some(path) || found_in == path
+}
+
+/// Whether a path of the list, as it was written, asked for a bundle when that was found: a
+/// link in the path may lead elsewhere since.
+fn asked_for(path: &Path, Place { asked, .. }: &Place) -> bool {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    *asked == path || asked.parent() == Some(&path)
 }
 
 impl Core {
@@ -73,18 +80,21 @@ impl Core {
     /// `after` asks for and is not loaded, or could not be loaded again after a restart.
     /// What came by other ways stays.
     pub(crate) async fn reconcile(&self, before: &[PathBuf], after: &[PathBuf]) -> Reconciled {
-        let (before, after) = (before.to_vec(), after.to_vec());
+        let (listed, after) = (before.to_vec(), after.to_vec());
         let read = move || {
-            let before = before.iter().map(|path| canonical(path)).collect::<Vec<_>>();
-            (before, Wanted::of(&after))
+            let led_to = listed.iter().map(|path| canonical(path)).collect::<Vec<_>>();
+            (led_to, Wanted::of(&after))
         };
         // Without a thread for it, here.
-        let (before, wanted) = match blocking(read.clone()).await {
+        let (led_to, wanted) = match blocking(read.clone()).await {
             Ok(found) => found,
             Err(_) => read(),
         };
-        let goes =
-            |place: &Place| before.iter().any(|path| covers(path, place)) && !wanted.has(place);
+        let was_wanted = |place: &Place| {
+            before.iter().any(|path| asked_for(path, place))
+                || led_to.iter().any(|path| covers(path, place))
+        };
+        let goes = |place: &Place| was_wanted(place) && !wanted.has(place);
         lock(&self.broken).retain(|dir, status| {
             let asked = status.path.as_ref().map_or(dir.as_path(), Path::new);
             !goes(&Place::of(dir.clone(), asked))

@@ -17,10 +17,21 @@ pub(super) const MAX_FILE_BYTES: u64 = 512 << 20;
 ///
 /// The system's; it is no regular file; it is larger than 512 MiB.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let error = io::Error::new;
-    read_at_most(path, MAX_FILE_BYTES).map_err(|unread| match unread {
-        Unread::Irregular => error(io::ErrorKind::InvalidInput, "is no regular file"),
-        Unread::TooLarge => error(io::ErrorKind::FileTooLarge, "is larger than 512 MiB"),
+    read_small_file(path, MAX_FILE_BYTES >> 20)
+}
+
+/// As [`read_file`], of a file of so many MiB at most.
+///
+/// # Errors
+///
+/// The system's; it is no regular file; it is larger.
+pub fn read_small_file(path: &Path, max_mib: u64) -> io::Result<Vec<u8>> {
+    read_at_most(path, max_mib << 20).map_err(|unread| match unread {
+        Unread::Irregular => io::Error::new(io::ErrorKind::InvalidInput, "is no regular file"),
+        Unread::TooLarge => {
+            let text = format!("is larger than {max_mib} MiB");
+            io::Error::new(io::ErrorKind::FileTooLarge, text)
+        }
         Unread::Io(error) => error,
     })
 }

@@ -18,7 +18,7 @@ pub type Prepared = Box<dyn std::any::Any>;
 
 pub use demand::Demand;
 pub use exports::MAX_FUNCTIONS;
-pub use file::{contained, read_contained, read_file};
+pub use file::{contained, read_contained, read_file, read_small_file};
 pub use private_copy::{PrivateCopy, Stamp};
 
 /// Code in a worker that loads bundles of one language.

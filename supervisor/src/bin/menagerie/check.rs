@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use menagerie_protocol::loader::manifest::{ContractDependency, DependencyKind, MANIFEST_FILE};
+use menagerie_protocol::loader::read_small_file;
 use menagerie_protocol::{ManifestData, RuntimeError};
 use menagerie_supervisor::{
     BundleStatus, ConfigFile, ContractStatus, CrashReport, EventKind, Events, NextEvent,
@@ -297,24 +298,12 @@ fn look_at(bundle: &BundleStatus, manifest: &ManifestData, findings: &mut Findin
     findings.contracts.clone_from(&bundle.contracts);
 }
 
-/// More is no list of calls that somebody has written.
-const MOST_TESTS: u64 = 16 << 20;
-
-/// A bundle is somebody else's: a pipe would be waited for, and a device has no end.
-fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
-    let found = std::fs::metadata(path)?;
-    if !found.is_file() {
-        return Err(std::io::Error::other("is no regular file"));
-    }
-    if found.len() > MOST_TESTS {
-        return Err(std::io::Error::other("is larger than 16 MiB"));
-    }
-    std::fs::read(path)
-}
+/// In MiB. More is no list of calls that somebody has written.
+const MOST_TESTS: u64 = 16;
 
 fn read_tests(dir: &Path) -> Result<Vec<Test>, String> {
     let path = dir.join(TESTS);
-    match read_regular(&path) {
+    match read_small_file(&path, MOST_TESTS) {
         Ok(text) => {
             // As manifests and code may have one.
             let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);

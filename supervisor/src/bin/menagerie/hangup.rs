@@ -15,9 +15,6 @@ pub(crate) struct Hangup {
     request: Request,
     /// As they are in effect: what needs a restart keeps its value.
     running: ConfigFile,
-    /// Where its paths of bundles led when they were applied: a link among them may lead
-    /// elsewhere since.
-    applied: Vec<PathBuf>,
     /// Folders of bundles that should have gone and were needed: they go when
     /// nobody needs them any more.
     left_over: Vec<PathBuf>,
@@ -33,8 +30,7 @@ impl Hangup {
         set_log: impl Fn(EnvFilter) -> bool + 'static,
     ) -> Self {
         let (left_over, set_log) = (Vec::new(), Box::new(set_log));
-        let applied = followed(&running.bundles);
-        Self { request, running, applied, left_over, watch, set_log }
+        Self { request, running, left_over, watch, set_log }
     }
 
     /// Reads the settings again and applies them; what came of it, in a line. After an
@@ -49,10 +45,9 @@ impl Hangup {
             let what = "has changed, which takes a restart: it is left as it is";
             render::note(&format!("menagerie: warning: the setting `{name}` {what}"));
         }
-        let listed = std::mem::replace(&mut self.running.bundles, new.bundles);
+        let mut before = std::mem::replace(&mut self.running.bundles, new.bundles);
         let after = &self.running.bundles;
-        let mut before = std::mem::replace(&mut self.applied, followed(after));
-        if self.watch.is_some() && listed != *after {
+        if self.watch.is_some() && before != *after {
             // Before anything is loaded: what changes from here on is seen.
             self.watch = Some(supervisor.watch(after, WatchSettings::default()));
         }
@@ -68,9 +63,4 @@ impl Hangup {
         let problems = done.failed.len();
         Ok(format!("bundles: {loaded} loaded, {unloaded} unloaded, {problems} failed"))
     }
-}
-
-/// Where paths lead now.
-fn followed(paths: &[PathBuf]) -> Vec<PathBuf> {
-    paths.iter().map(|path| path.canonicalize().unwrap_or_else(|_| path.clone())).collect()
 }
